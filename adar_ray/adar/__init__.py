@@ -1,0 +1,7 @@
+"""The method, in pure torch: schedule, transition point and score-aware function, sampler."""
+
+from adar_ray.adar.sampler import AdarSampler
+from adar_ray.adar.transition import score_aware_boundary, transition_angle
+from adar_ray.negatives import Items, Negatives, dot_score
+
+__all__ = ["AdarSampler", "Items", "Negatives", "dot_score", "score_aware_boundary", "transition_angle"]

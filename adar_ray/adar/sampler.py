@@ -1,0 +1,112 @@
+"""The ADAR sampler: negatives that exist in no catalogue, as hard as the positive's score calls for.
+
+The idea is that of "Adaptive Diffusion-based Augmentation for Recommendation" (arXiv 2601.01448):
+diffuse the positive into noise and stop at the transition point, chosen per pair by a score-aware
+function. The paper's formulas and settings are not public. Those below are this project's own
+derivation, documented in docs/method.md.
+
+Legend: B rows of the batch, K negatives a row, M candidates a negative, P items of the pool, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from adar_ray.adar.schedule import angle, diffuse, timestep
+from adar_ray.adar.transition import score_aware_boundary, transition_angle
+from adar_ray.draws import Draws
+from adar_ray.negatives import Items, Negatives
+
+_TINY = 1e-6
+
+
+class AdarSampler(nn.Module):
+    """Diffuses each positive towards the hardest of M random items, up to its transition point.
+
+    The gradient reaches the user and, through the noise, a real item; the positive enters detached, so
+    that its own diffused copy never pushes it away.
+
+    Args:
+        beta: how near to the positive's score the boundary lies, as a share of it; 0.5 to 0.95.
+        gamma: slope of the boundary over the positive's score; -1 to 1.
+        M: the noise is the hardest of M items drawn from the pool; 1 to 32.
+        K: negatives a positive; 1 to 8.
+        phi_min: never nearer to the positive than this share of the way to noise.
+        pool: random items shared by the batch and scored by one matrix product.
+        T: timesteps of the forward process.
+        momentum: of the running mean of the positives' scores, which `gamma` refers to.
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.9,
+        gamma: float = 1.0,
+        M: int = 16,
+        K: int = 4,
+        phi_min: float = 0.1,
+        pool: int = 256,
+        T: int = 1000,
+        momentum: float = 0.99,
+    ) -> None:
+        super().__init__()
+        self.beta, self.gamma, self.M, self.K = beta, gamma, M, K
+        self.phi_min, self.pool, self.T, self.momentum = phi_min, pool, T, momentum
+        self.register_buffer("r_mean", torch.tensor(0.0))
+
+    def forward(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+    ) -> Negatives:
+        """Negatives `[B, K, D]` with their timesteps as shares of T.
+
+        With `torch.distributed` initialised and `gamma != 1`, the running mean is taken over all
+        workers: then every worker has to call the sampler equally often.
+        """
+        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
+        pool_P = draws.shared_integers(items.n_items, self.pool)
+        pool_PD = items.vectors(pool_P)
+        with torch.no_grad():
+            score_BP = items.score(user_BD, pool_PD[None])
+            mean_B1 = score_BP.mean(1, keepdim=True)
+            deviation_B1 = score_BP.std(1, correction=0, keepdim=True).clamp_min(_TINY)
+            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws)
+
+            r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
+            b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
+            z_B1 = score_aware_boundary(r_B1, self.beta, self.gamma, self._running_mean(r_B1))
+            phi_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
+            t_BK = timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2), self.T)
+
+        vector_BKD = diffuse(
+            positive_BD.detach()[:, None],
+            pool_PD[noise_BK],
+            pool_PD.detach().mean(0),
+            angle(t_BK, self.T),
+        )
+        return Negatives(vector_BKD, mask_BK, pool_P[noise_BK], t_BK / self.T)
+
+    def _choose_noise(
+        self, score_BP: torch.Tensor, pool_P: torch.Tensor, items: Items, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one."""
+        if items.seen is not None:
+            score_BP = score_BP.masked_fill(items.seen(pool_P), -torch.inf)
+        candidate_BKM = draws.integers(self.pool, self.K * self.M, stream=1).unflatten(1, (self.K, self.M))
+        score_BKM = score_BP[:, None].expand(-1, self.K, -1).gather(2, candidate_BKM)
+        best_BK, at_BK = score_BKM.max(2)
+        return candidate_BKM.gather(2, at_BK[..., None])[..., 0], best_BK > -torch.inf
+
+    def _running_mean(self, r_B1: torch.Tensor) -> torch.Tensor:
+        """The running mean of r over batches, this one included, over all workers."""
+        if self.gamma == 1 or not self.training:  # there it cancels out
+            return self.r_mean
+        total = torch.stack([r_B1.sum(), r_B1.new_tensor(float(len(r_B1)))])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        batch_mean = total[0] / total[1].clamp_min(1)
+        first = self.r_mean == 0
+        self.r_mean.copy_(torch.where(first, batch_mean, self.r_mean.lerp(batch_mean, 1 - self.momentum)))
+        return self.r_mean

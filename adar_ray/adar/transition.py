@@ -1,0 +1,50 @@
+"""Where a diffused positive stops being a positive, and who decides how near that is.
+
+Scores are in the user's own units: the score less its mean over the catalogue, divided by its standard
+deviation there. `r` is the positive's, `b` the noise item's. Along the trajectory the score is
+`r cos(phi) + b sin(phi)`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+_TINY = 1e-6
+
+
+def score_aware_boundary(
+    r: torch.Tensor, beta: float, gamma: float, r_mean: torch.Tensor | float
+) -> torch.Tensor:
+    """The score `z` at which the positive turns negative: `z(r) = min(r, beta r_mean (r / r_mean)^gamma)`.
+
+    Args:
+        r: scores of positives, in the user's units, any shape.
+        beta: the boundary as a share of the positive's score, where `r = r_mean`.
+        gamma: its slope over the score: 1, a fixed share of each score; 0, one boundary for all;
+            negative, the better a positive is learnt the easier its negatives.
+        r_mean: running mean of `r`; it cancels out at `gamma = 1`.
+
+    A positive that scores no better than the average item (`r <= 0`) has no share to speak of: it is
+    its own boundary.
+    """
+    if gamma == 1:
+        return torch.minimum(r, beta * r)
+    r_mean = torch.clamp(torch.as_tensor(r_mean, dtype=r.dtype, device=r.device), min=_TINY)
+    share = beta * r_mean * (r.clamp_min(_TINY) / r_mean) ** gamma
+    return torch.minimum(r, share)
+
+
+def transition_angle(r: torch.Tensor, b: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """The angle `phi*` in `[0, pi / 2]` at which `r cos(phi) + b sin(phi)` falls to `z <= r`.
+
+    With `R = sqrt(r^2 + b^2)` and `delta = atan2(b, r)` the score is `R cos(phi - delta)`, whose falling
+    crossing is `phi* = delta + arccos(z / R)`. It lies in the interval if and only if `b <= z <= r`. A
+    noise item with `b > z` is itself harder than the boundary, and no diffusion is needed to reach it:
+    the angle is `pi / 2`, the item as it is.
+    """
+    R = torch.hypot(r, b).clamp_min(_TINY)
+    phi = torch.atan2(b, r) + torch.arccos((z / R).clamp(-1.0, 1.0))
+    phi = torch.where(b > z, torch.full_like(phi, math.pi / 2), phi)
+    return phi.clamp(0.0, math.pi / 2)

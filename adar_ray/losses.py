@@ -1,0 +1,38 @@
+"""Losses of a positive's score against its negatives' scores, one number a row.
+
+Legend: B rows of the batch, K negatives a row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+
+def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
+    """`[B]`: mean over the row's negatives of `softplus(s_negative - s_positive)`.
+
+    Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row with no negative
+    left by the mask costs nothing.
+    """
+    loss_BK = softplus(negative_BK - positive_B[:, None]) * mask_BK
+    return loss_BK.sum(1) / mask_BK.sum(1).clamp_min(1)
+
+
+def sampled_softmax(
+    positive_B: torch.Tensor,
+    negative_BK: torch.Tensor,
+    mask_BK: torch.Tensor,
+    temperature: float = 1.0,
+    log_weight_K: torch.Tensor | float = 0.0,
+) -> torch.Tensor:
+    """`[B]`: cross-entropy of the positive among itself and its negatives.
+
+    Logits are scores over the temperature; `log_weight_K` is added to the negatives' (0 counts a
+    negative once, log 2 twice).
+    """
+    logit_BK = negative_BK / temperature + log_weight_K
+    logit_BK = logit_BK.masked_fill(~mask_BK, -torch.inf)
+    positive_B = positive_B / temperature
+    everything = torch.cat([positive_B[:, None], logit_BK], 1)
+    return torch.logsumexp(everything, 1) - positive_B

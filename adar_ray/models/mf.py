@@ -1,0 +1,51 @@
+"""Matrix factorisation: a vector a user, a vector an item, and their dot product.
+
+Legend: B rows of the batch, K items a row, D dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from adar_ray.negatives import dot_score
+
+
+class MF(nn.Module):
+    """Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems" (2009),
+    without biases.
+
+    Args:
+        n_users, n_items: sizes of the tables.
+        dim: D.
+        cosine: representations have length one, so that the score is the cosine.
+        sparse: gradients hold the batch's rows only, for the sparse optimiser.
+    """
+
+    def __init__(
+        self, n_users: int, n_items: int, dim: int = 64, cosine: bool = False, sparse: bool = False
+    ) -> None:
+        super().__init__()
+        self.cosine = cosine
+        self.user = nn.Embedding(n_users, dim, sparse=sparse)
+        self.item = nn.Embedding(n_items, dim, sparse=sparse)
+        nn.init.normal_(self.user.weight, std=0.1)
+        nn.init.normal_(self.item.weight, std=0.1)
+
+    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        user_BD = self.user(batch["user"])
+        return normalize(user_BD, dim=-1) if self.cosine else user_BD
+
+    def items(self, item: torch.Tensor) -> torch.Tensor:
+        vector = self.item(item)
+        return normalize(vector, dim=-1) if self.cosine else vector
+
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        return dot_score(user_BD, item_BKD)
+
+    def l2_vectors(
+        self, batch: dict[str, torch.Tensor], item: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table's rows: a length-one representation has nothing to shrink."""
+        return self.user(batch["user"]), self.item(item)

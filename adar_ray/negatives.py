@@ -1,0 +1,63 @@
+"""What a sampler is asked and what it answers.
+
+Legend: B rows of the batch, K negatives a row, D dimensions, P items of a shared pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from adar_ray.draws import Draws
+
+
+def dot_score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+    """`[B, K]` dot products. Items that all users share come as `[1, K, D]`: one matrix product."""
+    if item_BKD.shape[0] == 1:
+        return user_BD @ item_BKD[0].T
+    return torch.einsum("bd,bkd->bk", user_BD, item_BKD)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a sampler may look items up with.
+
+    Attributes:
+        vectors: ids of any shape -> item representations with a last dimension D.
+        n_items: ids run from 0 to n_items - 1.
+        score: (user_BD, item_BKD or item_1KD) -> score_BK.
+        seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them.
+    """
+
+    vectors: Callable[[torch.Tensor], torch.Tensor]
+    n_items: int
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
+    seen: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """A sampler's answer.
+
+    Attributes:
+        vector_BKD: representations; `[1, K, D]` where all rows share their negatives.
+        mask_BK: False where a row has no negative to give, as for a user who has seen every item.
+        item: the real items behind the vectors, of the same leading shape, for the L2 penalty.
+        timestep_BK: for ADAR, the diffusion step of each negative, as a share of T; else None.
+    """
+
+    vector_BKD: torch.Tensor
+    mask_BK: torch.Tensor
+    item: torch.Tensor
+    timestep_BK: torch.Tensor | None = None
+
+
+class Sampler(Protocol):
+    """Gives negatives for a batch; never a seen item as a sure negative."""
+
+    def __call__(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+    ) -> Negatives: ...

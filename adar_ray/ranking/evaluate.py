@@ -1,0 +1,86 @@
+"""Full-ranking evaluation: every item ranked for every user who has something to find.
+
+Legend: B users of a tile, k length of a ranking.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from adar_ray.metrics import ranking_metrics
+from adar_ray.models import BaseModel
+from adar_ray.ranking.top_items import TILE, top_items
+from adar_ray.user_items import UserItems
+
+
+class Tally:
+    """Sums over users that add up to the same metrics however the users are dealt to workers.
+
+    Sums are kept a tile apart and added in the order of tiles, since the order of additions rounds.
+    """
+
+    def __init__(self, tiles: int, n_items: int, ks: Sequence[int]) -> None:
+        self.ks = list(ks)
+        self.names = list(ranking_metrics(torch.zeros(1, max(ks)), torch.ones(1), ks))
+        self.tile_sums = torch.zeros(tiles, len(self.names), dtype=torch.float64)
+        self.users = torch.zeros((), dtype=torch.int64)
+        self.shown = torch.zeros(len(self.ks), n_items, dtype=torch.int64)
+
+    def add(self, tile: int, metrics: dict[str, torch.Tensor], item_Bk: torch.Tensor, valid_Bk: torch.Tensor) -> None:
+        self.users += len(item_Bk)
+        self.tile_sums[tile] = torch.stack([metrics[name].sum() for name in self.names]).cpu()
+        for row, k in enumerate(self.ks):
+            shown = item_Bk[:, :k][valid_Bk[:, :k]].cpu()
+            self.shown[row] += torch.bincount(shown, minlength=self.shown.shape[1])
+
+    def tensors(self) -> list[torch.Tensor]:
+        """What workers add up, elementwise, to get the tally of all of them."""
+        return [self.tile_sums, self.users, self.shown]
+
+    def metrics(self, popularity: torch.Tensor) -> dict[str, float]:
+        """Means over users; coverage of the catalogue, and popularity of what was shown."""
+        users = max(int(self.users), 1)
+        means = [math.fsum(column) / users for column in self.tile_sums.T.tolist()]
+        result = dict(zip(self.names, means, strict=True))
+        for row, k in enumerate(self.ks):
+            shown = self.shown[row]
+            result[f"coverage@{k}"] = int((shown > 0).sum()) / len(shown)
+            result[f"popularity@{k}"] = int((shown * popularity).sum()) / max(int(shown.sum()), 1)
+        return result
+
+
+def tally_users(
+    model: BaseModel,
+    seen: UserItems,
+    truth: UserItems,
+    ks: Sequence[int],
+    tiles: Iterable[int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Tally:
+    """Ranks all items for the users who have truth, in the given tiles of `TILE` users (default: all).
+
+    Args:
+        model: a base model in evaluation mode.
+        seen: training pairs, which are not ranked.
+        truth: pairs to be found.
+        ks: cut-offs.
+    """
+    user = truth.counts().nonzero()[:, 0]
+    n_tiles = -(-len(user) // TILE)
+    tally = Tally(n_tiles, truth.n_items, ks)
+    for tile in range(n_tiles) if tiles is None else tiles:
+        users = user[tile * TILE : (tile + 1) * TILE].to(device)
+        for user_B, item_Bk, score_Bk in top_items(model, users, seen, max(ks), truth.n_items):
+            valid_Bk = score_Bk > -torch.inf
+            hit_Bk = truth.contains(user_B, item_Bk) & valid_Bk
+            relevant_B = truth.counts()[user_B]
+            tally.add(tile, ranking_metrics(hit_Bk, relevant_B, ks), item_Bk, valid_Bk)
+    return tally
+
+
+def tile_count(truth: UserItems) -> int:
+    """Tiles that the users with truth fill."""
+    return -(-int((truth.counts() > 0).sum()) // TILE)

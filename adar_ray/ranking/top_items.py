@@ -1,0 +1,76 @@
+"""The best items for users, out of all items, exactly.
+
+Scores are computed tile by tile: a tile of users against a chunk of items, so that memory stays bounded
+and there is never a matrix of all users by all items.
+
+Legend: B users of a tile, C items of a chunk, D dimensions, k items kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from adar_ray.models import BaseModel
+from adar_ray.user_items import UserItems
+
+# A matrix product rounds differently for another number of rows. Tiles always have this many users,
+# filled up where need be, so that a user's scores do not depend on who else is asked for.
+TILE = 256
+CHUNK = 65536
+
+
+@torch.no_grad()
+def top_items(
+    model: BaseModel, user: torch.Tensor, seen: UserItems, k: int, n_items: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Tiles `(user_B, item_Bk, score_Bk)`, best first, equal scores by item id.
+
+    Args:
+        model: a base model in evaluation mode.
+        user: user ids, any number.
+        seen: pairs that are left out. Where that leaves fewer than k items, the rest of the row has
+            score -inf.
+        k: items a user; cut to the number of items.
+    """
+    k = min(k, n_items)
+    chunks = [
+        torch.arange(start, min(start + CHUNK, n_items), device=user.device)
+        for start in range(0, n_items, CHUNK)
+    ]
+    for start in range(0, len(user), TILE):
+        user_B = user[start : start + TILE]
+        filled_B = torch.nn.functional.pad(user_B, (0, TILE - len(user_B)))
+        user_BD = model.users({"user": filled_B})
+        row, column = seen.of(user_B)
+        best = None
+        for chunk in chunks:
+            # A copy: the model may return a view that it still needs.
+            score_BC = model.score(user_BD, model.items(chunk)[None])[: len(user_B)].clone()
+            here = (column >= chunk[0]) & (column <= chunk[-1])
+            score_BC[row[here], column[here] - chunk[0]] = -torch.inf
+            score, item = _top(score_BC, min(k, len(chunk)))
+            item = item + chunk[0]
+            if best is not None:
+                # Earlier chunks hold the smaller ids, so concatenation keeps equal scores in id order.
+                score, item = torch.cat([best[0], score], 1), torch.cat([best[1], item], 1)
+                score, order = torch.sort(score, dim=1, descending=True, stable=True)
+                score, item = score[:, :k], item.gather(1, order)[:, :k]
+            best = score, item
+        yield user_B, best[1], best[0]
+
+
+def _top(score_BC: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k best scores of each row and their columns, equal scores by column.
+
+    torch.topk says nothing of the order of equal scores, nor which of them it takes at rank k.
+    """
+    value_Bk, column_Bk = torch.topk(score_BC, k, dim=1)
+    tied_B = (score_BC >= value_Bk[:, -1:]).sum(1) > k
+    if tied_B.any():
+        exact, order = torch.sort(score_BC[tied_B], dim=1, descending=True, stable=True)
+        value_Bk[tied_B], column_Bk[tied_B] = exact[:, :k], order[:, :k]
+    column_Bk, by_column = torch.sort(column_Bk, dim=1)
+    value_Bk, by_value = torch.sort(value_Bk.gather(1, by_column), dim=1, descending=True, stable=True)
+    return value_Bk, column_Bk.gather(1, by_value)

@@ -1,0 +1,76 @@
+"""The Ray session that a command runs in: the cluster's where there is one, else one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+# Ray Train asks its workers for news once a second by default, which small runs spend waiting.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+
+import ray
+from ray.data import DataContext
+
+from adar_ray.errors import AdarError, one_line
+
+# Ray Data's own tasks need CPUs beside the workers'; a run that waits for one hangs silently.
+DATA_CPUS = 2
+
+
+@contextlib.contextmanager
+def ray_session(worker_cpus: int = 0) -> Iterator[None]:
+    """Connects to `RAY_ADDRESS`, or starts Ray here with room for `worker_cpus` and Ray Data.
+
+    A session that was there before stays as it is, and stays up.
+
+    Raises:
+        AdarError: the cluster cannot be reached, or has fewer CPUs than needed.
+    """
+    started = not ray.is_initialized()
+    if started:
+        _start(worker_cpus)
+    try:
+        total = ray.cluster_resources().get("CPU", 0)
+        if total < worker_cpus + 1:
+            raise AdarError(
+                f"the Ray cluster has {total:g} CPUs, and {worker_cpus} for workers and 1 for data are needed; "
+                "lower --workers or add nodes"
+            )
+        with _quiet_and_ordered_data():
+            yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _start(worker_cpus: int) -> None:
+    common = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**common)
+        else:
+            cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = os.environ.get("RAY_ADDRESS", "this machine")
+        raise AdarError(f"Ray on {where} cannot be reached or started ({one_line(error, 160)})") from error
+
+
+@contextlib.contextmanager
+def _quiet_and_ordered_data() -> Iterator[None]:
+    """Ray Data in a fixed order, as everything here relies on, and without its own progress bars."""
+    context = DataContext.get_current()
+    before = context.execution_options.preserve_order, context.enable_progress_bars
+    loggers = [logging.getLogger(name) for name in ("ray.data", "ray.train", "ray.tune")]
+    levels = [logger.level for logger in loggers]
+    context.execution_options.preserve_order, context.enable_progress_bars = True, False
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.execution_options.preserve_order, context.enable_progress_bars = before
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,175 @@
+"""Folders at any address that pyarrow or fsspec can open: a path, `s3://`, `gs://`, ..."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from adar_ray.errors import AdarError, one_line
+
+
+def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
+    """File system and path of an address; raises AdarError where nothing can open it."""
+    address = str(address)
+    if "://" not in address:
+        return pafs.LocalFileSystem(), str(Path(address).expanduser().absolute())
+    try:
+        return pafs.FileSystem.from_uri(address)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        pass  # not one of Arrow's own; fsspec knows many more
+    except OSError as error:
+        raise AdarError(f"{address}: cannot be opened ({one_line(error)})") from error
+    try:
+        import fsspec
+
+        filesystem, path = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise AdarError(f"{address}: no file system for this address ({one_line(error)})") from error
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder at an address. File names are relative to it, with forward slashes."""
+
+    address: str
+    filesystem: pafs.FileSystem
+    path: str
+
+    @classmethod
+    def at(cls, address: str | Path) -> Folder:
+        filesystem, path = resolve(address)
+        # A relative path means something else to a worker on another machine or in another folder.
+        address = path if isinstance(filesystem, pafs.LocalFileSystem) else str(address).rstrip("/")
+        return cls(address, filesystem, path.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def join(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def folder(self, name: str) -> Folder:
+        return Folder(f"{self.address}/{name}", self.filesystem, self.join(name))
+
+    def __str__(self) -> str:
+        return self.address
+
+    def exists(self, name: str = "") -> bool:
+        path = self.join(name) if name else self.path
+        return self.filesystem.get_file_info(path).type != pafs.FileType.NotFound
+
+    def is_empty(self) -> bool:
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        return not self.filesystem.get_file_info(selector)
+
+    def read_bytes(self, name: str) -> bytes:
+        with self.filesystem.open_input_stream(self.join(name)) as stream:
+            return stream.read()
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Replaces the file as a whole: a reader sees the old content or the new, never a part."""
+        path = self.join(name)
+        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        if not self.is_local:  # object stores show a file only once it is complete
+            with self.filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        try:
+            with open(partial, "wb") as stream:
+                stream.write(data)
+            Path(partial).replace(path)
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_bytes(name))
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_bytes(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        with self.filesystem.open_input_file(self.join(name)) as stream:
+            return pq.read_table(stream, columns=columns)
+
+    def write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
+        """Writes Parquet; returns what a manifest says of the file: name, rows, bytes, sha256."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        data = sink.getvalue().to_pybytes()
+        self.write_bytes(name, data)
+        return {
+            "name": name,
+            "rows": table.num_rows,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+
+    def remove(self) -> None:
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
+
+@contextlib.contextmanager
+def new_folder(address: str | Path, *, replace: bool, what: str) -> Iterator[Folder]:
+    """A folder to fill, which appears under `address` only when all of it is written.
+
+    On a local disk it is filled under another name beside the address and renamed at the end. Object
+    stores cannot rename a folder: there the writer's last file, the manifest, is what completes it.
+    Refuses a folder that holds anything unless `replace`.
+    """
+    final = Folder.at(address)
+    if not final.is_empty() and not replace:
+        raise AdarError(f"{final}: there is something already; add --replace to overwrite this {what}")
+    if not final.is_local:
+        if replace:
+            final.remove()
+        target = final
+    else:
+        target = Folder.at(Path(final.path).parent / f".{Path(final.path).name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        target.filesystem.create_dir(target.path, recursive=True)
+        yield target
+        if target is not final:
+            final.remove()
+            Path(target.path).rename(final.path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            target.remove()
+        if isinstance(error, OSError) and not isinstance(error, AdarError):
+            raise AdarError(f"{final}: {describe_os_error(error)}; nothing was written") from error
+        raise
+
+
+def describe_os_error(error: OSError) -> str:
+    """What an operating-system error means, in words and with a remedy where there is one."""
+    if error.errno == errno.ENOSPC or "No space left" in str(error):
+        return "the disk is full; free some space and run the command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write there ({one_line(error.strerror)}); choose another folder"
+    return one_line(error)
+
+
+def free_bytes(folder: Folder) -> int | None:
+    """Bytes free on the disk under a local folder; None for an address that has no disk."""
+    if not folder.is_local:
+        return None
+    path = Path(folder.path)
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

@@ -1,0 +1,1 @@
+"""The loop of one worker, and the trainer that runs many."""

@@ -1,0 +1,175 @@
+"""The folder of a run: what is written, under which name, and what is read back.
+
+Every file is replaced as a whole, so the folder is safe to read while the run goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+import yaml
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from adar_ray.config import Config, load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError, one_line
+from adar_ray.storage import Folder
+
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+PROGRESS = "progress.json"
+LAST = "checkpoints/last.pt"
+BEST = "checkpoints/best.safetensors"
+WEIGHTS = "model/weights.safetensors"
+MODEL = "model/model.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, new or old."""
+
+    folder: Folder
+    config: Config
+    about: dict[str, Any]
+
+    @classmethod
+    def create(
+        cls, address: str | Path, config: Config, dataset: Dataset, workers: int, *, replace: bool = False
+    ) -> Run:
+        """Starts a run folder; refuses one that holds anything unless `replace`."""
+        folder = Folder.at(address)
+        if not folder.is_empty():
+            if not replace:
+                raise AdarError(_refusal(folder))
+            folder.remove()
+        about = {
+            "dataset": dataset.folder.address,
+            "dataset_checksum": dataset.checksum,
+            "workers": workers,
+            "versions": _versions(),
+        }
+        content = {"run": about, **config.model_dump()}
+        folder.write_bytes(CONFIG, yaml.safe_dump(content, sort_keys=False).encode())
+        return cls(folder, config, about)
+
+    @classmethod
+    def open(cls, address: str | Path) -> Run:
+        """Opens an existing run folder."""
+        folder = Folder.at(address)
+        if not folder.exists(CONFIG):
+            raise AdarError(f"{folder}: is no run ({CONFIG} is missing); make one with `adar-ray train`")
+        try:
+            content = yaml.safe_load(folder.read_bytes(CONFIG))
+            about = content.pop("run")
+        except (yaml.YAMLError, KeyError, AttributeError) as error:
+            raise AdarError(f"{folder}/{CONFIG}: is damaged ({one_line(error)})") from error
+        return cls(folder, load_config(values=content), about)
+
+    def dataset(self) -> Dataset:
+        """The dataset of this run; refuses one that has changed since."""
+        dataset = Dataset.open(self.about["dataset"])
+        if dataset.checksum != self.about["dataset_checksum"]:
+            raise AdarError(
+                f"{dataset.folder}: has changed since {self.folder} was trained on it; "
+                "restore it, or train again into another folder"
+            )
+        return dataset
+
+    # Metrics: one line an epoch.
+
+    def epochs(self) -> list[dict[str, Any]]:
+        if not self.folder.exists(METRICS):
+            return []
+        return [json.loads(line) for line in self.folder.read_bytes(METRICS).splitlines()]
+
+    def write_epochs(self, epochs: list[dict[str, Any]]) -> None:
+        self.folder.write_bytes(METRICS, "".join(json.dumps(epoch) + "\n" for epoch in epochs).encode())
+
+    # What resumes.
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        self.folder.write_bytes(LAST, buffer.getvalue())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        if not self.folder.exists(LAST):
+            return None
+        try:
+            return torch.load(io.BytesIO(self.folder.read_bytes(LAST)), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever the damaged bytes lead it to
+            raise AdarError(
+                f"{self.folder}/{LAST}: cannot be read ({one_line(error, 120)}); start again with --replace"
+            ) from error
+
+    def save_best(self, weights: dict[str, torch.Tensor]) -> None:
+        self.folder.write_bytes(
+            BEST, save_safetensors({name: w.detach().cpu().contiguous() for name, w in weights.items()})
+        )
+
+    # What is handed on.
+
+    def finish(self, dataset: Dataset, result: dict[str, Any]) -> None:
+        """Writes the best model and, last, the result that marks the run as finished."""
+        self.folder.write_bytes(WEIGHTS, self.folder.read_bytes(BEST))
+        for name in ("users.parquet", "items.parquet"):
+            self.folder.write_bytes(f"model/{name}", dataset.folder.read_bytes(name))
+        self.folder.write_json(
+            MODEL,
+            {
+                "model": self.config.model.model_dump(),
+                "users": dataset.n_users,
+                "items": dataset.n_items,
+                "dataset_checksum": dataset.checksum,
+            },
+        )
+        self.folder.write_json(RESULT, result)
+        if self.folder.exists(PROGRESS):
+            self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
+
+    def result(self) -> dict[str, Any] | None:
+        """The final figures; None while the run is not finished."""
+        return self.folder.read_json(RESULT) if self.folder.exists(RESULT) else None
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Weights of the best epoch; of the best so far while the run is not finished."""
+        name = WEIGHTS if self.folder.exists(WEIGHTS) else BEST
+        if not self.folder.exists(name):
+            raise AdarError(f"{self.folder}: has no model yet; finish it with `adar-ray train --resume`")
+        try:
+            return load_safetensors(self.folder.read_bytes(name))
+        except Exception as error:  # safetensors has no exception of its own for damaged files
+            raise AdarError(f"{self.folder}/{name}: is damaged ({one_line(error, 120)})") from error
+
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """Results of `evaluate`, by split."""
+        selector = pafs.FileSelector(self.folder.join("evaluation"), allow_not_found=True)
+        files = self.folder.filesystem.get_file_info(selector)
+        names = sorted(file.base_name for file in files if file.base_name.endswith(".json"))
+        return {name.removesuffix(".json"): self.folder.read_json(f"evaluation/{name}") for name in names}
+
+
+def _refusal(folder: Folder) -> str:
+    if not folder.exists(CONFIG):
+        return f"{folder}: is not empty, and no run; choose another folder for --out"
+    if folder.exists(RESULT):
+        return f"{folder}: holds a finished run; choose another folder, or overwrite it with --replace"
+    return (
+        f"{folder}: holds an unfinished run; go on with `adar-ray train --resume {folder}`, "
+        "or overwrite it with --replace"
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = ("adar-ray", "ray", "torch", "numpy", "pyarrow")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
