@@ -227,3 +227,13 @@ def _explain(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     where = ".".join(str(part) for part in first["loc"])
     return one_line(f"{where}: {message}, not {first['input']!r}" if where else message)
+
+
+def explained(config: Config) -> str:
+    """The configuration as YAML, with the sentence that explains each key."""
+    lines = []
+    for name, section in config:
+        lines += [f"# {type(section).__doc__}", f"{name}:"]
+        for key, field in type(section).model_fields.items():
+            lines += [f"  # {field.description}", f"  {key}: {yaml.safe_dump(getattr(section, key)).split()[0]}"]
+    return "\n".join(lines) + "\n"

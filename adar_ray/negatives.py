@@ -18,7 +18,8 @@ def dot_score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
     """`[B, K]` dot products. Items that all users share come as `[1, K, D]`: one matrix product."""
     if item_BKD.shape[0] == 1:
         return user_BD @ item_BKD[0].T
-    return torch.einsum("bd,bkd->bk", user_BD, item_BKD)
+    # On a CPU this is several times as fast as the B tiny matrix products of an einsum.
+    return (user_BD[:, None] * item_BKD).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class Negatives:
     Attributes:
         vector_BKD: representations; `[1, K, D]` where all rows share their negatives.
         mask_BK: False where a row has no negative to give, as for a user who has seen every item.
-        item: the real items behind the vectors, of the same leading shape, for the L2 penalty.
+        item_BK: the items that the vectors are, `[1, K]` where shared; None if they are generated.
         timestep_BK: for ADAR, the diffusion step of each negative, as a share of T; else None.
     """
 
     vector_BKD: torch.Tensor
     mask_BK: torch.Tensor
-    item: torch.Tensor
+    item_BK: torch.Tensor | None = None
     timestep_BK: torch.Tensor | None = None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
 import ray
+import ray.exceptions
 from ray.data import DataContext
 
 from adar_ray.errors import AdarError, one_line
@@ -40,9 +41,21 @@ def ray_session(worker_cpus: int = 0) -> Iterator[None]:
             )
         with _quiet_and_ordered_data():
             yield
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
     finally:
         if started:
             ray.shutdown()
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong in a task, without the layers that Ray wraps around it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, (AdarError, OSError)):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return AdarError(f"a Ray task failed: {one_line(error, 400)}")
 
 
 def _start(worker_cpus: int) -> None:

@@ -64,11 +64,14 @@ class UserItems:
 
         Walks the users' own items, which are few, instead of asking for all B x P pairs.
         """
-        row, item = self.of(user_B)
-        # An item may stand several times among item_P: number the distinct ones, then spread them out.
-        distinct, column_P = torch.unique(item_P, return_inverse=True)
-        at = torch.searchsorted(distinct, item).clamp_max_(len(distinct) - 1)
-        found = distinct[at] == item
-        seen = torch.zeros(len(user_B), len(distinct), dtype=torch.bool, device=user_B.device)
-        seen[row[found], at[found]] = True
-        return seen[:, column_P]
+        # The same user, or item, may stand in the batch several times: look each up once.
+        users, row_B = torch.unique(user_B, return_inverse=True)
+        items, column_P = torch.unique(item_P, return_inverse=True)
+        row, item = self.of(users)
+        column_of_item = torch.full((self.n_items,), -1, device=item_P.device)
+        column_of_item[items] = torch.arange(len(items), device=item_P.device)
+        column = column_of_item[item]
+        asked = column >= 0
+        seen = torch.zeros(len(users), len(items), dtype=torch.bool, device=user_B.device)
+        seen[row[asked], column[asked]] = True
+        return seen.index_select(0, row_B).index_select(1, column_P)

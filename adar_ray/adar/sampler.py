@@ -71,7 +71,7 @@ class AdarSampler(nn.Module):
         with torch.no_grad():
             score_BP = items.score(user_BD, pool_PD[None])
             mean_B1 = score_BP.mean(1, keepdim=True)
-            deviation_B1 = score_BP.std(1, correction=0, keepdim=True).clamp_min(_TINY)
+            deviation_B1 = (score_BP - mean_B1).square().mean(1, keepdim=True).sqrt().clamp_min(_TINY)
             noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws)
 
             r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
@@ -80,13 +80,10 @@ class AdarSampler(nn.Module):
             phi_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
             t_BK = timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2), self.T)
 
-        vector_BKD = diffuse(
-            positive_BD.detach()[:, None],
-            pool_PD[noise_BK],
-            pool_PD.detach().mean(0),
-            angle(t_BK, self.T),
-        )
-        return Negatives(vector_BKD, mask_BK, pool_P[noise_BK], t_BK / self.T)
+        noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
+        mean_D = pool_PD.detach().mean(0)
+        vector_BKD = diffuse(positive_BD.detach()[:, None], noise_BKD, mean_D, angle(t_BK, self.T))
+        return Negatives(vector_BKD, mask_BK, timestep_BK=t_BK / self.T)
 
     def _choose_noise(
         self, score_BP: torch.Tensor, pool_P: torch.Tensor, items: Items, draws: Draws

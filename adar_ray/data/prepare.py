@@ -22,7 +22,7 @@ import ray.data
 
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.data.readers import SourceFile, find_files, read_tables
-from adar_ray.data.split import TRAIN, SplitProtocol, temporal_cuts
+from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, TRAIN, SplitProtocol, temporal_cuts
 from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
 from adar_ray.errors import AdarError
 from adar_ray.ray_session import ray_session
@@ -92,6 +92,7 @@ def prepare(
                 "core": core,
             },
             split=protocol,
+            notes=_notes(protocol, users, user_counts),
             shards=entries,
             user_keys=users.filter(pa.array(user_counts > 0)),
             item_keys=items.filter(pa.array(item_counts > 0)),
@@ -270,6 +271,19 @@ def _count_block(kept: ray.ObjectRef, block: pa.Table) -> pa.Table:
 
 
 # Splitting and writing.
+
+
+def _notes(protocol: SplitProtocol, users: pa.Array, user_counts: np.ndarray) -> list[str]:
+    """What the user should know of the split, and what to do about it."""
+    if protocol.protocol != "leave-one-out":
+        return []
+    few = np.flatnonzero((user_counts > 0) & (user_counts < LEAVE_ONE_OUT_MINIMUM))
+    if not len(few):
+        return []
+    return [
+        f"{len(few):,} users have fewer than {LEAVE_ONE_OUT_MINIMUM} interactions (the first is "
+        f"{users[few[0]].as_py()!r}): theirs all stay in training; --core {LEAVE_ONE_OUT_MINIMUM} drops them"
+    ]
 
 
 def _cuts(

@@ -93,6 +93,7 @@ _NOT_UTF8 = ("not UTF-8", "convert the file, for instance with iconv")
 _BOM = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 28
+_COPIES = 8  # what is read lives for a moment as bytes, lines, fields and columns as well
 _SMALLEST_CSV_BLOCK = 1 << 20  # a CSV row has to fit in a block
 _PARQUET_ROW_BYTES = 64  # about what a canonical row takes in memory
 
@@ -153,12 +154,12 @@ def find_files(
 
 
 def read_tables(file: SourceFile, block_bytes: int = 32 << 20) -> Iterator[pa.Table]:
-    """The interactions of a file as `CANONICAL` tables, in memory in proportion to `block_bytes`."""
+    """The interactions of a file as `CANONICAL` tables; `block_bytes` is about the memory this works in."""
     if file.columns is None:
         names = _column_names(file.path, file.format)
         file = replace(file, columns=_match_columns(file.path, names, None))
     rows = 0
-    for columns, places in _READERS[file.format](file, block_bytes):
+    for columns, places in _READERS[file.format](file, max(1, block_bytes // _COPIES)):
         if not len(places):
             continue
         try:
@@ -297,7 +298,7 @@ def _column_names(path: str, format: str) -> list[str]:
         return list(_json_object(path, 1, first))
     if format == "inter":
         return [name.partition(":")[0] for name in first.split("\t")]
-    return next(csv.reader(_head(path), delimiter=_DELIMITERS[format]))
+    return next(_csv_records(path, format, strict=True))[1]
 
 
 def _match_columns(path: str, names: list[str], given: dict[str, str] | None) -> dict[str, str]:
@@ -426,7 +427,7 @@ def _read_delimited(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
 
 
 def _wrong_count(count: int, expected: int) -> str:
-    return f"{count} fields where {expected} are expected"
+    return f"expected {expected} fields, found {count}"
 
 
 def _read_user_items(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
@@ -487,16 +488,16 @@ def _read_csv(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
 def _raise_csv_fault(file: SourceFile, names: list[str]) -> None:
     """Reads the file again, slowly, and raises an error with the line where it stops being CSV."""
     used = [names.index(name) for name in file.columns.values()]
-    for line, fields in _csv_records(file, strict=True):
+    for line, fields in _csv_records(file.path, file.format, strict=True):
         if len(fields) != len(names):
             raise _bad_line(file.path, line, _wrong_count(len(fields), len(names)))
         if not all(_is_text(fields[position]) for position in used):
             raise _bad_line(file.path, line, *_NOT_UTF8)
 
 
-def _csv_records(file: SourceFile, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(path: str, format: str, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
     """The records of a CSV file, its header too, each with the number of the line where it begins."""
-    reader = csv.reader(_text_lines(file.path), delimiter=_DELIMITERS[file.format], strict=strict)
+    reader = csv.reader(_text_lines(path), delimiter=_DELIMITERS[format], strict=strict)
     line = 1
     try:
         for fields in reader:
@@ -504,7 +505,7 @@ def _csv_records(file: SourceFile, *, strict: bool) -> Iterator[tuple[int, list[
                 yield line, fields
             line = reader.line_num + 1
     except csv.Error as error:
-        raise _bad_line(file.path, line, f"not valid CSV ({error})", "is a quote not closed here?") from None
+        raise _bad_line(path, line, f"not valid CSV ({error})", "is a quote not closed here?") from None
 
 
 def _text_lines(path: str) -> Iterator[str]:
@@ -678,7 +679,7 @@ def _place(file: SourceFile, place: int) -> str:
     if file.format == "parquet":
         return f"{file.path}: row {place}"
     if _READERS[file.format] is _read_csv:  # record 0 is the header
-        place = next(islice(_csv_records(file, strict=False), place, None))[0]
+        place = next(islice(_csv_records(file.path, file.format, strict=False), place, None))[0]
     return f"{file.path}: line {place}"
 
 

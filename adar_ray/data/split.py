@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from adar_ray.data.dataset import SPLITS
 
 TRAIN, VALID, TEST = range(len(SPLITS))
+LEAVE_ONE_OUT_MINIMUM = 3
 Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
 
 
@@ -23,7 +24,7 @@ class SplitProtocol(BaseModel):
     """How to split. Validation always comes out of what would be training.
 
     `leave-one-out`: each user's last interaction to test, the one before to validation; users with
-    fewer than three stay in training whole. `ratio`: a random share of each user's. `temporal`: one cut
+    fewer than `LEAVE_ONE_OUT_MINIMUM` stay in training whole, as in SASRec (ICDM 2018). `ratio`: a random share of each user's. `temporal`: one cut
     in time for all, interactions at the very moment of the cut included. `given`: as the source says.
     """
 
@@ -62,8 +63,9 @@ def assign(
     result = np.full(len(user_E), TRAIN, dtype=np.int8)
     if split.protocol == "leave-one-out":
         _, count, from_end = _positions(user_E)
-        result[(count >= 3) & (from_end == 1)] = VALID
-        result[(count >= 3) & (from_end == 0)] = TEST
+        enough = count >= LEAVE_ONE_OUT_MINIMUM
+        result[enough & (from_end == 1)] = VALID
+        result[enough & (from_end == 0)] = TEST
     elif split.protocol == "temporal":
         result[timestamp_E >= cuts[0]] = VALID
         result[timestamp_E >= cuts[1]] = TEST

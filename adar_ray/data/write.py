@@ -50,6 +50,7 @@ def write_manifest(
     name: str,
     source: dict[str, Any],
     split: SplitProtocol,
+    notes: list[str],
     shards: list[dict[str, Any]],
     user_keys: pa.Array,
     item_keys: pa.Array,
@@ -86,6 +87,7 @@ def write_manifest(
             "interactions": sum(rows.values()),
             **rows,
         },
+        "notes": notes,
         "files": maps + shards,
     }
     folder.write_json(MANIFEST, manifest)

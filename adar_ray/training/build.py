@@ -115,9 +115,9 @@ class TrainingStep(nn.Module):
             weight.append(
                 torch.full_like(score[-1][:1], math.log(self.config.adar.weight) if generated else 0.0)
             )
-            if self.config.loss.l2:
-                vector = l2_vectors(self.model, batch, negatives.item)[1]
-                penalty = penalty + self._half_square(vector).mean(1)
+            if self.config.loss.l2 and negatives.item_BK is not None:
+                _, negative_BKD = l2_vectors(self.model, batch, negatives.item_BK)
+                penalty = penalty + self._half_square(negative_BKD).mean(1)
         negative_BK, mask_BK = torch.cat(score, 1), torch.cat(mask, 1)
         if self.config.loss.name == "bpr":
             loss_B = losses.bpr(positive_B, negative_BK, mask_BK)

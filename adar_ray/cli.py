@@ -1,0 +1,370 @@
+"""The command line: parses, calls the library, prints. Results go to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from adar_ray.errors import AdarError, one_line
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of `adar-ray`."""
+    # A job that a scheduler ends tidies up as one that is interrupted at the keyboard does.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    cli()
+
+
+def command(group: click.Group, name: str) -> Callable:
+    """A command that turns errors into one line and an exit status; its `hint` tells how to go on."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @group.command(name, help=function.__doc__)
+        @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+        @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+        @functools.wraps(function)
+        def run(debug: bool, as_json: bool, **arguments: Any) -> None:
+            try:
+                function(as_json=as_json, **arguments)
+            except KeyboardInterrupt:
+                _fail("interrupted" + _how_to_go_on(arguments), debug, INTERRUPTED)
+            except AdarError as error:
+                _fail(str(error), debug)
+            except OSError as error:
+                from adar_ray.storage import describe_os_error
+
+                where = f"{error.filename}: " if error.filename else ""
+                _fail(f"{where}{describe_os_error(error)}", debug)
+            except Exception as error:
+                _fail(f"{type(error).__name__}: {one_line(error)} (--debug shows where)", debug)
+
+        return run
+
+    return decorate
+
+
+def _fail(message: str, debug: bool, status: int = 1) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"adar-ray: {message}", err=True)
+    sys.exit(status)
+
+
+def _how_to_go_on(arguments: dict[str, Any]) -> str:
+    out = arguments.get("resume_run") or (arguments.get("out") if "workers" in arguments else None)
+    if out is None:
+        return "; nothing was written"
+    return f"; go on after the last finished epoch with `adar-ray train --resume {out}`"
+
+
+def _show(result: dict[str, Any] | list[dict[str, Any]], as_json: bool, title: str | None = None) -> None:
+    """Prints rows as a table, a mapping as a table of two columns, or either as JSON."""
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    rows = result if isinstance(result, list) else [{"": k, " ": v} for k, v in result.items()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    numeric = {column for column in columns if any(isinstance(row.get(column), (int, float)) for row in rows)}
+    table = Table(title=title, title_justify="left", show_header=any(column.strip() for column in columns))
+    for column in columns:
+        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 200)
+    console.print(table, markup=False)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _message(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="adar-ray")
+def cli() -> None:
+    """Train recommenders with adaptive diffusion negatives (ADAR), distributed on Ray."""
+
+
+# Data.
+
+
+@cli.group()
+def data() -> None:
+    """Public data sets, and made-up ones."""
+
+
+@command(data, "list")
+def data_list(as_json: bool) -> None:
+    """List the public data sets that `fetch` knows."""
+    from adar_ray.data.known import KNOWN
+
+    rows = [
+        {
+            "name": known.name,
+            "what": known.title,
+            "counts": known.counts,
+            "size": f"{known.size / 1e6:,.1f} MB" if known.size else "unknown",
+            "licence": known.licence,
+            "source": known.homepage,
+        }
+        for known in KNOWN.values()
+    ]
+    _show(rows, as_json)
+
+
+@command(data, "fetch")
+@click.argument("name")
+def data_fetch(name: str, as_json: bool) -> None:
+    """Fetch the data set NAME into the cache and print where it lies."""
+    from adar_ray.data.fetch import fetch
+    from adar_ray.reporting.progress import DownloadProgress
+
+    with DownloadProgress() as progress:
+        path = fetch(name, report=progress)
+    if as_json:
+        _show({"name": name, "path": str(path)}, True)
+    else:
+        click.echo(path)
+
+
+@command(data, "synthetic")
+@click.option("--users", type=click.IntRange(1), required=True, help="Number of users.")
+@click.option("--items", type=click.IntRange(2), required=True, help="Number of items.")
+@click.option("--interactions", type=click.IntRange(1), required=True, help="Number of interactions.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the made-up world.")
+@click.option("--out", required=True, help="Address of the dataset.")
+@click.option("--replace", is_flag=True, help="Overwrite what lies there.")
+def data_synthetic(as_json: bool, **arguments: Any) -> None:
+    """Make up a world of users with tastes, and the interactions that follow from it."""
+    from adar_ray.data.synthetic import synthesise
+    from adar_ray.reporting.progress import StageProgress
+
+    with StageProgress() as progress:
+        dataset = synthesise(**arguments, on_progress=progress)
+    _show_dataset(dataset, as_json)
+
+
+@command(cli, "prepare")
+@click.argument("source")
+@click.option("--out", required=True, help="Address of the dataset.")
+@click.option("--format", "format_", help="Format of the source; recognised by itself where possible.")
+@click.option("--columns", help="Where a table keeps what: user=...,item=...,timestamp=...,rating=...")
+@click.option("--min-rating", type=float, help="Drop interactions rated lower.")
+@click.option("--core", type=click.IntRange(0), default=0, help="Drop users and items with fewer interactions.")
+@click.option(
+    "--split",
+    type=click.Choice(["leave-one-out", "ratio", "temporal", "given"]),
+    help="Default: given where the source has a split, else leave-one-out.",
+)
+@click.option("--test-fraction", type=click.FloatRange(0, 1, True, True), default=0.2, show_default=True)
+@click.option(
+    "--valid-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Of training.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of a random split.")
+@click.option("--name", help="Name of the dataset; default: that of the source.")
+@click.option("--replace", is_flag=True, help="Overwrite what lies there.")
+def prepare_command(as_json: bool, format_: str | None, columns: str | None, **arguments: Any) -> None:
+    """Turn SOURCE (a file, a folder, a glob or an address) into a dataset."""
+    from adar_ray.data.prepare import prepare
+    from adar_ray.reporting.progress import StageProgress
+
+    with StageProgress() as progress:
+        dataset = prepare(format=format_, columns=_parse_columns(columns), on_progress=progress, **arguments)
+    for note in dataset.manifest["notes"]:
+        _message(f"note: {note}")
+    _show_dataset(dataset, as_json)
+
+
+def _parse_columns(columns: str | None) -> dict[str, str] | None:
+    if columns is None:
+        return None
+    pairs = [part.partition("=") for part in columns.split(",")]
+    wrong = [key for key, equals, value in pairs if not value or key not in ("user", "item", "timestamp", "rating")]
+    if wrong:
+        raise AdarError(
+            f"--columns {columns}: {wrong[0]!r} is none of user=, item=, timestamp=, rating=; "
+            "give it as user=NAME,item=NAME"
+        )
+    return {key: value for key, _, value in pairs}
+
+
+def _show_dataset(dataset: Any, as_json: bool) -> None:
+    counts = dataset.manifest["counts"]
+    _show(
+        {"dataset": dataset.folder.address, "split": dataset.manifest["split"]["protocol"], **counts}, as_json
+    )
+
+
+# Training.
+
+
+@command(cli, "train")
+@click.option("--data", "data_address", help="A dataset.")
+@click.option("--out", help="Address of the run folder.")
+@click.option("--config", "config_file", help="YAML file of the configuration.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Overrides a key.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Ray Train workers; 0: in this process, without Ray.",
+)
+@click.option("--resume", "resume_run", metavar="RUN", help="Go on with an unfinished run.")
+@click.option("--replace", is_flag=True, help="Overwrite what lies at --out.")
+@click.option("--show-config", is_flag=True, help="Print the configuration with its explanations, and stop.")
+def train_command(
+    as_json: bool,
+    data_address: str | None,
+    out: str | None,
+    config_file: str | None,
+    settings: tuple[str, ...],
+    workers: int,
+    resume_run: str | None,
+    replace: bool,
+    show_config: bool,
+) -> None:
+    """Train a model, or go on training one."""
+    from adar_ray.config import explained, load_config
+
+    if resume_run is not None:
+        if data_address or out or config_file or settings or replace:
+            raise click.UsageError("--resume takes everything from the run; give it no other option")
+        _resume(resume_run, as_json)
+        return
+    config = load_config(config_file, settings)
+    if show_config:
+        click.echo(explained(config), nl=False)
+        return
+    if not data_address or not out:
+        raise click.UsageError("give --data and --out, or --resume")
+    from adar_ray.reporting.progress import TrainingProgress
+    from adar_ray.training.trainer import train
+
+    with TrainingProgress(config.train.epochs, config.train.metric) as progress:
+        run = train(
+            data_address,
+            out,
+            config,
+            workers=workers,
+            replace=replace,
+            on_epoch=progress.on_epoch,
+            on_step=progress.on_step,
+        )
+    _show_runs([run], as_json)
+
+
+def _resume(address: str, as_json: bool) -> None:
+    from adar_ray.reporting.progress import TrainingProgress
+    from adar_ray.training.run import Run
+    from adar_ray.training.trainer import resume
+
+    run = Run.open(address)
+    if run.result() is not None:
+        _message(f"{run.folder}: is finished already")
+    train = run.config.train
+    with TrainingProgress(train.epochs, train.metric) as progress:
+        run = resume(address, on_epoch=progress.on_epoch, on_step=progress.on_step)
+    _show_runs([run], as_json)
+
+
+def _show_runs(runs: Sequence[Any], as_json: bool) -> None:
+    from adar_ray.reporting.tables import compare
+
+    rows = compare(runs)
+    _show(rows if len(rows) > 1 else rows[0], as_json)
+
+
+# Use.
+
+
+@command(cli, "evaluate")
+@click.argument("run")
+@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
+@click.option("--k", "ks", default="10,20,50", show_default=True, help="Cut-offs, separated by commas.")
+def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
+    """Rank every item for every user and measure RUN's model."""
+    from adar_ray.ranking.use import evaluate
+
+    if not all(k.strip().isdecimal() and int(k) for k in ks.split(",")):
+        raise click.BadParameter(f"{ks!r} is no list of whole numbers such as 10,20", param_hint="--k")
+    cut_offs = sorted({int(k) for k in ks.split(",")})
+    result = evaluate(run, split, cut_offs)
+    if as_json:
+        _show(result, True)
+        return
+    names = dict.fromkeys(name.partition("@")[0] for name in result["metrics"])
+    rows = [
+        {"metric": name, **{f"@{k}": result["metrics"][f"{name}@{k}"] for k in cut_offs}} for name in names
+    ]
+    _show(rows, False, title=f"{run}: {split}, {result['users']:,} users")
+
+
+@command(cli, "recommend")
+@click.argument("run")
+@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Items a user.")
+@click.option("--out", required=True, help="Address of a folder for the Parquet files.")
+@click.option("--users", "users_file", type=click.Path(dir_okay=False), help="File of user ids, one a line.")
+@click.option("--replace", is_flag=True, help="Overwrite what lies there.")
+def recommend_command(
+    run: str, k: int, out: str, users_file: str | None, replace: bool, as_json: bool
+) -> None:
+    """Write the top items of all users, or of those in a file, to Parquet."""
+    from adar_ray.ranking.use import recommend
+    from adar_ray.reporting.progress import StageProgress
+
+    users = None
+    if users_file is not None:
+        users = [line for line in Path(users_file).read_text(encoding="utf-8").splitlines() if line]
+        if not users:
+            raise AdarError(f"{users_file}: holds no user ids")
+    with StageProgress("users") as progress:
+        folder = recommend(
+            run, out, k, users, replace=replace, on_progress=lambda done, total: progress("ranking", done)
+        )
+    _show({"recommendations": folder.address, "items a user": k}, as_json)
+
+
+@command(cli, "export")
+@click.argument("run")
+@click.option("--out", required=True, help="Address of a folder for users.parquet and items.parquet.")
+@click.option("--replace", is_flag=True, help="Overwrite what lies there.")
+def export_command(run: str, out: str, replace: bool, as_json: bool) -> None:
+    """Write user and item vectors to Parquet."""
+    from adar_ray.ranking.use import export
+
+    _show({"vectors": export(run, out, replace=replace).address}, as_json)
+
+
+@command(cli, "report")
+@click.argument("runs", nargs=-1, required=True)
+def report_command(runs: tuple[str, ...], as_json: bool) -> None:
+    """Show RUNS side by side."""
+    from adar_ray.reporting.tables import compare
+
+    _show(compare(runs), as_json)

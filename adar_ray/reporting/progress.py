@@ -1,0 +1,116 @@
+"""Progress on stderr: a bar for people, plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class _Shown:
+    """A rich progress display on a terminal, and nothing elsewhere."""
+
+    def __init__(self, *columns: Any) -> None:
+        console = Console(file=sys.stderr)
+        self.bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def line(self, text: str) -> None:
+        """A line that stays, above the bar if there is one."""
+        if self.bar:
+            self.bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+class StageProgress(_Shown):
+    """Stages of a job, each counting rows: `on_progress` of `prepare`."""
+
+    def __init__(self, unit: str = "interactions") -> None:
+        super().__init__(TextColumn("{task.description}"), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
+        self.unit = unit
+        self._stage: str | None = None
+        self._rows = 0
+        self._last_line = 0.0
+
+    def __call__(self, stage: str, rows: int) -> None:
+        if stage != self._stage:
+            self._finish_stage()
+            self._stage, self._last_line = stage, time.monotonic()
+            if self.bar:
+                self._task = self.bar.add_task(f"{stage:<9}", total=None, text="")
+        self._rows = rows
+        if self.bar:
+            self.bar.update(self._task, text=f"{rows:,} {self.unit}")
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self.line(f"{stage:<9} {rows:,} {self.unit} ...")
+            self._last_line = time.monotonic()
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._finish_stage()
+        super().__exit__(*error)
+
+    def _finish_stage(self) -> None:
+        if self._stage is None:
+            return
+        if self.bar:
+            self.bar.remove_task(self._task)
+        self.line(f"{self._stage:<9} {self._rows:,} {self.unit}")
+
+
+class TrainingProgress(_Shown):
+    """Epochs and steps: `on_epoch` and `on_step` of `train`."""
+
+    def __init__(self, epochs: int, metric: str) -> None:
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        )
+        self.metric, self.epochs = metric, epochs
+        if self.bar:
+            self._task = self.bar.add_task("starting", total=None)
+
+    def on_epoch(self, record: dict[str, Any]) -> None:
+        parts = [f"epoch {record['epoch']:>3}/{self.epochs}", f"loss {record['loss']:.4f}"]
+        if "valid" in record:
+            parts.append(f"valid {self.metric} {record['valid'][self.metric]:.4f}")
+        parts.append(f"hardness {record['sampler']['hardness']:.3f}")
+        if "timestep" in record["sampler"]:
+            parts.append(f"t*/T {record['sampler']['timestep']:.2f}")
+        parts.append(f"{record['time']['interactions_per_second']:,.0f} interactions/s")
+        self.line("  ".join(parts))
+
+    def on_step(self, epoch: int, step: int, steps: int) -> None:
+        if self.bar:
+            self.bar.update(self._task, description=f"epoch {epoch:>3}/{self.epochs}", completed=step, total=steps)
+
+
+class DownloadProgress(_Shown):
+    """Bytes of a download: `report` of `fetch`."""
+
+    def __init__(self) -> None:
+        super().__init__(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        self._last_line = time.monotonic()
+        if self.bar:
+            self._task = self.bar.add_task("fetching", total=None)
+
+    def __call__(self, done: int, total: int | None) -> None:
+        if self.bar:
+            self.bar.update(self._task, completed=done, total=total)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self.line(f"fetching {done:,} of {total:,} bytes" if total else f"fetching {done:,} bytes")
+            self._last_line = time.monotonic()

@@ -1,0 +1,38 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adar_ray.training.run import Run
+
+TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
+
+
+def compare(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
+    """One row a run: what it is, how validation chose, and its test figures if it was evaluated."""
+    return [_row(run if isinstance(run, Run) else Run.open(run)) for run in runs]
+
+
+def _row(run: Run) -> dict[str, Any]:
+    config, epochs = run.config, run.epochs()
+    row: dict[str, Any] = {
+        "run": run.folder.address,
+        "model": config.model.name,
+        "loss": config.loss.name,
+        "sampler": config.sampler.name,
+        "epochs": len(epochs),
+    }
+    result = run.result()
+    if result is not None:
+        metric = config.train.metric
+        row["best epoch"] = result["best_epoch"]
+        row["train seconds"] = result["train_seconds"]
+        if result["valid"]:
+            row[f"valid {metric}"] = result["valid"][metric]
+    for name, value in run.evaluations().get("test", {}).get("metrics", {}).items():
+        if name in TEST_METRICS:
+            row[f"test {name}"] = value
+    return row
