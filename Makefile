@@ -1,0 +1,56 @@
+# Everything below installs what it needs first: Python 3.10 to 3.13 and nothing else has to be there.
+
+PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p; done))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: help install demo test lint constraints clean
+
+help:
+	@echo 'make demo     train on MovieLens 100K with uniform negatives and with ADAR, and compare'
+	@echo 'make test     run the tests'
+	@echo 'make install  make the environment in .venv and stop'
+	@echo 'make lint     check style'
+	@echo 'make clean    remove what demo and the tests leave'
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo 'make: no Python 3.10 to 3.13 found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The same model, loss and settings twice; only the negatives differ.
+demo: $(INSTALLED)
+	@rm -rf $(DEMO)
+	$(BIN)/adar-ray prepare "$$($(BIN)/adar-ray data fetch ml-100k)" --out $(DEMO)/data --split ratio
+	$(BIN)/adar-ray train --data $(DEMO)/data --out $(DEMO)/uniform --config jobs/demo.yaml --workers 2 --set sampler.name=uniform
+	$(BIN)/adar-ray train --data $(DEMO)/data --out $(DEMO)/adar --config jobs/demo.yaml --workers 2 --set sampler.name=adar
+	$(BIN)/adar-ray evaluate $(DEMO)/uniform
+	$(BIN)/adar-ray evaluate $(DEMO)/adar
+	$(BIN)/adar-ray recommend $(DEMO)/adar --out $(DEMO)/recommendations
+	@echo
+	@$(BIN)/adar-ray report $(DEMO)/uniform $(DEMO)/adar
+	@echo 'dataset          $(DEMO)/data'
+	@echo 'runs             $(DEMO)/uniform and $(DEMO)/adar: metrics.jsonl, result.json, evaluation/, model/'
+	@echo 'curves           $(BIN)/tensorboard --logdir $(DEMO)'
+	@echo 'recommendations  $(DEMO)/recommendations: Parquet with user, item, rank and score'
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# Pins every dependency for every supported Python; needs uv.
+constraints:
+	uv pip compile --universal --python-version 3.10 --extra dev --no-annotate --no-header --quiet \
+		pyproject.toml --output-file constraints.txt
+
+clean:
+	rm -rf $(DEMO) .pytest_cache .ruff_cache
