@@ -171,7 +171,9 @@ def data_synthetic(as_json: bool, **arguments: Any) -> None:
 @click.option("--format", "format_", help="Format of the source; recognised by itself where possible.")
 @click.option("--columns", help="Where a table keeps what: user=...,item=...,timestamp=...,rating=...")
 @click.option("--min-rating", type=float, help="Drop interactions rated lower.")
-@click.option("--core", type=click.IntRange(0), default=0, help="Drop users and items with fewer interactions.")
+@click.option(
+    "--core", type=click.IntRange(0), default=0, help="Drop users and items with fewer interactions."
+)
 @click.option(
     "--split",
     type=click.Choice(["leave-one-out", "ratio", "temporal", "given"]),
@@ -204,7 +206,9 @@ def _parse_columns(columns: str | None) -> dict[str, str] | None:
     if columns is None:
         return None
     pairs = [part.partition("=") for part in columns.split(",")]
-    wrong = [key for key, equals, value in pairs if not value or key not in ("user", "item", "timestamp", "rating")]
+    wrong = [
+        key for key, equals, value in pairs if not value or key not in ("user", "item", "timestamp", "rating")
+    ]
     if wrong:
         raise AdarError(
             f"--columns {columns}: {wrong[0]!r} is none of user=, item=, timestamp=, rating=; "
@@ -267,6 +271,7 @@ def train_command(
     from adar_ray.training.trainer import train
 
     with TrainingProgress(config.train.epochs, config.train.metric) as progress:
+        progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
         run = train(
             data_address,
             out,

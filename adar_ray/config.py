@@ -98,7 +98,9 @@ class TrainConfig(Section):
     threads: int = Field(
         1, ge=1, description="CPU threads a worker. Another number rounds sums in another order."
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU a worker where there are.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto: a GPU a worker where there are."
+    )
 
 
 class Config(Section):
@@ -121,7 +123,6 @@ class Config(Section):
             )
         parse_metric(self.train.metric)
         return self
-
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
@@ -235,5 +236,8 @@ def explained(config: Config) -> str:
     for name, section in config:
         lines += [f"# {type(section).__doc__}", f"{name}:"]
         for key, field in type(section).model_fields.items():
-            lines += [f"  # {field.description}", f"  {key}: {yaml.safe_dump(getattr(section, key)).split()[0]}"]
+            lines += [
+                f"  # {field.description}",
+                f"  {key}: {yaml.safe_dump(getattr(section, key)).split()[0]}",
+            ]
     return "\n".join(lines) + "\n"

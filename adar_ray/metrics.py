@@ -12,7 +12,9 @@ import torch
 METRICS = ("recall", "ndcg", "hit_rate", "precision", "mrr", "map")
 
 
-def ranking_metrics(hit_Bk: torch.Tensor, relevant_B: torch.Tensor, ks: Sequence[int]) -> dict[str, torch.Tensor]:
+def ranking_metrics(
+    hit_Bk: torch.Tensor, relevant_B: torch.Tensor, ks: Sequence[int]
+) -> dict[str, torch.Tensor]:
     """Metrics of rankings whose hits are known, each `[B]` in float64, under the name `metric@k`.
 
     Binary relevance; definitions as in trec_eval: recall = hits / relevant, precision = hits / k,

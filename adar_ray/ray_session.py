@@ -36,7 +36,7 @@ def ray_session(worker_cpus: int = 0) -> Iterator[None]:
         total = ray.cluster_resources().get("CPU", 0)
         if total < worker_cpus + 1:
             raise AdarError(
-                f"the Ray cluster has {total:g} CPUs, and {worker_cpus} for workers and 1 for data are needed; "
+                f"the Ray cluster has {total:g} CPUs, and workers need {worker_cpus}, data 1; "
                 "lower --workers or add nodes"
             )
         with _quiet_and_ordered_data():

@@ -141,19 +141,29 @@ def new_folder(address: str | Path, *, replace: bool, what: str) -> Iterator[Fol
             final.remove()
         target = final
     else:
-        target = Folder.at(Path(final.path).parent / f".{Path(final.path).name}.{uuid.uuid4().hex[:8]}.partial")
+        target = Folder.at(
+            Path(final.path).parent / f".{Path(final.path).name}.{uuid.uuid4().hex[:8]}.partial"
+        )
     try:
         target.filesystem.create_dir(target.path, recursive=True)
         yield target
         if target is not final:
-            final.remove()
-            Path(target.path).rename(final.path)
+            _rename_over(Path(target.path), Path(final.path))
     except BaseException as error:
         with contextlib.suppress(OSError):
             target.remove()
         if isinstance(error, OSError) and not isinstance(error, AdarError):
             raise AdarError(f"{final}: {describe_os_error(error)}; nothing was written") from error
         raise
+
+
+def _rename_over(new: Path, old: Path) -> None:
+    """Renames a folder, setting aside what has the name already until the new one is in its place."""
+    aside = new.with_suffix(".old")
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def describe_os_error(error: OSError) -> str:

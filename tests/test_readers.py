@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adar_ray.data.readers import CANONICAL, FORMATS, SourceFile, find_files, read_tables
+from adar_ray.data.readers import CANONICAL, read_tables
+from adar_ray.data.sources import FORMATS, SourceFile, find_files
 from adar_ray.errors import AdarError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

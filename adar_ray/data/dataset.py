@@ -45,7 +45,9 @@ class Dataset:
         folder = Folder.at(address)
         try:
             if not folder.exists(MANIFEST):
-                missing = "there is no such folder" if not folder.exists() else f"there is no {MANIFEST} in it"
+                missing = (
+                    "there is no such folder" if not folder.exists() else f"there is no {MANIFEST} in it"
+                )
                 raise AdarError(f"{folder}: is no dataset ({missing}); make one with `adar-ray prepare`")
             manifest = folder.read_json(MANIFEST)
         except OSError as error:
@@ -65,7 +67,7 @@ class Dataset:
                 raise AdarError(f"{folder}/{file['name']}: the file is missing; prepare again")
             if info.size != file["bytes"]:
                 raise AdarError(
-                    f"{folder}/{file['name']}: has {info.size} bytes instead of {file['bytes']}; prepare again"
+                    f"{folder}/{file['name']}: has {info.size} bytes, not {file['bytes']}; prepare again"
                 )
         return dataset
 

@@ -21,7 +21,8 @@ import ray
 import ray.data
 
 from adar_ray.data.dataset import SPLITS, Dataset
-from adar_ray.data.readers import SourceFile, find_files, read_tables
+from adar_ray.data.readers import read_tables
+from adar_ray.data.sources import SourceFile, find_files
 from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, TRAIN, SplitProtocol, temporal_cuts
 from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
 from adar_ray.errors import AdarError
@@ -53,7 +54,7 @@ def prepare(
     Args:
         source: a file, a folder, a glob or an address.
         out: address of the dataset; must be empty or absent unless `replace`.
-        format: one of `readers.FORMATS`; recognised if None.
+        format: one of `sources.FORMATS`; recognised if None.
         columns: where a table keeps user, item, timestamp and rating.
         min_rating: interactions rated lower are dropped.
         core: users and items with fewer interactions are dropped, until all have as many.
@@ -128,9 +129,7 @@ def _read(files: list[SourceFile], on_progress: Progress) -> ray.data.Dataset:
     # Training first: of a pair that stands in training and test alike, the one in training is kept.
     files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
     numbers = ray.data.from_items([{"file": n} for n in range(len(files))], override_num_blocks=len(files))
-    rows = numbers.map_batches(
-        functools.partial(_read_file, files), batch_size=None, batch_format="pyarrow"
-    )
+    rows = numbers.map_batches(functools.partial(_read_file, files), batch_size=None, batch_format="pyarrow")
     rows = _materialise(rows, functools.partial(on_progress, "reading"))
     if not rows.count():
         raise AdarError(f"{files[0].path}: holds no interactions")
@@ -207,7 +206,9 @@ def sort_and_deduplicate(has_time: bool, min_rating: float | None, block: pa.Tab
     The first in time, or in the source where that has no times; of several at one moment, the first in
     the source. Ratings are looked at after that: a pair counts by its first rating.
     """
-    column = {name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")}
+    column = {
+        name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")
+    }
     when = (column["order"], column["timestamp"]) if has_time else (column["order"],)
     by_pair = np.lexsort((*when, column["given"], column["item"], column["user"]))
     user, item = column["user"][by_pair], column["item"][by_pair]
@@ -237,7 +238,9 @@ def _filter(
         user_counts, item_counts = _count(rows, kept_users, kept_items)
         on_progress("filtering", int(user_counts.sum()))
     if not user_counts.any():
-        hint = f"of {everything:,} interactions none is left by --core {core}" if everything else "--min-rating"
+        hint = (
+            f"of {everything:,} interactions none is left by --core {core}" if everything else "--min-rating"
+        )
         raise AdarError(f"filtering leaves nothing ({hint}); filter less")
     return user_counts, item_counts
 
@@ -293,7 +296,9 @@ def _cuts(
 
     def times(block: pa.Table) -> np.ndarray:
         users, items = ray.get(kept)
-        return block["timestamp"].to_numpy()[users[block["user"].to_numpy()] & items[block["item"].to_numpy()]]
+        return block["timestamp"].to_numpy()[
+            users[block["user"].to_numpy()] & items[block["item"].to_numpy()]
+        ]
 
     def rows_from(edges: list[int], block: pa.Table) -> pa.Table:
         time = np.sort(times(block))
@@ -324,7 +329,9 @@ def _write(
 ) -> list[dict[str, Any]]:
     """Writes all shards; returns their entries for the manifest."""
     # Ids close ranks: the new id of a key that stays is the number of such keys before it.
-    ids = ray.put(tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts)))
+    ids = ray.put(
+        tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts))
+    )
     written = rows.map_batches(
         functools.partial(_write_block, folder, protocol, ids, cuts), batch_size=None, batch_format="pyarrow"
     )

@@ -7,29 +7,35 @@ rest is common: columns become the canonical ones, and a value that cannot be on
 
 from __future__ import annotations
 
-import csv
-import fnmatch
-import json
-import posixpath
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pyarrow.types as pat
 
+from adar_ray.data.files import (
+    NOT_UTF8,
+    bad_line,
+    csv_records,
+    is_text,
+    json_object,
+    lines_of,
+    open_file,
+    open_parquet,
+)
+from adar_ray.data.sources import (
+    DELIMITERS,
+    FIXED_COLUMNS,
+    SourceFile,
+    check_columns,
+    column_names,
+    match_columns,
+)
 from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import resolve
 
 CANONICAL = pa.schema(
     {
@@ -41,85 +47,17 @@ CANONICAL = pa.schema(
     }
 )
 
-FORMATS: dict[str, str] = {
-    "inter": "RecBole: tab-separated with a typed header (user_id:token item_id:token ...)",
-    "ml-100k": "MovieLens 100K, u.data: user, item, rating, timestamp separated by tabs, no header",
-    "ml-1m": "MovieLens 1M and 10M, ratings.dat: user::item::rating::timestamp",
-    "ml-csv": "MovieLens 20M and later, ratings.csv: userId,movieId,rating,timestamp",
-    "user-items": "LightGCN, train.txt and test.txt: one line a user, `user item item ...`",
-    "pairs": "SASRec: one line an interaction, `user item`, each user's in time order",
-    "csv": "comma-separated with a header",
-    "tsv": "tab-separated with a header",
-    "parquet": "Parquet",
-    "jsonl": "one JSON object a line",
-}
-
-# Column names that need no --columns, compared in lower case without separators; the first found wins.
-_USUAL_NAMES = {
-    "user": ("userid", "user", "uid"),
-    "item": ("itemid", "item", "iid", "movieid", "productid", "bookid", "artistid", "trackid", "songid"),
-    "rating": ("rating",),
-    "timestamp": ("timestamp", "time", "unixreviewtime"),
-}
-_RATING_COLUMNS = ["user", "item", "rating", "timestamp"]
-_FIXED_COLUMNS = {"ml-100k": _RATING_COLUMNS, "ml-1m": _RATING_COLUMNS}
-_FIXED_COLUMNS |= {"user-items": ["user", "item"], "pairs": ["user", "item"]}
-# The names of each format's files in a folder; a pattern of the first five is used by no other format.
-_FILE_NAMES = {
-    "inter": ("*.inter",),
-    "ml-100k": ("u.data",),
-    "ml-1m": ("ratings.dat",),
-    "ml-csv": ("ratings.csv",),
-    "user-items": ("train*.txt", "valid*.txt", "test*.txt"),
-    "csv": ("*.csv",),
-    "tsv": ("*.tsv",),
-    "parquet": ("*.parquet", "*.pq"),
-    "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
-}
-_TELLING = ("inter", "ml-100k", "ml-1m", "ml-csv", "user-items")
-# The formats that a whole name, or its ending, gives away.
-_BY_NAME = {"u.data": "ml-100k", "ratings.dat": "ml-1m", "inter": "inter", "csv": "csv", "tsv": "tsv"}
-_BY_NAME |= {"parquet": "parquet", "pq": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}
-_DATA_NAMES = re.compile(r"(?!readme|license|_).*\.(inter|csv|tsv|txt|dat|data|jsonl?|ndjson|parquet|pq)")
-_DELIMITERS = {"inter": "\t", "ml-100k": "\t", "ml-1m": "::", "csv": ",", "ml-csv": ",", "tsv": "\t"}
-
 _EXPECTED = {
     "user": "text or a whole number",
     "item": "text or a whole number",
     "rating": "a number",
     "timestamp": "a time: seconds since 1970, not negative, or an ISO date",
 }
-_NOT_UTF8 = ("not UTF-8", "convert the file, for instance with iconv")
-_BOM = b"\xef\xbb\xbf"
-_HEAD_BYTES = 1 << 16
-_LONGEST_LINE = 1 << 28
 _COPIES = 8  # what is read lives for a moment as bytes, lines, fields and columns as well
 _SMALLEST_CSV_BLOCK = 1 << 20  # a CSV row has to fit in a block
 _PARQUET_ROW_BYTES = 64  # about what a canonical row takes in memory
 
 Batch = tuple[dict[str, pa.Array], np.ndarray]
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source. `find_files` makes them; they travel to the tasks that read them.
-
-    `columns` names the file's column for each of user, item, rating and timestamp that the source has.
-    """
-
-    path: str
-    format: str
-    split: str | None = None
-    columns: dict[str, str] | None = None
-
-    @property
-    def has_time(self) -> bool:
-        """Whether `timestamp` is the source's own, not the position in the file."""
-        return "timestamp" in (self.columns or {})
-
-    @property
-    def has_rating(self) -> bool:
-        return "rating" in (self.columns or {})
 
 
 class _BadValueError(Exception):
@@ -130,34 +68,11 @@ class _BadValueError(Exception):
         self.index = index
 
 
-def find_files(
-    source: str, format: str | None = None, columns: dict[str, str] | None = None
-) -> list[SourceFile]:
-    """The interaction files of a file, folder, glob or address, sorted by path and all of one format.
-
-    `columns` gives names for what the file calls otherwise: {"user": "reviewerID", "item": "asin"}.
-    """
-    if format is not None and format not in FORMATS:
-        raise AdarError(f"unknown format {format!r}; the known ones are {', '.join(FORMATS)}")
-    paths, is_folder = _list(source)
-    if is_folder:
-        paths = _choose(source, paths, format)
-    formats = {path: format or _recognise(path) for path in paths}
-    if len(set(formats.values())) > 1:
-        kinds = ", ".join(f"{_name(path)} ({kind})" for path, kind in list(formats.items())[:5])
-        raise AdarError(f"{source}: files of different formats: {kinds}; name one file, a glob or --format")
-    first, format = next(iter(formats.items()))
-    columns = _match_columns(first, _column_names(first, format), columns)
-    return [
-        SourceFile(path, format, _split(path) if format == "user-items" else None, columns) for path in paths
-    ]
-
-
 def read_tables(file: SourceFile, block_bytes: int = 32 << 20) -> Iterator[pa.Table]:
     """The interactions of a file as `CANONICAL` tables; `block_bytes` is about the memory this works in."""
     if file.columns is None:
-        names = _column_names(file.path, file.format)
-        file = replace(file, columns=_match_columns(file.path, names, None))
+        names = column_names(file.path, file.format)
+        file = replace(file, columns=match_columns(file.path, names, None))
     rows = 0
     for columns, places in _READERS[file.format](file, max(1, block_bytes // _COPIES)):
         if not len(places):
@@ -169,260 +84,20 @@ def read_tables(file: SourceFile, block_bytes: int = 32 << 20) -> Iterator[pa.Ta
         rows += len(places)
 
 
-# --- finding files -----------------------------------------------------------------------------------
-
-
-def _list(source: str) -> tuple[list[str], bool]:
-    """Addresses of the files that `source` names, sorted, and whether it is a folder."""
-    base, query = _without_query(source)
-    is_local = "://" not in source
-    root, pattern = base, "*"
-    wild = re.search(r"[*?\[]", base)
-    if wild and not (is_local and Path(source).expanduser().exists()):
-        root = base[: base.rfind("/", 0, wild.start()) + 1]
-        pattern = base[len(root) :]
-    filesystem, path = resolve((root or ".") + query)
-    path = path.rstrip("/") or "/"
-    try:
-        info = filesystem.get_file_info(path)
-        if info.type == pafs.FileType.NotFound:
-            raise AdarError(f"{source}: no such file or folder; check the address")
-        if info.type == pafs.FileType.File:
-            return [path if is_local else source], False
-        found = filesystem.get_file_info(pafs.FileSelector(path, recursive="/" in pattern))
-    except OSError as error:
-        raise _unreadable(source, error) from error
-    addresses = []
-    for info in found:
-        relative = posixpath.relpath(info.path, path)
-        if info.is_file and not info.base_name.startswith(".") and _matches(relative, pattern):
-            # Arrow decodes an address; fsspec takes it literally.
-            name = relative if isinstance(filesystem, pafs.PyFileSystem) else quote(relative)
-            addresses.append(info.path if is_local else f"{root.rstrip('/')}/{name}{query}")
-    if not addresses:
-        raise AdarError(f"{source}: no file there; check the address")
-    return sorted(addresses), root == base
-
-
-def _matches(relative: str, pattern: str) -> bool:
-    names, patterns = relative.split("/"), pattern.split("/")
-    return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
-
-
-def _without_query(address: str) -> tuple[str, str]:
-    """An address and its options (s3://bucket/folder?region=...); a local path has none."""
-    found = re.search(r"\?\w+=", address) if "://" in address else None
-    return (address[: found.start()], address[found.start() :]) if found else (address, "")
-
-
-def _name(path: str) -> str:
-    """File name in lower case, without the ending of a compression."""
-    name = _without_query(path)[0].rpartition("/")[2].lower()
-    return re.sub(r"\.(gz|zst|bz2)$", "", name)
-
-
-def _choose(source: str, paths: list[str], format: str | None) -> list[str]:
-    """The files of a folder that hold interactions."""
-    data = [path for path in paths if _DATA_NAMES.fullmatch(_name(path))]
-    named = {
-        format: [path for path in data if any(fnmatch.fnmatchcase(_name(path), name) for name in names)]
-        for format, names in _FILE_NAMES.items()
-    }
-    kinds = [format] if format else [kind for kind in _TELLING if named[kind]]
-    if len(kinds) > 1:
-        raise AdarError(f"{source}: several sources in a folder; pass --format, one of {', '.join(kinds)}")
-    chosen = (named.get(kinds[0]) if kinds else None) or data
-    if not chosen:
-        raise AdarError(f"{source}: no file of interactions in this folder; name the file itself")
-    twice = [name for name, times in Counter(map(_name, chosen)).items() if times > 1]
-    if twice:
-        raise AdarError(f"{source}: {twice[0]} is there compressed and not; remove one of the two")
-    return chosen
-
-
-def _split(path: str) -> str | None:
-    """The split that the name of a file gives."""
-    found = re.match("train|valid|test", _name(path))
-    return found[0] if found else None
-
-
-# --- recognising formats -----------------------------------------------------------------------------
-
-
-def _recognise(path: str) -> str:
-    """The format of a file by its name, or by its first lines where the name says nothing."""
-    name = _name(path)
-    format = _BY_NAME.get(name) or _BY_NAME.get(name.rpartition(".")[2])
-    if format is None:
-        return _recognise_lines(path, _head(path))
-    is_movielens = format == "csv" and _head(path)[0] == "userId,movieId,rating,timestamp"
-    return "ml-csv" if is_movielens else format
-
-
-def _recognise_lines(path: str, lines: list[str]) -> str:
-    def all_match(pattern: str) -> bool:
-        return all(re.fullmatch(pattern, line) for line in lines)
-
-    hint = ""
-    if lines[0].startswith("PAR1"):
-        return "parquet"
-    if re.fullmatch(r"\S+:(token|float)(_seq)?(\t\S+:(token|float)(_seq)?)+", lines[0]):
-        return "inter"
-    if all_match(r"\d+::\d+::[\d.]+::\d+"):
-        return "ml-1m"
-    if all_match(r"\d+\t\d+\t[\d.]+\t\d+"):
-        return "ml-100k"
-    if re.fullmatch(r"\{.*\}", lines[0]):
-        return "jsonl"
-    if all_match(r"\s*\d+(\s+\d+)*\s*"):
-        users = [line.split()[0] for line in lines]
-        is_split = _split(path) is not None
-        could_be_pairs = all(len(line.split()) == 2 for line in lines)
-        # A line a user names no user twice; pairs do as soon as somebody has a second item.
-        if not could_be_pairs or (is_split and len(set(users)) == len(users)):
-            return "user-items"
-        if not is_split and len(set(users)) < len(users):
-            return "pairs"
-        hint = " between user-items and pairs"
-    raise AdarError(f"{path}: cannot tell its format{hint}; pass --format, one of {', '.join(FORMATS)}")
-
-
-def _column_names(path: str, format: str) -> list[str]:
-    """The columns of a file, without their types."""
-    if format in _FIXED_COLUMNS:
-        return _FIXED_COLUMNS[format]
-    if format == "parquet":
-        return _open_parquet(path).schema_arrow.names
-    first = _head(path)[0]
-    if format == "jsonl":
-        return list(_json_object(path, 1, first))
-    if format == "inter":
-        return [name.partition(":")[0] for name in first.split("\t")]
-    return next(_csv_records(path, format, strict=True))[1]
-
-
-def _match_columns(path: str, names: list[str], given: dict[str, str] | None) -> dict[str, str]:
-    """The file's column for each canonical one: those given, and the usual names for the others."""
-    given = given or {}
-    for key in given:
-        if key not in _USUAL_NAMES:
-            raise AdarError(f"--columns: unknown key {key!r}; the keys are {', '.join(_USUAL_NAMES)}")
-    plain = {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(names)}
-    columns = {}
-    for key, choices in _USUAL_NAMES.items():
-        name = given.get(key) or next((plain[choice] for choice in choices if choice in plain), None)
-        if name is not None:
-            columns[key] = name
-    for key in ("user", "item"):
-        if key not in columns:
-            there = one_line(", ".join(names))
-            remedy = "say which, for instance --columns user=reviewerID,item=asin,timestamp=unixReviewTime"
-            raise AdarError(f"{path}: no column for the {key} among {there}; {remedy}")
-    _check_columns(path, names, columns)
-    return columns
-
-
-def _check_columns(path: str, names: list[str], columns: dict[str, str]) -> None:
-    for name in columns.values():
-        if names.count(name) != 1:
-            problem = f"column {name!r} is there twice" if name in names else f"there is no column {name!r}"
-            raise AdarError(f"{path}: {problem}; its columns are {one_line(', '.join(names))}; see --columns")
-
-
-# --- text --------------------------------------------------------------------------------------------
-
-
-def _open(path: str, *, seekable: bool = False) -> pa.NativeFile:
-    """A file that is there and has bytes; a stream is decompressed as the ending of its name says."""
-    filesystem, inner = resolve(path)
-    try:
-        info = filesystem.get_file_info(inner)
-        if info.type == pafs.FileType.NotFound:
-            raise AdarError(f"{path}: no such file or folder; check the address")
-        if info.size == 0:
-            raise _empty(path)
-        return filesystem.open_input_file(inner) if seekable else filesystem.open_input_stream(inner)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str, error: OSError) -> AdarError:
-    return AdarError(f"{path}: cannot be read ({one_line(error)}); check the address and your access to it")
-
-
-def _bad_line(path: str, number: int, problem: str, remedy: str = "correct or remove this line") -> AdarError:
-    return AdarError(f"{path}: line {number}: {problem}; {remedy}")
-
-
-def _empty(path: str) -> AdarError:
-    return AdarError(f"{path}: the file is empty; remove it or fetch it again")
-
-
-def _chunks(path: str, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Whole lines of a text file, about `block_bytes` at a time, with the number of the first of them."""
-    number, rest = 1, b""
-    with _open(path) as stream:
-        while True:
-            try:
-                block = stream.read(block_bytes)
-            except OSError as error:
-                problem = f"cut off or damaged ({one_line(error)})"
-                raise _bad_line(path, number, problem, "fetch the file again") from error
-            if not block or len(rest) > _LONGEST_LINE:
-                break
-            head, newline, tail = block.rpartition(b"\n")
-            if newline:
-                chunk = rest + head + newline
-                yield number, chunk.removeprefix(_BOM) if number == 1 else chunk
-                number, rest = number + chunk.count(b"\n"), tail
-            else:
-                rest += block
-    if len(rest) > _LONGEST_LINE:
-        raise _bad_line(path, number, f"longer than {_LONGEST_LINE} bytes", "pass the right --format")
-    if rest:
-        yield number, rest.removeprefix(_BOM) if number == 1 else rest
-
-
-def _head(path: str) -> list[str]:
-    """The first lines of a file that say something."""
-    _, chunk = next(_chunks(path, _HEAD_BYTES), (1, b""))
-    lines = [line.rstrip("\r") for line in chunk.decode(errors="replace").split("\n")[:1000] if line.strip()]
-    if not lines:
-        raise _empty(path)
-    return lines
-
-
-def _lines(path: str, block_bytes: int, encoding: str = "utf-8") -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """Lines that are not blank, with their numbers."""
-    is_empty = True
-    for first, chunk in _chunks(path, block_bytes):
-        try:
-            text = chunk.decode(encoding)
-        except UnicodeDecodeError as error:
-            raise _bad_line(path, first + chunk.count(b"\n", 0, error.start), *_NOT_UTF8) from None
-        lines = pc.ascii_rtrim(pc.split_pattern(pa.array([text]), "\n").flatten(), "\r")
-        is_filled = pc.not_equal(pc.ascii_trim(lines, " "), "")
-        if pc.any(is_filled).as_py():
-            is_empty = False
-            yield lines.filter(is_filled), first + np.flatnonzero(is_filled)
-    if is_empty:
-        raise _empty(path)
-
-
 def _read_delimited(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
     """Lines whose fields are separated and never quoted."""
-    names = _column_names(file.path, file.format)
-    _check_columns(file.path, names, file.columns)
-    header_lines = 0 if file.format in _FIXED_COLUMNS else 1
+    names = column_names(file.path, file.format)
+    check_columns(file.path, names, file.columns)
+    header_lines = 0 if file.format in FIXED_COLUMNS else 1
     encoding = "latin-1" if file.format == "ml-1m" else "utf-8"
-    for lines, numbers in _lines(file.path, block_bytes, encoding):
+    for lines, numbers in lines_of(file.path, block_bytes, encoding):
         lines, numbers, header_lines = lines[header_lines:], numbers[header_lines:], 0
-        delimiter = _DELIMITERS.get(file.format)
+        delimiter = DELIMITERS.get(file.format)
         fields = pc.split_pattern(lines, delimiter) if delimiter else _words(lines)
         counts = pc.list_value_length(fields).to_numpy()
         wrong = np.flatnonzero(counts != len(names))
         if len(wrong):
-            raise _bad_line(file.path, numbers[wrong[0]], _wrong_count(counts[wrong[0]], len(names)))
+            raise bad_line(file.path, numbers[wrong[0]], _wrong_count(counts[wrong[0]], len(names)))
         yield {key: pc.list_element(fields, names.index(name)) for key, name in file.columns.items()}, numbers
 
 
@@ -431,7 +106,7 @@ def _wrong_count(count: int, expected: int) -> str:
 
 
 def _read_user_items(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
-    for lines, numbers in _lines(file.path, block_bytes):
+    for lines, numbers in lines_of(file.path, block_bytes):
         fields = _words(lines)
         counts = pc.list_value_length(fields).to_numpy()
         words = fields.flatten()
@@ -444,9 +119,6 @@ def _read_user_items(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
 def _words(lines: pa.Array) -> pa.ListArray:
     # Only ASCII spaces part words: a no-break or ideographic space may belong to an id.
     return pc.ascii_split_whitespace(pc.ascii_trim_whitespace(lines))
-
-
-# --- quoted CSV --------------------------------------------------------------------------------------
 
 
 class _QuoteCounter:
@@ -465,16 +137,16 @@ class _QuoteCounter:
 
 
 def _read_csv(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
-    names = _column_names(file.path, file.format)
-    _check_columns(file.path, names, file.columns)
+    names = column_names(file.path, file.format)
+    check_columns(file.path, names, file.columns)
     used = sorted(set(file.columns.values()))
-    with _open(file.path) as stream:
+    with open_file(file.path) as stream:
         source = _QuoteCounter(stream)
         try:
             reader = pacsv.open_csv(
                 pa.PythonFile(source, "r"),
                 pacsv.ReadOptions(use_threads=False, block_size=max(block_bytes, _SMALLEST_CSV_BLOCK)),
-                pacsv.ParseOptions(delimiter=_DELIMITERS[file.format], newlines_in_values=True),
+                pacsv.ParseOptions(delimiter=DELIMITERS[file.format], newlines_in_values=True),
                 pacsv.ConvertOptions(include_columns=used, column_types=dict.fromkeys(used, pa.string())),
             )
             yield from _numbered(reader, file.columns)
@@ -488,76 +160,35 @@ def _read_csv(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
 def _raise_csv_fault(file: SourceFile, names: list[str]) -> None:
     """Reads the file again, slowly, and raises an error with the line where it stops being CSV."""
     used = [names.index(name) for name in file.columns.values()]
-    for line, fields in _csv_records(file.path, file.format, strict=True):
+    for line, fields in csv_records(file.path, DELIMITERS[file.format], strict=True):
         if len(fields) != len(names):
-            raise _bad_line(file.path, line, _wrong_count(len(fields), len(names)))
-        if not all(_is_text(fields[position]) for position in used):
-            raise _bad_line(file.path, line, *_NOT_UTF8)
-
-
-def _csv_records(path: str, format: str, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV file, its header too, each with the number of the line where it begins."""
-    reader = csv.reader(_text_lines(path), delimiter=_DELIMITERS[format], strict=strict)
-    line = 1
-    try:
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise _bad_line(path, line, f"not valid CSV ({error})", "is a quote not closed here?") from None
-
-
-def _text_lines(path: str) -> Iterator[str]:
-    for _, chunk in _chunks(path, _HEAD_BYTES):
-        for line in chunk.splitlines(keepends=True):
-            yield line.decode(errors="surrogateescape")
-
-
-def _is_text(value: str) -> bool:
-    """Whether all of the bytes that `value` was decoded from are UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-# --- JSON lines and Parquet --------------------------------------------------------------------------
+            raise bad_line(file.path, line, _wrong_count(len(fields), len(names)))
+        if not all(is_text(fields[position]) for position in used):
+            raise bad_line(file.path, line, *NOT_UTF8)
 
 
 def _read_jsonl(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
-    for lines, numbers in _lines(file.path, block_bytes):
+    for lines, numbers in lines_of(file.path, block_bytes):
         values: dict[str, list[str | None]] = {key: [] for key in file.columns}
         for line, number in zip(lines.to_pylist(), numbers, strict=True):
-            record = _json_object(file.path, number, line)
+            record = json_object(file.path, number, line)
             for key, name in file.columns.items():
                 values[key].append(_json_text(record.get(name), file.path, number, key))
         yield {key: pa.array(value, pa.string()) for key, value in values.items()}, numbers
-
-
-def _json_object(path: str, number: int, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _bad_line(path, number, f"not valid JSON ({one_line(error)})") from None
-    if not isinstance(value, dict):
-        raise _bad_line(path, number, "not a JSON object")
-    return value
 
 
 def _json_text(value: object, path: str, number: int, key: str) -> str | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and not (isinstance(value, float) and key in ("user", "item")):
         return repr(value)
-    if value is None or (isinstance(value, str) and _is_text(value)):
+    if value is None or (isinstance(value, str) and is_text(value)):
         return value
-    raise _bad_line(path, number, _not_expected(key, value))
+    raise bad_line(path, number, _not_expected(key, value))
 
 
 def _read_parquet(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
-    parquet = _open_parquet(file.path)
-    _check_columns(file.path, parquet.schema_arrow.names, file.columns)
+    parquet = open_parquet(file.path)
+    check_columns(file.path, parquet.schema_arrow.names, file.columns)
     rows = max(1, block_bytes // _PARQUET_ROW_BYTES)
     try:
         batches = parquet.iter_batches(rows, columns=sorted(set(file.columns.values())))
@@ -572,18 +203,6 @@ def _numbered(batches: Iterable[pa.RecordBatch], columns: dict[str, str]) -> Ite
         places = np.arange(rows + 1, rows + 1 + batch.num_rows)
         rows += batch.num_rows
         yield {key: batch.column(name) for key, name in columns.items()}, places
-
-
-def _open_parquet(path: str) -> pq.ParquetFile:
-    stream = _open(path, seekable=True)
-    try:
-        return pq.ParquetFile(stream, buffer_size=1 << 20)
-    except (pa.ArrowException, OSError) as error:
-        problem = f"not a Parquet file, or a damaged one ({one_line(error)}); fetch it again or pass --format"
-        raise AdarError(f"{path}: {problem}") from error
-
-
-# --- canonical columns -------------------------------------------------------------------------------
 
 
 def _canonical(columns: dict[str, pa.Array], first_row: int) -> pa.Table:
@@ -679,7 +298,7 @@ def _place(file: SourceFile, place: int) -> str:
     if file.format == "parquet":
         return f"{file.path}: row {place}"
     if _READERS[file.format] is _read_csv:  # record 0 is the header
-        place = next(islice(_csv_records(file.path, file.format, strict=False), place, None))[0]
+        place = next(islice(csv_records(file.path, DELIMITERS[file.format], strict=False), place, None))[0]
     return f"{file.path}: line {place}"
 
 

@@ -24,8 +24,9 @@ class SplitProtocol(BaseModel):
     """How to split. Validation always comes out of what would be training.
 
     `leave-one-out`: each user's last interaction to test, the one before to validation; users with
-    fewer than `LEAVE_ONE_OUT_MINIMUM` stay in training whole, as in SASRec (ICDM 2018). `ratio`: a random share of each user's. `temporal`: one cut
-    in time for all, interactions at the very moment of the cut included. `given`: as the source says.
+    fewer than `LEAVE_ONE_OUT_MINIMUM` stay in training whole, as in SASRec (ICDM 2018). `ratio`: a
+    random share of each user's. `temporal`: one cut in time for all, interactions at the very moment
+    of the cut included. `given`: as the source says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,7 +130,9 @@ def _random_share(user_E: np.ndarray, item_E: np.ndarray, fraction: float, seed:
     return chosen
 
 
-def _carve_validation(result: np.ndarray, split: SplitProtocol, user_E: np.ndarray, item_E: np.ndarray) -> None:
+def _carve_validation(
+    result: np.ndarray, split: SplitProtocol, user_E: np.ndarray, item_E: np.ndarray
+) -> None:
     train = np.flatnonzero(result == TRAIN)
     # Another seed: the pairs with the smallest hashes of the first have gone to test.
     chosen = _random_share(user_E[train], item_E[train], split.valid_fraction, split.seed + 1)

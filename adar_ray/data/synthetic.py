@@ -53,7 +53,9 @@ class Truth:
         """Reads the truth that lies beside the shards of a synthetic dataset."""
         folder = Dataset.open(dataset).folder.folder(TRUTH)
         if not folder.exists("users.parquet"):
-            raise AdarError(f"{folder}: is missing; only datasets of `adar-ray data synthetic` know the truth")
+            raise AdarError(
+                f"{folder}: is missing; only datasets of `adar-ray data synthetic` know the truth"
+            )
         users, items = folder.read_table("users.parquet"), folder.read_table("items.parquet")
         return cls(_matrix(users["vector"]), users["threshold"].to_numpy(), _matrix(items["vector"]))
 
@@ -113,7 +115,7 @@ def synthesise(
             folder,
             name=f"synthetic-{users}x{items}",
             source={
-                "address": f"synthetic: {users} users, {items} items, {interactions} interactions, seed {seed}"
+                "synthetic": {"users": users, "items": items, "interactions": interactions, "seed": seed}
             },
             split=split,
             notes=[],

@@ -29,7 +29,9 @@ class Tally:
         self.users = torch.zeros((), dtype=torch.int64)
         self.shown = torch.zeros(len(self.ks), n_items, dtype=torch.int64)
 
-    def add(self, tile: int, metrics: dict[str, torch.Tensor], item_Bk: torch.Tensor, valid_Bk: torch.Tensor) -> None:
+    def add(
+        self, tile: int, metrics: dict[str, torch.Tensor], item_Bk: torch.Tensor, valid_Bk: torch.Tensor
+    ) -> None:
         self.users += len(item_Bk)
         self.tile_sums[tile] = torch.stack([metrics[name].sum() for name in self.names]).cpu()
         for row, k in enumerate(self.ks):

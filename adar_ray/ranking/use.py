@@ -5,7 +5,6 @@ Legend: B users of a tile, k items a user, D dimensions.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,9 @@ def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS)
     if not len(truth):
         raise AdarError(f"{trained.dataset.folder}: has no interactions in {split}; evaluate another --split")
     # Validation comes out of training: for test it is as known as training itself.
-    known = user_items(trained.dataset, *SPLITS[: SPLITS.index(split)]) if split != "train" else _nothing(truth)
+    known = (
+        user_items(trained.dataset, *SPLITS[: SPLITS.index(split)]) if split != "train" else _nothing(truth)
+    )
     tally = tally_users(trained.model, known, truth, ks)
     result = {
         "split": split,

@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -41,7 +48,9 @@ class StageProgress(_Shown):
     """Stages of a job, each counting rows: `on_progress` of `prepare`."""
 
     def __init__(self, unit: str = "interactions") -> None:
-        super().__init__(TextColumn("{task.description}"), TextColumn("{task.fields[text]}"), TimeElapsedColumn())
+        super().__init__(
+            TextColumn("{task.description}"), TextColumn("{task.fields[text]}"), TimeElapsedColumn()
+        )
         self.unit = unit
         self._stage: str | None = None
         self._rows = 0
@@ -96,7 +105,9 @@ class TrainingProgress(_Shown):
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
         if self.bar:
-            self.bar.update(self._task, description=f"epoch {epoch:>3}/{self.epochs}", completed=step, total=steps)
+            self.bar.update(
+                self._task, description=f"epoch {epoch:>3}/{self.epochs}", completed=step, total=steps
+            )
 
 
 class DownloadProgress(_Shown):

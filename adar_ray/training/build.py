@@ -27,7 +27,11 @@ def build_model(config: Config, observed: UserItems) -> BaseModel:
     model = config.model
     builders = {
         "mf": lambda: MF(
-            observed.n_users, observed.n_items, model.dim, model.cosine, config.optimiser.name == "sparse_adam"
+            observed.n_users,
+            observed.n_items,
+            model.dim,
+            model.cosine,
+            config.optimiser.name == "sparse_adam",
         ),
         "lightgcn": lambda: LightGCN(observed, model.dim, model.layers, model.cosine),
     }
@@ -40,7 +44,9 @@ def build_samplers(config: Config) -> nn.ModuleList:
     With BPR, ADAR's negatives replace the uniform ones; with sampled softmax they join them.
     """
     softmax = config.loss.name == "sampled_softmax"
-    uniform = UniformSampler(config.sampler.shared, True) if softmax else UniformSampler(config.sampler.negatives)
+    uniform = (
+        UniformSampler(config.sampler.shared, True) if softmax else UniformSampler(config.sampler.negatives)
+    )
     if config.sampler.name == "uniform":
         return nn.ModuleList([uniform])
     adar = AdarSampler(**config.adar.model_dump(exclude={"weight"}))
@@ -85,7 +91,9 @@ class TrainingStep(nn.Module):
     One module, so that `DistributedDataParallel` can wrap it and average the gradients.
     """
 
-    def __init__(self, config: Config, model: BaseModel, samplers: nn.ModuleList, observed: UserItems) -> None:
+    def __init__(
+        self, config: Config, model: BaseModel, samplers: nn.ModuleList, observed: UserItems
+    ) -> None:
         super().__init__()
         self.model, self.samplers = model, samplers
         self.config, self.observed = config, observed
@@ -133,7 +141,9 @@ class TrainingStep(nn.Module):
         if not self.config.sampler.mask_seen:
             return None
         return lambda item: (
-            self.observed.contains_shared(user_B, item) if item.dim() == 1 else self.observed.contains(user_B, item)
+            self.observed.contains_shared(user_B, item)
+            if item.dim() == 1
+            else self.observed.contains(user_B, item)
         )
 
     @staticmethod
@@ -155,5 +165,11 @@ class TrainingStep(nn.Module):
             timesteps = timestep.sum()
             bins = (timestep * HISTOGRAM_BINS).long().clamp_max(HISTOGRAM_BINS - 1)
             histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
-        sums = [loss_B.sum(), penalty_B.sum(), loss_B.new_tensor(len(loss_B)), hardness_BK.sum(), mask_BK.sum()]
+        sums = [
+            loss_B.sum(),
+            penalty_B.sum(),
+            loss_B.new_tensor(len(loss_B)),
+            hardness_BK.sum(),
+            mask_BK.sum(),
+        ]
         return torch.cat([torch.stack([s.double() for s in [*sums, timesteps]]), histogram])

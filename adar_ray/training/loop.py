@@ -82,7 +82,7 @@ def fit(
     config: Config,
     data: TrainingData,
     run: Run,
-    worker: Worker = Worker(),  # noqa: B008 (immutable)
+    worker: Worker = Worker(),
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
     on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
 ) -> None:
@@ -150,9 +150,13 @@ def _train_epoch(
     """One pass over the interactions; returns the epoch's losses and sampler statistics."""
     seed, batch_size = config.train.seed, config.train.batch_size
     # Whatever a model draws, such as dropout, follows from this: no generator state to save.
-    torch.manual_seed(int.from_bytes(hashlib.sha256(repr((seed, epoch, worker.rank)).encode()).digest()[:7], "big"))
+    torch.manual_seed(
+        int.from_bytes(hashlib.sha256(repr((seed, epoch, worker.rank)).encode()).digest()[:7], "big")
+    )
     rows = rows_per_batch(data.shard_rows, batch_size, seed, epoch, worker.size)
-    total = torch.zeros(len(StepStatistics.FIELDS) + HISTOGRAM_BINS, dtype=torch.float64, device=worker.device)
+    total = torch.zeros(
+        len(StepStatistics.FIELDS) + HISTOGRAM_BINS, dtype=torch.float64, device=worker.device
+    )
     step_module.train()
     stripes = data.stripes(epoch)
     for step, (user, item) in enumerate(batches(stripes, batch_size // worker.size)):

@@ -160,9 +160,7 @@ def _kept_data(
     config: Config, dataset: Dataset, shards: list[tuple[np.ndarray, np.ndarray]], worker: int, workers: int
 ) -> TrainingData:
     users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
-    stripes = functools.partial(
-        _stripes, shards.__getitem__, len(shards), config.train.seed, worker, workers
-    )
+    stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker, workers)
     return _training_data(dataset, (users, items), stripes)
 
 
