@@ -46,8 +46,7 @@ def top_items(
         row, column = seen.of(user_B)
         best = None
         for chunk in chunks:
-            # A copy: the model may return a view that it still needs.
-            score_BC = model.score(user_BD, model.items(chunk)[None])[: len(user_B)].clone()
+            score_BC = model.score(user_BD, model.items(chunk)[None])[: len(user_B)]
             here = (column >= chunk[0]) & (column <= chunk[-1])
             score_BC[row[here], column[here] - chunk[0]] = -torch.inf
             score, item = _top(score_BC, min(k, len(chunk)))
@@ -66,11 +65,14 @@ def _top(score_BC: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
     torch.topk says nothing of the order of equal scores, nor which of them it takes at rank k.
     """
-    value_Bk, column_Bk = torch.topk(score_BC, k, dim=1)
-    tied_B = (score_BC >= value_Bk[:, -1:]).sum(1) > k
-    if tied_B.any():
-        exact, order = torch.sort(score_BC[tied_B], dim=1, descending=True, stable=True)
-        value_Bk[tied_B], column_Bk[tied_B] = exact[:, :k], order[:, :k]
+    # One more than asked for: where it equals the last of the k, the choice between them is still open.
+    value_Bk, column_Bk = torch.topk(score_BC, min(k + 1, score_BC.shape[1]), dim=1)
+    if value_Bk.shape[1] > k:
+        open_B = value_Bk[:, k - 1] == value_Bk[:, k]
+        value_Bk, column_Bk = value_Bk[:, :k].clone(), column_Bk[:, :k].clone()
+        if open_B.any():
+            exact, order = torch.sort(score_BC[open_B], dim=1, descending=True, stable=True)
+            value_Bk[open_B], column_Bk[open_B] = exact[:, :k], order[:, :k]
     column_Bk, by_column = torch.sort(column_Bk, dim=1)
     value_Bk, by_value = torch.sort(value_Bk.gather(1, by_column), dim=1, descending=True, stable=True)
     return value_Bk, column_Bk.gather(1, by_value)
