@@ -52,7 +52,11 @@ def _cause(error: BaseException) -> BaseException:
     """What went wrong in a task, without the layers that Ray wraps around it."""
     inner: BaseException | None = error
     while inner is not None:
-        if isinstance(inner, (AdarError, OSError)):
+        # A task's error is of its cause's class as well, and has a whole traceback for its message.
+        is_wrapper = isinstance(inner, ray.exceptions.RayTaskError)
+        if isinstance(inner, AdarError) and not is_wrapper:
+            return AdarError(str(inner).partition("\n")[0])  # Ray Data has added lines of its own
+        if isinstance(inner, OSError) and not is_wrapper:
             return inner
         inner = getattr(inner, "cause", None) or inner.__cause__
     return AdarError(f"a Ray task failed: {one_line(error, 400)}")
@@ -75,15 +79,22 @@ def _start(worker_cpus: int) -> None:
 def _quiet_and_ordered_data() -> Iterator[None]:
     """Ray Data in a fixed order, as everything here relies on, and without its own progress bars."""
     context = DataContext.get_current()
-    before = context.execution_options.preserve_order, context.enable_progress_bars
+    before = (
+        context.execution_options.preserve_order,
+        context.enable_progress_bars,
+        context.raise_original_map_exception,
+    )
     loggers = [logging.getLogger(name) for name in ("ray.data", "ray.train", "ray.tune")]
     levels = [logger.level for logger in loggers]
     context.execution_options.preserve_order, context.enable_progress_bars = True, False
+    # Otherwise Ray Data wraps what a task raises, and loses it on the way here.
+    context.raise_original_map_exception = True
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL)  # errors are raised as well
     try:
         yield
     finally:
-        context.execution_options.preserve_order, context.enable_progress_bars = before
+        context.execution_options.preserve_order = before[0]
+        context.enable_progress_bars, context.raise_original_map_exception = before[1:]
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

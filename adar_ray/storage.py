@@ -73,6 +73,9 @@ class Folder:
         return self.filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
     def is_empty(self) -> bool:
+        """Whether nothing lies there; refuses an address that is a file's."""
+        if self.filesystem.get_file_info(self.path).is_file:
+            raise AdarError(f"{self}: is a file, where a folder is wanted; choose another name")
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         return not self.filesystem.get_file_info(selector)
 

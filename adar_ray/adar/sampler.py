@@ -100,10 +100,11 @@ class AdarSampler(nn.Module):
         """The running mean of r over batches, this one included, over all workers."""
         if self.gamma == 1 or not self.training:  # there it cancels out
             return self.r_mean
-        total = torch.stack([r_B1.sum(), r_B1.new_tensor(float(len(r_B1)))])
+        # In the buffer's own precision: bfloat16 could not count the rows of a batch.
+        total = torch.stack([r_B1.sum(dtype=self.r_mean.dtype), self.r_mean.new_tensor(float(len(r_B1)))])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(total)
-        batch_mean = total[0] / total[1].clamp_min(1)
-        first = self.r_mean == 0
+        no_rows, first = total[1] == 0, self.r_mean == 0
+        batch_mean = torch.where(no_rows, self.r_mean, total[0] / total[1].clamp_min(1))
         self.r_mean.copy_(torch.where(first, batch_mean, self.r_mean.lerp(batch_mean, 1 - self.momentum)))
         return self.r_mean

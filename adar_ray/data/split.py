@@ -96,16 +96,17 @@ def temporal_cuts(histogram, rows: int, low: int, high: int, split: SplitProtoco
 
 def _first_moment(rows_from, wanted: float, low: int, high: int) -> int:
     """The earliest moment from which on there are at most `wanted` rows."""
-    high += 1  # from there on there are none
+    low, high = int(low), int(high) + 1  # from there on there are none
     while low < high:
-        edges = np.unique(np.linspace(low, high, 66, dtype=np.int64)[:-1])
-        few = np.asarray(rows_from(edges.tolist())) <= wanted
+        # In whole numbers: floating point cannot tell neighbouring nanoseconds apart.
+        edges = sorted({low + (high - low) * part // 65 for part in range(65)})
+        few = np.asarray(rows_from(edges)) <= wanted
         if few.any():
             first = int(few.argmax())
-            high = int(edges[first])
-            low = int(edges[first - 1]) + 1 if first else high
+            high = edges[first]
+            low = edges[first - 1] + 1 if first else high
         else:
-            low = int(edges[-1]) + 1
+            low = edges[-1] + 1
     return low
 
 

@@ -73,8 +73,16 @@ class LightGCN(nn.Module):
             if mean.requires_grad:
                 # A backward pass uses up the vectors' autograd graph: they are of no use after it.
                 mean.register_hook(self._forget_propagated)
+            elif self.training:
+                # A fused optimiser changes the weights without raising their version: only vectors that
+                # a backward pass, or the change to evaluation mode and back, clears away may be kept.
+                return mean
             self._propagated = (state, mean)
         return self._propagated[1]
+
+    def train(self, mode: bool = True) -> LightGCN:
+        self._propagated = None
+        return super().train(mode)
 
     def _forget_propagated(self, _gradient: torch.Tensor) -> None:
         self._propagated = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -213,12 +214,26 @@ def _train_on_ray(run: Run, dataset: Dataset) -> None:
             dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
         )
         try:
-            trainer.fit()
+            with _interruptible():
+                trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
         finally:
             with contextlib.suppress(OSError):
                 scratch.remove()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as KeyboardInterrupt: Ray Train's own handler, which it leaves behind, exits the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _train_worker(arguments: dict[str, Any]) -> None:
