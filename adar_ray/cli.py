@@ -38,6 +38,8 @@ def command(group: click.Group, name: str) -> Callable:
         def run(debug: bool, as_json: bool, **arguments: Any) -> None:
             try:
                 function(as_json=as_json, **arguments)
+            except click.ClickException:
+                raise  # click's own: wrong usage
             except KeyboardInterrupt:
                 _fail("interrupted" + _how_to_go_on(arguments), debug, INTERRUPTED)
             except AdarError as error:
@@ -299,10 +301,19 @@ def _resume(address: str, as_json: bool) -> None:
 
 
 def _show_runs(runs: Sequence[Any], as_json: bool) -> None:
+    """Runs as columns, which stay readable on a narrow terminal; as JSON, one object a run."""
     from adar_ray.reporting.tables import compare
 
     rows = compare(runs)
-    _show(rows if len(rows) > 1 else rows[0], as_json)
+    if as_json:
+        _show(rows if len(rows) > 1 else rows[0], True)
+        return
+    addresses = [row.pop("run") for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = [
+        {"run": name, **{a: row.get(name) for a, row in zip(addresses, rows, strict=True)}} for name in names
+    ]
+    _show(table, False)
 
 
 # Use.
@@ -370,6 +381,4 @@ def export_command(run: str, out: str, replace: bool, as_json: bool) -> None:
 @click.argument("runs", nargs=-1, required=True)
 def report_command(runs: tuple[str, ...], as_json: bool) -> None:
     """Show RUNS side by side."""
-    from adar_ray.reporting.tables import compare
-
-    _show(compare(runs), as_json)
+    _show_runs(runs, as_json)

@@ -105,24 +105,24 @@ def recommend(
     Returns:
         The folder of Parquet files.
     """
+    import ray
     import ray.data
 
     from adar_ray.ray_session import ray_session
 
     run = run if isinstance(run, Run) else Run.open(run)
-    dataset = run.dataset()
+    trained = TrainedModel.load(run)
+    dataset = trained.dataset
     ids = np.arange(dataset.n_users) if users is None else _user_ids(dataset, users)
     starts = range(0, len(ids), USERS_A_TASK)
     parts = [{"part": part, "users": ids[start : start + USERS_A_TASK]} for part, start in enumerate(starts)]
     with new_folder(out, replace=replace, what="folder") as folder, ray_session():
-        done = 0
+        keys = dataset.user_keys(), dataset.item_keys()
+        shared = ray.put((trained.model, user_items(dataset, *SPLITS), keys))
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            _Recommend,
-            fn_constructor_args=(run, folder, k),
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, min(len(parts), 8))),
+            functools.partial(_recommend_part, shared, folder, k), batch_size=1, batch_format="numpy"
         )
+        done = 0
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
             done += int(batch["users"].sum())
             on_progress(done, len(ids))
@@ -149,37 +149,37 @@ def export(run: str | Path | Run, out: str | Path, *, replace: bool = False) -> 
     return Folder.at(out)
 
 
-class _Recommend:
-    """Loads the model once a process, then ranks one part of the users after the other."""
+def _recommend_part(
+    shared: Any, folder: Folder, k: int, batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Ranks and writes one part of the users, in a Ray Data task."""
+    import ray
 
-    def __init__(self, run: Run, folder: Folder, k: int) -> None:
-        torch.set_num_threads(1)
-        trained = TrainedModel.load(run)
-        self.model, self.folder, self.k = trained.model, folder, k
-        self.known = user_items(trained.dataset, *SPLITS)
-        self.user_keys = trained.dataset.user_keys()
-        self.item_keys = trained.dataset.item_keys()
+    torch.set_num_threads(1)
+    model, known, keys = ray.get(shared)
+    (part,), (users,) = batch["part"], batch["users"]
+    tiles = top_items(model, torch.from_numpy(np.asarray(users, dtype=np.int64)), known, k, known.n_items)
+    folder.write_table(f"{part:05d}.parquet", pa.concat_tables(_rows(*keys, *tile) for tile in tiles))
+    return {"users": np.array([len(users)])}
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        (part,), (users,) = batch["part"], batch["users"]
-        users = torch.from_numpy(np.asarray(users, dtype=np.int64))
-        tiles = top_items(self.model, users, self.known, self.k, self.known.n_items)
-        self.folder.write_table(f"{part:05d}.parquet", pa.concat_tables(self._rows(*tile) for tile in tiles))
-        return {"users": np.array([len(users)])}
 
-    def _rows(self, user_B: torch.Tensor, item_Bk: torch.Tensor, score_Bk: torch.Tensor) -> pa.Table:
-        k = item_Bk.shape[1]
-        there = (score_Bk > -torch.inf).flatten().numpy()
-        user = np.repeat(user_B.numpy(), k)[there]
-        rank = np.tile(np.arange(1, k + 1, dtype=np.int32), len(user_B))[there]
-        return pa.table(
-            {
-                "user": self.user_keys.take(pa.array(user)),
-                "item": self.item_keys.take(pa.array(item_Bk.flatten().numpy()[there])),
-                "rank": rank,
-                "score": score_Bk.flatten().numpy()[there],
-            }
-        )
+def _rows(
+    user_keys: pa.ChunkedArray,
+    item_keys: pa.ChunkedArray,
+    user_B: torch.Tensor,
+    item_Bk: torch.Tensor,
+    score_Bk: torch.Tensor,
+) -> pa.Table:
+    k = item_Bk.shape[1]
+    there = (score_Bk > -torch.inf).flatten().numpy()
+    return pa.table(
+        {
+            "user": user_keys.take(pa.array(np.repeat(user_B.numpy(), k)[there])),
+            "item": item_keys.take(pa.array(item_Bk.flatten().numpy()[there])),
+            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(user_B))[there],
+            "score": score_Bk.flatten().numpy()[there],
+        }
+    )
 
 
 def _user_ids(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:

@@ -163,7 +163,8 @@ class TrainingStep(nn.Module):
         if timestep_BK is not None:
             timestep = timestep_BK[mask_BK]
             timesteps = timestep.sum()
-            bins = (timestep * HISTOGRAM_BINS).long().clamp_max(HISTOGRAM_BINS - 1)
+            # From below too: a model that has diverged has timesteps that are no numbers.
+            bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
             histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
         sums = [
             loss_B.sum(),
