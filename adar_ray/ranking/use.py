@@ -5,6 +5,7 @@ Legend: B users of a tile, k items a user, D dimensions.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

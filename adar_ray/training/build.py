@@ -120,9 +120,8 @@ class TrainingStep(nn.Module):
             score.append(self.model.score(user_BD, negatives.vector_BKD))
             mask.append(negatives.mask_BK)
             generated = isinstance(sampler, AdarSampler)
-            weight.append(
-                torch.full_like(score[-1][:1], math.log(self.config.adar.weight) if generated else 0.0)
-            )
+            log_weight = math.log(self.config.adar.weight) if generated else 0.0
+            weight.append(score[-1].new_full(score[-1].shape[1:], log_weight))
             if self.config.loss.l2 and negatives.item_BK is not None:
                 _, negative_BKD = l2_vectors(self.model, batch, negatives.item_BK)
                 penalty = penalty + self._half_square(negative_BKD).mean(1)
@@ -130,7 +129,7 @@ class TrainingStep(nn.Module):
         if self.config.loss.name == "bpr":
             loss_B = losses.bpr(positive_B, negative_BK, mask_BK)
         else:
-            loss_B = losses.sampled_softmax(positive_B, negative_BK, mask_BK, scale, torch.cat(weight, 1)[0])
+            loss_B = losses.sampled_softmax(positive_B, negative_BK, mask_BK, scale, torch.cat(weight))
         penalty_B = self.config.loss.l2 * penalty
         with torch.no_grad():
             hardness_BK = torch.sigmoid((score[-1] - positive_B[:, None]) / scale) * mask[-1]
