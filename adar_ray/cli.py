@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -259,7 +260,8 @@ def train_command(
     from adar_ray.config import explained, load_config
 
     if resume_run is not None:
-        if data_address or out or config_file or settings or replace:
+        source = click.get_current_context().get_parameter_source("workers")
+        if data_address or out or config_file or settings or replace or source is ParameterSource.COMMANDLINE:
             raise click.UsageError("--resume takes everything from the run; give it no other option")
         _resume(resume_run, as_json)
         return

@@ -145,9 +145,9 @@ def load_config(
         AdarError: names the file or setting, the key, and the nearest key there is.
     """
     merged: dict[str, dict[str, Any]] = {}
-    origin = "configuration"
+    origin = "configuration" if file is None else str(file)
+    set_by: dict[str, str] = {}
     if file is not None:
-        origin = str(file)
         _merge(merged, _read_yaml(Path(file)), origin)
     if values is not None:
         _merge(merged, values, origin)
@@ -162,10 +162,12 @@ def load_config(
             raise AdarError(f"--set {setting}: the value cannot be read ({one_line(error)})") from error
         _check_key(section, key, f"--set {setting}")
         _merge(merged, {section: {key: value}}, f"--set {setting}")
+        set_by[f"{section}.{key}"] = f"--set {setting}"
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        raise AdarError(f"{origin}: {_explain(error)}") from error
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise AdarError(f"{set_by.get(where, origin)}: {_explain(error)}") from error
 
 
 class _Loader(yaml.SafeLoader):

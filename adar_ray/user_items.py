@@ -54,7 +54,7 @@ class UserItems:
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         """`[B, K]`: whether the pair happened."""
         if not len(self):
-            return torch.zeros_like(item_BK, dtype=torch.bool)
+            return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
         pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
         at_BK = torch.searchsorted(self._pair_E, pair_BK).clamp_max_(len(self) - 1)
         return self._pair_E[at_BK] == pair_BK

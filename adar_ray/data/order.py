@@ -17,11 +17,12 @@ import numpy as np
 
 LANES = 64
 PADDING = -1
+_SHARDS, _ROWS = 0, 1  # tell the two orders' seeds apart
 
 
 def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
     """The epoch's order of shards: a permutation of 0 to shards - 1."""
-    return np.random.default_rng([seed, epoch]).permutation(shards)
+    return np.random.default_rng([_SHARDS, seed, epoch]).permutation(shards)
 
 
 def padded_rows(rows: np.ndarray | int, workers: int) -> np.ndarray | int:
@@ -34,7 +35,7 @@ def stripe(
     user: np.ndarray, item: np.ndarray, seed: int, epoch: int, shard: int, worker: int, workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One worker's share of one shard in one epoch: users and items, `PADDING` in empty slots."""
-    order = np.random.default_rng([seed, epoch, shard]).permutation(len(user))
+    order = np.random.default_rng([_ROWS, seed, epoch, shard]).permutation(len(user))
     slots = np.full(padded_rows(len(user), workers), PADDING, dtype=np.int64)
     slots[: len(order)] = order
     mine = slots[worker::workers]

@@ -112,6 +112,8 @@ def _protocol(
         raise AdarError(f"{files[0].path}: the source has no split of its own; choose another --split")
     if split == "temporal" and not all(file.has_time for file in files):
         raise AdarError(f"{files[0].path}: has no times to cut at; choose another --split")
+    if split == "given" and any(file.split == "valid" for file in files):
+        valid_fraction = 0.0  # the source has its own
     return SplitProtocol(
         protocol=split, test_fraction=test_fraction, valid_fraction=valid_fraction, seed=seed
     )

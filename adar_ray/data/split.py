@@ -75,8 +75,7 @@ def assign(
         _carve_validation(result, split, user_E, item_E)
     else:
         result[:] = given_E
-        if not (given_E == VALID).any():
-            _carve_validation(result, split, user_E, item_E)
+        _carve_validation(result, split, user_E, item_E)
     return result
 
 

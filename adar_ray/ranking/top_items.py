@@ -46,7 +46,8 @@ def top_items(
         row, column = seen.of(user_B)
         best = None
         for chunk in chunks:
-            score_BC = model.score(user_BD, model.items(chunk)[None])[: len(user_B)]
+            # A copy, since a model may return a view of something that it keeps.
+            score_BC = model.score(user_BD, model.items(chunk)[None])[: len(user_B)].clone()
             here = (column >= chunk[0]) & (column <= chunk[-1])
             score_BC[row[here], column[here] - chunk[0]] = -torch.inf
             score, item = _top(score_BC, min(k, len(chunk)))

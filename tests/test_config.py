@@ -1,0 +1,217 @@
+"""The configuration: what it takes, what it refuses, and how it says so."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adar_ray.config import Config, explained, load_config, parse_metric
+from adar_ray.errors import AdarError
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "job.yaml"
+    file.write_text(text)
+    return file
+
+
+def refusal(file: Path | None = None, *settings: str) -> str:
+    with pytest.raises(AdarError) as caught:
+        load_config(file, settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_without_anything_the_defaults_hold():
+    config = load_config()
+    assert config == Config()
+    assert (config.model.name, config.loss.name, config.sampler.name) == ("mf", "bpr", "adar")
+    assert (config.adar.beta, config.adar.gamma, config.adar.M, config.adar.K) == (0.9, 1, 16, 4)
+
+
+def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
+    file = write(tmp_path, "model:\n  name: lightgcn\n  layers: 3\nadar:\n  beta: 0.7\n")
+    config = load_config(file)
+    assert (config.model.name, config.model.layers, config.adar.beta) == ("lightgcn", 3, 0.7)
+    assert (config.model.dim, config.adar.M, config.train) == (Config().model.dim, 16, Config().train)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "model:\n", "{}"])
+def test_a_file_may_say_nothing(tmp_path, text):
+    assert load_config(write(tmp_path, text)) == Config()
+
+
+def test_settings_go_over_the_file_and_the_last_one_wins(tmp_path):
+    file = write(tmp_path, "train:\n  epochs: 5\n  seed: 3\nmodel:\n  dim: 16\n")
+    config = load_config(file, ["train.epochs=7", "model.dim=8", "model.dim=32"])
+    assert (config.train.epochs, config.train.seed, config.model.dim) == (7, 3, 32)
+
+
+def test_values_go_over_the_file_and_settings_over_values(tmp_path):
+    file = write(tmp_path, "train: {epochs: 5, seed: 3, patience: 2}")
+    train = load_config(file, ["train.epochs=7"], {"train": {"epochs": 6, "seed": 4}}).train
+    assert (train.epochs, train.seed, train.patience) == (7, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("1e-3", 0.001), ("1E-3", 0.001), ("2.5e-4", 0.00025), ("3.e-2", 0.03), ("+1e-3", 0.001)),
+        *(("1e+1", 10), ("5e0", 5), ("0.5", 0.5), (".5", 0.5), ("2", 2)),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(tmp_path, text, number):
+    assert load_config(settings=[f"optimiser.lr={text}"]).optimiser.lr == number
+    assert load_config(write(tmp_path, f"optimiser:\n  lr: {text}\n")).optimiser.lr == number
+
+
+def test_a_whole_number_may_be_written_with_an_exponent(tmp_path):
+    assert load_config(settings=["train.batch_size=1e4"]).train.batch_size == 10_000
+    assert load_config(write(tmp_path, "train: {batch_size: 1e4}")).train.batch_size == 10_000
+
+
+def test_values_of_every_kind():
+    settings = ["model.cosine=true", "sampler.mask_seen=false", "adar.gamma=-1", "train.metric=recall@10"]
+    config = load_config(settings=settings)
+    assert (config.model.cosine, config.sampler.mask_seen) == (True, False)
+    assert (config.adar.gamma, config.train.metric) == (-1, "recall@10")
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ("modle.dim=3", "did you mean model?"),
+        ("optimizer.lr=1", "did you mean optimiser?"),
+        ("model.dims=3", "did you mean model.dim?"),
+        ("adar.Beta=0.5", "did you mean adar.beta?"),
+        ("train.lr=0.1", "did you mean optimiser.lr?"),
+        ("model.epochs=3", "did you mean train.epochs?"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(tmp_path, setting, nearest):
+    message = refusal(None, setting)
+    assert setting in message
+    assert message.endswith(nearest)
+    section, _, rest = setting.partition(".")
+    key, _, value = rest.partition("=")
+    file = write(tmp_path, f"{section}:\n  {key}: {value}\n")
+    message = refusal(file)
+    assert message.startswith(str(file))
+    assert message.endswith(nearest)
+
+
+def test_a_name_like_no_other_is_answered_with_all_there_are():
+    assert all(section in refusal(None, "qqqqqq.dim=3") for section in Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("model.dim=0", "model.dim"),
+        ("model.dim=many", "model.dim"),
+        ("model.dim=1.5", "model.dim"),
+        ("model.name=svd", "model.name"),
+        ("adar.beta=1.5", "adar.beta"),
+        ("adar.beta=", "adar.beta"),
+        ("optimiser.lr=-0.5", "optimiser.lr"),
+        ("optimiser.lr=[1, 2]", "optimiser.lr"),
+        ("train.metric=ndgc@20", "train.metric"),
+        ("train.seed=-1", "train.seed"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_its_key_and_the_value(tmp_path, setting, key):
+    value = setting.partition("=")[2]
+    assert key in refusal(None, setting)
+    section, name = key.split(".")
+    message = refusal(write(tmp_path, f"{section}:\n  {name}: {value}\n"))
+    assert key in message
+    assert value in message.replace("'", "")
+
+
+@pytest.mark.parametrize("setting", ["model.dim", "dim=3", "=3", "model.=3", ""])
+def test_a_setting_of_another_form_is_answered_with_the_form(setting):
+    assert "section.key=value" in refusal(None, setting)
+
+
+def test_a_value_that_is_no_yaml(tmp_path):
+    assert "--set model.dim=[1" in refusal(None, "model.dim=[1")
+    file = write(tmp_path, "model: [1\n")
+    assert refusal(file).startswith(f"{file}: is not valid YAML")
+
+
+@pytest.mark.parametrize("text", ["- model\n", "just words\n", "3\n"])
+def test_a_file_without_sections(tmp_path, text):
+    assert "no sections" in refusal(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["model: 3\n", "model: mf\n", "model: [1, 2]\n"])
+def test_a_section_without_keys(tmp_path, text):
+    assert "section model" in refusal(write(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_no_text(tmp_path):
+    assert "missing.yaml: cannot be read" in refusal(tmp_path / "missing.yaml")
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00model")
+    assert "binary.yaml" in refusal(binary)
+
+
+def test_what_does_not_go_together_is_said():
+    message = refusal(None, "optimiser.name=sparse_adam", "model.name=lightgcn")
+    assert "sparse_adam" in message
+    assert "lightgcn" in message
+    assert (
+        load_config(settings=["optimiser.name=sparse_adam", "model.name=mf"]).optimiser.name == "sparse_adam"
+    )
+
+
+def test_a_configuration_cannot_be_changed_by_accident():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().model.dim = 3
+
+
+# Round trips
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["optimiser.lr=1e-5", "loss.l2=0", "adar.gamma=-0.5", "model.cosine=true", "train.metric=map@5"],
+        ["optimiser.lr=1e-12", "adar.weight=1e9", "train.seed=2147483647", "loss.temperature=0.07"],
+    ],
+)
+def test_the_explained_configuration_reads_back_as_the_same(tmp_path, settings):
+    config = load_config(settings=settings)
+    text = explained(config)
+    assert load_config(write(tmp_path, text)) == config
+    for name, section in config:
+        for key, field in type(section).model_fields.items():
+            assert f"  # {field.description}\n  {key}: " in text, f"{name}.{key}"
+
+
+def test_a_runs_own_configuration_can_start_another(tmp_path):
+    config = load_config(settings=["model.dim=8", "optimiser.lr=1e-5"])
+    about = {"dataset": "/data", "dataset_checksum": "ab", "workers": 2, "versions": {"python": "3.11"}}
+    file = write(tmp_path, yaml.safe_dump({"run": about, **config.model_dump()}, sort_keys=False))
+    assert load_config(file) == config
+
+
+# Metrics by name
+
+
+def test_a_metrics_name_is_parsed():
+    assert parse_metric("ndcg@20") == ("ndcg", 20)
+    assert parse_metric("hit_rate@1") == ("hit_rate", 1)
+
+
+@pytest.mark.parametrize(
+    "metric", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@1.5", "auc@5", "@5", "", "ndcg@ 5"]
+)
+def test_what_is_no_metric_is_refused(metric):
+    with pytest.raises(ValueError, match="is no metric"):
+        parse_metric(metric)

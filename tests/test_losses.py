@@ -1,0 +1,103 @@
+"""Losses against sums done by hand and against torch's own cross-entropy."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from adar_ray.losses import bpr, sampled_softmax
+
+
+def all_true(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.bool)
+
+
+def random_scores(rows: int = 20, negatives: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(rows, generator=draw, dtype=torch.float64),
+        torch.randn(rows, negatives, generator=draw, dtype=torch.float64),
+    )
+
+
+def test_bpr_by_hand():
+    loss = bpr(torch.tensor([2.0, 0.0]), torch.tensor([[1.0, 2.0], [0.0, 3.0]]), all_true(2, 2))
+    expected = [
+        (math.log(1 + math.exp(-1)) + math.log(2)) / 2,
+        (math.log(2) + math.log(1 + math.exp(3))) / 2,
+    ]
+    assert loss.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_bpr_of_one_negative_is_minus_log_sigmoid_of_the_difference():
+    positive, negative = random_scores(negatives=1)
+    torch.testing.assert_close(
+        bpr(positive, negative, all_true(20, 1)), -logsigmoid(positive - negative[:, 0])
+    )
+
+
+def test_sampled_softmax_by_hand():
+    loss = sampled_softmax(torch.tensor([1.0]), torch.tensor([[0.0, 2.0]]), all_true(1, 2), temperature=0.5)
+    expected = -math.log(math.exp(2) / (math.exp(2) + math.exp(0) + math.exp(4)))
+    assert loss.tolist() == pytest.approx([expected], rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.2, 1.0, 3.0])
+def test_sampled_softmax_is_torchs_cross_entropy(temperature):
+    positive, negative = random_scores()
+    logits = torch.cat([positive[:, None], negative], 1) / temperature
+    expected = cross_entropy(logits, torch.zeros(20, dtype=torch.int64), reduction="none")
+    torch.testing.assert_close(sampled_softmax(positive, negative, all_true(20, 6), temperature), expected)
+
+
+@pytest.mark.parametrize("loss", [bpr, sampled_softmax])
+def test_a_masked_negative_is_as_good_as_absent(loss):
+    positive, negative = random_scores()
+    mask = all_true(20, 6)
+    mask[:, [1, 4]] = False
+    kept = loss(positive, negative[:, [0, 2, 3, 5]], all_true(20, 4))
+    torch.testing.assert_close(loss(positive, negative, mask), kept)
+
+
+@pytest.mark.parametrize("loss", [bpr, sampled_softmax])
+def test_a_row_without_negatives_costs_nothing_and_pulls_at_nothing(loss):
+    positive, negative = (score.requires_grad_() for score in random_scores(2, 3))
+    mask = torch.tensor([[False] * 3, [True] * 3])
+    result = loss(positive, negative, mask)
+    result.sum().backward()
+    assert result[0] == 0
+    assert result[1] > 0
+    assert positive.grad[0] == 0
+    assert negative.grad[0].tolist() == [0, 0, 0]
+    assert (negative.grad[1] > 0).all()
+
+
+def test_log_weight_log_2_counts_a_negative_twice():
+    positive, negative = random_scores()
+    weight = torch.tensor([0, math.log(2), 0, 0, math.log(3), 0])
+    repeated = negative[:, [0, 1, 1, 2, 3, 4, 4, 4, 5]]
+    torch.testing.assert_close(
+        sampled_softmax(positive, negative, all_true(20, 6), 0.2, weight),
+        sampled_softmax(positive, repeated, all_true(20, 9), 0.2),
+    )
+
+
+@pytest.mark.parametrize("loss", [bpr, sampled_softmax])
+def test_gradients_are_those_of_finite_differences(loss):
+    positive, negative = (score.requires_grad_() for score in random_scores(4, 3))
+    mask = torch.tensor([[True, True, True], [True, False, True], [False, False, True], [True, True, False]])
+    assert torch.autograd.gradcheck(lambda p, n: loss(p, n, mask), (positive, negative))
+
+
+@pytest.mark.parametrize("loss", [bpr, sampled_softmax])
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_extreme_scores_stay_finite(loss, size):
+    positive = torch.tensor([size, -size, size], requires_grad=True)
+    negative = torch.tensor([[-size, size], [size, size], [size, size]], requires_grad=True)
+    result = loss(positive, negative, torch.tensor([[True, False], [True, True], [True, True]]))
+    result.sum().backward()
+    assert result.isfinite().all()
+    assert result[:2].tolist() == pytest.approx([0, 2 * size], rel=1e-3)
+    assert positive.grad.isfinite().all()
+    assert negative.grad.isfinite().all()
