@@ -1,0 +1,102 @@
+"""Datasets that are damaged or are none: one line that names the file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+
+
+@pytest.fixture
+def folder(dataset: Dataset, tmp_path: Path) -> Path:
+    """A copy of a good dataset, to be damaged."""
+    return Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
+
+
+def failing(call) -> str:
+    with pytest.raises(AdarError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_reads_what_the_shards_hold(folder: Path) -> None:
+    dataset = Dataset.open(folder)
+    for split in ("train", "valid", "test"):
+        shards = [pq.read_table(path) for path in sorted((folder / split).glob("*"))]
+        users, items = dataset.read_split(split)
+        assert np.array_equal(users, np.concatenate([shard["user"].to_numpy() for shard in shards]))
+        assert np.array_equal(items, np.concatenate([shard["item"].to_numpy() for shard in shards]))
+        assert dataset.rows(split) == len(users) == sum(shard.num_rows for shard in shards)
+        assert [shard["rows"] for shard in dataset.shards(split)] == [shard.num_rows for shard in shards]
+    assert dataset.user_keys().to_pylist() == pq.read_table(folder / "users.parquet")["key"].to_pylist()
+    assert dataset.item_keys().to_pylist() == pq.read_table(folder / "items.parquet")["key"].to_pylist()
+    assert (dataset.n_users, dataset.n_items) == (300, 400)
+
+
+def test_the_checksum_tells_datasets_apart(folder: Path) -> None:
+    before = Dataset.open(folder).checksum
+    assert Dataset.open(folder).checksum == before
+    manifest = json.loads((folder / "dataset.json").read_text())
+    manifest["files"][0]["sha256"] = "0" * 64
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    assert Dataset.open(folder).checksum != before
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    message = failing(lambda: Dataset.open(tmp_path / "nowhere"))
+    assert message.startswith(f"{tmp_path / 'nowhere'}: is no dataset (there is no such folder)")
+
+
+def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
+    message = failing(lambda: Dataset.open(tmp_path))
+    assert message.startswith(f"{tmp_path}: is no dataset (there is no dataset.json in it)")
+    assert "adar-ray prepare" in message
+
+
+@pytest.mark.parametrize("name", ["train/00003.parquet", "test/00000.parquet", "items.parquet"])
+def test_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert f"{folder}/{name}: the file is missing" in failing(lambda: Dataset.open(folder))
+
+
+@pytest.mark.parametrize("name", ["train/00001.parquet", "valid/00000.parquet", "users.parquet"])
+def test_truncated_file(folder: Path, name: str) -> None:
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:-1])
+    message = failing(lambda: Dataset.open(folder))
+    assert message.startswith(f"{folder}/{name}: has {len(data) - 1} bytes")
+    assert str(len(data)) in message
+
+
+@pytest.mark.parametrize("place", [0, 100, -1])
+def test_flipped_byte(folder: Path, place: int) -> None:
+    path = folder / "train" / "00002.parquet"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    dataset = Dataset.open(folder)
+    dataset.read_shard("train", 1)
+    for read in (lambda: dataset.read_shard("train", 2), lambda: dataset.read_split("train")):
+        assert f"{path}: is damaged (wrong checksum)" in failing(read)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_schema_version(folder: Path, version: object) -> None:
+    manifest = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**manifest, "schema_version": version}))
+    message = failing(lambda: Dataset.open(folder))
+    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 1")
+
+
+@pytest.mark.parametrize("text", ["", '{"schema_version": 1, "na', "\xff\xfe", "[]", "null", "7"])
+def test_damaged_manifest(folder: Path, text: str) -> None:
+    (folder / "dataset.json").write_bytes(text.encode("latin-1"))
+    assert failing(lambda: Dataset.open(folder)).startswith(f"{folder}/dataset.json: ")

@@ -1,0 +1,531 @@
+"""From sources to datasets, end to end: against hand-made cases and a plain implementation of the rules."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from adar_ray.data.prepare import prepare
+from adar_ray.errors import AdarError
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+REAL = Path(__file__).parents[2] / "shared" / "data"
+SPLITS = ("train", "valid", "test")
+
+
+# Reading a dataset back, and what should be in it, without the code under test.
+
+
+def keys_of(folder: Path, kind: str) -> list[str]:
+    table = pq.read_table(folder / f"{kind}s.parquet").to_pydict()
+    assert table[kind] == list(range(len(table[kind])))
+    return table["key"]
+
+
+def shard_rows(folder: Path, split: str) -> dict[str, list[tuple[str, str, int]]]:
+    """(user key, item key, timestamp) of every shard of a split, in the order they lie there."""
+    users, items = keys_of(folder, "user"), keys_of(folder, "item")
+    result = {}
+    for path in sorted((folder / split).glob("*")):
+        columns = pq.read_table(path).to_pydict()
+        assert list(columns) == ["user", "item", "timestamp"]
+        rows = zip(*columns.values(), strict=True)
+        result[path.name] = [(users[user], items[item], time) for user, item, time in rows]
+    return result
+
+
+def rows_of(folder: Path, split: str) -> list[tuple[str, str, int]]:
+    return [row for rows in shard_rows(folder, split).values() for row in rows]
+
+
+def all_rows(folder: Path) -> list[tuple[str, str, int]]:
+    return [row for split in SPLITS for row in rows_of(folder, split)]
+
+
+def pairs_of(folder: Path, split: str) -> set[tuple[str, str]]:
+    return {(user, item) for user, item, _ in rows_of(folder, split)}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def by_bytes(key: str) -> tuple[int, bytes]:
+    return len(key.encode()), key.encode()
+
+
+Row = tuple[str, str, int, float]
+
+
+def kept_by_the_rules(rows: list[Row], min_rating: float | None = None, core: int = 0) -> list[Row]:
+    """First interactions of each pair, filtered; in order of time, then of the source."""
+    first: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row[2]):
+        first.setdefault(row[:2], row)
+    kept = [row for row in first.values() if min_rating is None or row[3] >= min_rating]
+    while True:
+        users, items = Counter(row[0] for row in kept), Counter(row[1] for row in kept)
+        left = [row for row in kept if users[row[0]] >= core and items[row[1]] >= core]
+        if len(left) == len(kept):
+            return kept
+        kept = left
+
+
+def of_each_user(rows: list[Row]) -> dict[str, list[Row]]:
+    result: dict[str, list[Row]] = {}
+    for row in rows:
+        result.setdefault(row[0], []).append(row)
+    return result
+
+
+def random_rows(seed: int, rows: int, users: int, items: int, times: int) -> list[Row]:
+    """Some users and items far more active than others, pairs that repeat, moments that tie."""
+    chosen = np.random.default_rng(seed)
+    user = (chosen.random(rows) ** 2 * users).astype(int)
+    item = (chosen.random(rows) ** 3 * items).astype(int)
+    time, rating = chosen.integers(0, times, rows), chosen.integers(1, 6, rows)
+    columns = (user.tolist(), item.tolist(), time.tolist(), rating.tolist())
+    return [(f"u{u}", f"{i}é" if i % 2 else f"{i}", t, float(r)) for u, i, t, r in zip(*columns, strict=True)]
+
+
+def write_csv(path: Path, rows: list[Row]) -> Path:
+    lines = [f"{user},{item},{time},{rating}\n" for user, item, time, rating in rows]
+    path.write_text("user,item,timestamp,rating\n" + "".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return random_rows(seed=5, rows=1500, users=60, items=90, times=400)
+
+
+@pytest.fixture(scope="module")
+def source(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("random") / "random.csv", rows)
+
+
+# What comes out.
+
+
+def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    dataset = prepare(hand_made, out)
+    assert keys_of(out, "user") == ["9", "10", "Ω", "ann", "日本"]
+    assert keys_of(out, "item") == ["a", "b", "c", "d", "10", "Ä"]
+    assert rows_of(out, "train") == [
+        ("9", "a", 1),
+        ("10", "b", 7),
+        ("10", "c", 7),
+        ("Ω", "10", 50),
+        ("Ω", "a", 100),
+        ("ann", "a", 5),
+        ("日本", "c", 1),
+    ]
+    assert rows_of(out, "valid") == [("9", "b", 2), ("10", "a", 8), ("ann", "b", 20)]
+    assert rows_of(out, "test") == [("9", "Ä", 3), ("10", "d", 9), ("ann", "c", 30)]
+    assert pq.read_table(out / "users.parquet")["interactions"].to_pylist() == [3, 4, 2, 3, 1]
+    assert pq.read_table(out / "items.parquet")["interactions"].to_pylist() == [4, 3, 3, 1, 1, 1]
+    manifest = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    assert manifest["counts"] == {
+        "users": 5,
+        "items": 6,
+        "interactions": 13,
+        "train": 7,
+        "valid": 3,
+        "test": 3,
+    }
+    (note,) = manifest["notes"]
+    assert note.startswith("2 users have fewer than 3 interactions (the first is 'Ω')")
+    assert "stay in training" in note
+    assert manifest["name"] == dataset.name == "hand-made"
+    assert manifest == dataset.manifest
+
+
+def test_the_first_rating_of_a_pair_decides(hand_made: Path, tmp_path: Path) -> None:
+    prepare(hand_made, tmp_path / "data", min_rating=4)
+    # ann rated a with 1 before she rated it with 5.
+    expected = [("9", "a", 1), ("9", "b", 2), ("10", "b", 7), ("10", "c", 7), ("10", "a", 8), ("10", "d", 9)]
+    expected += [("Ω", "10", 50), ("Ω", "a", 100), ("ann", "c", 30), ("日本", "c", 1)]
+    assert sorted(all_rows(tmp_path / "data")) == sorted(expected)
+
+
+def test_types_of_the_files(hand_made: Path, tmp_path: Path) -> None:
+    prepare(hand_made, tmp_path / "data")
+    shard = pq.read_schema(tmp_path / "data" / "train" / "00000.parquet")
+    assert [(f.name, str(f.type)) for f in shard] == [
+        ("user", "int32"),
+        ("item", "int32"),
+        ("timestamp", "int64"),
+    ]
+
+
+@pytest.mark.parametrize(("min_rating", "core"), [(None, 0), (3.0, 0), (None, 4), (2.5, 5), (4.0, 4)])
+def test_filters_follow_the_rules(
+    rows: list[Row], source: Path, tmp_path: Path, min_rating: float | None, core: int
+) -> None:
+    dataset = prepare(source, tmp_path / "data", min_rating=min_rating, core=core)
+    kept = kept_by_the_rules(rows, min_rating, core)
+    assert 100 < len(kept) < len(rows)
+    assert sorted(all_rows(tmp_path / "data")) == sorted(row[:3] for row in kept)
+    for kind, column in (("user", 0), ("item", 1)):
+        counts = Counter(row[column] for row in kept)
+        assert keys_of(tmp_path / "data", kind) == sorted(counts, key=by_bytes)
+        table = pq.read_table(tmp_path / "data" / f"{kind}s.parquet")
+        assert dict(zip(table["key"].to_pylist(), table["interactions"].to_pylist(), strict=True)) == counts
+    assert dataset.manifest["counts"]["interactions"] == len(kept)
+
+
+def test_a_core_that_takes_many_rounds(tmp_path: Path) -> None:
+    # A chain: dropping one end leaves the next link too few, and so on; a 3 x 3 block stays.
+    chain = [(f"u{n}", f"i{n + d}", 0, 5.0) for n in range(20) for d in (0, 1)]
+    block = [(f"U{a}", f"I{b}", 0, 5.0) for a in range(3) for b in range(3)]
+    source = write_csv(tmp_path / "chain.csv", chain + block)
+    prepare(source, tmp_path / "data", core=2, split="ratio")
+    assert sorted(all_rows(tmp_path / "data")) == sorted(row[:3] for row in block)
+
+
+# Splits.
+
+
+def test_leave_one_out(rows: list[Row], source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "data")
+    expected: dict[str, list] = {split: [] for split in SPLITS}
+    for own in of_each_user(kept_by_the_rules(rows)).values():
+        held_out = 2 if len(own) >= 3 else 0
+        expected["train"] += own[: len(own) - held_out]
+        expected["valid"] += own[-2:-1] if held_out else []
+        expected["test"] += own[-1:] if held_out else []
+    for split in SPLITS:
+        assert sorted(rows_of(tmp_path / "data", split)) == sorted(row[:3] for row in expected[split])
+
+
+def test_few_interactions_stay_in_training_and_a_note_says_so(rows: list[Row], tmp_path: Path) -> None:
+    few = [("one", "x", 1, 5.0), ("two", "x", 1, 5.0), ("two", "y", 2, 5.0)]
+    source = write_csv(tmp_path / "few.csv", rows + few)
+    dataset = prepare(source, tmp_path / "data")
+    train = rows_of(tmp_path / "data", "train")
+    assert set(row[:3] for row in few) <= set(train)
+    scarce = [user for user, own in of_each_user(kept_by_the_rules(rows + few)).items() if len(own) < 3]
+    assert dataset.manifest["notes"][0].startswith(f"{len(scarce)} users have fewer than 3")
+    dropped = prepare(source, tmp_path / "core", core=3)
+    assert dropped.manifest["notes"] == []
+
+
+@pytest.mark.parametrize(("test_fraction", "valid_fraction"), [(0.2, 0.1), (0.5, 0.0)])
+def test_ratio(
+    rows: list[Row], source: Path, tmp_path: Path, test_fraction: float, valid_fraction: float
+) -> None:
+    def split(out: str, seed: int) -> dict[str, set[tuple[str, str]]]:
+        prepare(
+            source,
+            tmp_path / out,
+            split="ratio",
+            test_fraction=test_fraction,
+            valid_fraction=valid_fraction,
+            seed=seed,
+        )
+        return {name: pairs_of(tmp_path / out, name) for name in SPLITS}
+
+    def share(rows: int, fraction: float) -> int:
+        return min(int(rows * fraction + 0.5), rows - 1)
+
+    first, again, other = split("a", 0), split("b", 0), split("c", 1)
+    assert first == again
+    assert first["test"] != other["test"]
+    assert first["test"] | first["valid"] | first["train"] == {row[:2] for row in kept_by_the_rules(rows)}
+    for user, own in of_each_user(kept_by_the_rules(rows)).items():
+        tested = share(len(own), test_fraction)
+        validated = share(len(own) - tested, valid_fraction)
+        for found in (first, other):
+            counts = {name: sum(pair[0] == user for pair in found[name]) for name in SPLITS}
+            assert counts == {
+                "train": len(own) - tested - validated,
+                "valid": validated,
+                "test": tested,
+            }
+
+
+def test_temporal(rows: list[Row], source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "data", split="temporal", core=3)
+    kept = kept_by_the_rules(rows, core=3)
+    moments = [*sorted({row[2] for row in kept}), 401]
+
+    def first_moment(wanted: float) -> int:
+        return next(moment for moment in moments if sum(row[2] >= moment for row in kept) <= wanted)
+
+    test = first_moment(0.2 * len(kept))
+    in_test = sum(row[2] >= test for row in kept)
+    valid = first_moment(in_test + 0.1 * (len(kept) - in_test))
+    assert valid < test
+    expected = {
+        "train": [row for row in kept if row[2] < valid],
+        "valid": [row for row in kept if valid <= row[2] < test],
+        "test": [row for row in kept if row[2] >= test],
+    }
+    for split in SPLITS:
+        assert sorted(rows_of(tmp_path / "data", split)) == sorted(row[:3] for row in expected[split])
+
+
+def write_given(folder: Path, **splits: str) -> Path:
+    folder.mkdir()
+    for name, text in splits.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def test_given_split(tmp_path: Path) -> None:
+    source = write_given(
+        tmp_path / "given",
+        train="0 0 1 2 3 4 5 6 7 8 9\n1 0 1 2\n2 5\n",
+        test="0 10 11 3\n1 3\n3 7\n",  # 0 has 3 in training too; nobody trains 10 and 11, nor user 3
+    )
+    dataset = prepare(source, tmp_path / "data", valid_fraction=0.25)
+    assert dataset.manifest["split"]["protocol"] == "given"
+    assert pairs_of(tmp_path / "data", "test") == {("0", "10"), ("0", "11"), ("1", "3"), ("3", "7")}
+    train, valid = pairs_of(tmp_path / "data", "train"), pairs_of(tmp_path / "data", "valid")
+    assert train | valid == {("0", str(n)) for n in range(10)} | {("1", str(n)) for n in range(3)} | {
+        ("2", "5")
+    }
+    assert not train & valid
+    assert Counter(user for user, _ in valid) == {"0": 3, "1": 1}  # 2.5 and 0.75 rounded; of one never
+    assert keys_of(tmp_path / "data", "user") == list("0123")
+
+
+def test_given_validation_is_taken_as_it_is(tmp_path: Path) -> None:
+    source = write_given(tmp_path / "given", train="0 0 1 2 3\n1 0 1 2 3\n", valid="0 4\n", test="1 5\n")
+    prepare(source, tmp_path / "data", valid_fraction=0.5, rows_per_shard=3)
+    assert pairs_of(tmp_path / "data", "valid") == {("0", "4")}
+    assert pairs_of(tmp_path / "data", "test") == {("1", "5")}
+    assert len(rows_of(tmp_path / "data", "train")) == 8
+
+
+def test_without_times_the_order_of_the_source_counts(tmp_path: Path) -> None:
+    source = tmp_path / "pairs.txt"
+    source.write_text("1 5\n2 9\n1 3\n2 3\n1 5\n1 4\n2 1\n")
+    dataset = prepare(source, tmp_path / "data", format="pairs")
+    assert pairs_of(tmp_path / "data", "train") == {("1", "5"), ("2", "9")}
+    assert pairs_of(tmp_path / "data", "valid") == {("1", "3"), ("2", "3")}
+    assert pairs_of(tmp_path / "data", "test") == {("1", "4"), ("2", "1")}
+    assert dataset.manifest["source"]["interactions_in_time_order"] == "position in the source"
+
+
+# Files: many sources, many shards, the same bytes.
+
+
+def test_several_files_one_of_them_compressed(rows: list[Row], source: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number in range(3):
+        write_csv(parts / f"part-{number}.csv", rows[number * 500 : (number + 1) * 500])
+    (parts / "part-1.csv.gz").write_bytes(gzip.compress((parts / "part-1.csv").read_bytes()))
+    (parts / "part-1.csv").unlink()
+    prepare(parts, tmp_path / "folder")
+    prepare(source, tmp_path / "file")
+    folder, file = contents(tmp_path / "folder"), contents(tmp_path / "file")
+    del folder["dataset.json"], file["dataset.json"]  # tells the source's address
+    assert folder == file
+
+
+def test_many_shards(rows: list[Row], source: Path, tmp_path: Path) -> None:
+    for out, rows_per_shard in (("one", 1 << 20), ("many", 600), ("again", 600)):
+        prepare(source, tmp_path / out, split="ratio", core=3, rows_per_shard=rows_per_shard)
+    one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
+    assert many == contents(tmp_path / "again")
+    assert [one[name] for name in ("users.parquet", "items.parquet")] == [
+        many[name] for name in ("users.parquet", "items.parquet")
+    ]
+    assert len(shard_rows(tmp_path / "many", "train")) == 3
+    shard_of_user: dict[str, str] = {}
+    for split in SPLITS:
+        assert sorted(rows_of(tmp_path / "many", split)) == sorted(rows_of(tmp_path / "one", split))
+        for shard, there in shard_rows(tmp_path / "many", split).items():
+            assert there == sorted(there, key=lambda row: (by_bytes(row[0]), row[2]))
+            for user, _, _ in there:
+                assert shard_of_user.setdefault(user, shard) == shard
+    check_manifest(tmp_path / "many")
+
+
+def check_manifest(folder: Path) -> None:
+    """Every file but the manifest is listed in it, with its true size, rows and checksum."""
+    files = contents(folder)
+    entries = json.loads(files.pop("dataset.json"))["files"]
+    assert {entry["name"] for entry in entries} == set(files)
+    assert len(entries) == len(files)
+    for entry in entries:
+        data = files[entry["name"]]
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["bytes"] == len(data)
+        assert entry["rows"] == pq.read_metadata(folder / entry["name"]).num_rows
+
+
+def test_same_bytes_twice_and_a_true_manifest(source: Path, tmp_path: Path) -> None:
+    prepare(source, tmp_path / "a", core=3)
+    prepare(source, tmp_path / "b", core=3)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    check_manifest(tmp_path / "a")
+
+
+def test_splits_are_disjoint_and_complete(rows: list[Row], source: Path, tmp_path: Path) -> None:
+    for split in ("leave-one-out", "ratio", "temporal"):
+        prepare(source, tmp_path / split, split=split)
+        assert len(all_rows(tmp_path / split)) == len(set(all_rows(tmp_path / split)))
+        assert set(all_rows(tmp_path / split)) == {row[:3] for row in kept_by_the_rules(rows)}
+
+
+# Published data sets.
+
+
+def published(name: str) -> Path:
+    if not (REAL / name).exists():
+        pytest.skip(f"the data set {name} is not in {REAL}")
+    return REAL / name
+
+
+def encoded(folder: Path, split: str) -> np.ndarray:
+    parts = [pq.read_table(path) for path in sorted((folder / split).glob("*"))]
+    return np.concatenate(
+        [part["user"].to_numpy().astype(np.int64) * (1 << 20) + part["item"].to_numpy() for part in parts]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items", "train", "test"),
+    [
+        ("ml-1m", 6_040, 3_706, 800_005, 200_204),
+        ("phone", 27_879, 10_429, 155_163, 39_276),
+        ("beauty", None, None, 63_601, 18_696),
+        ("gowalla", 29_858, 40_981, 810_128, 217_242),
+    ],
+)
+def test_published_splits(
+    tmp_path: Path, name: str, users: int | None, items: int | None, train: int, test: int
+) -> None:
+    source = published(name)
+    counts = prepare(source, tmp_path / "data").manifest["counts"]
+    assert counts["train"] + counts["valid"] == train
+    assert counts["test"] == test
+    assert users is None or (counts["users"], counts["items"]) == (users, items)
+    trained, tested = (encoded(tmp_path / "data", split) for split in ("train", "test"))
+    assert len(trained) == counts["train"]
+    assert len(tested) == counts["test"]
+    assert not np.isin(tested, trained).any()
+    for split in ("train", "test") if name == "beauty" else ():
+        lines = (line.split() for line in (source / f"{split}.txt").read_text().splitlines())
+        pairs = {(user, item) for user, *own in lines for item in own}
+        carved = pairs_of(tmp_path / "data", "valid") if split == "train" else set()
+        assert pairs_of(tmp_path / "data", split) | carved == pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items", "interactions"),
+    [("ml-100k", 943, 1_682, 100_000), ("video-games", 31_013, 23_715, 287_107)],
+)
+def test_published_interactions(tmp_path: Path, name: str, users: int, items: int, interactions: int) -> None:
+    counts = prepare(published(name), tmp_path / "data").manifest["counts"]
+    assert (counts["users"], counts["items"], counts["interactions"]) == (users, items, interactions)
+    (path,) = published(name).iterdir()
+    lines = path.read_text().splitlines()[name == "ml-100k" :]
+    with_enough = sum(count >= 3 for count in Counter(line.split()[0] for line in lines).values())
+    assert (counts["valid"], counts["test"]) == (with_enough, with_enough)
+    trained, tested = (encoded(tmp_path / "data", split) for split in ("train", "test"))
+    assert not np.isin(tested, trained).any()
+
+
+# Bad input, and what is left after it.
+
+
+def failing(source: Path, out: Path, **options) -> str:
+    """The message of a preparation that fails, after a look at what it left behind."""
+    before = sorted(out.parent.rglob("*"))
+    with pytest.raises(AdarError) as caught:
+        prepare(source, out, **options)
+    assert sorted(out.parent.rglob("*")) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "data"
+
+
+def test_missing_source(tmp_path: Path, out: Path) -> None:
+    assert str(tmp_path / "nowhere.csv") in failing(tmp_path / "nowhere.csv", out)
+
+
+def test_negative_timestamp(rows: list[Row], tmp_path: Path, out: Path) -> None:
+    good = write_csv(tmp_path / "good.csv", rows[:10])
+    bad = write_csv(tmp_path / "bad.csv", [*rows[:10], ("u1", "i1", -5, 3.0), *rows[10:]])
+    message = failing(bad, out)
+    assert f"{bad}: line 12:" in message
+    assert "-5" in message
+    assert good.exists()
+
+
+def test_filtering_that_empties(source: Path, out: Path) -> None:
+    assert "filtering leaves nothing" in failing(source, out, core=1000)
+    assert "--core 1000" in failing(source, out, core=1000)
+    assert "--min-rating" in failing(source, out, min_rating=6)
+
+
+def test_what_the_source_does_not_have(tmp_path: Path, out: Path) -> None:
+    source = tmp_path / "pairs.txt"
+    source.write_text("1 5\n2 9\n1 3\n")
+    assert "--min-rating" in failing(source, out, format="pairs", min_rating=3)
+    assert "--split" in failing(source, out, format="pairs", split="temporal")
+    assert "--split" in failing(source, out, format="pairs", split="given")
+
+
+def test_a_split_that_leaves_no_training(tmp_path: Path, out: Path) -> None:
+    source = write_given(tmp_path / "given", test="0 1 2\n1 3\n")
+    message = failing(source, out)
+    assert "nothing for training" in message
+
+
+def test_existing_output_is_refused_and_stays(hand_made: Path, source: Path, out: Path) -> None:
+    prepare(hand_made, out)
+    before = contents(out)
+    assert "--replace" in failing(source, out)
+    assert contents(out) == before
+    # Not even asked for does a preparation that fails cost the dataset that was there.
+    failing(source, out, core=1000, replace=True)
+    assert contents(out) == before
+    prepare(source, out, replace=True)
+    assert len(keys_of(out, "user")) > 5
+
+
+def test_output_that_is_a_file(hand_made: Path, out: Path) -> None:
+    out.write_text("mine")
+    for replace in (False, True):
+        assert "is a file" in failing(hand_made, out, replace=replace)
+        assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("stage", ["reading", "sorting", "writing"])
+def test_interruption_leaves_nothing(source: Path, out: Path, stage: str) -> None:
+    def interrupt(now: str, rows: int) -> None:
+        if now == stage:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, out, on_progress=interrupt)
+    assert not list(out.parent.iterdir())
+
+
+def test_full_disk(tiny_disk: Path, tmp_path: Path) -> None:
+    many = [(f"u{n // 20}", f"i{random.Random(n).randrange(5000)}", n * 7919, 1.0) for n in range(30_000)]
+    source = write_csv(tmp_path / "many.csv", many)
+    message = failing(source, tiny_disk / "data")
+    assert str(tiny_disk / "data") in message
+    assert "disk is full" in message
+    assert not list(tiny_disk.iterdir())

@@ -1,0 +1,158 @@
+"""Sources, datasets, runs and results on an object store: an S3 server on this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pyarrow.parquet as pq
+import pytest
+
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.prepare import prepare
+from adar_ray.errors import AdarError
+from adar_ray.ranking.use import evaluate, export, recommend
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import resume, train
+
+BUCKET = "interactions"
+
+
+@pytest.fixture(scope="module")
+def s3(ray_cluster: None) -> Iterator[object]:
+    """A client of the server, to look at the objects without the code under test."""
+    moto_server = pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
+    boto3 = pytest.importorskip("boto3")
+    # Ray was started with this address: its workers look for S3 there.
+    port = urlparse(os.environ["AWS_ENDPOINT_URL"]).port
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    server.stop()
+
+
+def objects(s3, prefix: str) -> dict[str, bytes]:
+    """All objects under a prefix, without the empty ones that stand for folders."""
+    listed = s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+    keys = [entry["Key"] for entry in listed if not entry["Key"].endswith("/")]
+    return {key.removeprefix(prefix): s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+
+@pytest.fixture(scope="module")
+def source(s3, hand_made: Path) -> str:
+    s3.upload_file(str(hand_made), BUCKET, "sources/hand-made.csv")
+    return f"s3://{BUCKET}/sources/hand-made.csv"
+
+
+@pytest.fixture(scope="module")
+def data(source: str) -> Dataset:
+    return prepare(source, f"s3://{BUCKET}/data/hand-made")
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(settings=["train.epochs=3", "model.dim=8", "adar.pool=8", "train.device=cpu"])
+
+
+@pytest.fixture(scope="module")
+def run(data: Dataset, config) -> Run:
+    return train(data.folder.address, f"s3://{BUCKET}/runs/whole", config, workers=0)
+
+
+def test_a_dataset_is_the_same_as_on_disk(s3, data: Dataset, hand_made: Path, tmp_path: Path) -> None:
+    prepare(hand_made, tmp_path / "data")
+    on_disk = {
+        str(p.relative_to(tmp_path / "data")): p for p in (tmp_path / "data").rglob("*") if p.is_file()
+    }
+    stored = objects(s3, "data/hand-made/")
+    assert stored.keys() == on_disk.keys()
+    for name in stored.keys() - {"dataset.json"}:
+        assert stored[name] == on_disk[name].read_bytes()
+    manifest = json.loads(stored["dataset.json"])
+    assert manifest == data.manifest
+    assert manifest["counts"]["interactions"] == 13
+
+
+def test_a_folder_of_sources(s3, hand_made: Path) -> None:
+    header, *rows = hand_made.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, part in enumerate((rows[:6], rows[6:])):
+        text = header + "".join(part)
+        s3.put_object(Bucket=BUCKET, Key=f"folder/part-{number}.csv", Body=text.encode())
+    prepare(f"s3://{BUCKET}/folder", f"s3://{BUCKET}/data/folder")
+    parts, whole = objects(s3, "data/folder/"), objects(s3, "data/hand-made/")
+    del parts["dataset.json"]
+    assert parts == {name: whole[name] for name in parts}
+
+
+def test_a_run_is_the_same_as_on_disk(s3, run: Run, data: Dataset, config, tmp_path: Path) -> None:
+    train(data, tmp_path / "run", config, workers=0)
+    stored = objects(s3, "runs/whole/")
+    weights = "model/weights.safetensors"
+    assert stored[weights] == (tmp_path / "run" / weights).read_bytes()
+    assert {"config.yaml", "metrics.jsonl", "result.json"} <= stored.keys()
+    assert "progress.json" not in stored
+
+
+def test_a_run_resumes(s3, run: Run, data: Dataset, config) -> None:
+    def stop(record: dict) -> None:
+        if record["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    address = f"s3://{BUCKET}/runs/stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train(data, address, config, workers=0, on_epoch=stop)
+    assert "result.json" not in objects(s3, "runs/stopped/")
+    with pytest.raises(AdarError, match=f"adar-ray train --resume {address}"):
+        train(data, address, config, workers=0)
+    resume(address)
+    weights = "model/weights.safetensors"
+    assert objects(s3, "runs/stopped/")[weights] == objects(s3, "runs/whole/")[weights]
+
+
+def test_evaluate_recommend_export(s3, run: Run) -> None:
+    found = evaluate(f"s3://{BUCKET}/runs/whole", "test", [3])
+    assert json.loads(objects(s3, "runs/whole/evaluation/")["test.json"]) == found
+    assert found["users"] == 3
+
+    recommend(run, f"s3://{BUCKET}/top", 2, users=["日本", "ann"])
+    (part,) = objects(s3, "top/").values()
+    rows = pq.read_table(io.BytesIO(part)).to_pylist()
+    assert [(row["user"], row["rank"]) for row in rows] == [("日本", 1), ("日本", 2), ("ann", 1), ("ann", 2)]
+    assert {row["item"] for row in rows if row["user"] == "ann"} <= {"10", "d", "Ä"}
+
+    export(run, f"s3://{BUCKET}/vectors")
+    assert objects(s3, "vectors/").keys() == {"users.parquet", "items.parquet"}
+
+
+def test_what_exists_is_refused_or_replaced(s3, source: str, data: Dataset) -> None:
+    before = objects(s3, "data/hand-made/")
+    with pytest.raises(AdarError, match="--replace"):
+        prepare(source, data.folder.address)
+    assert objects(s3, "data/hand-made/") == before
+    s3.put_object(Bucket=BUCKET, Key="data/replaced/train/00000.parquet", Body=b"old")
+    s3.put_object(Bucket=BUCKET, Key="data/replaced/train/00077.parquet", Body=b"old")
+    prepare(source, f"s3://{BUCKET}/data/replaced", replace=True)
+    assert objects(s3, "data/replaced/") == before
+
+
+def test_nothing_is_left_of_what_failed(s3, source: str) -> None:
+    with pytest.raises(AdarError, match="filtering leaves nothing"):
+        prepare(source, f"s3://{BUCKET}/data/failed", core=100)
+    assert not objects(s3, "data/failed/")
+
+
+def test_missing_addresses(s3) -> None:
+    with pytest.raises(AdarError, match=f"s3://{BUCKET}/nowhere.csv") as caught:
+        prepare(f"s3://{BUCKET}/nowhere.csv", f"s3://{BUCKET}/data/nowhere")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(AdarError, match="is no dataset"):
+        Dataset.open(f"s3://{BUCKET}/nowhere")
+    with pytest.raises(AdarError, match="is no run"):
+        Run.open(f"s3://{BUCKET}/nowhere")
