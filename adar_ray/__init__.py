@@ -12,9 +12,9 @@ _FUNCTIONS = {
     "prepare": "adar_ray.data.prepare",
     "train": "adar_ray.training.trainer",
     "resume": "adar_ray.training.trainer",
-    "evaluate": "adar_ray.ranking.use",
-    "recommend": "adar_ray.ranking.use",
-    "export": "adar_ray.ranking.use",
+    "evaluate": "adar_ray.inference.evaluate",
+    "recommend": "adar_ray.inference.recommend",
+    "export": "adar_ray.inference.export",
 }
 
 __all__ = sorted(_FUNCTIONS)

@@ -327,7 +327,7 @@ def _show_runs(runs: Sequence[Any], as_json: bool) -> None:
 @click.option("--k", "ks", default="10,20,50", show_default=True, help="Cut-offs, separated by commas.")
 def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
     """Rank every item for every user and measure RUN's model."""
-    from adar_ray.ranking.use import evaluate
+    from adar_ray.inference.evaluate import evaluate
 
     if not all(k.strip().isdecimal() and int(k) for k in ks.split(",")):
         raise click.BadParameter(f"{ks!r} is no list of whole numbers such as 10,20", param_hint="--k")
@@ -353,7 +353,7 @@ def recommend_command(
     run: str, k: int, out: str, users_file: str | None, replace: bool, as_json: bool
 ) -> None:
     """Write the top items of all users, or of those in a file, to Parquet."""
-    from adar_ray.ranking.use import recommend
+    from adar_ray.inference.recommend import recommend
     from adar_ray.reporting.progress import StageProgress
 
     users = None
@@ -374,7 +374,7 @@ def recommend_command(
 @click.option("--replace", is_flag=True, help="Overwrite what lies there.")
 def export_command(run: str, out: str, replace: bool, as_json: bool) -> None:
     """Write user and item vectors to Parquet."""
-    from adar_ray.ranking.use import export
+    from adar_ray.inference.export import export
 
     _show({"vectors": export(run, out, replace=replace).address}, as_json)
 

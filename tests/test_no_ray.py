@@ -24,7 +24,7 @@ else:
 
 import adar_ray
 import adar_ray.adar, adar_ray.samplers, adar_ray.models, adar_ray.losses, adar_ray.metrics
-import adar_ray.training.loop, adar_ray.ranking.evaluate
+import adar_ray.training.loop, adar_ray.ranking.tally
 """
 
 OWN_LOOP = """

@@ -7,7 +7,7 @@ from torch import nn
 
 from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking import top_items as ranking
-from adar_ray.ranking.evaluate import tally_users, tile_count
+from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.ranking.top_items import TILE, top_items
 from adar_ray.user_items import UserItems
 

@@ -1,1 +1,1 @@
-"""All items ranked for users: to evaluate a model, and to use it."""
+"""All items ranked for users, exactly, in pure torch."""

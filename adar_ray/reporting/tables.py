@@ -13,7 +13,7 @@ TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
 
 def compare(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
     """One row a run: what it is, how validation chose, and its test figures if it was evaluated."""
-    return [_row(run if isinstance(run, Run) else Run.open(run)) for run in runs]
+    return [_row(Run.open(run)) for run in runs]
 
 
 def _row(run: Run) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from torch import nn
 from adar_ray.config import Config, parse_metric
 from adar_ray.data.order import PADDING, batches, rows_per_batch
 from adar_ray.errors import AdarError
-from adar_ray.ranking.evaluate import tally_users, tile_count
+from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import (
     HISTOGRAM_BINS,
     StepStatistics,

@@ -63,8 +63,10 @@ class Run:
         return cls(folder, config, about)
 
     @classmethod
-    def open(cls, address: str | Path) -> Run:
+    def open(cls, address: str | Path | Run) -> Run:
         """Opens an existing run folder."""
+        if isinstance(address, Run):
+            return address
         folder = Folder.at(address)
         if not folder.exists(CONFIG):
             raise AdarError(f"{folder}: is no run ({CONFIG} is missing); make one with `adar-ray train`")

@@ -1,4 +1,4 @@
-"""Full-ranking evaluation: every item ranked for every user who has something to find.
+"""Metrics of full rankings, summed over users so that any number of workers may share them.
 
 Legend: B users of a tile, k length of a ranking.
 """

@@ -1,0 +1,1 @@
+"""Trained models put to use: evaluated, asked for recommendations, exported."""

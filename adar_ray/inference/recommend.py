@@ -1,0 +1,109 @@
+"""What a trained model recommends.
+
+Legend: B users of a tile, k items a user.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+
+from adar_ray.data.dataset import SPLITS, Dataset
+from adar_ray.errors import AdarError
+from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.ranking.top_items import TILE, top_items
+from adar_ray.ray_session import ray_session
+from adar_ray.storage import Folder, new_folder
+from adar_ray.training.run import Run
+
+USERS_A_TASK = 64 * TILE
+
+Progress = Callable[[int, int], None]
+
+
+def recommend(
+    run: str | Path | Run,
+    out: str | Path,
+    k: int = 20,
+    users: Sequence[str] | None = None,
+    *,
+    replace: bool = False,
+    on_progress: Progress = lambda done, total: None,
+) -> Folder:
+    """The top k items of all users, or of those given by their keys, as Parquet, through Ray Data.
+
+    Rows of `user, item, rank, score` with the source's own ids; rank counts from 1. What a user has
+    interacted with, in whatever split, is left out.
+
+    Returns:
+        The folder of Parquet files.
+    """
+    run = Run.open(run)
+    trained = TrainedModel.load(run)
+    dataset = trained.dataset
+    ids = np.arange(dataset.n_users) if users is None else _user_ids(dataset, users)
+    starts = range(0, len(ids), USERS_A_TASK)
+    parts = [{"part": part, "users": ids[start : start + USERS_A_TASK]} for part, start in enumerate(starts)]
+    with new_folder(out, replace=replace, what="folder") as folder, ray_session():
+        keys = dataset.user_keys(), dataset.item_keys()
+        shared = ray.put((trained.model, user_items(dataset, *SPLITS), keys))
+        rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+            functools.partial(_recommend_part, shared, folder, k), batch_size=1, batch_format="numpy"
+        )
+        done = 0
+        for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
+            done += int(batch["users"].sum())
+            on_progress(done, len(ids))
+    return Folder.at(out)
+
+
+def _recommend_part(
+    shared: Any, folder: Folder, k: int, batch: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Ranks and writes one part of the users, in a Ray Data task."""
+    torch.set_num_threads(1)
+    model, known, keys = ray.get(shared)
+    (part,), (users,) = batch["part"], batch["users"]
+    tiles = top_items(model, torch.from_numpy(np.asarray(users, dtype=np.int64)), known, k, known.n_items)
+    folder.write_table(f"{part:05d}.parquet", pa.concat_tables(_rows(*keys, *tile) for tile in tiles))
+    return {"users": np.array([len(users)])}
+
+
+def _rows(
+    user_keys: pa.ChunkedArray,
+    item_keys: pa.ChunkedArray,
+    user_B: torch.Tensor,
+    item_Bk: torch.Tensor,
+    score_Bk: torch.Tensor,
+) -> pa.Table:
+    k = item_Bk.shape[1]
+    there = (score_Bk > -torch.inf).flatten().numpy()
+    return pa.table(
+        {
+            "user": user_keys.take(pa.array(np.repeat(user_B.numpy(), k)[there])),
+            "item": item_keys.take(pa.array(item_Bk.flatten().numpy()[there])),
+            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(user_B))[there],
+            "score": score_Bk.flatten().numpy()[there],
+        }
+    )
+
+
+def _user_ids(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
+    ids = pc.index_in(pa.array([str(key) for key in keys]), value_set=dataset.user_keys().combine_chunks())
+    if ids.null_count:
+        unknown = [str(key) for key, known in zip(keys, ids.is_valid().to_pylist(), strict=True) if not known]
+        raise AdarError(
+            f"{dataset.folder}: knows no user {unknown[0]!r}"
+            + (f", nor {len(unknown) - 1} others" if len(unknown) > 1 else "")
+            + "; the ids are those of the source, in users.parquet"
+        )
+    return ids.to_numpy()
