@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -271,13 +271,15 @@ def train_command(
         return
     if not data_address or not out:
         raise click.UsageError("give --data and --out, or --resume")
+    from adar_ray.data.dataset import Dataset
     from adar_ray.reporting.progress import TrainingProgress
     from adar_ray.training.trainer import train
 
+    dataset = Dataset.open(data_address)
     with TrainingProgress(config.train.epochs, config.train.metric) as progress:
         progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
         run = train(
-            data_address,
+            dataset,
             out,
             config,
             workers=workers,
@@ -285,7 +287,7 @@ def train_command(
             on_epoch=progress.on_epoch,
             on_step=progress.on_step,
         )
-    _show_runs([run], as_json)
+    _show_run(run, as_json)
 
 
 def _resume(address: str, as_json: bool) -> None:
@@ -299,23 +301,13 @@ def _resume(address: str, as_json: bool) -> None:
     train = run.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:
         run = resume(address, on_epoch=progress.on_epoch, on_step=progress.on_step)
-    _show_runs([run], as_json)
+    _show_run(run, as_json)
 
 
-def _show_runs(runs: Sequence[Any], as_json: bool) -> None:
-    """Runs as columns, which stay readable on a narrow terminal; as JSON, one object a run."""
+def _show_run(run: Any, as_json: bool) -> None:
     from adar_ray.reporting.tables import compare
 
-    rows = compare(runs)
-    if as_json:
-        _show(rows if len(rows) > 1 else rows[0], True)
-        return
-    addresses = [row.pop("run") for row in rows]
-    names = dict.fromkeys(name for row in rows for name in row)
-    table = [
-        {"run": name, **{a: row.get(name) for a, row in zip(addresses, rows, strict=True)}} for name in names
-    ]
-    _show(table, False)
+    _show(compare([run])[0], as_json)
 
 
 # Use.
@@ -383,4 +375,19 @@ def export_command(run: str, out: str, replace: bool, as_json: bool) -> None:
 @click.argument("runs", nargs=-1, required=True)
 def report_command(runs: tuple[str, ...], as_json: bool) -> None:
     """Show RUNS side by side."""
-    _show_runs(runs, as_json)
+    from adar_ray.reporting.tables import compare
+
+    rows = compare(runs)
+    if as_json:
+        _show(rows, True)
+        return
+    # Runs as columns, which stay readable on a narrow terminal.
+    addresses = [row.pop("run") for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    _show(
+        [
+            {"run": name, **{a: row.get(name) for a, row in zip(addresses, rows, strict=True)}}
+            for name in names
+        ],
+        False,
+    )

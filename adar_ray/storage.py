@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import json
 import shutil
@@ -129,16 +130,18 @@ class Folder:
 
 
 @contextlib.contextmanager
-def new_folder(address: str | Path, *, replace: bool, what: str) -> Iterator[Folder]:
+def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Folder]:
     """A folder to fill, which appears under `address` only when all of it is written.
 
     On a local disk it is filled under another name beside the address and renamed at the end. Object
     stores cannot rename a folder: there the writer's last file, the manifest, is what completes it.
-    Refuses a folder that holds anything unless `replace`.
+    Refuses a folder that holds anything unless `replace`, and one without a file named like `mark`, the
+    sign that this program has made it, even then.
     """
     final = Folder.at(address)
     if not final.is_empty() and not replace:
-        raise AdarError(f"{final}: there is something already; add --replace to overwrite this {what}")
+        raise AdarError(f"{final}: there is something already; add --replace to overwrite it")
+    check_replaceable(final, mark)
     if not final.is_local:
         if replace:
             final.remove()
@@ -158,6 +161,13 @@ def new_folder(address: str | Path, *, replace: bool, what: str) -> Iterator[Fol
         if isinstance(error, OSError) and not isinstance(error, AdarError):
             raise AdarError(f"{final}: {describe_os_error(error)}; nothing was written") from error
         raise
+
+
+def check_replaceable(folder: Folder, mark: str) -> None:
+    """Refuses to replace what this program has not made: a folder with files, but none named like `mark`."""
+    files = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
+    if files and not any(fnmatch.fnmatchcase(file.base_name, mark) for file in files):
+        raise AdarError(f"{folder}: is not replaced, since it holds no {mark}; choose another folder")
 
 
 def _rename_over(new: Path, old: Path) -> None:

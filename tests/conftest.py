@@ -102,3 +102,15 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("a small disk cannot be mounted here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(scope="session")
+def ranx():
+    """The library as plain Python: compiling it takes longer than all rankings here."""
+    import numba
+
+    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, True
+    import ranx
+
+    yield ranx
+    numba.config.DISABLE_JIT = disabled

@@ -141,7 +141,7 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert adar("export", tmp_path / "run", "--out", vectors, "--json").json() == {"vectors": str(vectors)}
     assert (vectors / "items.parquet").exists()
 
-    row = adar("report", tmp_path / "run", "--json").json()
+    (row,) = adar("report", tmp_path / "run", "--json").json()
     assert row["run"] == str(tmp_path / "run")
     assert row["sampler"] == "adar"
     assert row["test recall@20"] == 1  # there are only six items

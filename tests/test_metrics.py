@@ -10,18 +10,6 @@ from adar_ray.metrics import METRICS, ranking_metrics
 KS = (1, 3, 5, 10)
 
 
-@pytest.fixture(scope="module")
-def ranx():
-    """The library as plain Python: compiling it takes longer than all rankings here."""
-    import numba
-
-    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, True
-    import ranx
-
-    yield ranx
-    numba.config.DISABLE_JIT = disabled
-
-
 def random_rankings(users: int, width: int, most: int) -> tuple[torch.Tensor, list[set[int]]]:
     """A ranking of `width` of 40 items a user, and 1 to `most` relevant items."""
     draw = torch.Generator().manual_seed(width)

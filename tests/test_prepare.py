@@ -504,6 +504,13 @@ def test_existing_output_is_refused_and_stays(hand_made: Path, source: Path, out
     assert len(keys_of(out, "user")) > 5
 
 
+def test_a_folder_of_something_else_is_never_replaced(hand_made: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.txt").write_text("ten years of work")
+    assert "dataset.json" in failing(hand_made, out, replace=True)
+    assert contents(out) == {"thesis.txt": b"ten years of work"}
+
+
 def test_output_that_is_a_file(hand_made: Path, out: Path) -> None:
     out.write_text("mine")
     for replace in (False, True):

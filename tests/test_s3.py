@@ -16,7 +16,9 @@ from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
-from adar_ray.ranking.use import evaluate, export, recommend
+from adar_ray.inference.evaluate import evaluate
+from adar_ray.inference.export import export
+from adar_ray.inference.recommend import recommend
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 
@@ -136,6 +138,7 @@ def test_what_exists_is_refused_or_replaced(s3, source: str, data: Dataset) -> N
     with pytest.raises(AdarError, match="--replace"):
         prepare(source, data.folder.address)
     assert objects(s3, "data/hand-made/") == before
+    s3.put_object(Bucket=BUCKET, Key="data/replaced/dataset.json", Body=b"{}")
     s3.put_object(Bucket=BUCKET, Key="data/replaced/train/00000.parquet", Body=b"old")
     s3.put_object(Bucket=BUCKET, Key="data/replaced/train/00077.parquet", Body=b"old")
     prepare(source, f"s3://{BUCKET}/data/replaced", replace=True)

@@ -18,7 +18,7 @@ from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
-from adar_ray.ranking.use import evaluate
+from adar_ray.inference.evaluate import evaluate
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 

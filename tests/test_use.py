@@ -15,8 +15,10 @@ from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
-from adar_ray.ranking import use
-from adar_ray.ranking.use import evaluate, export, recommend
+from adar_ray.inference import recommend as recommending
+from adar_ray.inference.evaluate import evaluate
+from adar_ray.inference.export import export
+from adar_ray.inference.recommend import recommend
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 
@@ -107,8 +109,7 @@ def test_validation_during_training_is_the_same_measurement(run: Run, dataset: D
     assert {name: best[name] for name in expected} == pytest.approx(expected, rel=1e-12)
 
 
-def test_metrics_against_ranx(run: Run, dataset: Dataset) -> None:
-    ranx = pytest.importorskip("ranx")
+def test_metrics_against_ranx(run: Run, dataset: Dataset, ranx) -> None:
     truth, score = pairs(dataset, "test"), scores(run)
     known = pairs(dataset, "train", "valid")
     users = np.flatnonzero(truth.any(1)).tolist()
@@ -139,7 +140,7 @@ def read(folder: Path) -> dict[str, list[tuple[str, int, float]]]:
 def test_recommend_to_all(
     run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(use, "USERS_A_TASK", 90)  # four parts
+    monkeypatch.setattr(recommending, "USERS_A_TASK", 90)  # four parts
     progress: list[tuple[int, int]] = []
     recommend(run, tmp_path / "top", 7, on_progress=lambda done, total: progress.append((done, total)))
     assert len(list((tmp_path / "top").iterdir())) == 4

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from adar_ray.data.dataset import SPLITS, Dataset
+from adar_ray.data.dataset import MANIFEST, SPLITS, Dataset
 from adar_ray.data.readers import read_tables
 from adar_ray.data.sources import SourceFile, find_files
 from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, TRAIN, SplitProtocol, temporal_cuts
@@ -72,7 +72,7 @@ def prepare(
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
     if min_rating is not None and not all(file.has_rating for file in files):
         raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
-    with new_folder(out, replace=replace, what="dataset") as folder, ray_session():
+    with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
         rows = _read(files, on_progress)
         users, items = _keys(rows, "user"), _keys(rows, "item")
         shards = shard_count(rows.count(), rows_per_shard)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from adar_ray.data.dataset import Dataset
+from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.data.split import TRAIN, SplitProtocol
 from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
 from adar_ray.errors import AdarError
@@ -95,7 +95,7 @@ def synthesise(
     item_ID, popularity_I = _make_items(items, seed)
     activity_U = _make_activity(users, interactions, most, seed)
     shards = shard_count(interactions, rows_per_shard)
-    with new_folder(out, replace=replace, what="dataset") as folder, ray_session():
+    with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
         world = ray.put((item_ID, popularity_I, activity_U))
         numbers = ray.data.from_items([{"shard": n} for n in range(shards)], override_num_blocks=shards)
         made = numbers.map_batches(

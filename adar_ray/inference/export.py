@@ -20,7 +20,7 @@ def export(run: str | Path | Run, out: str | Path, *, replace: bool = False) -> 
     run = Run.open(run)
     trained = TrainedModel.load(run)
     dataset = trained.dataset
-    with new_folder(out, replace=replace, what="folder") as folder, torch.no_grad():
+    with new_folder(out, replace=replace, mark="*.parquet") as folder, torch.no_grad():
         vectors = {
             "users": (dataset.user_keys(), trained.model.users({"user": torch.arange(dataset.n_users)})),
             "items": (dataset.item_keys(), trained.model.items(torch.arange(dataset.n_items))),

@@ -53,7 +53,7 @@ def recommend(
     ids = np.arange(dataset.n_users) if users is None else _user_ids(dataset, users)
     starts = range(0, len(ids), USERS_A_TASK)
     parts = [{"part": part, "users": ids[start : start + USERS_A_TASK]} for part, start in enumerate(starts)]
-    with new_folder(out, replace=replace, what="folder") as folder, ray_session():
+    with new_folder(out, replace=replace, mark="*.parquet") as folder, ray_session():
         keys = dataset.user_keys(), dataset.item_keys()
         shared = ray.put((trained.model, user_items(dataset, *SPLITS), keys))
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(

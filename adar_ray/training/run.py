@@ -22,7 +22,7 @@ from safetensors.torch import save as save_safetensors
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import Folder
+from adar_ray.storage import Folder, check_replaceable
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -51,6 +51,7 @@ class Run:
         if not folder.is_empty():
             if not replace:
                 raise AdarError(_refusal(folder))
+            check_replaceable(folder, CONFIG)
             folder.remove()
         about = {
             "dataset": dataset.folder.address,
