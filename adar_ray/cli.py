@@ -23,7 +23,9 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of `adar-ray`."""
-    # A job that a scheduler ends tidies up as one that is interrupted at the keyboard does.
+    # A job that a scheduler ends tidies up as one that is interrupted at the keyboard does; and whoever
+    # sends either signal means it, also where a shell started us in the background, deaf to the keyboard.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     cli()
 

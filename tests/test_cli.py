@@ -355,6 +355,8 @@ def test_an_interrupted_training_tells_how_to_go_on(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # As a shell starts a command in the background: deaf to the keyboard, but not to us.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     try:
         deadline = time.monotonic() + 120
