@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_STEPS = 30.0  # an epoch has a line of its own
 
 
 class _Shown:
@@ -90,6 +91,7 @@ class TrainingProgress(_Shown):
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
         self.metric, self.epochs = metric, epochs
+        self._last_line = time.monotonic()
         if self.bar:
             self._task = self.bar.add_task("starting", total=None)
 
@@ -102,12 +104,15 @@ class TrainingProgress(_Shown):
             parts.append(f"t*/T {record['sampler']['timestep']:.2f}")
         parts.append(f"{record['time']['interactions_per_second']:,.0f} interactions/s")
         self.line("  ".join(parts))
+        self._last_line = time.monotonic()
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
+        text = f"epoch {epoch:>3}/{self.epochs}"
         if self.bar:
-            self.bar.update(
-                self._task, description=f"epoch {epoch:>3}/{self.epochs}", completed=step, total=steps
-            )
+            self.bar.update(self._task, description=text, completed=step, total=steps)
+        elif time.monotonic() - self._last_line > SECONDS_BETWEEN_STEPS:
+            self.line(f"{text}  step {step:,}/{steps:,}")
+            self._last_line = time.monotonic()
 
 
 class DownloadProgress(_Shown):
