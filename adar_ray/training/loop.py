@@ -33,6 +33,9 @@ from adar_ray.user_items import UserItems
 
 VALIDATION_KS = (10, 20)
 
+OnEpoch = Callable[[dict[str, Any]], None]
+OnStep = Callable[[int, int, int], None]
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -83,8 +86,8 @@ def fit(
     data: TrainingData,
     run: Run,
     worker: Worker = Worker(),
-    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
-    on_step: Callable[[int, int, int], None] = lambda epoch, step, steps: None,
+    on_epoch: OnEpoch = lambda record: None,
+    on_step: OnStep = lambda epoch, step, steps: None,
 ) -> None:
     """Trains from the run's last checkpoint, or from the start, to the end.
 
@@ -145,7 +148,7 @@ def _train_epoch(
     optimisers: list[torch.optim.Optimizer],
     worker: Worker,
     epoch: int,
-    on_step: Callable[[int, int, int], None],
+    on_step: OnStep,
 ) -> dict[str, Any]:
     """One pass over the interactions; returns the epoch's losses and sampler statistics."""
     seed, batch_size = config.train.seed, config.train.batch_size
@@ -211,6 +214,7 @@ def _save_epoch(
     better = value > state.best_value
     if better:
         state.best_epoch, state.best_value = state.epoch, value
+    record["best_epoch"] = state.best_epoch
     if worker.rank != 0:
         return
     if better:

@@ -1,0 +1,168 @@
+"""Ray Train workers that run the training loop, fed by Ray Data, and a driver that follows them."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import ray.train
+import ray.train.torch
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
+from adar_ray.errors import AdarError, one_line
+from adar_ray.ray_session import ray_session
+from adar_ray.training.feed import keeps_data, kept_data, streamed_data
+from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
+from adar_ray.training.run import PROGRESS, Run
+
+POLL_SECONDS = 0.2
+PROGRESS_SECONDS = 2.0
+
+
+def fit_on_workers(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnStep) -> None:
+    """Trains as `loop.fit` does, over as many Ray Train workers as the run says.
+
+    Raises:
+        AdarError: a worker failed, or the cluster cannot hold the workers.
+    """
+    with _followed(run, on_epoch, on_step):
+        _train(run, dataset)
+
+
+def _train(run: Run, dataset: Dataset) -> None:
+    config, workers = run.config, run.about["workers"]
+    # The checkpoint may be one epoch behind the metrics; a worker drops what it does not need.
+    first_epoch = max(1, len(run.epochs()))
+    with ray_session(workers * config.train.threads):
+        keeps = keeps_data(config, dataset)
+        stream = (
+            stream_shards(dataset)
+            if keeps
+            else stream_epochs(dataset, config.train.seed, first_epoch, config.train.epochs, workers)
+        )
+        use_gpu = config.train.device == "cuda" or (
+            config.train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
+        )
+        # Ray resumes a run of the same name by itself, from its own files. Here RUN/checkpoints is what
+        # resumes, so every start has a name of its own, and what Ray leaves is removed.
+        scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
+        trainer = ray.train.torch.TorchTrainer(
+            _train_worker,
+            train_loop_config={"run": run.folder.address, "keeps": keeps, "first_epoch": first_epoch},
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers,
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": config.train.threads} | ({"GPU": 1} if use_gpu else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=scratch.path.rpartition("/")[2], storage_path=f"{run.folder.address}/checkpoints"
+            ),
+            datasets={"train": stream},
+            # What is kept is kept whole: every worker gives the epoch the same order and takes its part.
+            dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
+        )
+        try:
+            with _interruptible():
+                trainer.fit()
+        except TrainingFailedError as error:
+            raise _cause(error) from error
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.remove()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C as KeyboardInterrupt: Ray Train's own handler, which it leaves behind, exits the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+def _train_worker(arguments: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    context = ray.train.get_context()
+    device = str(ray.train.torch.get_device())
+    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    run = Run.open(arguments["run"])
+    dataset = run.dataset()
+    shard_stream = ray.train.get_dataset_shard("train")
+    blocks = shard_stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    if arguments["keeps"]:
+        shards = [(block["user"], block["item"]) for block in blocks]
+        data = kept_data(run.config, dataset, shards, worker)
+    else:
+        stream = EpochStream(blocks, len(dataset.shards("train")), arguments["first_epoch"])
+        data = streamed_data(dataset, stream.stripes)
+
+    def write_progress(epoch: int, step: int, steps: int) -> None:
+        run.folder.write_json(PROGRESS, {"epoch": epoch, "step": step, "steps": steps})
+
+    fit(run.config, data, run, worker, ray.train.report, _at_most_every(PROGRESS_SECONDS, write_progress))
+
+
+def _at_most_every(seconds: float, call: OnStep) -> OnStep:
+    """Spares what is slow, such as writing a file, in a loop that is fast."""
+    last = time.monotonic()
+
+    def limited(epoch: int, step: int, steps: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            call(epoch, step, steps)
+            last = time.monotonic()
+
+    return limited
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The worker's own AdarError where that is why Ray gave up."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        original = getattr(failure, "cause", None) or failure.__cause__ or failure
+        for candidate in (failure, original):
+            if isinstance(candidate, AdarError):
+                return candidate
+        return AdarError(f"a worker failed: {one_line(original, 400)}")
+    return AdarError(f"training failed: {one_line(error, 400)}")
+
+
+@contextlib.contextmanager
+def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
+    """Calls back on what the workers, elsewhere, write into the run folder."""
+    told = len(run.epochs())
+    stop = threading.Event()
+
+    def tell_news() -> None:
+        nonlocal told
+        epochs = run.epochs()
+        for record in epochs[told:]:
+            on_epoch(record)
+        if len(epochs) == told and run.folder.exists(PROGRESS):
+            progress = run.folder.read_json(PROGRESS)
+            on_step(progress["epoch"], progress["step"], progress["steps"])
+        told = len(epochs)
+
+    def follow() -> None:
+        while not stop.wait(POLL_SECONDS):
+            with contextlib.suppress(OSError):
+                tell_news()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    tell_news()
