@@ -30,8 +30,13 @@ def main() -> None:
     cli()
 
 
-def command(group: click.Group, name: str) -> Callable:
-    """A command that turns errors into one line and an exit status; its `hint` tells how to go on."""
+def command(
+    group: click.Group, name: str, hint: Callable[..., str] = lambda **arguments: "nothing was written"
+) -> Callable:
+    """A command that turns errors into one line and an exit status.
+
+    `hint` is given the command's arguments and says, of one that was interrupted, how to go on.
+    """
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @group.command(name, help=function.__doc__)
@@ -44,7 +49,7 @@ def command(group: click.Group, name: str) -> Callable:
             except click.ClickException:
                 raise  # click's own: wrong usage
             except KeyboardInterrupt:
-                _fail("interrupted" + _how_to_go_on(arguments), debug, INTERRUPTED)
+                _fail(f"interrupted; {hint(**arguments)}", debug, INTERRUPTED)
             except AdarError as error:
                 _fail(str(error), debug)
             except OSError as error:
@@ -65,13 +70,6 @@ def _fail(message: str, debug: bool, status: int = 1) -> None:
         traceback.print_exc()
     click.echo(f"adar-ray: {message}", err=True)
     sys.exit(status)
-
-
-def _how_to_go_on(arguments: dict[str, Any]) -> str:
-    out = arguments.get("resume_run") or (arguments.get("out") if "workers" in arguments else None)
-    if out is None:
-        return "; nothing was written"
-    return f"; go on after the last finished epoch with `adar-ray train --resume {out}`"
 
 
 def _show(result: dict[str, Any] | list[dict[str, Any]], as_json: bool, title: str | None = None) -> None:
@@ -138,7 +136,7 @@ def data_list(as_json: bool) -> None:
     _show(rows, as_json)
 
 
-@command(data, "fetch")
+@command(data, "fetch", hint=lambda **arguments: "run it again to go on with the download")
 @click.argument("name")
 def data_fetch(name: str, as_json: bool) -> None:
     """Fetch the data set NAME into the cache and print where it lies."""
@@ -232,7 +230,16 @@ def _show_dataset(dataset: Any, as_json: bool) -> None:
 # Training.
 
 
-@command(cli, "train")
+def _how_to_resume(out: str | None, resume_run: str | None, **arguments: Any) -> str:
+    from adar_ray.storage import Folder
+
+    address = resume_run or out
+    if address is None or not Folder.at(address).exists("config.yaml"):
+        return "nothing was written"
+    return f"go on after the last finished epoch with `adar-ray train --resume {address}`"
+
+
+@command(cli, "train", hint=_how_to_resume)
 @click.option("--data", "data_address", help="A dataset.")
 @click.option("--out", help="Address of the run folder.")
 @click.option("--config", "config_file", help="YAML file of the configuration.")

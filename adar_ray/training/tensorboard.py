@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 
 class EventWriter:
-    """Writes each epoch's figures; starts anew with the epochs there are already."""
+    """Writes each epoch's figures; starts anew with the epochs there are already.
+
+    Writes at once. tensorboardX's SummaryWriter hands events to a thread through a queue, whose lock an
+    interrupt may leave held, and then closing it waits for ever.
+    """
 
     def __init__(self, folder: Path, epochs: list[dict[str, Any]]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        self._writer = SummaryWriter(str(folder))
+        folder.mkdir(parents=True)
+        self._writer = EventsWriter(str(folder / "events"))
         for record in epochs:
             self.write(record)
 
     def write(self, record: dict[str, Any]) -> None:
         for name, value in _scalars(record):
-            self._writer.add_scalar(name, value, record["epoch"])
+            summary = scalar(name, value)
+            self._writer.write_event(Event(wall_time=time.time(), step=record["epoch"], summary=summary))
         self._writer.flush()
 
     def close(self) -> None:

@@ -1,0 +1,36 @@
+"""TensorBoard events, read back with TensorBoard's own reader."""
+
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from adar_ray.training.tensorboard import EventWriter
+
+
+def record(epoch: int) -> dict:
+    return {
+        "epoch": epoch,
+        "loss": 1 / epoch,
+        "valid": {"ndcg@20": epoch / 8},
+        "sampler": {"timesteps": [1.0]},
+    }
+
+
+def curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_figures_appear_as_they_are_written_and_once_after_a_resumption(tmp_path: Path) -> None:
+    folder = tmp_path / "tensorboard"
+    writer = EventWriter(folder, [])
+    writer.write(record(1))
+    assert curve(folder, "loss") == [(1, 1.0)]
+    writer.write(record(2))
+    writer.close()
+    writer = EventWriter(folder, [record(1)])
+    writer.write(record(2))
+    writer.close()
+    assert curve(folder, "loss") == [(1, 1.0), (2, 0.5)]
+    assert curve(folder, "valid/ndcg@20") == [(1, 0.125), (2, 0.25)]
