@@ -56,9 +56,7 @@ class SamplerConfig(Section):
     shared: int = Field(
         512, ge=1, description="Uniform negatives that the whole batch shares; for sampled_softmax."
     )
-    mask_seen: bool = Field(
-        True, description="Never give a training item of the user. Takes 8 bytes an interaction a worker."
-    )
+    mask_seen: bool = Field(True, description="Never give a training item of the user as a negative.")
 
 
 class AdarConfig(Section):

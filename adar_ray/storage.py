@@ -107,9 +107,9 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+    def read_table(self, name: str) -> pa.Table:
         with self.filesystem.open_input_file(self.join(name)) as stream:
-            return pq.read_table(stream, columns=columns)
+            return pq.read_table(stream)
 
     def write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
         """Writes Parquet; returns what a manifest says of the file: name, rows, bytes, sha256."""
@@ -186,13 +186,3 @@ def describe_os_error(error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write there ({one_line(error.strerror)}); choose another folder"
     return one_line(error)
-
-
-def free_bytes(folder: Folder) -> int | None:
-    """Bytes free on the disk under a local folder; None for an address that has no disk."""
-    if not folder.is_local:
-        return None
-    path = Path(folder.path)
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
