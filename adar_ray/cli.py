@@ -14,6 +14,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from adar_ray.errors import AdarError, one_line
@@ -80,15 +81,19 @@ def _show(result: dict[str, Any] | list[dict[str, Any]], as_json: bool, title: s
     rows = result if isinstance(result, list) else [{"": k, " ": v} for k, v in result.items()]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     numeric = {column for column in columns if any(isinstance(row.get(column), (int, float)) for row in rows)}
-    table = Table(title=title, title_justify="left", show_header=any(column.strip() for column in columns))
+    table = Table(
+        title=title and escape(title),
+        title_justify="left",
+        show_header=any(column.strip() for column in columns),
+    )
     for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if column in numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        table.add_row(*(escape(_cell(row.get(column))) for column in columns))
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 200)
-    console.print(table, markup=False)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:
