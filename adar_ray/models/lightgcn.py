@@ -5,12 +5,11 @@ Legend: U users, I items, B rows of the batch, K items a row, D dimensions.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from adar_ray.models.graph import normalised_graph, smooth
 from adar_ray.negatives import dot_score
 from adar_ray.user_items import UserItems
 
@@ -38,7 +37,7 @@ class LightGCN(nn.Module):
         self.embedding = nn.Embedding(self.n_users + self.n_items, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         # Derived from the data set, hence not part of the weights.
-        self.register_buffer("graph", _normalised_graph(observed), persistent=False)
+        self.register_buffer("graph", normalised_graph(observed), persistent=False)
         self._propagated: tuple[tuple, torch.Tensor] | None = None
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -67,7 +66,7 @@ class LightGCN(nn.Module):
         if self._propagated is None or self._propagated[0] != state:
             layer = total = weight
             for _ in range(self.layers):
-                layer = torch.sparse.mm(self.graph, layer)
+                layer = smooth(self.graph, layer)
                 total = total + layer
             mean = total / (self.layers + 1)
             if mean.requires_grad:
@@ -86,17 +85,3 @@ class LightGCN(nn.Module):
 
     def _forget_propagated(self, _gradient: torch.Tensor) -> None:
         self._propagated = None
-
-
-def _normalised_graph(observed: UserItems) -> torch.Tensor:
-    """`D^-1/2 A D^-1/2` over users and items as a sparse matrix `[U + I, U + I]` (LightGCN, eq. 8)."""
-    user_E, item_E = observed.pairs()
-    item_E = item_E + observed.n_users
-    row, column = torch.cat([user_E, item_E]), torch.cat([item_E, user_E])
-    nodes = observed.n_users + observed.n_items
-    degree = torch.bincount(row, minlength=nodes).clamp_min(1).to(torch.float32)
-    value = (degree[row] * degree[column]).rsqrt()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # of being in beta, and of unchecked input
-        graph = torch.sparse_coo_tensor(torch.stack([row, column]), value, (nodes, nodes))
-        return graph.coalesce().to_sparse_csr()
