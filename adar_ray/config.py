@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from adar_ray.errors import AdarError, one_line
 from adar_ray.metrics import METRICS
@@ -29,20 +29,51 @@ class DataConfig(Section):
     )
 
 
+MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
+SEQUENTIAL_MODELS = ("gru4rec", "sasrec", "bert4rec", "fmlprec")
+GRAPH_MODELS = ("ngcf", "lightgcn", "simgcl")
+
+
 class ModelConfig(Section):
     """The base model."""
 
-    name: Literal["mf", "lightgcn"] = Field("mf", description="The base model.")
+    name: str = Field(
+        "mf",
+        description=f"The base model: one of {', '.join(MODELS)}; or your own, as module:callable.",
+    )
     dim: int = Field(64, ge=1, description="Length of a representation.")
-    layers: int = Field(2, ge=1, description="Graph layers; for lightgcn.")
-    cosine: bool = Field(False, description="Score by the cosine instead of the dot product.")
+    layers: int = Field(2, ge=1, description="Layers of whatever the model has; mf has none.")
+    heads: int = Field(2, ge=1, description="Attention heads; for sasrec and bert4rec.")
+    dropout: float = Field(
+        0.2, ge=0, lt=1, description="Share of activations dropped; for neumf, ngcf and sequential models."
+    )
+    cosine: bool = Field(False, description="Score by the cosine instead of the dot product; not for neumf.")
+    mask: float = Field(0.2, gt=0, lt=1, description="Share of positions hidden in training; for bert4rec.")
+    noise: float = Field(0.1, ge=0, description="Length of the views' noise; for simgcl.")
+    contrast: float = Field(0.2, ge=0, description="Weight of the loss between views; for simgcl.")
+    contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss; for simgcl.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in MODELS and not re.fullmatch(r"[\w.]+:\w+", name):
+            raise ValueError(f"there is no model {name!r}{_nearest(name, MODELS)}")
+        return name
 
 
 class LossConfig(Section):
     """What is minimised."""
 
-    name: Literal["bpr", "sampled_softmax"] = Field("bpr", description="The loss.")
-    temperature: float = Field(0.2, gt=0, description="Divides the scores; for sampled_softmax.")
+    name: Literal["bpr", "bce", "sampled_softmax", "cross_entropy"] = Field(
+        "bpr", description="The loss: pairwise, pointwise, over sampled items, over all items."
+    )
+    temperature: float = Field(
+        0.2, gt=0, description="Divides the scores; for sampled_softmax and cross_entropy."
+    )
+    log_q: bool = Field(
+        True,
+        description="Correct for popular items being drawn more often, where they are; for sampled_softmax.",
+    )
     l2: float = Field(
         1e-4, ge=0, description="Penalty: times half the squared length of the batch's vectors, mean a row."
     )
@@ -51,12 +82,49 @@ class LossConfig(Section):
 class SamplerConfig(Section):
     """Where negatives come from."""
 
-    name: Literal["uniform", "adar"] = Field("adar", description="The sampler.")
-    negatives: int = Field(1, ge=1, description="Uniform negatives a positive; bpr with uniform.")
-    shared: int = Field(
-        512, ge=1, description="Uniform negatives that the whole batch shares; for sampled_softmax."
+    name: Literal[
+        "adar", "uniform", "popularity", "in_batch", "dns", "mixgcf", "dens", "ahns", "srns", "all"
+    ] = Field("adar", description="The sampler; all is cross_entropy without ADAR.")
+    joins: Literal["uniform", "popularity", "in_batch"] = Field(
+        "uniform", description="The ordinary negatives that ADAR's join; with bce and sampled_softmax."
     )
+    negatives: int = Field(
+        1, ge=1, description="Negatives a positive, of every sampler but adar and shared ones."
+    )
+    shared: int = Field(
+        512, ge=1, description="Uniform or popular negatives that the batch shares; with sampled_softmax."
+    )
+    candidates: int = Field(
+        16, ge=1, description="Items among which a negative is chosen; for dns, mixgcf, dens, ahns and srns."
+    )
+    top: int = Field(1, ge=1, description="One of this many hardest candidates is taken; for dns.")
+    alpha: float = Field(0.75, ge=0, description="Power of the popularity; for popularity.")
     mask_seen: bool = Field(True, description="Never give a training item of the user as a negative.")
+
+
+class AhnsConfig(Section):
+    """The ahns sampler: the candidate whose score is nearest to `beta (positive's + alpha)^(p + 1)`."""
+
+    alpha: float = Field(1.0, gt=0, description="Added to the positive's score.")
+    beta: float = Field(0.1, gt=0, description="Hardness of negatives.")
+    p: float = Field(
+        -2.0, lt=0, description="Below -1, the better a positive is learnt the easier its negatives."
+    )
+
+
+class DensConfig(Section):
+    """The dens sampler."""
+
+    warmup: int = Field(100, ge=1, description="Epochs over which irrelevant factors come to matter less.")
+    gamma: float = Field(0.3, ge=0, description="Weight of the gates' own loss.")
+
+
+class SrnsConfig(Section):
+    """The srns sampler."""
+
+    memory: int = Field(20, ge=1, description="Candidates remembered a user.")
+    alpha: float = Field(1.0, ge=0, description="Weight of a candidate's variance beside its score.")
+    warmup: int = Field(50, ge=1, description="Epochs over which the variance comes to count.")
 
 
 class AdarConfig(Section):
@@ -72,7 +140,7 @@ class AdarConfig(Section):
     pool: int = Field(256, ge=2, description="Random items that the batch shares.")
     T: int = Field(1000, ge=1, description="Timesteps of the diffusion.")
     weight: float = Field(
-        1.0, gt=0, description="Weight of a generated negative beside ordinary ones; for sampled_softmax."
+        1.0, gt=0, description="Weight of generated negatives beside ordinary ones; with any loss but bpr."
     )
 
 
@@ -109,15 +177,33 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     sampler: SamplerConfig = SamplerConfig()
     adar: AdarConfig = AdarConfig()
+    ahns: AhnsConfig = AhnsConfig()
+    dens: DensConfig = DensConfig()
+    srns: SrnsConfig = SrnsConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.optimiser.name == "sparse_adam" and self.model.name == "lightgcn":
+        if self.optimiser.name == "sparse_adam" and self.model.name != "mf":
             raise ValueError(
-                "optimiser.name sparse_adam does not go with model.name lightgcn, "
+                f"optimiser.name sparse_adam does not go with model.name {self.model.name}, "
                 "whose gradient reaches every row: use adam"
+            )
+        if self.model.cosine and self.model.name == "neumf":
+            raise ValueError("model.cosine does not go with model.name neumf, whose score is a network's")
+        if self.model.dim % self.model.heads and self.model.name in ("sasrec", "bert4rec"):
+            raise ValueError(f"model.dim {self.model.dim} is no multiple of model.heads {self.model.heads}")
+        if self.loss.name == "cross_entropy" and self.sampler.name not in ("all", "adar"):
+            raise ValueError(
+                f"loss.name cross_entropy takes all items as negatives, not those of sampler.name "
+                f"{self.sampler.name}: use all or adar"
+            )
+        if self.sampler.name == "all" and self.loss.name != "cross_entropy":
+            raise ValueError("sampler.name all goes with loss.name cross_entropy alone")
+        if self.sampler.top > self.sampler.candidates:
+            raise ValueError(
+                f"sampler.top {self.sampler.top} is more than sampler.candidates {self.sampler.candidates}"
             )
         parse_metric(self.train.metric)
         return self

@@ -15,8 +15,21 @@ def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
     Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row with no negative
     left by the mask costs nothing.
     """
-    loss_BK = softplus(negative_BK - positive_B[:, None]) * mask_BK
-    return loss_BK.sum(1) / mask_BK.sum(1).clamp_min(1)
+    return (shares(mask_BK) * softplus(negative_BK - positive_B[:, None])).sum(1)
+
+
+def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, weight_BK: torch.Tensor) -> torch.Tensor:
+    """`[B]`: binary cross-entropy, `softplus(-s_positive)` and the weighted sum of `softplus(s_negative)`.
+
+    He et al., "Neural Collaborative Filtering" (WWW 2017), eq. 7, with scores as logits. `shares` makes
+    weights of a mask.
+    """
+    return softplus(-positive_B) + (weight_BK * softplus(negative_BK)).sum(1)
+
+
+def shares(mask_BK: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
+    """`[B, K]`: a weight shared equally by each row's negatives that the mask leaves."""
+    return mask_BK * (weight / mask_BK.sum(1, keepdim=True).clamp_min(1))
 
 
 def sampled_softmax(
@@ -24,14 +37,15 @@ def sampled_softmax(
     negative_BK: torch.Tensor,
     mask_BK: torch.Tensor,
     temperature: float = 1.0,
-    log_weight_K: torch.Tensor | float = 0.0,
+    log_weight_BK: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
     """`[B]`: cross-entropy of the positive among itself and its negatives.
 
-    Logits are scores over the temperature; `log_weight_K` is added to the negatives' (0 counts a
-    negative once, log 2 twice).
+    Logits are scores over the temperature; `log_weight_BK` is added to the negatives' (0 counts a
+    negative once, log 2 twice). With all items but the positive for negatives it is the full
+    cross-entropy.
     """
-    logit_BK = negative_BK / temperature + log_weight_K
+    logit_BK = negative_BK / temperature + log_weight_BK
     logit_BK = logit_BK.masked_fill(~mask_BK, -torch.inf)
     positive_B = positive_B / temperature
     everything = torch.cat([positive_B[:, None], logit_BK], 1)

@@ -24,19 +24,29 @@ def dot_score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Items:
-    """What a sampler may look items up with.
+    """What a sampler may look items up with. The first two are always there, the others if somebody knows.
 
     Attributes:
         vectors: ids of any shape -> item representations with a last dimension D.
         n_items: ids run from 0 to n_items - 1.
         score: (user_BD, item_BKD or item_1KD) -> score_BK.
         seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them.
+        user_B, positive_B: the rows' users and positives, as ids.
+        popularity_I: interactions of each item.
+        layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops,
+            whose mean is `vectors`.
+        epoch: the pass over the data, from 1.
     """
 
     vectors: Callable[[torch.Tensor], torch.Tensor]
     n_items: int
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
     seen: Callable[[torch.Tensor], torch.Tensor] | None = None
+    user_B: torch.Tensor | None = None
+    positive_B: torch.Tensor | None = None
+    popularity_I: torch.Tensor | None = None
+    layers: Callable[[torch.Tensor], torch.Tensor] | None = None
+    epoch: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,17 @@ class Negatives:
         mask_BK: False where a row has no negative to give, as for a user who has seen every item.
         item_BK: the items that the vectors are, `[1, K]` where shared; None if they are generated.
         timestep_BK: for ADAR, the diffusion step of each negative, as a share of T; else None.
+        log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's
+            positive; `[B, K]`. None where all items are as likely.
+        loss_B: what the sampler itself wants minimised, for parameters of its own; `[B]`.
     """
 
     vector_BKD: torch.Tensor
     mask_BK: torch.Tensor
     item_BK: torch.Tensor | None = None
     timestep_BK: torch.Tensor | None = None
+    log_q_BK: torch.Tensor | None = None
+    loss_B: torch.Tensor | None = None
 
 
 class Sampler(Protocol):

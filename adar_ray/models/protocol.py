@@ -1,6 +1,8 @@
 """What ADAR and the training service ask of a base model: three methods, no base class.
 
-Legend: B rows of the batch, K items a row, D dimensions.
+Some more are used where a model has them; `BaseModel` lists them.
+
+Legend: B rows of the batch, L positions of a history, K items a row, D dimensions.
 """
 
 from __future__ import annotations
@@ -9,13 +11,31 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from adar_ray.draws import Draws
+
+PADDING = -1
+"""Stands where a history has no item."""
+
 
 @runtime_checkable
 class BaseModel(Protocol):
-    """An `nn.Module` with these three methods."""
+    """An `nn.Module` with these three methods.
+
+    Optional methods:
+        `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty is put on, for
+            ids of any shape, where they are not the representations, as in a graph model.
+        `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
+        `auxiliary_loss(batch, item_B, draws) -> [B]`: what the model wants minimised besides the loss.
+        `cloze(sequence_BN, draws) -> (history_BL, target_BL)`: what a sequential model that is not trained
+            on the next item is shown, and what it is to find there; PADDING where nothing.
+    """
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """User representations `[B, D]` for a batch, whose `batch["user"]` are ids `[B]`."""
+        """User representations `[B, D]` for a batch, whose `batch["user"]` are ids `[B]`.
+
+        A sequential model reads `batch["history"]`, items `[B, L]`, oldest first and padded with PADDING
+        on the left, and gives `[B, L, D]`: for each position the user as of then. The last is the user now.
+        """
         ...
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
@@ -27,12 +47,17 @@ class BaseModel(Protocol):
         ...
 
 
-def l2_vectors(
-    model: BaseModel, batch: dict[str, torch.Tensor], item: torch.Tensor
+def training_positions(
+    model: BaseModel, sequence_BN: torch.Tensor, targets: int, draws: Draws
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The vectors that the L2 penalty is put on: the representations, unless the model knows better.
+    """A sequence row as what the model is shown, `[B, L]`, and what it is to find at each position.
 
-    A graph model's parameters are not what it scores; it says so with a method `l2_vectors`.
+    By default the next item, at the last `targets` positions that have a history.
     """
-    own = getattr(model, "l2_vectors", None)
-    return own(batch, item) if own else (model.users(batch), model.items(item))
+    own = getattr(model, "cloze", None)
+    if own:
+        return own(sequence_BN, draws)
+    history_BL, target_BL = sequence_BN[:, :-1], sequence_BN[:, 1:].clone()
+    target_BL[history_BL == PADDING] = PADDING
+    target_BL[:, :-targets] = PADDING
+    return history_BL, target_BL

@@ -10,8 +10,7 @@ from torch import nn
 
 from adar_ray.draws import Draws
 from adar_ray.negatives import Items, Negatives
-
-_REDRAWS = 8
+from adar_ray.samplers.candidates import uniform_candidates
 
 
 class UniformSampler(nn.Module):
@@ -34,20 +33,16 @@ class UniformSampler(nn.Module):
         draws = draws or Draws.fresh(len(user_BD), user_BD.device)
         if self.shared:
             item_K = draws.shared_integers(items.n_items, self.K)
-            mask_BK = torch.ones(len(user_BD), self.K, dtype=torch.bool, device=user_BD.device)
-            if items.seen is not None:
-                mask_BK = ~items.seen(item_K)
-            return Negatives(items.vectors(item_K)[None], mask_BK, item_K[None])
-        item_BK = draws.integers(items.n_items, self.K)
-        mask_BK = torch.ones_like(item_BK, dtype=torch.bool)
-        if items.seen is not None:
-            # Redrawing the seen ones keeps the rest uniform over the unseen. A user who has seen
-            # nearly everything may still be left with a seen item: it is masked, not used.
-            for stream in range(1, _REDRAWS + 1):
-                seen_BK = items.seen(item_BK)
-                if not seen_BK.any():
-                    break
-                item_BK = torch.where(seen_BK, draws.integers(items.n_items, self.K, stream), item_BK)
-            else:
-                mask_BK = ~items.seen(item_BK)
+            return shared_negatives(item_K, len(user_BD), items)
+        item_BK, mask_BK = uniform_candidates(items, draws, self.K)
         return Negatives(items.vectors(item_BK), mask_BK, item_BK)
+
+
+def shared_negatives(item_K: torch.Tensor, rows: int, items: Items) -> Negatives:
+    """Negatives `[1, K, D]` that all rows have in common, less those that a row's user has seen."""
+    mask_BK = torch.ones(rows, len(item_K), dtype=torch.bool, device=item_K.device)
+    if items.seen is not None:
+        mask_BK = ~items.seen(item_K)
+    if items.positive_B is not None:
+        mask_BK = mask_BK & (items.positive_B[:, None] != item_K)
+    return Negatives(items.vectors(item_K)[None], mask_BK, item_K[None])

@@ -1,65 +1,127 @@
 """From a configuration to a model, samplers, a step and optimisers.
 
-Legend: B rows of the batch, K negatives a row, D dimensions.
+Legend: B rows of the batch, N pairs of user and positive that they hold, L positions of a history,
+K negatives a pair, D dimensions.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from adar_ray import losses
+from adar_ray import losses, models, samplers
 from adar_ray.adar import AdarSampler
-from adar_ray.config import Config
+from adar_ray.config import SEQUENTIAL_MODELS, Config
+from adar_ray.data.dataset import Dataset
 from adar_ray.draws import Draws
-from adar_ray.models import MF, BaseModel, LightGCN, l2_vectors
-from adar_ray.negatives import Items
-from adar_ray.samplers import UniformSampler
+from adar_ray.models import BaseModel
+from adar_ray.models.own import build_own, find_own
+from adar_ray.models.protocol import PADDING, training_positions
+from adar_ray.negatives import Items, Negatives, Sampler
 from adar_ray.user_items import UserItems
 
 HISTOGRAM_BINS = 10
+_MASKS = -1  # the stream of random numbers of what is hidden; samplers count from 0
 
 
-def build_model(config: Config, observed: UserItems) -> BaseModel:
-    """The base model that the configuration names, newly initialised."""
+def is_sequential(config: Config) -> bool:
+    """Whether the base model reads histories."""
+    name = config.model.name
+    return getattr(find_own(name), "sequential", False) if ":" in name else name in SEQUENTIAL_MODELS
+
+
+def build_model(config: Config, observed: UserItems, dataset: Dataset | None = None) -> BaseModel:
+    """The base model that the configuration names, newly initialised.
+
+    Args:
+        observed: the training interactions.
+        dataset: for sequential models, which have its length of histories, and for models of one's own.
+
+    Raises:
+        AdarError: a model of one's own cannot be imported, or misses a method.
+    """
     model = config.model
+    users, items = observed.n_users, observed.n_items
+
+    def sequential(kind: Callable[..., nn.Module], **more) -> nn.Module:
+        length = dataset.sequences["length"]
+        return kind(
+            items, length, model.dim, model.layers, dropout=model.dropout, cosine=model.cosine, **more
+        )
+
     builders = {
-        "mf": lambda: MF(
-            observed.n_users,
-            observed.n_items,
-            model.dim,
-            model.cosine,
-            config.optimiser.name == "sparse_adam",
+        "mf": lambda: models.MF(
+            users, items, model.dim, model.cosine, config.optimiser.name == "sparse_adam"
         ),
-        "lightgcn": lambda: LightGCN(observed, model.dim, model.layers, model.cosine),
+        "neumf": lambda: models.NeuMF(users, items, model.dim, model.layers, model.dropout),
+        "ngcf": lambda: models.NGCF(observed, model.dim, model.layers, model.dropout, model.cosine),
+        "lightgcn": lambda: models.LightGCN(observed, model.dim, model.layers, model.cosine),
+        "simgcl": lambda: models.SimGCL(
+            observed,
+            model.dim,
+            model.layers,
+            model.noise,
+            model.contrast,
+            model.contrast_temperature,
+            model.cosine,
+        ),
+        "gru4rec": lambda: sequential(models.GRU4Rec),
+        "sasrec": lambda: sequential(models.SASRec, heads=model.heads),
+        "bert4rec": lambda: sequential(models.BERT4Rec, heads=model.heads, mask_share=model.mask),
+        "fmlprec": lambda: sequential(models.FMLPRec),
     }
-    return builders[model.name]()
+    return builders[model.name]() if model.name in builders else build_own(model.name, dataset, config)
 
 
-def build_samplers(config: Config) -> nn.ModuleList:
+def build_samplers(config: Config, model: BaseModel, observed: UserItems) -> nn.ModuleList:
     """The samplers whose negatives the loss puts side by side; the last is the one that is studied.
 
-    With BPR, ADAR's negatives replace the uniform ones; with sampled softmax they join them.
+    With BPR, ADAR's negatives replace the uniform ones; with the other losses they join ordinary ones.
+    Every other sampler stands alone.
     """
-    softmax = config.loss.name == "sampled_softmax"
-    uniform = (
-        UniformSampler(config.sampler.shared, True) if softmax else UniformSampler(config.sampler.negatives)
-    )
-    if config.sampler.name == "uniform":
-        return nn.ModuleList([uniform])
-    adar = AdarSampler(**config.adar.model_dump(exclude={"weight"}))
-    return nn.ModuleList([uniform, adar] if softmax else [adar])
+    sampler, loss = config.sampler, config.loss.name
+    shared = loss == "sampled_softmax"
+    K = sampler.shared if shared else sampler.negatives
+    choice = {"K": sampler.negatives, "candidates": sampler.candidates}
+    builders: dict[str, Callable[[], Sampler]] = {
+        "adar": lambda: AdarSampler(**config.adar.model_dump(exclude={"weight"})),
+        "all": samplers.AllItems,
+        "uniform": lambda: samplers.UniformSampler(K, shared),
+        "popularity": lambda: samplers.PopularitySampler(K, sampler.alpha, shared),
+        "in_batch": samplers.InBatchSampler,
+        "dns": lambda: samplers.DNSSampler(**choice, top=sampler.top),
+        "mixgcf": lambda: samplers.MixGCFSampler(**choice),
+        "dens": lambda: samplers.DENSSampler(_length(model), **choice, **config.dens.model_dump()),
+        "ahns": lambda: samplers.AHNSSampler(**choice, **config.ahns.model_dump()),
+        "srns": lambda: samplers.SRNSSampler(
+            observed.n_users, observed.n_items, **choice, **config.srns.model_dump()
+        ),
+    }
+    names = [sampler.name]
+    if sampler.name == "adar" and loss != "bpr":
+        names = ["all" if loss == "cross_entropy" else sampler.joins, "adar"]
+    return nn.ModuleList(builders[name]() for name in names)
 
 
-def build_optimisers(config: Config, model: nn.Module) -> list[torch.optim.Optimizer]:
+@torch.no_grad()
+def _length(model: BaseModel) -> int:
+    """D, which is a model's own affair: some concatenate."""
+    parameter = next(model.parameters())
+    return model.items(torch.zeros(1, dtype=torch.int64, device=parameter.device)).shape[-1]
+
+
+def build_optimisers(config: Config, *modules: nn.Module) -> list[torch.optim.Optimizer]:
     """Sparse Adam for tables with sparse gradients, Adam for the rest."""
-    sparse = {m.weight for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse}
-    dense = [p for p in model.parameters() if p not in sparse]
+    everything = nn.ModuleList(modules)
+    sparse = {m.weight for m in everything.modules() if isinstance(m, nn.Embedding) and m.sparse}
+    dense = [p for p in everything.parameters() if p not in sparse]
     optimisers: list[torch.optim.Optimizer] = []
     if sparse:
-        tables = [p for p in model.parameters() if p in sparse]  # in a fixed order, which a set has not
+        tables = [p for p in everything.parameters() if p in sparse]  # in a fixed order, which a set has not
         optimisers.append(torch.optim.SparseAdam(tables, lr=config.optimiser.lr))
     if dense:
         optimisers.append(torch.optim.Adam(dense, lr=config.optimiser.lr, fused=True))
@@ -85,65 +147,164 @@ class StepStatistics:
         return loss, sampler
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """What a batch trains on: users, as they are when they meet their positive, and that positive.
+
+    `row_N` are the pairs' positions in the batch of all workers, `of_N` the rows here that they are of.
+    """
+
+    user_ND: torch.Tensor
+    user_N: torch.Tensor
+    positive_N: torch.Tensor
+    row_N: torch.Tensor
+    of_N: torch.Tensor
+
+
 class TrainingStep(nn.Module):
-    """Everything between a batch of interactions and its loss.
+    """Everything between a batch of interactions, or of sequence rows, and its loss.
 
     One module, so that `DistributedDataParallel` can wrap it and average the gradients.
+
+    Args:
+        targets: positions of a sequence row, counted from its end, that are trained on.
     """
 
     def __init__(
-        self, config: Config, model: BaseModel, samplers: nn.ModuleList, observed: UserItems
+        self,
+        config: Config,
+        model: BaseModel,
+        samplers: nn.ModuleList,
+        observed: UserItems,
+        targets: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.samplers = model, samplers
-        self.config, self.observed = config, observed
+        self.config, self.observed, self.targets = config, observed, targets
+        self.popularity_I = observed.item_counts()
 
     def forward(
-        self, user_B: torch.Tensor, item_B: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
+        self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The sum of the rows' losses, and the statistics of `StepStatistics`.
+        """The sum of the losses of all pairs, and the statistics of `StepStatistics`.
 
         Args:
-            user_B, item_B: interactions.
-            row_B: their positions in the batch of all workers.
-            key: the step's key to random numbers.
+            user_B: users.
+            item: their positives `[B]`, or their sequence rows `[B, L + 1]`.
+            row_B: the rows' positions in the batch of all workers.
+            key: the step's key to random numbers: seed, epoch, step.
         """
-        batch = {"user": user_B}
-        user_BD, positive_BD = self.model.users(batch), self.model.items(item_B)
-        items = Items(self.model.items, self.observed.n_items, self.model.score, self._seen(user_B))
-        scale = self.config.loss.temperature if self.config.loss.name == "sampled_softmax" else 1.0
-
-        positive_B = self.model.score(user_BD, positive_BD[:, None])[:, 0]
-        score, mask, weight, penalty = [], [], [], self._half_square(*l2_vectors(self.model, batch, item_B))
-        for index, sampler in enumerate(self.samplers):
-            negatives = sampler(user_BD, positive_BD, items, Draws(row_B, *key, index))
-            score.append(self.model.score(user_BD, negatives.vector_BKD))
-            mask.append(negatives.mask_BK)
-            generated = isinstance(sampler, AdarSampler)
-            log_weight = math.log(self.config.adar.weight) if generated else 0.0
-            weight.append(score[-1].new_full(score[-1].shape[1:], log_weight))
-            if self.config.loss.l2 and negatives.item_BK is not None:
-                _, negative_BKD = l2_vectors(self.model, batch, negatives.item_BK)
-                penalty = penalty + self._half_square(negative_BKD).mean(1)
-        negative_BK, mask_BK = torch.cat(score, 1), torch.cat(mask, 1)
-        if self.config.loss.name == "bpr":
-            loss_B = losses.bpr(positive_B, negative_BK, mask_BK)
-        else:
-            loss_B = losses.sampled_softmax(positive_B, negative_BK, mask_BK, scale, torch.cat(weight))
-        penalty_B = self.config.loss.l2 * penalty
+        batch, pairs = self._pairs(user_B, item, row_B, key)
+        positive_ND = self.model.items(pairs.positive_N)
+        positive_N = self.model.score(pairs.user_ND, positive_ND[:, None])[:, 0]
+        items = Items(
+            self.model.items,
+            self.observed.n_items,
+            self.model.score,
+            self._seen(user_B, pairs),
+            pairs.user_N,
+            pairs.positive_N,
+            self.popularity_I,
+            getattr(self.model, "item_layers", None),
+            epoch=key[1],
+        )
+        answers = [
+            sampler(pairs.user_ND, positive_ND, items, Draws(pairs.row_N, *key, stream))
+            for stream, sampler in enumerate(self.samplers)
+        ]
+        scores = [self.model.score(pairs.user_ND, negatives.vector_BKD) for negatives in answers]
+        loss_N = self._loss(positive_N, scores, answers)
+        loss_N = loss_N + sum(negatives.loss_B for negatives in answers if negatives.loss_B is not None)
+        auxiliary_loss = getattr(self.model, "auxiliary_loss", None)
+        if auxiliary_loss:
+            loss_N = loss_N + auxiliary_loss(batch, pairs.positive_N, Draws(pairs.row_N, *key, len(answers)))
+        penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
-            hardness_BK = torch.sigmoid((score[-1] - positive_B[:, None]) / scale) * mask[-1]
-            statistics = self._statistics(loss_B, penalty_B, hardness_BK, mask[-1], negatives.timestep_BK)
-        return (loss_B + penalty_B).sum(), statistics
+            studied, scale = answers[-1], self._temperature()
+            hardness_NK = torch.sigmoid((scores[-1] - positive_N[:, None]) / scale) * studied.mask_BK
+            statistics = self._statistics(
+                loss_N, penalty_N, hardness_NK, studied.mask_BK, studied.timestep_BK
+            )
+        return (loss_N + penalty_N).sum(), statistics
 
-    def _seen(self, user_B: torch.Tensor):
+    def _pairs(
+        self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
+    ) -> tuple[dict[str, torch.Tensor], Pairs]:
+        """What the model is shown, and the pairs in it; all positions of all histories at once."""
+        if item.dim() == 1:
+            batch = {"user": user_B}
+            of_B = torch.arange(len(user_B), device=user_B.device)
+            return batch, Pairs(self.model.users(batch), user_B, item, row_B, of_B)
+        history_BL, target_BL = training_positions(self.model, item, self.targets, Draws(row_B, *key, _MASKS))
+        batch = {"user": user_B, "history": history_BL}
+        of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
+        return batch, Pairs(
+            self.model.users(batch)[of_N, at_N],
+            user_B[of_N],
+            target_BL[of_N, at_N],
+            row_B[of_N] * target_BL.shape[1] + at_N,
+            of_N,
+        )
+
+    def _loss(
+        self, positive_N: torch.Tensor, scores: list[torch.Tensor], answers: list[Negatives]
+    ) -> torch.Tensor:
+        negative_NK, mask_NK = torch.cat(scores, 1), torch.cat([n.mask_BK for n in answers], 1)
+        if self.config.loss.name == "bpr":
+            return losses.bpr(positive_N, negative_NK, mask_NK)
+        weights = [self.config.adar.weight if isinstance(s, AdarSampler) else 1.0 for s in self.samplers]
+        if self.config.loss.name == "bce":
+            shares = [
+                losses.shares(negatives.mask_BK, weight)
+                for negatives, weight in zip(answers, weights, strict=True)
+            ]
+            return losses.bce(positive_N, negative_NK, torch.cat(shares, 1))
+        log_weights = [torch.full_like(score, math.log(w)) for score, w in zip(scores, weights, strict=True)]
+        if self.config.loss.log_q:
+            log_weights = [
+                log_weight if negatives.log_q_BK is None else log_weight - negatives.log_q_BK
+                for log_weight, negatives in zip(log_weights, answers, strict=True)
+            ]
+        return losses.sampled_softmax(
+            positive_N, negative_NK, mask_NK, self._temperature(), torch.cat(log_weights, 1)
+        )
+
+    def _temperature(self) -> float:
+        has_one = self.config.loss.name in ("sampled_softmax", "cross_entropy")
+        return self.config.loss.temperature if has_one else 1.0
+
+    def _penalty(
+        self,
+        batch: dict[str, torch.Tensor],
+        pairs: Pairs,
+        positive_ND: torch.Tensor,
+        answers: list[Negatives],
+    ) -> torch.Tensor:
+        """`[N]`: half the squared lengths of a pair's vectors, and the mean of its negatives'."""
+        own = getattr(self.model, "l2_vectors", None)
+        if not self.config.loss.l2:
+            return positive_ND.new_zeros(())
+        if "history" in batch:  # a hidden state is no parameter
+            penalty_N = self._half_square(positive_ND)
+        else:
+            vectors = own(batch, pairs.positive_N) if own else (pairs.user_ND, positive_ND)
+            penalty_N = self._half_square(*vectors)
+        for negatives in answers:
+            if negatives.item_BK is not None:
+                vector_NKD = own(batch, negatives.item_BK)[1] if own else negatives.vector_BKD
+                penalty_N = penalty_N + self._half_square(vector_NKD).mean(1)
+        return penalty_N
+
+    def _seen(self, user_B: torch.Tensor, pairs: Pairs) -> Callable[[torch.Tensor], torch.Tensor] | None:
         if not self.config.sampler.mask_seen:
             return None
-        return lambda item: (
-            self.observed.contains_shared(user_B, item)
-            if item.dim() == 1
-            else self.observed.contains(user_B, item)
-        )
+
+        def seen(item: torch.Tensor) -> torch.Tensor:
+            if item.dim() == 1:  # once a user, however many positions
+                return self.observed.contains_shared(user_B, item)[pairs.of_N]
+            return self.observed.contains(pairs.user_N, item)
+
+        return seen
 
     @staticmethod
     def _half_square(*vectors: torch.Tensor) -> torch.Tensor:

@@ -105,8 +105,8 @@ def fit(
     device = torch.device(worker.device)
     observed, valid = data.observed.to(device), data.valid.to(device)
     model = build_model(config, observed).to(device)
-    samplers = build_samplers(config).to(device)
-    optimisers = build_optimisers(config, model)
+    samplers = build_samplers(config, model, observed).to(device)
+    optimisers = build_optimisers(config, model, samplers)
     state = _restore(run, model, samplers, optimisers)
     step_module = TrainingStep(config, model, samplers, observed)
     # Every worker has built the same model from the same seed: there is nothing to broadcast.

@@ -1,0 +1,17 @@
+"""What a figure depends on, to be written beside it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions."""
+    versions = {name: metadata.version(name) for name in ("adar-ray", "torch", "numpy", "ray")}
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+        "python": platform.python_version(),
+        **versions,
+    }
