@@ -155,6 +155,28 @@ def test_the_models_own_score_decides_and_its_units_do_not_matter():
     )
 
 
+def test_a_score_that_is_a_network_meets_its_boundary_too():
+    hidden = random_vectors(2 * DIM, 16, seed=5) / math.sqrt(DIM)
+
+    def network(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        rows, K = max(len(user_BD), len(item_BKD)), item_BKD.shape[1]
+        both = torch.cat([user_BD[:, None].expand(rows, K, -1), item_BKD.expand(rows, K, -1)], 2)
+        return dot_score(user_BD, item_BKD) + torch.tanh(both @ hidden).sum(2)
+
+    world, beta, T = World(score=network), 0.7, 1000
+    negatives = world.negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    pool = network(world.user_BD, world.item_ID[world.pool_P][None])
+    centre_B1 = pool.mean(1, keepdim=True)
+    excess_B1 = network(world.user_BD, world.positive_BD[:, None]) - centre_B1
+    boundary_B1 = centre_B1 + torch.minimum(excess_B1, beta * excess_B1)
+    off_BK = (network(world.user_BD, negatives.vector_BKD) - boundary_B1).abs() / pool.std(1, keepdim=True)
+    crosses = (negatives.timestep_BK > 0.1) & (negatives.timestep_BK < 1)
+    assert crosses.sum() > 60
+    assert off_BK[crosses].max() < 0.02
+    linear = World().negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    assert not torch.equal(linear.timestep_BK, negatives.timestep_BK)
+
+
 # What they are made of
 
 

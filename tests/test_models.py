@@ -239,7 +239,7 @@ def test_lightgcn_can_be_differentiated_again_after_a_backward_pass():
 
 def training_step(model: nn.Module, observed: UserItems, *settings: str) -> tuple[Config, TrainingStep]:
     config = load_config(settings=settings)
-    return config, TrainingStep(config, model, build_samplers(config), observed)
+    return config, TrainingStep(config, model, build_samplers(config, model, observed), observed)
 
 
 def interactions(observed: UserItems) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -371,7 +371,7 @@ def test_a_checkerboard_is_learnt_so_that_the_withheld_pairs_come_out_on_top(nam
     )
     torch.manual_seed(0)
     model = build_model(config, observed)
-    step = TrainingStep(config, model, build_samplers(config), observed)
+    step = TrainingStep(config, model, build_samplers(config, model, observed), observed)
     (optimiser,) = build_optimisers(config, model)
     for number in range(100):
         loss, _ = step(user, item, torch.arange(len(user)), (0, number))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adar_ray.adar.schedule import angle, diffuse, timestep
-from adar_ray.adar.transition import score_aware_boundary, transition_angle
+from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 
 QUARTER = math.pi / 2
 GAMMAS = [1, 0.5, 0, -0.5, -1, 3, -3]
@@ -183,3 +183,23 @@ def test_the_boundary_is_a_number_and_never_above_the_positives_score(gamma, r_m
 def test_a_positive_that_scores_no_better_than_the_average_item_is_its_own_boundary(gamma):
     r = tensor(-3, -0.01, 0)
     assert score_aware_boundary(r, 0.9, gamma, 1.5).tolist() == r.tolist()
+
+
+# The search, where there is no closed form
+
+
+def test_the_search_finds_what_the_closed_form_finds():
+    r, b, z = random_cases()
+    found = search_angle(lambda phi: trajectory(r, b, phi), b, z)
+    torch.testing.assert_close(found, transition_angle(r, b, z), rtol=0, atol=QUARTER / 1024)
+
+
+def test_the_search_ends_where_any_falling_score_meets_the_boundary():
+    b, z = tensor(-1.0, -1.0, 0.2), tensor(0.0, 0.9, 0.1)
+
+    def score_at(phi: torch.Tensor) -> torch.Tensor:  # from 1 at the positive to -1 at the noise, bent
+        return 1 - 2 * (phi / QUARTER) ** 3
+
+    found = search_angle(score_at, b, z)
+    assert found[:2].tolist() == pytest.approx([QUARTER * 0.5 ** (1 / 3), QUARTER * 0.05 ** (1 / 3)], abs=2e-3)
+    assert found[2] == QUARTER  # the noise item is itself beyond the boundary

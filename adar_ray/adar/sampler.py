@@ -17,18 +17,20 @@ import torch.distributed as dist
 from torch import nn
 
 from adar_ray.adar.schedule import angle, diffuse, timestep
-from adar_ray.adar.transition import score_aware_boundary, transition_angle
+from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.draws import Draws
 from adar_ray.negatives import Items, Negatives
 
 _TINY = 1e-6
+_ROUNDING = 1e-3  # what rounding may do to a linear score in single precision, in the user's units
 
 
 class AdarSampler(nn.Module):
     """Diffuses each positive towards the hardest of M random items, up to its transition point.
 
-    The gradient reaches the user and, through the noise, a real item; the positive enters detached, so
-    that its own diffused copy never pushes it away.
+    The transition point is found in closed form where the score is linear in the item's vector, and by
+    bisection where it is a network. The gradient reaches the user and, through the noise, a real item; the
+    positive enters detached, so that its own diffused copy never pushes it away.
 
     Args:
         beta: how near to the positive's score the boundary lies, as a share of it; 0.5 to 0.95.
@@ -77,12 +79,25 @@ class AdarSampler(nn.Module):
             r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
             b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
             z_B1 = score_aware_boundary(r_B1, self.beta, self.gamma, self._running_mean(r_B1))
-            phi_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
-            t_BK = timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2), self.T)
 
+        positive_B1D = positive_BD.detach()[:, None]
         noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
         mean_D = pool_PD.detach().mean(0)
-        vector_BKD = diffuse(positive_BD.detach()[:, None], noise_BKD, mean_D, angle(t_BK, self.T))
+        with torch.no_grad():
+            # A linear score, and hardly any other, gives the mean vector the mean of the scores.
+            off_B1 = (items.score(user_BD, mean_D[None, None]) - mean_B1) / deviation_B1
+            if (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all():
+                phi_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
+            else:
+
+                def score_at(phi_BK: torch.Tensor) -> torch.Tensor:
+                    score_BK = items.score(user_BD, diffuse(positive_B1D, noise_BKD, mean_D, phi_BK))
+                    return (score_BK - mean_B1) / deviation_B1
+
+                phi_BK = search_angle(score_at, b_BK, z_B1)
+            t_BK = timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2), self.T)
+
+        vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, angle(t_BK, self.T))
         return Negatives(vector_BKD, mask_BK, timestep_BK=t_BK / self.T)
 
     def _choose_noise(

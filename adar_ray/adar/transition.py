@@ -8,10 +8,12 @@ deviation there. `r` is the positive's, `b` the noise item's. Along the trajecto
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 
 _TINY = 1e-6
+_HALVINGS = 10  # of a quarter turn: to a thousandth of it
 
 
 def score_aware_boundary(
@@ -48,3 +50,23 @@ def transition_angle(r: torch.Tensor, b: torch.Tensor, z: torch.Tensor) -> torch
     phi = torch.atan2(b, r) + torch.arccos((z / R).clamp(-1.0, 1.0))
     phi = torch.where(b > z, torch.full_like(phi, math.pi / 2), phi)
     return phi.clamp(0.0, math.pi / 2)
+
+
+def search_angle(
+    score_at: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, z: torch.Tensor
+) -> torch.Tensor:
+    """`transition_angle` for a score that is a network: the angle is searched for by bisection.
+
+    Args:
+        score_at: angles -> scores of the diffused positive there, in the user's units; all of one shape. At
+            angle 0 the score must be at least `z`. Where it falls to `z` more than once, one of these
+            crossings is found.
+        b: scores of the noise items, which are those at `pi / 2`.
+        z: the boundary.
+    """
+    low, high = torch.zeros_like(b), torch.full_like(b, math.pi / 2)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        is_positive = score_at(middle) > z
+        low, high = torch.where(is_positive, middle, low), torch.where(is_positive, high, middle)
+    return torch.where(b > z, torch.full_like(b, math.pi / 2), (low + high) / 2)
