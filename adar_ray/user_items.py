@@ -64,14 +64,16 @@ class UserItems:
 
         Walks the users' own items, which are few, instead of asking for all B x P pairs.
         """
-        # The same user, or item, may stand in the batch several times: look each up once.
-        users, row_B = torch.unique(user_B, return_inverse=True)
-        items, column_P = torch.unique(item_P, return_inverse=True)
-        row, item = self.of(users)
+        row, item = self.of(user_B)
         column_of_item = torch.full((self.n_items,), -1, device=item_P.device)
-        column_of_item[items] = torch.arange(len(items), device=item_P.device)
+        column_P = torch.arange(len(item_P), device=item_P.device)
+        column_of_item[item_P] = column_P
         column = column_of_item[item]
         asked = column >= 0
-        seen = torch.zeros(len(users), len(items), dtype=torch.bool, device=user_B.device)
-        seen[row[asked], column[asked]] = True
-        return seen.index_select(0, row_B).index_select(1, column_P)
+        seen_BP = torch.zeros(len(user_B), len(item_P), dtype=torch.bool, device=user_B.device)
+        seen_BP[row[asked], column[asked]] = True
+        # An item that stands there several times has been found in one of its columns.
+        found_P = column_of_item[item_P]
+        again = (found_P != column_P).nonzero()[:, 0]
+        seen_BP[:, again] = seen_BP[:, found_P[again]]
+        return seen_BP

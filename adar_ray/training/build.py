@@ -25,6 +25,7 @@ from adar_ray.negatives import Items, Negatives, Sampler
 from adar_ray.user_items import UserItems
 
 HISTOGRAM_BINS = 10
+_HARDNESS_OF = 64  # negatives a row; of thousands, these tell it as well
 _MASKS = -1  # the stream of random numbers of what is hidden; samplers count from 0
 
 
@@ -105,6 +106,17 @@ def build_samplers(config: Config, model: BaseModel, observed: UserItems) -> nn.
     if sampler.name == "adar" and loss != "bpr":
         names = ["all" if loss == "cross_entropy" else sampler.joins, "adar"]
     return nn.ModuleList(builders[name]() for name in names)
+
+
+def _side_by_side(parts: list[torch.Tensor]) -> torch.Tensor:
+    """`[B, sum of K]`; without the copy where there is but one."""
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+def _log_weight(weight: float, log_q_BK: torch.Tensor | None, score_BK: torch.Tensor) -> torch.Tensor:
+    """`[B, K]`: what is added to the logits of negatives that count `weight` times and are drawn unequally."""
+    log_weight_BK = torch.full_like(score_BK, math.log(weight))
+    return log_weight_BK if log_q_BK is None else log_weight_BK - log_q_BK
 
 
 @torch.no_grad()
@@ -221,10 +233,10 @@ class TrainingStep(nn.Module):
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
             studied, scale = answers[-1], self._temperature()
-            hardness_NK = torch.sigmoid((scores[-1] - positive_N[:, None]) / scale) * studied.mask_BK
-            statistics = self._statistics(
-                loss_N, penalty_N, hardness_NK, studied.mask_BK, studied.timestep_BK
-            )
+            some = slice(_HARDNESS_OF)
+            mask_NK = studied.mask_BK[:, some]
+            hardness_NK = torch.sigmoid((scores[-1][:, some] - positive_N[:, None]) / scale) * mask_NK
+            statistics = self._statistics(loss_N, penalty_N, hardness_NK, mask_NK, studied.timestep_BK)
         return (loss_N + penalty_N).sum(), statistics
 
     def _pairs(
@@ -249,7 +261,7 @@ class TrainingStep(nn.Module):
     def _loss(
         self, positive_N: torch.Tensor, scores: list[torch.Tensor], answers: list[Negatives]
     ) -> torch.Tensor:
-        negative_NK, mask_NK = torch.cat(scores, 1), torch.cat([n.mask_BK for n in answers], 1)
+        negative_NK, mask_NK = _side_by_side(scores), _side_by_side([n.mask_BK for n in answers])
         if self.config.loss.name == "bpr":
             return losses.bpr(positive_N, negative_NK, mask_NK)
         weights = [self.config.adar.weight if isinstance(s, AdarSampler) else 1.0 for s in self.samplers]
@@ -258,16 +270,16 @@ class TrainingStep(nn.Module):
                 losses.shares(negatives.mask_BK, weight)
                 for negatives, weight in zip(answers, weights, strict=True)
             ]
-            return losses.bce(positive_N, negative_NK, torch.cat(shares, 1))
-        log_weights = [torch.full_like(score, math.log(w)) for score, w in zip(scores, weights, strict=True)]
-        if self.config.loss.log_q:
-            log_weights = [
-                log_weight if negatives.log_q_BK is None else log_weight - negatives.log_q_BK
-                for log_weight, negatives in zip(log_weights, answers, strict=True)
-            ]
-        return losses.sampled_softmax(
-            positive_N, negative_NK, mask_NK, self._temperature(), torch.cat(log_weights, 1)
-        )
+            return losses.bce(positive_N, negative_NK, _side_by_side(shares))
+        log_weight = 0.0
+        if any(weight != 1 for weight in weights) or any(n.log_q_BK is not None for n in answers):
+            log_weight = _side_by_side(
+                [
+                    _log_weight(weight, negatives.log_q_BK if self.config.loss.log_q else None, score)
+                    for weight, negatives, score in zip(weights, answers, scores, strict=True)
+                ]
+            )
+        return losses.sampled_softmax(positive_N, negative_NK, mask_NK, self._temperature(), log_weight)
 
     def _temperature(self) -> float:
         has_one = self.config.loss.name in ("sampled_softmax", "cross_entropy")
