@@ -26,8 +26,8 @@ class BaseModel(Protocol):
             ids of any shape, where they are not the representations, as in a graph model.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
         `auxiliary_loss(batch, item_B, draws) -> [B]`: what the model wants minimised besides the loss.
-        `cloze(sequence_BN, draws) -> (history_BL, target_BL)`: what a sequential model that is not trained
-            on the next item is shown, and what it is to find there; PADDING where nothing.
+        `cloze(sequence_BN, targets, draws) -> (history_BL, target_BL)`: what a sequential model that is not
+            trained on every next item is shown, and what it is to find there; PADDING where nothing.
     """
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -56,7 +56,7 @@ def training_positions(
     """
     own = getattr(model, "cloze", None)
     if own:
-        return own(sequence_BN, draws)
+        return own(sequence_BN, targets, draws)
     history_BL, target_BL = sequence_BN[:, :-1], sequence_BN[:, 1:].clone()
     target_BL[history_BL == PADDING] = PADDING
     target_BL[:, :-targets] = PADDING

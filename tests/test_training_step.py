@@ -1,0 +1,220 @@
+"""From a batch to its loss: pairs and sequence rows, every loss, every way in which ADAR joins them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, softplus
+
+from adar_ray.config import load_config
+from adar_ray.draws import Draws
+from adar_ray.models import MF
+from adar_ray.negatives import Items, dot_score
+from adar_ray.training.build import TrainingStep, build_samplers, is_sequential
+from adar_ray.user_items import UserItems
+
+USERS, ITEMS, DIM, LENGTH = 12, 40, 6, 5
+KEY = (3, 1, 4)
+
+
+def random_pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(USERS, (90,), generator=draw), torch.randint(ITEMS, (90,), generator=draw)
+
+
+def observed() -> UserItems:
+    return UserItems(*random_pairs(), USERS, ITEMS)
+
+
+class MeanOfHistory(nn.Module):
+    """At each position the user is the mean of the items so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(ITEMS, DIM, dtype=torch.float64)
+
+    def users(self, batch):
+        history_BL = batch["history"]
+        is_item_BL1 = (history_BL >= 0)[..., None]
+        vector_BLD = self.table(history_BL.clamp_min(0)) * is_item_BL1
+        return vector_BLD.cumsum(1) / is_item_BL1.cumsum(1).clamp_min(1)
+
+    def items(self, item):
+        return self.table(item)
+
+    def score(self, user_BD, item_BKD):
+        return dot_score(user_BD, item_BKD)
+
+
+def mf() -> MF:
+    torch.manual_seed(1)
+    return MF(USERS, ITEMS, DIM).double()
+
+
+def step_of(model: nn.Module, *settings: str, targets: int = LENGTH) -> TrainingStep:
+    config = load_config(settings=["adar.pool=30", "adar.M=2", "sampler.shared=20", "loss.l2=0", *settings])
+    seen = observed()
+    return TrainingStep(config, model, build_samplers(config, model, seen), seen, targets)
+
+
+def sequence_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(2)
+    item_BN = torch.randint(ITEMS, (8, LENGTH + 1), generator=draw)
+    for row, padding in enumerate([0, 1, 2, 3, 4, 0, 0, 2]):
+        item_BN[row, :padding] = -1
+    return torch.arange(8), item_BN, torch.arange(8) + 100
+
+
+def pair_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    user, item = observed().pairs()
+    return user, item, torch.arange(len(user)) + 100
+
+
+# Sequence rows
+
+
+@pytest.mark.parametrize("targets", [1, 2, LENGTH])
+def test_every_position_of_a_sequence_row_is_a_pair_of_the_user_then_and_the_next_item(targets):
+    model = MeanOfHistory()
+    step = step_of(
+        model, "loss.name=cross_entropy", "sampler.name=all", "loss.temperature=1", targets=targets
+    )
+    user_B, item_BN, row_B = sequence_rows()
+    loss, statistics = step(user_B, item_BN, row_B, KEY)
+
+    expected, pairs = 0.0, 0
+    for sequence in item_BN.tolist():
+        items = [item for item in sequence if item >= 0]
+        for at in list(range(1, len(items)))[-targets:]:
+            user_D = model.table.weight[items[:at]].mean(0)
+            expected += cross_entropy(model.table.weight @ user_D, torch.tensor(items[at]))
+            pairs += 1
+    torch.testing.assert_close(loss, expected)
+    assert statistics[2] == pairs
+
+
+def test_no_position_takes_what_its_user_has_seen_for_a_negative():
+    step, seen = step_of(MeanOfHistory(), "sampler.name=uniform", "sampler.negatives=9"), observed()
+    user_B, item_BN, row_B = sequence_rows()
+    _, pairs = step._pairs(user_B, item_BN, row_B, KEY)
+    sampler = step.samplers[0]
+    items = Items(step.model.items, ITEMS, dot_score, step._seen(user_B, pairs))
+    drawn = sampler(pairs.user_ND, pairs.user_ND, items, Draws(pairs.row_N, *KEY, 0))
+    assert not seen.contains(pairs.user_N, drawn.item_BK)[drawn.mask_BK].any()
+    shared = torch.arange(ITEMS)
+    assert torch.equal(step._seen(user_B, pairs)(shared), seen.contains_shared(pairs.user_N, shared))
+
+
+# Workers
+
+EVERYTHING = [
+    (loss, sampler)
+    for loss in ("bpr", "bce", "sampled_softmax", "cross_entropy")
+    for sampler in ("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar", "all")
+    if (loss == "cross_entropy" and sampler in ("all", "adar"))
+    or (loss != "cross_entropy" and sampler != "all")
+]
+
+
+@pytest.mark.parametrize("rows", [pair_rows, sequence_rows], ids=["pairs", "sequences"])
+@pytest.mark.parametrize(("loss", "sampler"), EVERYTHING)
+def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(loss, sampler, rows):
+    model = mf() if rows is pair_rows else MeanOfHistory()
+    settings = [f"loss.name={loss}", f"sampler.name={sampler}"]
+    parts = [slice(0, None, 2), slice(0, 0), slice(1, None, 2)]
+
+    def total(slices: list[slice]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        step = step_of(model, *settings).double()
+        model.zero_grad()
+        value, statistics = 0.0, 0.0
+        for part in slices:
+            loss, sums = step(*(column[part] for column in rows()), KEY)
+            loss.backward()
+            value, statistics = value + loss.detach(), statistics + sums
+        return value, statistics, [p.grad for p in model.parameters()]
+
+    torch.manual_seed(0)
+    whole = total([slice(None)])
+    torch.manual_seed(0)
+    for ours, expected in zip(total(parts), whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+
+
+# Losses
+
+
+def test_bce_with_adar_is_the_uniform_negatives_loss_and_the_generated_ones_weight():
+    model = mf()
+    step = step_of(
+        model,
+        "loss.name=bce",
+        "sampler.name=adar",
+        "sampler.negatives=2",
+        "adar.weight=0.7",
+        "adar.K=3",
+        "adar.M=9",
+    )
+    user_B, item_B, row_B = pair_rows()
+    loss, _ = step(user_B, item_B, row_B, KEY)
+    user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
+    seen = observed()
+    items = Items(
+        model.items,
+        ITEMS,
+        seen=lambda item: (
+            seen.contains(user_B, item) if item.dim() == 2 else seen.contains_shared(user_B, item)
+        ),
+    )
+    uniform, adar = (
+        sampler(user_BD, positive_BD, items, Draws(row_B, *KEY, stream))
+        for stream, sampler in enumerate(step.samplers)
+    )
+    assert uniform.mask_BK.all()
+    assert adar.mask_BK.all()
+    expected = softplus(-(user_BD * positive_BD).sum(1)).sum()
+    expected += softplus(dot_score(user_BD, uniform.vector_BKD)).mean(1).sum()
+    expected += 0.7 * softplus(dot_score(user_BD, adar.vector_BKD)).mean(1).sum()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_in_batch_softmax_is_that_of_corrected_scores_over_the_batch():
+    """Yi et al. (RecSys 2019): logits less the logarithm of an item's share of all interactions."""
+    model = mf()
+    step = step_of(model, "loss.name=sampled_softmax", "sampler.name=in_batch", "loss.temperature=0.5")
+    user_B, item_B, row_B = pair_rows()
+    loss, _ = step(user_B, item_B, row_B, KEY)
+    seen, count_I = observed(), observed().item_counts()
+    expected = 0.0
+    for user, positive in zip(user_B.tolist(), item_B.tolist(), strict=True):
+        corrected_I = (model.item.weight @ model.user.weight[user]) / 0.5 - (count_I / count_I.sum()).log()
+        others = [
+            i for i in item_B.tolist() if not seen.contains(torch.tensor([user]), torch.tensor([[i]])).item()
+        ]
+        logits = torch.cat([corrected_I[positive][None], corrected_I[others]])
+        expected += cross_entropy(logits, torch.tensor(0))
+    torch.testing.assert_close(loss, expected)
+    plain, _ = step_of(
+        model,
+        "loss.name=sampled_softmax",
+        "sampler.name=in_batch",
+        "loss.temperature=0.5",
+        "loss.log_q=false",
+    )(user_B, item_B, row_B, KEY)
+    assert not torch.isclose(plain, loss)
+
+
+def test_generated_negatives_join_the_softmax_with_their_weight():
+    model = mf()
+    rows = pair_rows()
+    without, _ = step_of(model, "loss.name=cross_entropy", "sampler.name=all")(*rows, KEY)
+    light, heavy = (
+        step_of(model, "loss.name=cross_entropy", f"adar.weight={weight}")(*rows, KEY)[0]
+        for weight in (1e-9, 1)
+    )
+    torch.testing.assert_close(light, without, rtol=1e-6, atol=0)
+    assert heavy > without
+
+
+def test_only_models_that_read_histories_are_sequential():
+    assert is_sequential(load_config(settings=["model.name=sasrec"]))
+    assert not is_sequential(load_config(settings=["model.name=neumf"]))
