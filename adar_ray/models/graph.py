@@ -1,6 +1,6 @@
-"""The graph of who interacted with what, and one step of smoothing over it.
+"""The graph of who interacted with what, one step of smoothing over it, and what graph models share.
 
-Legend: U users, I items, D dimensions.
+Legend: U users, I items, N = U + I nodes, B rows of the batch, K items a row, D dimensions.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 import warnings
 
 import torch
+from torch import nn
+from torch.nn.functional import normalize
 
+from adar_ray.negatives import dot_score
 from adar_ray.user_items import UserItems
 
 
@@ -43,3 +46,82 @@ class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
         return None, torch.sparse.mm(ctx.graph, gradient)
+
+
+class GraphModel(nn.Module):
+    """A table with a vector a node, and representations made of it by propagation over the graph.
+
+    A model says with `propagate` what the layers are and with `combine` how they make a representation.
+    All nodes are propagated once a step, however often they are looked up.
+
+    Args:
+        observed: the training interactions, which are the graph's edges.
+        dim: D.
+        layers: how many steps vectors take over the graph.
+        cosine: representations have length one, so that the score is the cosine.
+    """
+
+    def __init__(self, observed: UserItems, dim: int = 64, layers: int = 2, cosine: bool = False) -> None:
+        super().__init__()
+        self.n_users, self.n_items = observed.n_users, observed.n_items
+        self.layers, self.cosine = layers, cosine
+        self.embedding = nn.Embedding(self.n_users + self.n_items, dim)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        # Derived from the data set, hence not part of the weights.
+        self.register_buffer("graph", normalised_graph(observed), persistent=False)
+        self._kept: tuple[tuple, list[torch.Tensor], torch.Tensor] | None = None
+
+    def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
+        """The layers that a representation is made of, each `[N, ...]`, from the table's vectors."""
+        raise NotImplementedError
+
+    def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
+        """Representations `[N, ...]` before they are brought to length one for the cosine."""
+        raise NotImplementedError
+
+    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._lookup(batch["user"])
+
+    def items(self, item: torch.Tensor) -> torch.Tensor:
+        return self._lookup(item + self.n_users)
+
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        return dot_score(user_BD, item_BKD)
+
+    def l2_vectors(
+        self, batch: dict[str, torch.Tensor], item: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The table's rows, as in LightGCN's paper, where they are the only parameters there are."""
+        return self.embedding(batch["user"]), self.embedding(item + self.n_users)
+
+    def _lookup(self, node: torch.Tensor) -> torch.Tensor:
+        vector = self._propagated()[1][node]
+        return normalize(vector, dim=-1) if self.cosine else vector
+
+    def _propagated(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """All nodes' layers and representations, as of the present weights."""
+        state = tuple((p._version, p.device, p.data_ptr()) for p in self.parameters())
+        gradient = torch.is_grad_enabled()
+        # Vectors with gradients serve those who ask for none, and not the other way round.
+        if self._kept and self._kept[0] in ((state, True), (state, gradient)):
+            return self._kept[1:]
+        table = self.embedding.weight
+        table = table.view_as(table)  # all gradients pass here, and the hook is not the parameter's
+        layers = self.propagate(table)
+        vectors = self.combine(layers)
+        if gradient and table.requires_grad:
+            # A backward pass uses up the vectors' autograd graph: they are of no use after it.
+            table.register_hook(self._forget)
+        elif self.training:
+            # A fused optimiser changes the weights without raising their version: only vectors that
+            # a backward pass, or the change to evaluation mode and back, clears away may be kept.
+            return layers, vectors
+        self._kept = ((state, gradient), layers, vectors)
+        return layers, vectors
+
+    def train(self, mode: bool = True) -> GraphModel:
+        self._kept = None
+        return super().train(mode)
+
+    def _forget(self, _gradient: torch.Tensor) -> None:
+        self._kept = None

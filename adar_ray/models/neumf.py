@@ -1,0 +1,64 @@
+"""NeuMF: matrix factorisation and a multilayer perceptron side by side.
+
+Legend: B rows of the batch, K items a row, D dimensions of a tower.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+from adar_ray.negatives import dot_score
+
+_NUMBERS = 1 << 24  # that score holds of a hidden layer at a time where it keeps none for gradients: 64 MiB
+
+
+class NeuMF(nn.Module):
+    """He et al., "Neural Collaborative Filtering" (WWW 2017), section 3.4, without pre-training.
+
+    The score is the logit of eq. 12, before its sigmoid. The perceptron's hidden layers have D, D/2, D/4 ...
+    units, as in the paper's towers, and ReLUs.
+
+    Args:
+        n_users, n_items: sizes of the tables.
+        dim: D; a representation is the embeddings of both towers, 2 D numbers, matrix factorisation first.
+        layers: hidden layers of the perceptron, at least 1.
+        dropout: share of each hidden layer's activations that is dropped.
+    """
+
+    def __init__(
+        self, n_users: int, n_items: int, dim: int = 64, layers: int = 2, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.user = nn.Embedding(n_users, 2 * dim)
+        self.item = nn.Embedding(n_items, 2 * dim)
+        nn.init.normal_(self.user.weight, std=0.01)  # the paper's section 4.1
+        nn.init.normal_(self.item.weight, std=0.01)
+        # The first layer is linear in user and item end to end, hence a sum of two halves.
+        self.user_half = nn.Linear(dim, dim)
+        self.item_half = nn.Linear(dim, dim, bias=False)
+        units = [max(dim >> layer, 1) for layer in range(layers)]
+        rest: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)]
+        for wide, narrow in pairwise(units):
+            rest += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(dropout)]
+        self.perceptron = nn.Sequential(*rest, nn.Linear(units[-1], 1))
+        self.product_weight = nn.Parameter(torch.empty(dim).uniform_(-1, 1) / dim**0.5)
+
+    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.user(batch["user"])
+
+    def items(self, item: torch.Tensor) -> torch.Tensor:
+        return self.item(item)
+
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        factor_BD, user_BD = user_BD.chunk(2, -1)
+        factor_BD, user_BD = factor_BD * self.product_weight, self.user_half(user_BD)
+        items_at_a_time = max(_NUMBERS // max(user_BD.numel(), 1), 1)
+        score = []
+        for part_BKD in item_BKD.split(items_at_a_time, 1):
+            factor_BKD, part_BKD = part_BKD.chunk(2, -1)
+            hidden_BKD = user_BD[:, None] + self.item_half(part_BKD)
+            score.append(dot_score(factor_BD, factor_BKD) + self.perceptron(hidden_BKD)[..., 0])
+        return torch.cat(score, 1)
