@@ -196,6 +196,18 @@ def data_synthetic(as_json: bool, **arguments: Any) -> None:
     help="Of training.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of a random split.")
+@click.option(
+    "--sequence-length",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Longest history of a row for sequential models.",
+)
+@click.option(
+    "--sequence-stride",
+    type=click.IntRange(1),
+    help="Items between a user's rows; 1: a row for every item. Default: as many as a history has.",
+)
 @click.option("--name", help="Name of the dataset; default: that of the source.")
 @click.option("--replace", is_flag=True, help="Overwrite what lies there.")
 def prepare_command(as_json: bool, format_: str | None, columns: str | None, **arguments: Any) -> None:

@@ -24,8 +24,8 @@ class DataConfig(Section):
 
     cache: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="Keep the training interactions in every worker after the first pass (always), stream "
-        "them again each epoch (never), or keep them if there are at most 64 million (auto).",
+        description="Keep the training rows in every worker after the first pass (always), stream them "
+        "again each epoch (never), or keep them if they are at most 64 million interactions (auto).",
     )
 
 
@@ -123,8 +123,9 @@ class SrnsConfig(Section):
     """The srns sampler."""
 
     memory: int = Field(20, ge=1, description="Candidates remembered a user.")
-    alpha: float = Field(1.0, ge=0, description="Weight of a candidate's variance beside its score.")
-    warmup: int = Field(50, ge=1, description="Epochs over which the variance comes to count.")
+    alpha: float = Field(1.0, ge=0, description="Weight of the deviation of a candidate's score.")
+    warmup: int = Field(50, ge=1, description="Epochs over which the deviation comes to count.")
+    temperature: float = Field(1.0, gt=0, description="The lower, the harder what is remembered.")
 
 
 class AdarConfig(Section):
@@ -157,7 +158,9 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = Field(100, ge=1, description="Passes over the training interactions, at most.")
-    batch_size: int = Field(2048, ge=1, description="Interactions a step, over all workers together.")
+    batch_size: int = Field(
+        2048, ge=1, description="Interactions, or sequence rows, a step, over all workers together."
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Of everything random.")
     metric: str = Field("ndcg@20", description="Decides on validation which epoch is best.")
     patience: int = Field(10, ge=1, description="Epochs without a better one after which training stops.")

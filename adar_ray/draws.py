@@ -32,6 +32,9 @@ class Draws:
     Args:
         row_B: the rows' positions in the whole batch, the same whichever worker holds them.
         key: the numbers that tell this step from others, such as (seed, epoch, step).
+
+    Attributes:
+        row_B: a random number of each row's own, the same on whichever worker holds it.
     """
 
     def __init__(self, row_B: torch.Tensor, *key: int) -> None:
@@ -39,7 +42,7 @@ class Draws:
         for part in key:
             state = splitmix64(state ^ part)
         self._step = state
-        self._row_B = splitmix64(state ^ row_B.to(torch.int64))
+        self.row_B = splitmix64(state ^ row_B.to(torch.int64))
 
     @classmethod
     def fresh(cls, rows: int, device: torch.device | str = "cpu") -> Draws:
@@ -49,7 +52,7 @@ class Draws:
 
     def integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[B, n]` integers in `[0, high)`, independent for every row and stream."""
-        return self._numbers(self._row_B[:, None], high, n, stream)
+        return self._numbers(self.row_B[:, None], high, n, stream)
 
     def shared_integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[n]` integers in `[0, high)` that all rows of the batch, on all workers, have in common."""

@@ -41,6 +41,20 @@ def test_reads_what_the_shards_hold(folder: Path) -> None:
     assert (dataset.n_users, dataset.n_items) == (300, 400)
 
 
+def test_reads_what_the_sequence_shards_hold(folder: Path) -> None:
+    dataset = Dataset.open(folder)
+    paths = sorted((folder / "sequences").glob("*"))
+    assert [shard["name"] for shard in dataset.shards("sequences")] == [f"sequences/{p.name}" for p in paths]
+    for shard, path in enumerate(paths):
+        table = pq.read_table(path)
+        users, items = dataset.read_sequences(shard)
+        assert users.dtype == items.dtype == np.int32
+        assert users.tolist() == table["user"].to_pylist()
+        assert items.tolist() == table["items"].to_pylist()
+        assert items.shape == (dataset.shards("sequences")[shard]["rows"], dataset.sequences["length"] + 1)
+    assert dataset.sequences["rows"] == sum(pq.read_metadata(path).num_rows for path in paths)
+
+
 def test_the_checksum_tells_datasets_apart(folder: Path) -> None:
     before = Dataset.open(folder).checksum
     assert Dataset.open(folder).checksum == before
@@ -61,7 +75,9 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
     assert "adar-ray prepare" in message
 
 
-@pytest.mark.parametrize("name", ["train/00003.parquet", "test/00000.parquet", "items.parquet"])
+@pytest.mark.parametrize(
+    "name", ["train/00003.parquet", "test/00000.parquet", "sequences/00001.parquet", "items.parquet"]
+)
 def test_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert f"{folder}/{name}: the file is missing" in failing(lambda: Dataset.open(folder))
@@ -88,15 +104,23 @@ def test_flipped_byte(folder: Path, place: int) -> None:
         assert f"{path}: is damaged (wrong checksum)" in failing(read)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_flipped_byte_in_sequences(folder: Path) -> None:
+    path = folder / "sequences" / "00002.parquet"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    assert f"{path}: is damaged (wrong checksum)" in failing(lambda: Dataset.open(folder).read_sequences(2))
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
 def test_another_schema_version(folder: Path, version: object) -> None:
     manifest = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**manifest, "schema_version": version}))
     message = failing(lambda: Dataset.open(folder))
-    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 1")
+    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 2")
 
 
-@pytest.mark.parametrize("text", ["", '{"schema_version": 1, "na', "\xff\xfe", "[]", "null", "7"])
+@pytest.mark.parametrize("text", ["", '{"schema_version": 2, "na', "\xff\xfe", "[]", "null", "7"])
 def test_damaged_manifest(folder: Path, text: str) -> None:
     (folder / "dataset.json").write_bytes(text.encode("latin-1"))
     assert failing(lambda: Dataset.open(folder)).startswith(f"{folder}/dataset.json: ")

@@ -114,6 +114,27 @@ def test_a_stripe_is_padded_to_whole_lanes_at_its_end():
     assert (user[:70] != PADDING).all()
 
 
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_rows_of_sequences_take_the_slots_of_their_users(workers):
+    """Every item of a sequence row tells whose it is, so that the order of users is the order of rows."""
+    shard_rows, per_worker = [130, 7, 64], 12
+    shards = [shard_of(shard, rows)[0] for shard, rows in enumerate(shard_rows)]
+    for worker in range(workers):
+        stripes = (
+            stripe(user, user[:, None] * 3 + np.arange(3), 4, 1, shard, worker, workers)
+            for shard, user in enumerate(shards)
+        )
+        pairs = (stripe(user, user, 4, 1, shard, worker, workers) for shard, user in enumerate(shards))
+        for (user, item), (expected, _) in zip(
+            batches(stripes, per_worker), batches(pairs, per_worker), strict=True
+        ):
+            assert item.dtype == np.int32
+            empty = user == PADDING
+            assert np.array_equal(user, expected)
+            assert (item[empty] == PADDING).all()
+            assert np.array_equal(item[~empty], user[~empty, None] * 3 + np.arange(3))
+
+
 def test_batches_cut_a_stream_of_stripes_and_leave_a_smaller_one_at_the_end():
     lengths, size = [5, 0, 1, 9, 2, 20, 3], 6
     numbers = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])

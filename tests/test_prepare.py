@@ -318,6 +318,56 @@ def test_without_times_the_order_of_the_source_counts(tmp_path: Path) -> None:
     assert dataset.manifest["source"]["interactions_in_time_order"] == "position in the source"
 
 
+# Sequence rows.
+
+
+def sequences_of(folder: Path) -> dict[str, list[tuple[str, list[str]]]]:
+    """(user key, item keys oldest first) of every row, by shard."""
+    users, items = keys_of(folder, "user"), keys_of(folder, "item")
+    result = {}
+    for path in sorted((folder / "sequences").glob("*")):
+        columns = pq.read_table(path).to_pydict()
+        assert list(columns) == ["user", "items"]
+        result[path.name] = []
+        for user, row in zip(*columns.values(), strict=True):
+            there = [item for item in row if item >= 0]
+            assert row == [-1] * (len(row) - len(there)) + there
+            result[path.name].append((users[user], [items[item] for item in there]))
+    return result
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "ratio", "temporal"])
+@pytest.mark.parametrize(("length", "stride"), [(50, None), (5, None), (5, 1), (6, 4)])
+def test_sequences_are_windows_over_training(
+    source: Path, tmp_path: Path, split: str, length: int, stride: int | None
+) -> None:
+    options = {} if length == 50 else {"sequence_length": length, "sequence_stride": stride}
+    prepare(source, tmp_path / "data", split=split, rows_per_shard=600, **options)
+    expected = {}
+    for shard, rows in shard_rows(tmp_path / "data", "train").items():
+        expected[shard] = []
+        for user, own in of_each_user(rows).items():
+            ends = range(len(own), 1, -(stride or length))
+            windows = [own[max(0, end - length - 1) : end] for end in reversed(ends)]
+            expected[shard] += [(user, [item for _, item, _ in window]) for window in windows]
+    found = sequences_of(tmp_path / "data")
+    assert len(found) == 3
+    assert found == expected
+    manifest = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    rows = sum(map(len, found.values()))
+    assert manifest["sequences"] == {"length": length, "stride": stride or length, "rows": rows}
+    schema = pq.read_schema(tmp_path / "data" / "sequences" / "00000.parquet")
+    assert (str(schema.field("user").type), str(schema.field("items").type.value_type)) == ("int32", "int32")
+    assert schema.field("items").type.list_size == length + 1
+    check_manifest(tmp_path / "data")
+
+
+def test_sequences_of_the_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
+    prepare(hand_made, tmp_path / "data")
+    # What is left to training of 9, ann and 日本 is a single item.
+    assert sequences_of(tmp_path / "data") == {"00000.parquet": [("10", ["b", "c"]), ("Ω", ["10", "a"])]}
+
+
 # Files: many sources, many shards, the same bytes.
 
 
@@ -484,6 +534,12 @@ def test_what_the_source_does_not_have(tmp_path: Path, out: Path) -> None:
     assert "--min-rating" in failing(source, out, format="pairs", min_rating=3)
     assert "--split" in failing(source, out, format="pairs", split="temporal")
     assert "--split" in failing(source, out, format="pairs", split="given")
+
+
+@pytest.mark.parametrize(("length", "stride"), [(0, None), (5, 6), (5, 0)])
+def test_windows_that_cannot_be(source: Path, out: Path, length: int, stride: int | None) -> None:
+    message = failing(source, out, sequence_length=length, sequence_stride=stride)
+    assert f"--sequence-{'length 0' if stride is None else f'stride {stride}'}" in message
 
 
 def test_a_split_that_leaves_no_training(tmp_path: Path, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from adar_ray.errors import AdarError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+SPLITS = ("train", "valid", "test")
 USERS, ITEMS, INTERACTIONS = 250, 3000, 7500
 
 
@@ -29,8 +31,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def pairs(folder: Path, split: str = "*") -> np.ndarray:
-    tables = [pq.read_table(path) for path in sorted(folder.glob(f"{split}/0*.parquet"))]
+def pairs(folder: Path, *splits: str) -> np.ndarray:
+    tables = [pq.read_table(p) for split in splits or SPLITS for p in sorted((folder / split).iterdir())]
     return np.concatenate([np.stack([t["user"].to_numpy(), t["item"].to_numpy()], 1) for t in tables])
 
 
@@ -39,9 +41,7 @@ def test_exact_counts(world: Path) -> None:
     found = pairs(world)
     assert len(found) == len(np.unique(found, axis=0)) == INTERACTIONS
     assert (counts["users"], counts["items"], counts["interactions"]) == (USERS, ITEMS, INTERACTIONS)
-    assert {split: len(pairs(world, split)) for split in ("train", "valid", "test")} == {
-        split: counts[split] for split in ("train", "valid", "test")
-    }
+    assert {split: len(pairs(world, split)) for split in SPLITS} == {split: counts[split] for split in SPLITS}
     for column, kind, number in ((0, "users", USERS), (1, "items", ITEMS)):
         table = pq.read_table(world / f"{kind}.parquet")
         assert table["key"].to_pylist() == [str(n) for n in range(number)]
@@ -60,13 +60,26 @@ def test_split_by_ratio(world: Path) -> None:
 
 def test_shards_share_no_user_and_are_in_order(world: Path) -> None:
     owner: dict[int, str] = {}
-    paths = sorted(world.glob("*/0*.parquet"))
+    paths = [path for split in SPLITS for path in sorted((world / split).iterdir())]
     assert len({path.name for path in paths}) == 5
     for path in paths:
         table = pq.read_table(path)
         rows = list(zip(table["user"].to_pylist(), table["timestamp"].to_pylist(), strict=True))
         assert rows == sorted(rows)
         assert all(owner.setdefault(user, path.name) == path.name for user, _ in rows)
+
+
+def test_sequences_hold_training_in_order_of_time(world: Path) -> None:
+    assert json.loads((world / "dataset.json").read_text())["sequences"]["length"] == 50
+    for path in sorted(world.glob("sequences/*")):
+        train, rows = (pq.read_table(folder / path.name) for folder in (world / "train", path.parent))
+        own: dict[int, list[int]] = {}
+        for user, item in zip(train["user"].to_pylist(), train["item"].to_pylist(), strict=True):
+            own.setdefault(user, []).append(item)
+        learnt: dict[int, list[int]] = {user: items[:1] for user, items in own.items() if len(items) > 1}
+        for user, items in zip(rows["user"].to_pylist(), rows["items"].to_pylist(), strict=True):
+            learnt[user] += [item for item in items if item >= 0][1:]
+        assert learnt == {user: items for user, items in own.items() if len(items) > 1}
 
 
 def test_depends_on_its_arguments_alone(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

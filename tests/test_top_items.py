@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from adar_ray.histories import Histories
 from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking import top_items as ranking
 from adar_ray.ranking.tally import tally_users, tile_count
@@ -158,6 +159,50 @@ def test_a_users_scores_do_not_depend_on_who_else_is_asked_for():
         item, score = rank(model, user, seen, 10)
         assert (item == all_items[user]).all()
         assert (score == all_scores[user]).all()  # to the last bit
+
+
+class MeanOfHistory(nn.Module):
+    """A sequential model: at each position the user is the mean of the vectors of his items up to there."""
+
+    def __init__(self, n_items: int, dim: int = 8) -> None:
+        super().__init__()
+        self.item = torch.randn(n_items, dim, generator=torch.Generator().manual_seed(0))
+
+    def users(self, batch):
+        there_BL = (batch["history"] >= 0).float()
+        vector_BLD = self.item[batch["history"].clamp_min(0)] * there_BL[..., None]
+        return vector_BLD.cumsum(1) / there_BL.cumsum(1).clamp_min(1)[..., None]
+
+    def items(self, item):
+        return self.item[item]
+
+    def score(self, user_BD, item_BKD):
+        return user_BD @ item_BKD[0].T
+
+
+def walks(n_users: int, n_items: int) -> list[list[int]]:
+    draw = np.random.default_rng(n_users)
+    return [draw.integers(0, n_items, draw.integers(0, 7)).tolist() for _ in range(n_users)]
+
+
+def test_sequential_users_are_ranked_for_by_the_end_of_their_histories():
+    n_users, n_items, length = TILE + 44, 60, 4
+    own, model, seen = walks(n_users, n_items), MeanOfHistory(n_items), random_pairs(n_users, n_items, 0.2)
+    pairs = torch.tensor([(user, item) for user, items in enumerate(own) for item in items])
+    history = Histories(pairs[:, 0], pairs[:, 1], n_users, length)
+    latest = [items[-length:] for items in own]
+    mean_UD = torch.stack([model.item[items].sum(0) / max(len(items), 1) for items in latest])
+    score_UI = mean_UD @ model.item.T
+    user = torch.randperm(n_users, generator=torch.Generator().manual_seed(0))
+    tiles = list(top_items(model, user, seen, 5, n_items, history))
+    expected = np.sort(np.where(grid(seen), -np.inf, score_UI.numpy()), axis=1)[:, ::-1][user, :5]
+    np.testing.assert_allclose(torch.cat([score for _, _, score in tiles]), expected, atol=1e-5)
+
+    truth = random_pairs(n_users, n_items, 0.05, seed=2)
+    metrics = tally_users(model, seen, truth, [5], history=history).metrics(seen.item_counts())
+    fixed = tally_users(Table(score_UI), seen, truth, [5]).metrics(seen.item_counts())
+    assert metrics["recall@5"] == pytest.approx(fixed["recall@5"], rel=1e-3)
+    assert metrics["recall@5"] > 0
 
 
 # Evaluation

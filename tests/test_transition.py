@@ -201,5 +201,7 @@ def test_the_search_ends_where_any_falling_score_meets_the_boundary():
         return 1 - 2 * (phi / QUARTER) ** 3
 
     found = search_angle(score_at, b, z)
-    assert found[:2].tolist() == pytest.approx([QUARTER * 0.5 ** (1 / 3), QUARTER * 0.05 ** (1 / 3)], abs=2e-3)
+    assert found[:2].tolist() == pytest.approx(
+        [QUARTER * 0.5 ** (1 / 3), QUARTER * 0.05 ** (1 / 3)], abs=2e-3
+    )
     assert found[2] == QUARTER  # the noise item is itself beyond the boundary

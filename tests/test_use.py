@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
+import torch
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -18,6 +19,7 @@ from adar_ray.errors import AdarError
 from adar_ray.inference import recommend as recommending
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.export import export
+from adar_ray.inference.model import TrainedModel
 from adar_ray.inference.recommend import recommend
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
@@ -199,6 +201,72 @@ def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> Non
     assert str(caught.value).startswith(f"{shard}: is damaged")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "top").exists()
+
+
+# A sequential model.
+
+
+@pytest.fixture(scope="module")
+def sequential(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    settings = ["model.name=gru4rec", "model.dim=8", "model.layers=1", "train.epochs=2", "adar.pool=64"]
+    out = tmp_path_factory.mktemp("sequential") / "run"
+    return train(dataset, out, load_config(settings=[*settings, "train.device=cpu"]), workers=0)
+
+
+def sequential_vectors(run: Run, dataset: Dataset, *splits: str) -> np.ndarray:
+    """Users as the model knows them by the splits' interactions, one user after the other."""
+    own: list[list[int]] = [[] for _ in range(dataset.n_users)]
+    for split in splits:
+        for path in sorted((Path(dataset.folder.path) / split).glob("*")):
+            shard = pq.read_table(path)
+            for user, item in zip(shard["user"].to_pylist(), shard["item"].to_pylist(), strict=True):
+                own[user].append(item)
+    model = TrainedModel.load(run).model
+    histories = [torch.tensor([[-1] * (50 - len(items)) + items[-50:]]) for items in own]
+    with torch.no_grad():
+        users = [
+            model.users({"user": torch.tensor([user]), "history": history_1L})[0, -1]
+            for user, history_1L in enumerate(histories)
+        ]
+    return torch.stack(users).numpy()
+
+
+def item_vectors(run: Run, dataset: Dataset) -> np.ndarray:
+    with torch.no_grad():
+        return TrainedModel.load(run).model.items(torch.arange(dataset.n_items)).numpy()
+
+
+@pytest.mark.parametrize(("split", "known"), [("test", ["train", "valid"]), ("valid", ["train"])])
+def test_a_sequential_model_is_evaluated_by_what_came_before(
+    sequential: Run, dataset: Dataset, split: str, known: list[str]
+) -> None:
+    score = sequential_vectors(sequential, dataset, *known) @ item_vectors(sequential, dataset).T
+    score[pairs(dataset, *known)] = -np.inf
+    ranked = [np.argsort(-row, kind="stable")[:20].tolist() for row in score]
+    truth = pairs(dataset, split)
+    expected = measured(ranked, truth, pairs(dataset, "train").sum(0), 20)
+    found = evaluate(sequential, split, [20])["metrics"]
+    assert found == pytest.approx(expected, rel=1e-3)  # but for scores that rounding makes change places
+    assert found["recall@20"] > 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sequential_model_recommends_and_is_exported_by_all_that_is_known(
+    sequential: Run, dataset: Dataset, tmp_path: Path
+) -> None:
+    user_UD = sequential_vectors(sequential, dataset, "train", "valid", "test")
+    item_ID = item_vectors(sequential, dataset)
+    export(sequential, tmp_path / "vectors")
+    np.testing.assert_allclose(vectors(tmp_path / "vectors", "users")[1], user_UD, atol=1e-5)
+    np.testing.assert_allclose(vectors(tmp_path / "vectors", "items")[1], item_ID, atol=1e-6)
+    score = user_UD @ item_ID.T
+    score[pairs(dataset, "train", "valid", "test")] = -np.inf
+    recommend(sequential, tmp_path / "top", 7)
+    for user, own in read(tmp_path / "top").items():
+        assert [s for _, _, s in own] == pytest.approx(np.sort(score[int(user)])[::-1][:7], abs=1e-5)
+        assert [score[int(user), int(item)] for item, _, _ in own] == pytest.approx(
+            [s for _, _, s in own], abs=1e-5
+        )
 
 
 # Export.

@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adar_ray.data.matrix import to_matrix
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder, describe_os_error
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "dataset.json"
 SPLITS = ("train", "valid", "test")
+SEQUENCES = "sequences"
 SHARD_SCHEMA = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
 
 
@@ -83,6 +85,11 @@ class Dataset:
     def n_items(self) -> int:
         return self.manifest["counts"]["items"]
 
+    @property
+    def sequences(self) -> dict[str, int]:
+        """Of the sequence rows: `length` L and `stride` (see `data.sequences`), and how many `rows`."""
+        return self.manifest["sequences"]
+
     @cached_property
     def checksum(self) -> str:
         """Of the manifest, which holds the checksum of every file."""
@@ -91,9 +98,9 @@ class Dataset:
     def rows(self, split: str) -> int:
         return self.manifest["counts"][split]
 
-    def shards(self, split: str) -> list[dict[str, Any]]:
-        """The manifest's entries of a split's shards, in order."""
-        return [file for file in self.manifest["files"] if file["name"].startswith(f"{split}/")]
+    def shards(self, kind: str) -> list[dict[str, Any]]:
+        """The manifest's entries of the shards of a split or of `SEQUENCES`, in order."""
+        return [file for file in self.manifest["files"] if file["name"].startswith(f"{kind}/")]
 
     def read_file(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of the dataset, checked against its checksum."""
@@ -110,6 +117,11 @@ class Dataset:
         """Users and items of one shard."""
         table = self.read_file(self.shards(split)[shard]["name"], ["user", "item"])
         return table["user"].to_numpy(), table["item"].to_numpy()
+
+    def read_sequences(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        """Users `[R]` and items `[R, L + 1]` of one shard of sequence rows."""
+        table = self.read_file(self.shards(SEQUENCES)[shard]["name"])
+        return table["user"].to_numpy(), to_matrix(table["items"])
 
     def read_split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Users and items of a whole split, in memory."""

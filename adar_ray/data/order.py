@@ -1,22 +1,28 @@
-"""The order in which training meets its interactions: one definition, for every way of running.
+"""The order in which training meets its rows: one definition, for every way of running.
+
+A row is a user and an item, or a user and a sequence of items: `item` is `[E]` or `[E, N]` throughout.
 
 An epoch visits the shards in a random order and each shard's rows in a random order. The rows fill
 slots; a shard's slots are padded to a multiple of `LANES`, and worker w of n takes every n-th slot from
 w on. So the rows of one batch are the same however many workers share it, as long as their number
 divides `LANES`, and every worker takes equally many steps.
 
-A shard holds all interactions of randomly chosen users, so its rows are a fair sample.
+A shard holds all rows of randomly chosen users, so its rows are a fair sample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 LANES = 64
 PADDING = -1
+"""Stands where a slot has no row, and where a sequence has no item."""
+Rows = tuple[np.ndarray, np.ndarray]
+"""Users and items of some rows."""
+ReadShard = Callable[[int], Rows]
 _SHARDS, _ROWS = 0, 1  # tell the two orders' seeds apart
 
 
@@ -33,26 +39,28 @@ def padded_rows(rows: np.ndarray | int, workers: int) -> np.ndarray | int:
 
 def stripe(
     user: np.ndarray, item: np.ndarray, seed: int, epoch: int, shard: int, worker: int, workers: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """One worker's share of one shard in one epoch: users and items, `PADDING` in empty slots."""
+) -> Rows:
+    """One worker's share of one shard in one epoch: users and items, int32, `PADDING` in empty slots."""
     order = np.random.default_rng([_ROWS, seed, epoch, shard]).permutation(len(user))
     slots = np.full(padded_rows(len(user), workers), PADDING, dtype=np.int64)
     slots[: len(order)] = order
     mine = slots[worker::workers]
-    empty = mine == PADDING
-    return (
-        np.where(empty, PADDING, user[mine]).astype(np.int32),
-        np.where(empty, PADDING, item[mine]).astype(np.int32),
-    )
+
+    def taken(column: np.ndarray) -> np.ndarray:
+        values = column[mine].astype(np.int32, copy=False)
+        values[mine == PADDING] = PADDING
+        return values
+
+    return taken(user), taken(item)
 
 
 def rows_per_batch(
     shard_rows: np.ndarray, batch_size: int, seed: int, epoch: int, workers: int
 ) -> np.ndarray:
-    """Interactions in each batch of the epoch, over all workers: its slots less the empty ones."""
+    """Rows in each batch of the epoch, over all workers: its slots less the empty ones."""
     rows = np.asarray(shard_rows)[shard_order(len(shard_rows), seed, epoch)]
     slots = padded_rows(rows, workers)
-    # Interactions before a slot: rises by one a slot over a shard's rows, and rests over its padding.
+    # Rows before a slot: rises by one a slot over a shard's rows, and rests over its padding.
     starts = np.concatenate([[0], np.cumsum(slots)])
     corners = np.stack([starts[:-1], starts[:-1] + rows], 1).ravel()
     before = np.repeat(np.concatenate([[0], np.cumsum(rows)]), 2)[1:-1]
@@ -60,11 +68,9 @@ def rows_per_batch(
     return np.diff(np.interp(edges, corners, before).round().astype(np.int64))
 
 
-def batches(
-    stripes: Iterable[tuple[np.ndarray, np.ndarray]], size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def batches(stripes: Iterable[Rows], size: int) -> Iterator[Rows]:
     """Cuts a stream of stripes into batches of `size` slots; the last may be smaller."""
-    left: list[tuple[np.ndarray, np.ndarray]] = []
+    left: list[Rows] = []
     held = 0
     for user, item in stripes:
         left.append((user, item))

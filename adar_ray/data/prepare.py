@@ -22,9 +22,17 @@ import ray.data
 
 from adar_ray.data.dataset import MANIFEST, SPLITS, Dataset
 from adar_ray.data.readers import read_tables
+from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
 from adar_ray.data.sources import SourceFile, find_files
 from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, TRAIN, SplitProtocol, temporal_cuts
-from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
+from adar_ray.data.write import (
+    ROWS_PER_SHARD,
+    count_rows,
+    shard_count,
+    shard_of,
+    write_manifest,
+    write_shard,
+)
 from adar_ray.errors import AdarError
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder, new_folder
@@ -44,6 +52,8 @@ def prepare(
     test_fraction: float = 0.2,
     valid_fraction: float = 0.1,
     seed: int = 0,
+    sequence_length: int = DEFAULT_LENGTH,
+    sequence_stride: int | None = None,
     name: str | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
     replace: bool = False,
@@ -61,6 +71,8 @@ def prepare(
         split: a protocol of `SplitProtocol`; by default `given` where the source has one, else
             `leave-one-out`.
         test_fraction, valid_fraction, seed: of the split.
+        sequence_length, sequence_stride: longest history of a sequence row, and how far apart a user's rows
+            are (see `sequences.Windows`); by default as far as they are long.
         name: of the dataset; by default that of the source.
         rows_per_shard: about as many interactions go into a shard.
         on_progress: called with what is being done and the rows done so far.
@@ -68,6 +80,7 @@ def prepare(
     Raises:
         AdarError: the source cannot be read, or nothing is left of it.
     """
+    windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
     files = find_files(str(source), format, columns)
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
     if min_rating is not None and not all(file.has_rating for file in files):
@@ -80,7 +93,7 @@ def prepare(
         rows = _materialise(rows, functools.partial(on_progress, "sorting"))
         user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
         cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
-        entries = _write(rows, folder, protocol, user_counts, item_counts, cuts, on_progress)
+        entries = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
         write_manifest(
             folder,
             name=name or _name(str(source)),
@@ -93,6 +106,7 @@ def prepare(
                 "core": core,
             },
             split=protocol,
+            windows=windows,
             notes=_notes(protocol, users, user_counts),
             shards=entries,
             user_keys=users.filter(pa.array(user_counts > 0)),
@@ -324,6 +338,7 @@ def _write(
     rows: ray.data.Dataset,
     folder: Folder,
     protocol: SplitProtocol,
+    windows: Windows,
     user_counts: np.ndarray,
     item_counts: np.ndarray,
     cuts: tuple[int, int] | None,
@@ -335,13 +350,15 @@ def _write(
         tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts))
     )
     written = rows.map_batches(
-        functools.partial(_write_block, folder, protocol, ids, cuts), batch_size=None, batch_format="pyarrow"
+        functools.partial(_write_block, folder, protocol, windows, ids, cuts),
+        batch_size=None,
+        batch_format="pyarrow",
     )
     entries: list[dict[str, Any]] = []
     for part in written.iter_batches(batch_size=None, batch_format="pyarrow"):
         entries += [json.loads(entry) for entry in part["entry"].to_pylist()]
-        on_progress("writing", sum(entry["rows"] for entry in entries))
-    if not any(entry["name"].startswith(f"{SPLITS[TRAIN]}/") for entry in entries):
+        on_progress("writing", count_rows(entries, *SPLITS))
+    if not count_rows(entries, SPLITS[TRAIN]):
         raise AdarError("the split leaves nothing for training; choose another --split or smaller fractions")
     return entries
 
@@ -349,6 +366,7 @@ def _write(
 def _write_block(
     folder: Folder,
     protocol: SplitProtocol,
+    windows: Windows,
     ids: ray.ObjectRef,
     cuts: tuple[int, int] | None,
     block: pa.Table,
@@ -362,7 +380,7 @@ def _write_block(
     for shard in np.unique(column["shard"]):
         here = column["shard"] == shard
         user, item, timestamp, given = (column[name][here] for name in ("user", "item", "timestamp", "given"))
-        entries += write_shard(folder, int(shard), protocol, user, item, timestamp, given, cuts)
+        entries += write_shard(folder, int(shard), protocol, windows, user, item, timestamp, given, cuts)
     return pa.table({"entry": pa.array([json.dumps(entry) for entry in entries], pa.string())})
 
 

@@ -10,18 +10,17 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import shard_order, stripe
+from adar_ray.data.order import ReadShard, Rows, shard_order, stripe
 
 
-def stream_shards(dataset: Dataset) -> ray.data.Dataset:
+def stream_shards(read_shard: ReadShard, n_shards: int) -> ray.data.Dataset:
     """The training shards in order, a block each, for workers that keep them."""
-    descriptors = [{"shard": shard} for shard in range(len(dataset.shards("train")))]
-    return _one_block_each(descriptors, functools.partial(_read_shard, dataset))
+    descriptors = [{"shard": shard} for shard in range(n_shards)]
+    return _one_block_each(descriptors, functools.partial(_read_shard, read_shard))
 
 
 def stream_epochs(
-    dataset: Dataset, seed: int, first_epoch: int, last_epoch: int, workers: int
+    read_shard: ReadShard, n_shards: int, seed: int, first_epoch: int, last_epoch: int, workers: int
 ) -> ray.data.Dataset:
     """All epochs from first to last as one stream, a block for each stripe of each shard.
 
@@ -29,14 +28,13 @@ def stream_epochs(
     start. Blocks of a shard are equally long and come in the order of workers, so that the equal,
     ordered split of Ray Train gives stripe w to worker w.
     """
-    n_shards = len(dataset.shards("train"))
     descriptors = [
         {"epoch": epoch, "shard": int(shard), "worker": worker}
         for epoch in range(first_epoch, last_epoch + 1)
         for shard in shard_order(n_shards, seed, epoch)
         for worker in range(workers)
     ]
-    return _one_block_each(descriptors, functools.partial(_read_stripe, dataset, seed, workers))
+    return _one_block_each(descriptors, functools.partial(_read_stripe, read_shard, seed, workers))
 
 
 class EpochStream:
@@ -48,7 +46,7 @@ class EpochStream:
     def __init__(self, blocks: Iterable[dict[str, np.ndarray]], n_shards: int, first_epoch: int) -> None:
         self._blocks, self._n_shards, self._next = iter(blocks), n_shards, first_epoch
 
-    def stripes(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stripes(self, epoch: int) -> Iterator[Rows]:
         for _ in range((epoch - self._next) * self._n_shards):
             next(self._blocks)
         self._next = epoch + 1
@@ -59,17 +57,21 @@ class EpochStream:
 
 def _one_block_each(descriptors: list[dict], read) -> ray.data.Dataset:
     source = ray.data.from_items(descriptors, override_num_blocks=len(descriptors))
+    # Whatever its size: Ray Data would cut what one task gives into blocks of 128 MiB.
+    source.context.target_max_block_size = None
     return source.map_batches(read, batch_size=None, batch_format="pyarrow")
 
 
-def _read_shard(dataset: Dataset, descriptor: pa.Table) -> pa.Table:
+def _read_shard(read_shard: ReadShard, descriptor: pa.Table) -> dict[str, np.ndarray]:
     (entry,) = descriptor.to_pylist()
-    user, item = dataset.read_shard("train", entry["shard"])
-    return pa.table({"user": user, "item": item})
+    user, item = read_shard(entry["shard"])
+    return {"user": user, "item": item}
 
 
-def _read_stripe(dataset: Dataset, seed: int, workers: int, descriptor: pa.Table) -> pa.Table:
+def _read_stripe(
+    read_shard: ReadShard, seed: int, workers: int, descriptor: pa.Table
+) -> dict[str, np.ndarray]:
     (entry,) = descriptor.to_pylist()
-    user, item = dataset.read_shard("train", entry["shard"])
+    user, item = read_shard(entry["shard"])
     user, item = stripe(user, item, seed, entry["epoch"], entry["shard"], entry["worker"], workers)
-    return pa.table({"user": user, "item": item})
+    return {"user": user, "item": item}

@@ -20,9 +20,18 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from adar_ray.data.dataset import MANIFEST, Dataset
+from adar_ray.data.dataset import MANIFEST, SPLITS, Dataset
+from adar_ray.data.matrix import to_column, to_matrix
+from adar_ray.data.sequences import Windows
 from adar_ray.data.split import TRAIN, SplitProtocol
-from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
+from adar_ray.data.write import (
+    ROWS_PER_SHARD,
+    count_rows,
+    shard_count,
+    shard_of,
+    write_manifest,
+    write_shard,
+)
 from adar_ray.errors import AdarError
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder, new_folder
@@ -57,7 +66,7 @@ class Truth:
                 f"{folder}: is missing; only datasets of `adar-ray data synthetic` know the truth"
             )
         users, items = folder.read_table("users.parquet"), folder.read_table("items.parquet")
-        return cls(_matrix(users["vector"]), users["threshold"].to_numpy(), _matrix(items["vector"]))
+        return cls(to_matrix(users["vector"]), users["threshold"].to_numpy(), to_matrix(items["vector"]))
 
     def likes(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Whether each user likes the item of the same position."""
@@ -91,7 +100,7 @@ def synthesise(
             f"--interactions {interactions:,} is more than {users:,} users with half of {items:,} items each "
             f"can have ({users * most:,}); lower it, or raise --users or --items"
         )
-    split = SplitProtocol(protocol="ratio", seed=seed)
+    split, windows = SplitProtocol(protocol="ratio", seed=seed), Windows()
     item_ID, popularity_I = _make_items(items, seed)
     activity_U = _make_activity(users, interactions, most, seed)
     shards = shard_count(interactions, rows_per_shard)
@@ -99,7 +108,7 @@ def synthesise(
         world = ray.put((item_ID, popularity_I, activity_U))
         numbers = ray.data.from_items([{"shard": n} for n in range(shards)], override_num_blocks=shards)
         made = numbers.map_batches(
-            functools.partial(_make_shard, folder, world, shards, split, seed),
+            functools.partial(_make_shard, folder, world, shards, split, windows, seed),
             batch_size=None,
             batch_format="pyarrow",
         )
@@ -109,7 +118,7 @@ def synthesise(
                 entries += json.loads(row["entries"])
                 np.add.at(item_counts, row["item"], row["count"])
                 parts.append((np.array(row["user"]), np.array(row["threshold"]), np.array(row["vector"])))
-            on_progress("making", sum(entry["rows"] for entry in entries))
+            on_progress("making", count_rows(entries, *SPLITS))
         _write_truth(folder, parts, item_ID)
         write_manifest(
             folder,
@@ -118,6 +127,7 @@ def synthesise(
                 "synthetic": {"users": users, "items": items, "interactions": interactions, "seed": seed}
             },
             split=split,
+            windows=windows,
             notes=[],
             shards=entries,
             user_keys=pa.array(np.arange(users)).cast(pa.string()),
@@ -149,7 +159,13 @@ def _make_activity(users: int, interactions: int, most: int, seed: int) -> np.nd
 
 
 def _make_shard(
-    folder: Folder, world: ray.ObjectRef, shards: int, split: SplitProtocol, seed: int, block: pa.Table
+    folder: Folder,
+    world: ray.ObjectRef,
+    shards: int,
+    split: SplitProtocol,
+    windows: Windows,
+    seed: int,
+    block: pa.Table,
 ) -> pa.Table:
     item_ID, popularity_I, activity_U = ray.get(world)
     (shard,) = block["shard"].to_pylist()
@@ -179,7 +195,9 @@ def _make_shard(
     timestamp = START_OF_TIME + random.integers(0, 1 << 26, len(user))
     order = np.lexsort((timestamp, user))
     given = np.full(len(user), TRAIN, np.int8)
-    entries = write_shard(folder, shard, split, user[order], item[order], timestamp[order], given, None)
+    entries = write_shard(
+        folder, shard, split, windows, user[order], item[order], timestamp[order], given, None
+    )
     items, counts = np.unique(item, return_counts=True)
     return pa.table(
         {
@@ -244,15 +262,6 @@ def _write_truth(folder: Folder, parts: list[tuple[np.ndarray, ...]], item_ID: n
     truth = folder.folder(TRUTH)
     truth.write_table(
         "users.parquet",
-        pa.table({"vector": _column(user_UD), "threshold": threshold[order].astype(np.float32)}),
+        pa.table({"vector": to_column(user_UD), "threshold": threshold[order].astype(np.float32)}),
     )
-    truth.write_table("items.parquet", pa.table({"vector": _column(item_ID)}))
-
-
-def _column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    flat = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(column), -1)
+    truth.write_table("items.parquet", pa.table({"vector": to_column(item_ID)}))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from adar_ray.data.dataset import MANIFEST, SCHEMA_VERSION, SHARD_SCHEMA, SPLITS
-from adar_ray.data.split import SplitProtocol, assign, hash_pairs
+from adar_ray.data.dataset import MANIFEST, SCHEMA_VERSION, SEQUENCES, SHARD_SCHEMA, SPLITS
+from adar_ray.data.matrix import to_column
+from adar_ray.data.sequences import Windows
+from adar_ray.data.split import TRAIN, SplitProtocol, assign, hash_pairs
 from adar_ray.storage import Folder
 
 ROWS_PER_SHARD = 1 << 20
@@ -27,13 +31,18 @@ def write_shard(
     folder: Folder,
     shard: int,
     split: SplitProtocol,
+    windows: Windows,
     user: np.ndarray,
     item: np.ndarray,
     timestamp: np.ndarray,
     given: np.ndarray,
     cuts: tuple[int, int] | None,
 ) -> list[dict[str, Any]]:
-    """Splits one shard's rows, sorted by user and time, and writes a file a split; returns their entries."""
+    """Splits one shard's rows, sorted by user and time, and writes a file a split and one of sequence rows.
+
+    Returns:
+        The files' entries for the manifest; none of a file that would hold nothing.
+    """
     table = pa.table({"user": user, "item": item, "timestamp": timestamp}).cast(SHARD_SCHEMA)
     splits = assign(split, user, item, timestamp, given, cuts)
     entries = []
@@ -41,7 +50,17 @@ def write_shard(
         rows = table.filter(pa.array(splits == code))
         if rows.num_rows:
             entries.append(folder.write_table(f"{name}/{shard:05d}.parquet", rows))
+    trained = splits == TRAIN
+    owner, items = windows.rows(user[trained], item[trained])
+    if len(owner):
+        rows = pa.table({"user": owner, "items": to_column(items)})
+        entries.append(folder.write_table(f"{SEQUENCES}/{shard:05d}.parquet", rows))
     return entries
+
+
+def count_rows(shards: Iterable[dict[str, Any]], *kinds: str) -> int:
+    """Rows of the shards of these kinds, which are splits or `SEQUENCES`."""
+    return sum(file["rows"] for file in shards if file["name"].partition("/")[0] in kinds)
 
 
 def write_manifest(
@@ -50,6 +69,7 @@ def write_manifest(
     name: str,
     source: dict[str, Any],
     split: SplitProtocol,
+    windows: Windows,
     notes: list[str],
     shards: list[dict[str, Any]],
     user_keys: pa.Array,
@@ -58,7 +78,8 @@ def write_manifest(
     item_counts: np.ndarray,
 ) -> dict[str, Any]:
     """Writes the id maps and, last, `dataset.json`."""
-    shards = sorted(shards, key=lambda file: (SPLITS.index(file["name"].split("/")[0]), file["name"]))
+    kinds = (*SPLITS, SEQUENCES)
+    shards = sorted(shards, key=lambda file: (kinds.index(file["name"].split("/")[0]), file["name"]))
     maps = [
         folder.write_table(
             f"{kind}s.parquet",
@@ -72,10 +93,6 @@ def write_manifest(
         )
         for kind, keys, counts in (("user", user_keys, user_counts), ("item", item_keys, item_counts))
     ]
-    rows = {
-        split_name: sum(file["rows"] for file in shards if file["name"].startswith(f"{split_name}/"))
-        for split_name in SPLITS
-    }
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": name,
@@ -84,9 +101,10 @@ def write_manifest(
         "counts": {
             "users": len(user_keys),
             "items": len(item_keys),
-            "interactions": sum(rows.values()),
-            **rows,
+            "interactions": count_rows(shards, *SPLITS),
+            **{kind: count_rows(shards, kind) for kind in SPLITS},
         },
+        "sequences": {**asdict(windows), "rows": count_rows(shards, SEQUENCES)},
         "notes": notes,
         "files": maps + shards,
     }

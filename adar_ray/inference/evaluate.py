@@ -18,11 +18,12 @@ KS = (10, 20, 50)
 def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS) -> dict[str, Any]:
     """Ranks every item for every user of the split; writes `RUN/evaluation/SPLIT.json` and returns it.
 
-    Training items are left out of the ranking, for test those of validation too. Users with nothing
-    in the split have nothing to be found and are not counted.
+    Training items are left out of the ranking, for test those of validation too; of the same items are
+    the histories by which a sequential model knows users. Users with nothing in the split have nothing
+    to be found and are not counted.
 
     Raises:
-        AdarError: the dataset has no such split, or has changed since training.
+        AdarError: the dataset has no such split, or has changed since training; or there are no histories.
     """
     run = Run.open(run)
     trained = TrainedModel.load(run)
@@ -30,8 +31,14 @@ def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS)
     if not len(truth):
         raise AdarError(f"{trained.dataset.folder}: has no interactions in {split}; evaluate another --split")
     # Validation comes out of training: for test it is as known as training itself.
-    known = user_items(trained.dataset, *SPLITS[: SPLITS.index(split)])
-    tally = tally_users(trained.model, known, truth, ks)
+    before = SPLITS[: SPLITS.index(split)]
+    if trained.sequential and not before:
+        raise AdarError(
+            f"{run.folder}: its model knows users by what they did before {split}, which is nothing; "
+            "evaluate another --split"
+        )
+    known, history = user_items(trained.dataset, *before), trained.history(*before)
+    tally = tally_users(trained.model, known, truth, ks, history=history)
     result = {
         "split": split,
         "users": int(tally.users),

@@ -1,4 +1,7 @@
-"""A trained model's vectors, for an index of one's own."""
+"""A trained model's vectors, for an index of one's own.
+
+Legend: U users, B users of a tile, D dimensions.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from adar_ray.data.dataset import SPLITS
+from adar_ray.data.matrix import to_column
 from adar_ray.inference.model import TrainedModel
+from adar_ray.ranking.top_items import TILE, user_vectors
 from adar_ray.storage import Folder, new_folder
 from adar_ray.training.run import Run
 
@@ -15,18 +21,21 @@ from adar_ray.training.run import Run
 def export(run: str | Path | Run, out: str | Path, *, replace: bool = False) -> Folder:
     """User and item vectors as `users.parquet` and `items.parquet`: `key, vector`, by dense id.
 
-    The score of a pair is the dot product of its vectors.
+    The score of a pair is the dot product of its vectors. A sequential model's user is as of now: after
+    all interactions of all splits.
     """
     run = Run.open(run)
     trained = TrainedModel.load(run)
     dataset = trained.dataset
     with new_folder(out, replace=replace, mark="*.parquet") as folder, torch.no_grad():
+        history = trained.history(*SPLITS)
+        tiles = torch.arange(dataset.n_users).split(TILE)
+        user_UD = torch.cat([user_vectors(trained.model, user_B, history) for user_B in tiles])
         vectors = {
-            "users": (dataset.user_keys(), trained.model.users({"user": torch.arange(dataset.n_users)})),
+            "users": (dataset.user_keys(), user_UD),
             "items": (dataset.item_keys(), trained.model.items(torch.arange(dataset.n_items))),
         }
         for name, (keys, vector) in vectors.items():
-            values = pa.array(vector.reshape(-1).numpy())
-            column = pa.FixedSizeListArray.from_arrays(values, vector.shape[1])
-            folder.write_table(f"{name}.parquet", pa.table({"key": keys, "vector": column}))
+            table = pa.table({"key": keys, "vector": to_column(vector.numpy())})
+            folder.write_table(f"{name}.parquet", table)
     return Folder.at(out)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from adar_ray.data.dataset import Dataset
+from adar_ray.histories import Histories
 from adar_ray.models import BaseModel
-from adar_ray.training.build import build_model
+from adar_ray.training.build import build_model, is_sequential
 from adar_ray.training.run import Run
 from adar_ray.user_items import UserItems
 
@@ -20,24 +21,42 @@ class TrainedModel:
 
     Attributes:
         observed: the interactions it was trained on.
+        sequential: whether it knows users by their histories.
     """
 
     model: BaseModel
     observed: UserItems
     dataset: Dataset
+    sequential: bool
 
     @classmethod
     def load(cls, run: Run) -> TrainedModel:
         dataset = run.dataset()
         observed = user_items(dataset, "train")
-        model = build_model(run.config, observed)
+        model = build_model(run.config, observed, dataset)
         model.load_state_dict(run.weights())
         model.eval()
-        return cls(model, observed, dataset)
+        return cls(model, observed, dataset, is_sequential(run.config))
+
+    def history(self, *splits: str) -> Histories | None:
+        """Users' histories over the given splits; None where the model reads none.
+
+        One split follows the other, each in order of time. That is the order of time over all of them
+        unless the split is random.
+        """
+        if not self.sequential:
+            return None
+        length = self.dataset.sequences["length"]
+        return Histories(*_interactions(self.dataset, *splits), self.dataset.n_users, length)
 
 
 def user_items(dataset: Dataset, *splits: str) -> UserItems:
     """All interactions of the given splits; none of none."""
+    return UserItems(*_interactions(dataset, *splits), dataset.n_users, dataset.n_items)
+
+
+def _interactions(dataset: Dataset, *splits: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Users and items, one split after the other."""
     parts = [(np.empty(0, np.int32),) * 2, *(dataset.read_split(split) for split in splits)]
     user, item = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
-    return UserItems(user, item, dataset.n_users, dataset.n_items)
+    return user, item

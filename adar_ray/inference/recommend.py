@@ -42,7 +42,7 @@ def recommend(
     """The top k items of all users, or of those given by their keys, as Parquet, through Ray Data.
 
     Rows of `user, item, rank, score` with the source's own ids; rank counts from 1. What a user has
-    interacted with, in whatever split, is left out.
+    interacted with, in whatever split, is left out, and is the history that a sequential model reads.
 
     Returns:
         The folder of Parquet files.
@@ -55,7 +55,7 @@ def recommend(
     parts = [{"part": part, "users": ids[start : start + USERS_A_TASK]} for part, start in enumerate(starts)]
     with new_folder(out, replace=replace, mark="*.parquet") as folder, ray_session():
         keys = dataset.user_keys(), dataset.item_keys()
-        shared = ray.put((trained.model, user_items(dataset, *SPLITS), keys))
+        shared = ray.put((trained.model, user_items(dataset, *SPLITS), trained.history(*SPLITS), keys))
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             functools.partial(_recommend_part, shared, folder, k), batch_size=1, batch_format="numpy"
         )
@@ -71,9 +71,10 @@ def _recommend_part(
 ) -> dict[str, np.ndarray]:
     """Ranks and writes one part of the users, in a Ray Data task."""
     torch.set_num_threads(1)
-    model, known, keys = ray.get(shared)
+    model, known, history, keys = ray.get(shared)
     (part,), (users,) = batch["part"], batch["users"]
-    tiles = top_items(model, torch.from_numpy(np.asarray(users, dtype=np.int64)), known, k, known.n_items)
+    user = torch.from_numpy(np.asarray(users, dtype=np.int64))
+    tiles = top_items(model, user, known, k, known.n_items, history)
     folder.write_table(f"{part:05d}.parquet", pa.concat_tables(_rows(*keys, *tile) for tile in tiles))
     return {"users": np.array([len(users)])}
 

@@ -14,7 +14,8 @@ from adar_ray.negatives import dot_score
 
 class MF(nn.Module):
     """Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems" (2009),
-    without biases.
+    without biases. Tables start small (Glorot and Bengio, AISTATS 2010), so that on sparse data a vector is
+    what its few interactions made of it.
 
     Args:
         n_users, n_items: sizes of the tables.
@@ -30,8 +31,8 @@ class MF(nn.Module):
         self.cosine = cosine
         self.user = nn.Embedding(n_users, dim, sparse=sparse)
         self.item = nn.Embedding(n_items, dim, sparse=sparse)
-        nn.init.normal_(self.user.weight, std=0.1)
-        nn.init.normal_(self.item.weight, std=0.1)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         user_BD = self.user(batch["user"])

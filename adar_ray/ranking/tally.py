@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from adar_ray.histories import Histories
 from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
 from adar_ray.ranking.top_items import TILE, top_items
@@ -61,6 +62,7 @@ def tally_users(
     ks: Sequence[int],
     tiles: Iterable[int] | None = None,
     device: torch.device | str = "cpu",
+    history: Histories | None = None,
 ) -> Tally:
     """Ranks all items for the users who have truth, in the given tiles of `TILE` users (default: all).
 
@@ -69,13 +71,14 @@ def tally_users(
         seen: training pairs, which are not ranked.
         truth: pairs to be found.
         ks: cut-offs.
+        history: what a sequential model knows the users by.
     """
     user = truth.counts().nonzero()[:, 0]
     n_tiles = -(-len(user) // TILE)
     tally = Tally(n_tiles, truth.n_items, ks)
     for tile in range(n_tiles) if tiles is None else tiles:
         users = user[tile * TILE : (tile + 1) * TILE].to(device)
-        for user_B, item_Bk, score_Bk in top_items(model, users, seen, max(ks), truth.n_items):
+        for user_B, item_Bk, score_Bk in top_items(model, users, seen, max(ks), truth.n_items, history):
             valid_Bk = score_Bk > -torch.inf
             hit_Bk = truth.contains(user_B, item_Bk) & valid_Bk
             relevant_B = truth.counts()[user_B]

@@ -3,7 +3,7 @@
 Scores are computed tile by tile: a tile of users against a chunk of items, so that memory stays bounded
 and there is never a matrix of all users by all items.
 
-Legend: B users of a tile, C items of a chunk, D dimensions, k items kept.
+Legend: B users of a tile, L positions of a history, C items of a chunk, D dimensions, k items kept.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
+from adar_ray.histories import Histories
 from adar_ray.models import BaseModel
 from adar_ray.user_items import UserItems
 
@@ -23,7 +24,12 @@ CHUNK = 65536
 
 @torch.no_grad()
 def top_items(
-    model: BaseModel, user: torch.Tensor, seen: UserItems, k: int, n_items: int
+    model: BaseModel,
+    user: torch.Tensor,
+    seen: UserItems,
+    k: int,
+    n_items: int,
+    history: Histories | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Tiles `(user_B, item_Bk, score_Bk)`, best first, equal scores by item id.
 
@@ -33,6 +39,7 @@ def top_items(
         seen: pairs that are left out. Where that leaves fewer than k items, the rest of the row has
             score -inf.
         k: items a user; cut to the number of items.
+        history: what a sequential model knows the users by.
     """
     k = min(k, n_items)
     chunks = [
@@ -42,7 +49,7 @@ def top_items(
     for start in range(0, len(user), TILE):
         user_B = user[start : start + TILE]
         filled_B = torch.nn.functional.pad(user_B, (0, TILE - len(user_B)))
-        user_BD = model.users({"user": filled_B})
+        user_BD = user_vectors(model, filled_B, history)
         row, column = seen.of(user_B)
         best = None
         for chunk in chunks:
@@ -59,6 +66,14 @@ def top_items(
                 score, item = score[:, :k], item.gather(1, order)[:, :k]
             best = score, item
         yield user_B, best[1], best[0]
+
+
+def user_vectors(model: BaseModel, user_B: torch.Tensor, history: Histories | None = None) -> torch.Tensor:
+    """Representations `[B, D]` of the users; by a sequential model, as of the end of their histories."""
+    if history is None:
+        return model.users({"user": user_B})
+    user = model.users({"user": user_B, "history": history(user_B)})
+    return user[:, -1] if user.dim() == 3 else user
 
 
 def _top(score_BC: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -114,7 +114,7 @@ def _side_by_side(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _log_weight(weight: float, log_q_BK: torch.Tensor | None, score_BK: torch.Tensor) -> torch.Tensor:
-    """`[B, K]`: what is added to the logits of negatives that count `weight` times and are drawn unequally."""
+    """`[B, K]`: what is added to logits of negatives that count `weight` times and are drawn unequally."""
     log_weight_BK = torch.full_like(score_BK, math.log(weight))
     return log_weight_BK if log_q_BK is None else log_weight_BK - log_q_BK
 

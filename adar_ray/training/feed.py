@@ -1,65 +1,91 @@
-"""What a worker's training loop feeds on: interactions kept in memory, or read anew each epoch."""
+"""What a worker's training loop feeds on: rows kept in memory, or read anew each epoch."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from adar_ray.config import Config
-from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import shard_order, stripe
-from adar_ray.training.loop import TrainingData, Worker
+from adar_ray.data.dataset import SEQUENCES, Dataset
+from adar_ray.data.order import ReadShard, Rows, shard_order, stripe
+from adar_ray.errors import AdarError
+from adar_ray.histories import Histories
+from adar_ray.training.build import is_sequential
+from adar_ray.training.loop import Stripes, TrainingData, Worker
 from adar_ray.user_items import UserItems
 
-KEPT_INTERACTIONS = 64_000_000  # 512 MiB of ids in each worker
+KEPT_IDS = 128_000_000  # 512 MiB in each worker
 
-Pairs = tuple[np.ndarray, np.ndarray]
-Stripes = Callable[[int], Iterable[Pairs]]
+
+def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadShard]:
+    """How many rows each shard has that the model trains on, and what reads a shard.
+
+    Rows are interactions, or sequence rows where the model is a sequential one.
+
+    Raises:
+        AdarError: there are no sequence rows.
+    """
+    sequential = is_sequential(config)
+    if sequential and not dataset.sequences["rows"]:
+        raise AdarError(
+            f"{dataset.folder}: no user has two training interactions, so that there is no sequence for "
+            f"model.name {config.model.name}; train another model, or prepare with another --split"
+        )
+    rows = [shard["rows"] for shard in dataset.shards(SEQUENCES if sequential else "train")]
+    return rows, dataset.read_sequences if sequential else functools.partial(dataset.read_shard, "train")
 
 
 def keeps_data(config: Config, dataset: Dataset) -> bool:
-    """Whether workers keep the training interactions after the first pass."""
+    """Whether workers keep the training rows after the first pass."""
     if config.data.cache == "auto":
-        return dataset.rows("train") <= KEPT_INTERACTIONS
+        ids_a_row = dataset.sequences["length"] + 2 if is_sequential(config) else 2
+        return sum(training_shards(config, dataset)[0]) * ids_a_row <= KEPT_IDS
     return config.data.cache == "always"
 
 
-def kept_data(config: Config, dataset: Dataset, shards: list[Pairs], worker: Worker) -> TrainingData:
+def kept_data(config: Config, dataset: Dataset, shards: list[Rows], worker: Worker) -> TrainingData:
     """From all training shards, in memory."""
-    users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
     stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker)
-    return streamed_data(dataset, stripes, (users, items))
+    if is_sequential(config):
+        return streamed_data(config, dataset, stripes)
+    users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
+    return streamed_data(config, dataset, stripes, (users, items))
 
 
-def streamed_data(dataset: Dataset, stripes: Stripes, train: Pairs | None = None) -> TrainingData:
-    """From stripes that come from somewhere; only the look-up of observed pairs is kept."""
+def streamed_data(
+    config: Config, dataset: Dataset, stripes: Stripes, train: Rows | None = None
+) -> TrainingData:
+    """From stripes that come from somewhere; only the look-ups of observed pairs are kept.
 
-    def user_items(user: np.ndarray, item: np.ndarray) -> UserItems:
-        return UserItems(torch.from_numpy(user), torch.from_numpy(item), dataset.n_users, dataset.n_items)
-
+    Args:
+        train: all training interactions, where they are at hand; else they are read.
+    """
+    user, item = map(torch.from_numpy, train or dataset.read_split("train"))
+    valid_user, valid_item = map(torch.from_numpy, dataset.read_split("valid"))
+    sizes = dataset.n_users, dataset.n_items
+    length = dataset.sequences["length"]
     return TrainingData(
-        shard_rows=[shard["rows"] for shard in dataset.shards("train")],
+        dataset=dataset,
+        shard_rows=training_shards(config, dataset)[0],
         stripes=stripes,
-        observed=user_items(*(train or dataset.read_split("train"))),
-        valid=user_items(*dataset.read_split("valid")),
+        observed=UserItems(user, item, *sizes),
+        valid=UserItems(valid_user, valid_item, *sizes),
+        history=Histories(user, item, dataset.n_users, length) if is_sequential(config) else None,
     )
 
 
 def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:
     """Read by this process itself, without Ray."""
-    n_shards = len(dataset.shards("train"))
-    read_shard = functools.partial(dataset.read_shard, "train")
+    shard_rows, read_shard = training_shards(config, dataset)
     if keeps_data(config, dataset):
-        return kept_data(config, dataset, [read_shard(shard) for shard in range(n_shards)], worker)
-    stripes = functools.partial(_stripes, read_shard, n_shards, config.train.seed, worker)
-    return streamed_data(dataset, stripes)
+        return kept_data(config, dataset, [read_shard(shard) for shard in range(len(shard_rows))], worker)
+    stripes = functools.partial(_stripes, read_shard, len(shard_rows), config.train.seed, worker)
+    return streamed_data(config, dataset, stripes)
 
 
-def _stripes(
-    read_shard: Callable[[int], Pairs], n_shards: int, seed: int, worker: Worker, epoch: int
-) -> Iterator[Pairs]:
+def _stripes(read_shard: ReadShard, n_shards: int, seed: int, worker: Worker, epoch: int) -> Iterator[Rows]:
     for shard in shard_order(n_shards, seed, epoch):
         yield stripe(*read_shard(shard), seed, epoch, int(shard), worker.rank, worker.size)

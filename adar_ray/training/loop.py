@@ -17,8 +17,10 @@ import torch.distributed as dist
 from torch import nn
 
 from adar_ray.config import Config, parse_metric
-from adar_ray.data.order import PADDING, batches, rows_per_batch
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.order import PADDING, Rows, batches, rows_per_batch
 from adar_ray.errors import AdarError
+from adar_ray.histories import Histories
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import (
     HISTOGRAM_BINS,
@@ -33,6 +35,7 @@ from adar_ray.user_items import UserItems
 
 VALIDATION_KS = (10, 20)
 
+Stripes = Callable[[int], Iterable[Rows]]
 OnEpoch = Callable[[dict[str, Any]], None]
 OnStep = Callable[[int, int, int], None]
 
@@ -59,17 +62,21 @@ class TrainingData:
     """What a worker trains on.
 
     Attributes:
-        shard_rows: interactions in each training shard.
+        dataset: where it all comes from.
+        shard_rows: rows in each training shard: interactions, or sequence rows for a sequential model.
         stripes: epoch -> this worker's stripes of that epoch's shards, in order (see `data.order`).
             Called for one epoch after the other.
         observed: all training interactions.
         valid: interactions that decide which epoch is best; may be empty.
+        history: of training interactions, by which a sequential model is validated; else None.
     """
 
+    dataset: Dataset
     shard_rows: list[int]
-    stripes: Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
+    stripes: Stripes
     observed: UserItems
     valid: UserItems
+    history: Histories | None
 
 
 @dataclass
@@ -104,11 +111,12 @@ def fit(
     torch.manual_seed(config.train.seed)
     device = torch.device(worker.device)
     observed, valid = data.observed.to(device), data.valid.to(device)
-    model = build_model(config, observed).to(device)
+    history = data.history and data.history.to(device)
+    model = build_model(config, observed, data.dataset).to(device)
     samplers = build_samplers(config, model, observed).to(device)
     optimisers = build_optimisers(config, model, samplers)
     state = _restore(run, model, samplers, optimisers)
-    step_module = TrainingStep(config, model, samplers, observed)
+    step_module = TrainingStep(config, model, samplers, observed, data.dataset.sequences["stride"])
     # Every worker has built the same model from the same seed: there is nothing to broadcast.
     parallel = (
         nn.parallel.DistributedDataParallel(step_module, broadcast_buffers=False, init_sync=False)
@@ -126,12 +134,11 @@ def fit(
         trained = time.perf_counter()
         record: dict[str, Any] = {"epoch": state.epoch, **total}
         if len(valid):
-            record["valid"] = _validate(config, model, observed, valid, worker)
-        rows = sum(data.shard_rows)
+            record["valid"] = _validate(config, model, observed, valid, history, worker)
         record["time"] = {
             "train_seconds": trained - started,
             "valid_seconds": time.perf_counter() - trained,
-            "interactions_per_second": rows / (trained - started),
+            "interactions_per_second": len(observed) / (trained - started),
         }
         _save_epoch(run, worker, state, record, config, model, samplers, optimisers)
         on_epoch(record)
@@ -150,7 +157,7 @@ def _train_epoch(
     epoch: int,
     on_step: OnStep,
 ) -> dict[str, Any]:
-    """One pass over the interactions; returns the epoch's losses and sampler statistics."""
+    """One pass over the rows; returns the epoch's losses and sampler statistics."""
     seed, batch_size = config.train.seed, config.train.batch_size
     # Whatever a model draws, such as dropout, follows from this: no generator state to save.
     torch.manual_seed(
@@ -164,11 +171,11 @@ def _train_epoch(
     stripes = data.stripes(epoch)
     for step, (user, item) in enumerate(batches(stripes, batch_size // worker.size)):
         position = np.flatnonzero(user != PADDING)
-        user_B, item_B, row_B = (
+        user_B, item, row_B = (
             torch.from_numpy(array.astype(np.int64)).to(worker.device)
             for array in (user[position], item[position], position * worker.size + worker.rank)
         )
-        loss, statistics = step_module(user_B, item_B, row_B, (seed, epoch, step))
+        loss, statistics = step_module(user_B, item, row_B, (seed, epoch, step))
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         # Workers' gradients are averaged, and hold unequally many rows where slots are empty: together
@@ -188,13 +195,18 @@ def _train_epoch(
 
 
 def _validate(
-    config: Config, model: nn.Module, observed: UserItems, valid: UserItems, worker: Worker
+    config: Config,
+    model: nn.Module,
+    observed: UserItems,
+    valid: UserItems,
+    history: Histories | None,
+    worker: Worker,
 ) -> dict[str, float]:
     """Validation metrics over all users, each worker ranking its share of them."""
     ks = sorted({*VALIDATION_KS, parse_metric(config.train.metric)[1]})
     model.eval()
     tiles = range(worker.rank, tile_count(valid), worker.size)
-    tally = tally_users(model, observed, valid, ks, tiles, worker.device)
+    tally = tally_users(model, observed, valid, ks, tiles, worker.device, history)
     for tensor in tally.tensors():
         tensor.copy_(worker.all_reduce(tensor))
     return tally.metrics(observed.item_counts().cpu())

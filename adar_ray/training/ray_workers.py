@@ -18,7 +18,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, one_line
 from adar_ray.ray_session import ray_session
-from adar_ray.training.feed import keeps_data, kept_data, streamed_data
+from adar_ray.training.feed import keeps_data, kept_data, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.run import PROGRESS, Run
 
@@ -42,10 +42,14 @@ def _train(run: Run, dataset: Dataset) -> None:
     first_epoch = max(1, len(run.epochs()))
     with ray_session(workers * config.train.threads):
         keeps = keeps_data(config, dataset)
+        shard_rows, read_shard = training_shards(config, dataset)
+        n_shards = len(shard_rows)
         stream = (
-            stream_shards(dataset)
+            stream_shards(read_shard, n_shards)
             if keeps
-            else stream_epochs(dataset, config.train.seed, first_epoch, config.train.epochs, workers)
+            else stream_epochs(
+                read_shard, n_shards, config.train.seed, first_epoch, config.train.epochs, workers
+            )
         )
         use_gpu = config.train.device == "cuda" or (
             config.train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
@@ -104,8 +108,9 @@ def _train_worker(arguments: dict[str, Any]) -> None:
         shards = [(block["user"], block["item"]) for block in blocks]
         data = kept_data(run.config, dataset, shards, worker)
     else:
-        stream = EpochStream(blocks, len(dataset.shards("train")), arguments["first_epoch"])
-        data = streamed_data(dataset, stream.stripes)
+        n_shards = len(training_shards(run.config, dataset)[0])
+        stream = EpochStream(blocks, n_shards, arguments["first_epoch"])
+        data = streamed_data(run.config, dataset, stream.stripes)
 
     def write_progress(epoch: int, step: int, steps: int) -> None:
         run.folder.write_json(PROGRESS, {"epoch": epoch, "step": step, "steps": steps})

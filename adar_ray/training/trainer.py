@@ -12,7 +12,7 @@ import torch
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
-from adar_ray.training.feed import local_data
+from adar_ray.training.feed import local_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.tensorboard import EventWriter
@@ -63,6 +63,7 @@ def resume(
 def _check(config: Config, dataset: Dataset, workers: int) -> None:
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
+    training_shards(config, dataset)  # refuses a sequential model without sequences
     if workers > 1 and config.train.batch_size % workers:
         fitting = -(-config.train.batch_size // workers) * workers
         raise AdarError(

@@ -1,0 +1,60 @@
+"""Users' histories as rows of equal length, for models that read them in order.
+
+Legend: E training interactions of a shard, U its users, R rows, L longest history, N = L + 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from adar_ray.data.order import PADDING
+from adar_ray.errors import AdarError
+
+DEFAULT_LENGTH = 50
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which parts of a user's n training items become rows.
+
+    Windows end at n, n - stride, n - 2 stride, ... while at least 2 items are in them, and reach L + 1 items
+    back. What is to be learnt of a row are its last `stride` items, each from those before it: all items
+    but the user's first, once each. With stride L rows overlap in one item alone; with stride 1 every item
+    has a row of its own, with as long a history as there is.
+
+    Args:
+        length: L.
+        stride: from 1 to L.
+    """
+
+    length: int = DEFAULT_LENGTH
+    stride: int = DEFAULT_LENGTH
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise AdarError(f"--sequence-length {self.length}: give at least 1")
+        if not 1 <= self.stride <= self.length:
+            raise AdarError(
+                f"--sequence-stride {self.stride} would leave out items: "
+                f"give 1 to {self.length}, the --sequence-length"
+            )
+
+    def rows(self, user_E: np.ndarray, item_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows `(user_R, item_RN)`, by user and time; items oldest first, `PADDING` on the left.
+
+        Args:
+            user_E, item_E: training interactions, sorted by user and time.
+        """
+        N = self.length + 1
+        user_U, start_U, count_U = np.unique(user_E, return_index=True, return_counts=True)
+        rows_U = (count_U - 2) // self.stride + 1  # of a single item: none
+        of_R = np.repeat(np.arange(len(user_U)), rows_U)
+        windows_after_R = np.cumsum(rows_U)[of_R] - 1 - np.arange(len(of_R))
+        size_R = count_U[of_R] - windows_after_R * self.stride  # the user's items up to the row's end
+        padded_E = np.concatenate([np.full(N, PADDING, np.int32), item_E.astype(np.int32)])
+        # Window e of the view holds the N items before item e: those of the users before, too.
+        item_RN = np.lib.stride_tricks.sliding_window_view(padded_E, N)[start_U[of_R] + size_R]
+        item_RN[np.arange(N, 0, -1) > size_R[:, None]] = PADDING
+        return user_U[of_R].astype(np.int32), item_RN

@@ -1,0 +1,48 @@
+"""Adaptive hardness: the item whose score is nearest to a target that falls as the positive's score rises.
+
+Legend: B rows of the batch, K negatives a row, N candidates a negative, D dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from adar_ray.draws import Draws
+from adar_ray.negatives import Items, Negatives
+from adar_ray.samplers.candidates import pick, scored_candidates
+
+_TINY = 1e-6
+
+
+class AHNSSampler(nn.Module):
+    """Lai et al., "Adaptive Hardness Negative Sampling for Collaborative Filtering" (AAAI 2024): of N random
+    items the one whose score is nearest to `beta (s + alpha)^(p + 1)`, with s the positive's score.
+
+    Departs from the authors' code where `s + alpha` is not positive, which is no power's base: such a
+    positive, as badly learnt as can be, gets the hardest candidate.
+
+    Args:
+        K: negatives a positive, each of candidates of its own.
+        candidates: N; 32 in the paper.
+        alpha, beta, p: of the target; p below -1, -2 in the paper.
+    """
+
+    def __init__(
+        self, K: int = 1, candidates: int = 32, alpha: float = 1.0, beta: float = 0.1, p: float = -2.0
+    ) -> None:
+        super().__init__()
+        self.K, self.candidates, self.alpha, self.beta, self.p = K, candidates, alpha, beta, p
+
+    def forward(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+    ) -> Negatives:
+        """Negatives `[B, K, D]`."""
+        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
+        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, draws, self.K, self.candidates)
+        with torch.no_grad():
+            positive_B1 = items.score(user_BD, positive_BD[:, None])
+            target_B1 = self.beta * (positive_B1 + self.alpha).clamp_min(_TINY) ** (self.p + 1)
+            distance_BKN = (score_BKN - target_B1[..., None]).abs().masked_fill(~mask_BKN, torch.inf)
+            item_BK = pick(item_BKN, distance_BKN.argmin(2))
+        return Negatives(items.vectors(item_BK), mask_BKN.any(2), item_BK)
