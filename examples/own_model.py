@@ -13,6 +13,7 @@ from torch import nn
 from adar_ray import evaluate, prepare, train
 from adar_ray.config import load_config
 from adar_ray.data.fetch import fetch
+from adar_ray.negatives import dot_score
 
 
 class TwoTower(nn.Module):
@@ -20,20 +21,20 @@ class TwoTower(nn.Module):
 
     def __init__(self, n_users: int, feature_IF: torch.Tensor, dim: int) -> None:
         super().__init__()
-        n_items, features = feature_IF.shape
         self.register_buffer("feature_IF", feature_IF, persistent=False)
-        self.user = nn.Sequential(nn.Embedding(n_users, dim), nn.Linear(dim, dim))
-        self.item_id = nn.Embedding(n_items, dim)
-        self.item = nn.Sequential(nn.Linear(dim + features, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.user, self.item = nn.Embedding(n_users, dim), nn.Embedding(len(feature_IF), dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        self.feature = nn.Sequential(nn.Linear(feature_IF.shape[1], dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def users(self, batch):
         return self.user(batch["user"])
 
     def items(self, item):
-        return self.item(torch.cat([self.item_id(item), self.feature_IF[item]], -1))
+        return self.item(item) + self.feature(self.feature_IF[item])
 
     def score(self, user_BD, item_BKD):
-        return (user_BD[:, None] * item_BKD).sum(-1)
+        return dot_score(user_BD, item_BKD)
 
 
 def build(dataset, config):
@@ -44,7 +45,7 @@ def build(dataset, config):
     tables = [dataset.read_file(shard["name"]) for shard in dataset.shards("train")]
     feature_IF = torch.zeros(dataset.n_items, 2)
     for table in tables:
-        item, time = (torch.from_numpy(table[name].to_numpy()).long() for name in ("item", "timestamp"))
+        item, time = (torch.tensor(table[name].to_numpy()) for name in ("item", "timestamp"))
         feature_IF.index_add_(0, item, torch.stack([torch.ones(len(item)), time / 1e9], 1))
     count_I = feature_IF[:, 0].clamp_min(1)
     feature_IF = torch.stack([count_I.log(), feature_IF[:, 1] / count_I], 1)
@@ -55,5 +56,5 @@ def build(dataset, config):
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
-        config = load_config(settings=["model.name=own_model:build", "sampler.name=adar", "train.epochs=10"])
-        print(evaluate(train(data, f"{scratch}/run", config, workers=2))["metrics"])
+        settings = ["model.name=own_model:build", "adar.M=4", "optimiser.lr=3e-3", "train.epochs=20"]
+        print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2))["metrics"])

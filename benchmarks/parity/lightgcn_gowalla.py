@@ -36,7 +36,9 @@ SETTINGS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", type=Path, required=True, help="folder with train.txt and test.txt")
     parser.add_argument("--work", type=Path, required=True, help="where the dataset and the run are kept")
     parser.add_argument("--epochs", type=int, default=max(EPOCHS))
@@ -60,7 +62,10 @@ def main() -> None:
             "ndcg@20": metrics["ndcg@20"],
             "seconds_an_epoch": seconds,
         }
-        print(f"epoch {epoch}: recall@20 {metrics['recall@20']:.4f}, ndcg@20 {metrics['ndcg@20']:.4f}", flush=True)
+        print(
+            f"epoch {epoch}: recall@20 {metrics['recall@20']:.4f}, ndcg@20 {metrics['ndcg@20']:.4f}",
+            flush=True,
+        )
         content = {
             "what": "LightGCN, BPR, uniform negatives, Gowalla, test, all items ranked",
             "published": {str(epoch): figures for epoch, figures in PUBLISHED.items()},
