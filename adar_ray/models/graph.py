@@ -9,7 +9,7 @@ import warnings
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
 from adar_ray.negatives import dot_score
 from adar_ray.user_items import UserItems
@@ -41,11 +41,26 @@ class _SymmetricProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, graph: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         ctx.graph = graph
-        return torch.sparse.mm(graph, vector)
+        return _product(graph, vector)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
-        return None, torch.sparse.mm(ctx.graph, gradient)
+        return None, _product(ctx.graph, gradient)
+
+
+def _product(graph: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    if vector.device.type != "cpu":
+        return torch.sparse.mm(graph, vector)
+    # A row of the product is a weighted sum of vectors, which is what torch calls an embedding bag: the same
+    # sums from a kernel several times as fast as that of the sparse product.
+    return embedding_bag(
+        graph.col_indices(),
+        vector.contiguous(),
+        graph.crow_indices(),
+        mode="sum",
+        per_sample_weights=graph.values(),
+        include_last_offset=True,
+    )
 
 
 class GraphModel(nn.Module):
