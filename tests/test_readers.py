@@ -82,6 +82,32 @@ ORIGINALS = {
         "1 6393\n1 13504\n2 1\n",
         [("1", "6393", None, 0), ("1", "13504", None, 1), ("2", "1", None, 2)],
     ),
+    "amazon-2014": (
+        "ratings_Beauty.csv",
+        "A39EXAMPLE0001,0012345678,5.0,1369699200\nA3JEXAMPLE0002,B000EXAMPX,3.0,1355443200\n",
+        [
+            ("A39EXAMPLE0001", "0012345678", 5.0, 1369699200),
+            ("A3JEXAMPLE0002", "B000EXAMPX", 3.0, 1355443200),
+        ],
+    ),
+    "amazon-2018": (
+        "All_Beauty.csv",
+        "0012345678,A1VEXAMPLE0001,1.0,1424304000\nB000EXAMPX,A2FEXAMPLE0002,4.0,1418860800\n",
+        [
+            ("A1VEXAMPLE0001", "0012345678", 1.0, 1424304000),
+            ("A2FEXAMPLE0002", "B000EXAMPX", 4.0, 1418860800),
+        ],
+    ),
+    "checkins": (
+        "loc-gowalla_totalCheckins.txt",
+        "0\t1997-12-04T15:55:49Z\t30.23\t-97.79\t22847\n0\t1997-12-04T00:00:00Z\t0.0\t1.0E-4\t7\n",
+        [("0", "22847", None, 881250949), ("0", "7", None, 881193600)],
+    ),
+    "lastfm-1k": (
+        "userid-timestamp-artid-artname-traid-traname.tsv",
+        'user_000001\t1997-12-04T15:55:49Z\t\tÉ\t\t\nuser_000001\t1997-12-04T00:00:00Z\tf1\t"Al" Y\t2\t"x\n',
+        [("user_000001", "É", None, 881250949), ("user_000001", '"Al" Y', None, 881193600)],
+    ),
     "csv": ("log.csv", "item_id,user_id,time\n007,a,5\n", [("a", "007", None, 5)]),
     "tsv": ("log.tsv", 'user\titem\n"a\tb"\tc\n', [("a\tb", "c", None, 0)]),
     "jsonl": (
@@ -89,6 +115,12 @@ ORIGINALS = {
         '{"user": "a", "item": 7, "timestamp": 5, "rating": 4.5}\n'
         '{"timestamp": "6", "item": "b", "user": "c", "rating": 1}\n',
         [("a", "7", 4.5, 5), ("c", "b", 1.0, 6)],
+    ),
+    "pydict": (
+        "log.json",
+        "{u'user': u'a', 'item': 7, 'timestamp': 5, 'rating': 4.5}\n"
+        "{'timestamp': '6', 'item': \"b's\", 'user': u'\\xe9', 'rating': 1}\n",
+        [("a", "7", 4.5, 5), ("é", "b's", 1.0, 6)],
     ),
 }
 
@@ -209,7 +241,13 @@ def test_columns(tmp_path):
         (" 881250949 ", 881250949),
         ("881250949.9", 881250949),
         ("8.81250949e8", 881250949),
-        ("1700000000123456789", 1700000000123456789),
+        ("99999999999", 99999999999),
+        ("100000000000", 100000000),
+        ("881250949999", 881250949),
+        ("8.81250949999e11", 881250949),
+        ("881250949999999", 881250949),
+        ("881250949999999999", 881250949),
+        ("9999-12-31", 253402214400),
         ("1997-12-04", 881193600),
         ("1997-12-04 15:55:49", 881250949),
         ("1997-12-04T15:55:49Z", 881250949),
@@ -232,6 +270,8 @@ def test_parquet_types(tmp_path):
     east = datetime.timezone(datetime.timedelta(hours=1))
     times = {
         "int": pa.array([881250949], pa.int32()),
+        "milliseconds": pa.array([881250949987]),
+        "float milliseconds": pa.array([881250949987.0]),
         "float": pa.array([881250949.9]),
         "text": pa.array(["1997-12-04T15:55:49"]),
         "naive": pa.array([moment], pa.timestamp("ns")),
@@ -387,6 +427,11 @@ def test_bad_sources(tmp_path, files, source, parts):
         ("x.csv", 'user,item\na,b\nc,"d\n' + "e,f\n" * 500_000, ["line 3", "quote"]),
         ("x.jsonl", '{"user": 1, "item": 2}\n\n{"user": 1, "item"\n', ["line 3", "not valid JSON"]),
         ("x.jsonl", '{"user": 1, "item": 2}\n[1, 2]\n', ["line 2", "not a JSON object"]),
+        ("x.json", "{'user': 1, 'item': 2}\n{'user': 1, 'item'\n", ["line 2", "not a valid Python dict"]),
+        ("x.json", "{'user': 1, 'item': 2}\n{'user': str(1), 'item': 2}\n", ["line 2", "not a valid Python"]),
+        ("x.json", "{'user': 1, 'item': 2}\n{'user', 'item'}\n", ["line 2", "not a Python dict"]),
+        ("x.json", "{'user': 1, 'item': 2}\n" + "[" * 100_000 + "\n", ["line 2", "not a valid Python dict"]),
+        ("x.json", "{'user': 1, 'item': 2}\n{'user': b'x', 'item': 2}\n", ["line 2", "user b'x' is not"]),
         ("x.jsonl", '{"user": 1, "item": 2}\n{"user": 1}\n', ["line 2", "item is missing"]),
         ("x.jsonl", '{"user": 1, "item": 2}\n{"user": null, "item": 2}\n', ["line 2", "user is missing"]),
         ("x.jsonl", '{"user": 1, "item": 2}\n{"user": 1.5, "item": 2}\n', ["line 2", "user 1.5 is not"]),

@@ -59,6 +59,11 @@ def fetch(name: str, cache: Path | None = None, report: Report | None = None) ->
 
 def fetch_dataset(dataset: KnownDataset, cache: Path | None = None, report: Report | None = None) -> Path:
     """Like `fetch`, for a data set that is described rather than named."""
+    if dataset.by_hand:
+        raise AdarError(
+            f"{dataset.name}: its terms have to be accepted first: do so at {dataset.homepage}, unpack "
+            f"{dataset.by_hand} from what you get there and run `{dataset.prepare_command(dataset.by_hand)}`"
+        )
     cache = Path(cache) if cache is not None else cache_folder()
     folder = cache / dataset.name
     try:

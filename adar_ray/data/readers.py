@@ -22,7 +22,6 @@ from adar_ray.data.files import (
     bad_line,
     csv_records,
     is_text,
-    json_object,
     lines_of,
     open_file,
     open_parquet,
@@ -30,6 +29,7 @@ from adar_ray.data.files import (
 from adar_ray.data.sources import (
     DELIMITERS,
     FIXED_COLUMNS,
+    PARSERS,
     SourceFile,
     check_columns,
     column_names,
@@ -51,11 +51,12 @@ _EXPECTED = {
     "user": "text or a whole number",
     "item": "text or a whole number",
     "rating": "a number",
-    "timestamp": "a time: seconds since 1970, not negative, or an ISO date",
+    "timestamp": "a time: seconds or milliseconds since 1970, not negative, or an ISO date",
 }
 _COPIES = 8  # what is read lives for a moment as bytes, lines, fields and columns as well
 _SMALLEST_CSV_BLOCK = 1 << 20  # a CSV row has to fit in a block
 _PARQUET_ROW_BYTES = 64  # about what a canonical row takes in memory
+_MOST_SECONDS = 10**11
 
 Batch = tuple[dict[str, pa.Array], np.ndarray]
 
@@ -167,17 +168,17 @@ def _raise_csv_fault(file: SourceFile, names: list[str]) -> None:
             raise bad_line(file.path, line, *NOT_UTF8)
 
 
-def _read_jsonl(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
+def _read_objects(file: SourceFile, block_bytes: int) -> Iterator[Batch]:
     for lines, numbers in lines_of(file.path, block_bytes):
         values: dict[str, list[str | None]] = {key: [] for key in file.columns}
         for line, number in zip(lines.to_pylist(), numbers, strict=True):
-            record = json_object(file.path, number, line)
+            record = PARSERS[file.format](file.path, number, line)
             for key, name in file.columns.items():
-                values[key].append(_json_text(record.get(name), file.path, number, key))
+                values[key].append(_value_text(record.get(name), file.path, number, key))
         yield {key: pa.array(value, pa.string()) for key, value in values.items()}, numbers
 
 
-def _json_text(value: object, path: str, number: int, key: str) -> str | None:
+def _value_text(value: object, path: str, number: int, key: str) -> str | None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if is_number and not (isinstance(value, float) and key in ("user", "item")):
         return repr(value)
@@ -270,17 +271,25 @@ def _to_seconds(column: pa.Array) -> pa.Array:
     elif pat.is_date(column.type):
         seconds = column.cast(pa.timestamp("s")).cast(pa.int64())
     elif pat.is_integer(column.type):
-        seconds = column.cast(pa.int64())
+        seconds = _number_to_seconds(column.cast(pa.int64()))
     else:
-        seconds = pc.trunc(column.cast(pa.float64())).cast(pa.int64())
+        seconds = _number_to_seconds(pc.trunc(column.cast(pa.float64())).cast(pa.int64()))
     _require(pc.greater_equal(seconds, 0))
     return seconds
+
+
+def _number_to_seconds(number: pa.Array) -> pa.Array:
+    """Seconds, of whole numbers that count seconds or, as Amazon 2023 does, thousandths of them (or less)."""
+    # 1e11 seconds end in the year 5138, as many milliseconds ended in 1973.
+    while pc.any(is_finer := pc.greater_equal(number, _MOST_SECONDS)).as_py():
+        number = pc.if_else(is_finer, pc.divide(number, 1000), number)
+    return number
 
 
 def _text_to_seconds(text: pa.Array) -> pa.Array:
     is_whole = pc.ascii_is_decimal(text)
     if pc.all(is_whole, skip_nulls=False).as_py():
-        return text.cast(pa.int64())
+        return _number_to_seconds(text.cast(pa.int64()))
     is_date = pc.match_substring_regex(text, r"^\d{4}-\d\d-\d\d")
     missing = pa.scalar(None, pa.string())
     whole = pc.if_else(is_whole, text, missing).cast(pa.int64())
@@ -290,7 +299,8 @@ def _text_to_seconds(text: pa.Array) -> pa.Array:
     for pattern, replacement in ((r"^([\d-]{10})$", r"\1T00:00"), (r"\.\d+", ""), (r"([T ][\d:]+)$", r"\1Z")):
         date = pc.replace_substring_regex(date, pattern, replacement)
     date = date.cast(pa.timestamp("s", "UTC")).cast(pa.int64())
-    return pc.coalesce(whole, date, pc.trunc(number).cast(pa.int64()))
+    number = pc.coalesce(whole, pc.trunc(number).cast(pa.int64()))
+    return pc.coalesce(_number_to_seconds(number), date)
 
 
 def _place(file: SourceFile, place: int) -> str:
@@ -305,8 +315,9 @@ def _place(file: SourceFile, place: int) -> str:
 _CONVERTERS = {"user": _to_id, "item": _to_id, "rating": _to_rating, "timestamp": _to_seconds}
 _READERS: dict[str, Callable[[SourceFile, int], Iterator[Batch]]] = {
     **dict.fromkeys(("inter", "ml-100k", "ml-1m", "pairs"), _read_delimited),
+    **dict.fromkeys(("amazon-2014", "amazon-2018", "checkins", "lastfm-1k"), _read_delimited),
     **dict.fromkeys(("ml-csv", "csv", "tsv"), _read_csv),
     "user-items": _read_user_items,
     "parquet": _read_parquet,
-    "jsonl": _read_jsonl,
+    **dict.fromkeys(PARSERS, _read_objects),
 }

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pyarrow.fs as pafs
 
-from adar_ray.data.files import csv_records, head, json_object, open_parquet, unreadable
+from adar_ray.data.files import csv_records, head, json_object, open_parquet, python_dict, unreadable
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import resolve
 
@@ -21,12 +21,17 @@ FORMATS: dict[str, str] = {
     "ml-100k": "MovieLens 100K, u.data: user, item, rating, timestamp separated by tabs, no header",
     "ml-1m": "MovieLens 1M and 10M, ratings.dat: user::item::rating::timestamp",
     "ml-csv": "MovieLens 20M and later, ratings.csv: userId,movieId,rating,timestamp",
+    "amazon-2014": "Amazon 2014, ratings_*.csv: user,item,rating,timestamp, no header",
+    "amazon-2018": "Amazon 2018, ratings only: item,user,rating,timestamp, no header",
+    "checkins": "Gowalla, *_totalCheckins.txt: user, time, latitude, longitude, item, tab-separated",
+    "lastfm-1k": "Last.fm 1K: user, time, artist's id and name, track's id and name, separated by tabs",
     "user-items": "LightGCN, train.txt and test.txt: one line a user, `user item item ...`",
     "pairs": "SASRec: one line an interaction, `user item`, each user's in time order",
     "csv": "comma-separated with a header",
     "tsv": "tab-separated with a header",
     "parquet": "Parquet",
     "jsonl": "one JSON object a line",
+    "pydict": "one Python dict a line, as in Steam's reviews: {u'username': u'...', ...}",
 }
 
 # Column names that need no --columns, compared in lower case without separators; the first found wins.
@@ -36,27 +41,60 @@ _USUAL_NAMES = {
     "rating": ("rating",),
     "timestamp": ("timestamp", "time", "unixreviewtime"),
 }
+# The columns of files without a header, in the order that their publishers document:
+# ml-100k, ml-1m: the README of each at https://files.grouplens.org/datasets/movielens/
+# amazon-2014: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html, "ratings only"
+# amazon-2018: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/, "ratings only"; here the item is first
+# checkins: https://snap.stanford.edu/data/loc-gowalla.html
+# lastfm-1k: http://ocelma.net/MusicRecommendationDataset/lastfm-1K.html; the item is the artist by name, as
+#   the ids of MusicBrainz are empty in many lines and some tracks have no name
 _RATING_COLUMNS = ["user", "item", "rating", "timestamp"]
-FIXED_COLUMNS = {"ml-100k": _RATING_COLUMNS, "ml-1m": _RATING_COLUMNS}
-FIXED_COLUMNS |= {"user-items": ["user", "item"], "pairs": ["user", "item"]}
-# The names of each format's files in a folder; a pattern of the first five is used by no other format.
+FIXED_COLUMNS = {
+    "ml-100k": _RATING_COLUMNS,
+    "ml-1m": _RATING_COLUMNS,
+    "amazon-2014": _RATING_COLUMNS,
+    "amazon-2018": ["item", "user", "rating", "timestamp"],
+    "checkins": ["user", "timestamp", "latitude", "longitude", "item"],
+    "lastfm-1k": ["user", "timestamp", "artist id", "item", "track id", "track name"],
+    "user-items": ["user", "item"],
+    "pairs": ["user", "item"],
+}
+_LASTFM_1K = "userid-timestamp-artid-artname-traid-traname.tsv"
+# The names of each format's files in a folder.
 _FILE_NAMES = {
     "inter": ("*.inter",),
     "ml-100k": ("u.data",),
     "ml-1m": ("ratings.dat",),
     "ml-csv": ("ratings.csv",),
+    "amazon-2014": ("ratings_*.csv",),
+    "amazon-2018": ("*.csv",),
+    "checkins": ("*_totalcheckins.txt",),
+    "lastfm-1k": (_LASTFM_1K,),
     "user-items": ("train*.txt", "valid*.txt", "test*.txt"),
     "csv": ("*.csv",),
-    "tsv": ("*.tsv",),
+    "tsv": ("*.tsv", "user_artists.dat"),
     "parquet": ("*.parquet", "*.pq"),
     "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
+    "pydict": ("*.json",),
 }
-_TELLING = ("inter", "ml-100k", "ml-1m", "ml-csv", "user-items")
+# The formats whose files are recognised in a folder with others: their names mean nothing else.
+_TELLING = ("inter", "ml-100k", "ml-1m", "ml-csv", "checkins", "lastfm-1k", "user-items")
 # The formats that a whole name, or its ending, gives away.
 _BY_NAME = {"u.data": "ml-100k", "ratings.dat": "ml-1m", "inter": "inter", "csv": "csv", "tsv": "tsv"}
 _BY_NAME |= {"parquet": "parquet", "pq": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}
+_BY_NAME |= {_LASTFM_1K: "lastfm-1k", "user_artists.dat": "tsv"}
+# What the first line of a file called .csv says of its format. At Amazon a user is A and more letters or
+# digits, and a product has ten of them and begins with a digit or B.
+_CSV_FIRST_LINES = {
+    "ml-csv": r"userId,movieId,rating,timestamp",
+    "amazon-2014": r"A[0-9A-Z]+,[0-9B][0-9A-Z]{9},[1-5]\.0,\d+",
+    "amazon-2018": r"[0-9B][0-9A-Z]{9},A[0-9A-Z]+,[1-5]\.0,\d+",
+}
 _DATA_NAMES = re.compile(r"(?!readme|license|_).*\.(inter|csv|tsv|txt|dat|data|jsonl?|ndjson|parquet|pq)")
 DELIMITERS = {"inter": "\t", "ml-100k": "\t", "ml-1m": "::", "csv": ",", "ml-csv": ",", "tsv": "\t"}
+DELIMITERS |= {"amazon-2014": ",", "amazon-2018": ",", "checkins": "\t", "lastfm-1k": "\t"}
+# Of the formats with an object a line, what reads one.
+PARSERS = {"jsonl": json_object, "pydict": python_dict}
 
 
 @dataclass(frozen=True)
@@ -184,8 +222,10 @@ def _recognise(path: str) -> str:
     format = _BY_NAME.get(name) or _BY_NAME.get(name.rpartition(".")[2])
     if format is None:
         return _recognise_lines(path, head(path))
-    is_movielens = format == "csv" and head(path)[0] == "userId,movieId,rating,timestamp"
-    return "ml-csv" if is_movielens else format
+    if format == "csv":
+        first = head(path)[0]
+        return next((kind for kind, line in _CSV_FIRST_LINES.items() if re.fullmatch(line, first)), format)
+    return format
 
 
 def _recognise_lines(path: str, lines: list[str]) -> str:
@@ -201,6 +241,10 @@ def _recognise_lines(path: str, lines: list[str]) -> str:
         return "ml-1m"
     if all_match(r"\d+\t\d+\t[\d.]+\t\d+"):
         return "ml-100k"
+    if all_match(r"\w+\t\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ(\t[\d.E-]+){2}\t\w+"):
+        return "checkins"
+    if re.fullmatch(r"\{\s*u?'.*\}", lines[0]):
+        return "pydict"
     if re.fullmatch(r"\{.*\}", lines[0]):
         return "jsonl"
     if all_match(r"\s*\d+(\s+\d+)*\s*"):
@@ -223,8 +267,8 @@ def column_names(path: str, format: str) -> list[str]:
     if format == "parquet":
         return open_parquet(path).schema_arrow.names
     first = head(path)[0]
-    if format == "jsonl":
-        return list(json_object(path, 1, first))
+    if format in PARSERS:
+        return list(PARSERS[format](path, 1, first))
     if format == "inter":
         return [name.partition(":")[0] for name in first.split("\t")]
     return next(csv_records(path, DELIMITERS[format], strict=True))[1]
