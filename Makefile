@@ -7,14 +7,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help install demo test lint constraints clean
+.PHONY: help install demo test test-recbole lint constraints clean
 
 help:
-	@echo 'make demo     train on MovieLens 100K with uniform negatives and with ADAR, and compare'
-	@echo 'make test     run the tests'
-	@echo 'make install  make the environment in .venv and stop'
-	@echo 'make lint     check style'
-	@echo 'make clean    remove what demo and the tests leave'
+	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
+	@echo 'make test          run the tests'
+	@echo 'make test-recbole  install RecBole and test the adapter to its models'
+	@echo 'make install       make the environment in .venv and stop'
+	@echo 'make lint          check style'
+	@echo 'make clean         remove what demo and the tests leave'
 
 install: $(INSTALLED)
 
@@ -43,13 +44,19 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
+# RecBole asks for a Ray of 2023 and needs none.
+test-recbole: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,recbole]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	$(BIN)/python -m pytest tests/test_recbole.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 # Pins every dependency for every supported Python; needs uv.
 constraints:
-	uv pip compile --universal --python-version 3.10 --extra dev --no-annotate --no-header --quiet \
+	uv pip compile --universal --python-version 3.10 --extra dev --extra recbole --no-annotate --no-header --quiet \
 		pyproject.toml --output-file constraints.txt
 
 clean:
