@@ -146,10 +146,12 @@ def data_list(as_json: bool) -> None:
 def data_fetch(name: str, as_json: bool) -> None:
     """Fetch the data set NAME into the cache and print where it lies."""
     from adar_ray.data.fetch import fetch
+    from adar_ray.data.known import KNOWN
     from adar_ray.reporting.progress import DownloadProgress
 
     with DownloadProgress() as progress:
         path = fetch(name, report=progress)
+    _message(f"to prepare it: {KNOWN[name].prepare_command(str(path))}")
     if as_json:
         _show({"name": name, "path": str(path)}, True)
     else:

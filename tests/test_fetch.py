@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from adar_ray.cli import cli
 from adar_ray.data.fetch import cache_folder, checksum, fetch, fetch_dataset
 from adar_ray.data.known import KNOWN, Download, KnownDataset, Member, Wheel
 from adar_ray.data.sources import FORMATS
@@ -380,3 +382,14 @@ def test_the_archive_of_ml_100k_becomes_the_file_of_the_wheel(server, tmp_path):
         "user_id:token\titem_id:token\trating:float\ttimestamp:float",
         "196\t242\t3\t881250949",
     ]
+
+
+def test_the_command_line_says_how_to_prepare_what_it_fetched(tmp_path, server, monkeypatch):
+    monkeypatch.setenv("ADAR_RAY_CACHE", str(tmp_path / "a cache"))
+    described = dataclasses.replace(one_file(server), columns={"user": "who", "item": "what"})
+    monkeypatch.setitem(KNOWN, "toy", described)
+    ended = CliRunner().invoke(cli, ["data", "fetch", "toy"])
+    path = tmp_path / "a cache" / "toy" / "pairs.txt"
+    assert ended.stdout == f"{path}\n"
+    command = f"adar-ray prepare '{path}' --format pairs --columns user=who,item=what --out DATA"
+    assert ended.stderr.splitlines()[-1] == f"to prepare it: {command}"
