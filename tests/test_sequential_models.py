@@ -11,11 +11,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, gelu, layer_norm
 
+from adar_ray.config import load_config
 from adar_ray.draws import Draws
 from adar_ray.models import BaseModel, BERT4Rec, FMLPRec, GRU4Rec, SASRec
 from adar_ray.models.fmlprec import Filter
 from adar_ray.models.protocol import PADDING, training_positions
 from adar_ray.models.sequence import visible_positions
+from adar_ray.training.build import TrainingStep, build_samplers
+from adar_ray.user_items import UserItems
 
 ITEMS, LENGTH, DIM = 13, 6, 8
 KINDS = {"gru4rec": GRU4Rec, "sasrec": SASRec, "bert4rec": BERT4Rec, "fmlprec": FMLPRec}
@@ -251,6 +254,38 @@ def test_the_next_step_of_every_walk_is_found(name):
     model.eval()
     score_BI = model.score(users(model, walk_BN[:, 1:])[:, -1], model.items(torch.arange(12))[None])
     assert score_BI.argmax(1).tolist() == wanted_B.tolist()
+
+
+# The training step
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(name):
+    model, sequence_BN = build(name).double(), sequences(12)
+    user_B = torch.arange(len(sequence_BN))
+    of_E, at_E = (sequence_BN != PADDING).nonzero(as_tuple=True)
+    observed = UserItems(of_E, sequence_BN[of_E, at_E], len(sequence_BN), ITEMS)
+    # Every item but the positive, and ADAR's negatives.
+    config = load_config(
+        settings=["loss.name=cross_entropy", "sampler.name=adar", "adar.pool=9", "adar.M=2", "loss.l2=0.01"]
+    )
+    step = TrainingStep(config, model, build_samplers(config, model, observed).double(), observed, LENGTH)
+
+    def total(parts: list[slice]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        model.zero_grad()
+        value, statistics = 0.0, 0.0
+        for part in parts:
+            loss, sums = step(user_B[part], sequence_BN[part], user_B[part] + 100, (3, 1, 4))
+            loss.backward()
+            value, statistics = value + loss.detach(), statistics + sums
+        return value, statistics, [parameter.grad for parameter in model.parameters()]
+
+    whole = total([slice(None)])
+    assert whole[1][2] > 0  # pairs
+    assert all(gradient.any() for gradient in whole[2])
+    three = total([slice(0, None, 2), slice(0, 0), slice(1, None, 2)])
+    for ours, expected in zip(three, whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 # Each against something else

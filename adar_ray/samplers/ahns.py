@@ -12,8 +12,6 @@ from adar_ray.draws import Draws
 from adar_ray.negatives import Items, Negatives
 from adar_ray.samplers.candidates import pick, scored_candidates
 
-_TINY = 1e-6
-
 
 class AHNSSampler(nn.Module):
     """Lai et al., "Adaptive Hardness Negative Sampling for Collaborative Filtering" (AAAI 2024): of N random
@@ -42,7 +40,10 @@ class AHNSSampler(nn.Module):
         item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, draws, self.K, self.candidates)
         with torch.no_grad():
             positive_B1 = items.score(user_BD, positive_BD[:, None])
-            target_B1 = self.beta * (positive_B1 + self.alpha).clamp_min(_TINY) ** (self.p + 1)
-            distance_BKN = (score_BKN - target_B1[..., None]).abs().masked_fill(~mask_BKN, torch.inf)
+            target_B1 = self.beta * (positive_B1 + self.alpha).clamp_min(0) ** (self.p + 1)
+            # Distances from a target beyond all scores are rounded until they are equal, or are all infinite.
+            hardest_BK1 = score_BKN.masked_fill(~mask_BKN, -torch.inf).amax(2, keepdim=True)
+            target_BK1 = torch.minimum(target_B1[..., None], hardest_BK1)
+            distance_BKN = (score_BKN - target_BK1).abs().masked_fill(~mask_BKN, torch.inf)
             item_BK = pick(item_BKN, distance_BKN.argmin(2))
         return Negatives(items.vectors(item_BK), mask_BKN.any(2), item_BK)

@@ -18,12 +18,13 @@ from adar_ray.samplers.candidates import pick, scored_candidates
 class DENSSampler(nn.Module):
     """Lai et al., "Disentangled Negative Sampling for Collaborative Filtering" (WSDM 2023). Gates part an
     item's vector into factors relevant to the choice and the rest. Of N random items that one is taken whose
-    irrelevant factors score highest; relevant ones count for less at first and against an item later on,
-    over `warmup` epochs. Four contrasts, of weight `gamma` together, teach the gates (and the vectors).
+    irrelevant factors score highest, at first; over `warmup` epochs relevant factors come to count against an
+    item, and in the end they alone. Four contrasts, of weight `gamma` together, teach the gates (and the
+    vectors).
 
     Departs from the authors' code in graph models, where the code gates each hop and this the item's vector,
-    and where K is above 1, where each negative is contrasted by itself. A score that is a network judges the
-    gated vector as it would an item.
+    where K is above 1, where each negative is contrasted by itself, and in counting epochs from 1, not 0. A
+    score that is a network judges the gated vector as it would an item.
 
     Args:
         dim: D.

@@ -17,12 +17,14 @@ _SHARES = 100  # a stream of random numbers apart from the candidates'
 
 class MixGCFSampler(nn.Module):
     """Huang et al., "MixGCF: An Improved Training Method for Graph Neural Network-based Recommender Systems"
-    (KDD 2021). Positive mixing (eq. 5): each candidate's vector takes a random share, uniform in (0, 1), of
-    the positive's. Hop mixing (eq. 6 and 7): at each hop the mixture with the highest score is taken, and
-    the negative is the mean over hops. The gradient reaches the positive, too, through its share.
+    (KDD 2021). Positive mixing (eq. 5): candidates' vectors take a random share, uniform in (0, 1), of the
+    positive's; at one hop all of them the same. Hop mixing (eq. 6 and 7): at each hop the mixture with the
+    highest score is taken, and the negative is the mean over hops. The gradient reaches the positive, too,
+    through its share.
 
     For a model without hops (no `items.layers`) it is positive mixing alone. Departs from the paper by
-    scoring with the model's own score where that is no inner product.
+    scoring with the model's own score where that is no inner product, and from the authors' code by no L2
+    penalty on what is mixed.
 
     Args:
         K: negatives a positive, each of candidates of its own.

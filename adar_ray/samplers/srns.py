@@ -25,8 +25,9 @@ class SRNSSampler(nn.Module):
     a true negative falls. `alpha_t` rises to alpha over `warmup` epochs. Then S of the memory and N fresh
     items stay, drawn with weights `exp(s / temperature)` (eq. 4).
 
-    Departs from the paper in the deviation: over the last visits to an item, weighed exponentially, where
-    the paper keeps its scores of five epochs.
+    Departs from the paper in the deviation: over the last visits to an item, weighed exponentially, each
+    with the positive of its own row, where the paper keeps the scores of both items of five epochs. What the
+    memory holds of seen items, because too few others were found, is masked.
 
     Args:
         n_users, n_items: the memory takes 16 bytes a user and item of memory.
@@ -70,6 +71,7 @@ class SRNSSampler(nn.Module):
             seen_BM = (
                 torch.zeros_like(item_BM, dtype=torch.bool) if items.seen is None else items.seen(item_BM)
             )
+            unfit_BM = seen_BM | _repeated(item_BM)  # the memory is a set
             score_BM = items.score(user_BD, items.vectors(item_BM))
             P_BM = torch.sigmoid(score_BM - items.score(user_BD, positive_BD[:, None]))
             moments_BM2 = self._moments(items.user_B, P_BM)
@@ -78,10 +80,10 @@ class SRNSSampler(nn.Module):
             mean_BS, square_BS = moments_BM2[:, :S].unbind(2)
             weight = self.alpha * min(1.0, items.epoch / self.warmup)
             value_BS = P_BM[:, :S] + weight * (square_BS - mean_BS.square()).clamp_min(0).sqrt()
-            best_BK, at_BK = value_BS.masked_fill(seen_BM[:, :S], -torch.inf).topk(self.K, 1)
+            best_BK, at_BK = value_BS.masked_fill(unfit_BM[:, :S], -torch.inf).topk(self.K, 1)
             item_BK = kept_BS.gather(1, at_BK)
             if self.training:
-                self._remember(items.user_B, item_BM, moments_BM2, score_BM, seen_BM, draws)
+                self._remember(items.user_B, item_BM, moments_BM2, score_BM, unfit_BM, draws)
         return Negatives(items.vectors(item_BK), best_BK > -torch.inf, item_BK)
 
     def _moments(self, user_B: torch.Tensor, P_BM: torch.Tensor) -> torch.Tensor:
@@ -98,13 +100,13 @@ class SRNSSampler(nn.Module):
         item_BM: torch.Tensor,
         moments_BM2: torch.Tensor,
         score_BM: torch.Tensor,
-        seen_BM: torch.Tensor,
+        unfit_BM: torch.Tensor,
         draws: Draws,
     ) -> None:
         """Draws what stays, without replacement (Gumbel's maxima), and tells all workers."""
         uniform_BM = uniform_numbers(draws, item_BM.shape[1], _GUMBEL).to(score_BM)
         value_BM = score_BM / self.temperature - torch.log(-torch.log(uniform_BM))
-        at_BS = value_BM.masked_fill(seen_BM, -torch.inf).topk(self.item_US.shape[1], 1).indices
+        at_BS = value_BM.masked_fill(unfit_BM, -torch.inf).topk(self.item_US.shape[1], 1).indices
         item_BS = item_BM.gather(1, at_BS)
         moments_BS2 = moments_BM2.gather(1, at_BS[..., None].expand(-1, -1, 2))
         user_A, key_A, item_AS, moments_AS2 = (
@@ -118,3 +120,11 @@ class SRNSSampler(nn.Module):
         last_A[:-1] = user_A[1:] != user_A[:-1]
         self.item_US[user_A[last_A]] = item_AS[order_A[last_A]]
         self.moments_US2[user_A[last_A]] = moments_AS2[order_A[last_A]]
+
+
+def _repeated(item_BM: torch.Tensor) -> torch.Tensor:
+    """`[B, M]`: whether the item stands further to the left of its row as well."""
+    sorted_BM, at_BM = item_BM.sort(stable=True, dim=1)
+    again_BM = torch.zeros_like(item_BM, dtype=torch.bool)
+    again_BM[:, 1:] = sorted_BM[:, 1:] == sorted_BM[:, :-1]
+    return torch.zeros_like(again_BM).scatter(1, at_BM, again_BM)
