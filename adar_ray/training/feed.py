@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -46,25 +47,49 @@ def keeps_data(config: Config, dataset: Dataset) -> bool:
     return config.data.cache == "always"
 
 
-def kept_data(config: Config, dataset: Dataset, shards: list[Rows], worker: Worker) -> TrainingData:
-    """From all training shards, in memory."""
-    stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker)
-    if is_sequential(config):
-        return streamed_data(config, dataset, stripes)
-    users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
-    return streamed_data(config, dataset, stripes, (users, items))
+@dataclass(frozen=True)
+class Loaded:
+    """What training reads of a dataset, read: several trainings may share it.
 
-
-def streamed_data(
-    config: Config, dataset: Dataset, stripes: Stripes, train: Rows | None = None
-) -> TrainingData:
-    """From stripes that come from somewhere; only the look-ups of observed pairs are kept.
-
-    Args:
-        train: all training interactions, where they are at hand; else they are read.
+    Attributes:
+        shards: the rows that the model trains on, by shard.
+        train, valid: interactions.
     """
-    user, item = map(torch.from_numpy, train or dataset.read_split("train"))
-    valid_user, valid_item = map(torch.from_numpy, dataset.read_split("valid"))
+
+    dataset: Dataset
+    shards: list[Rows]
+    train: Rows
+    valid: Rows
+
+
+def load(config: Config, dataset: Dataset, shards: list[Rows] | None = None) -> Loaded:
+    """Reads what training with this configuration needs; of the shards only if they are not at hand."""
+    shard_rows, read_shard = training_shards(config, dataset)
+    shards = shards or [read_shard(shard) for shard in range(len(shard_rows))]
+    if is_sequential(config):
+        train = dataset.read_split("train")
+    else:
+        train = tuple(np.concatenate(part) for part in zip(*shards, strict=True))
+    return Loaded(dataset, shards, train, dataset.read_split("valid"))
+
+
+def kept_data(config: Config, loaded: Loaded, worker: Worker) -> TrainingData:
+    """From rows in memory."""
+    shards = loaded.shards
+    stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker)
+    return _training_data(config, loaded.dataset, stripes, loaded.train, loaded.valid)
+
+
+def streamed_data(config: Config, dataset: Dataset, stripes: Stripes) -> TrainingData:
+    """From stripes that come from somewhere; only the look-ups of observed pairs are kept."""
+    return _training_data(config, dataset, stripes, dataset.read_split("train"), dataset.read_split("valid"))
+
+
+def _training_data(
+    config: Config, dataset: Dataset, stripes: Stripes, train: Rows, valid: Rows
+) -> TrainingData:
+    # Copies, since rows that come out of Ray's object store cannot be written to, which torch warns of.
+    (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
     sizes = dataset.n_users, dataset.n_items
     length = dataset.sequences["length"]
     return TrainingData(
@@ -79,9 +104,9 @@ def streamed_data(
 
 def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:
     """Read by this process itself, without Ray."""
-    shard_rows, read_shard = training_shards(config, dataset)
     if keeps_data(config, dataset):
-        return kept_data(config, dataset, [read_shard(shard) for shard in range(len(shard_rows))], worker)
+        return kept_data(config, load(config, dataset), worker)
+    shard_rows, read_shard = training_shards(config, dataset)
     stripes = functools.partial(_stripes, read_shard, len(shard_rows), config.train.seed, worker)
     return streamed_data(config, dataset, stripes)
 

@@ -115,7 +115,7 @@ def fit(
     model = build_model(config, observed, data.dataset).to(device)
     samplers = build_samplers(config, model, observed).to(device)
     optimisers = build_optimisers(config, model, samplers)
-    state = _restore(run, model, samplers, optimisers)
+    state = _restore(run, config, model, samplers, optimisers)
     step_module = TrainingStep(config, model, samplers, observed, data.dataset.sequences["stride"])
     # Every worker has built the same model from the same seed: there is nothing to broadcast.
     parallel = (
@@ -243,7 +243,11 @@ def _save_epoch(
 
 
 def _restore(
-    run: Run, model: nn.Module, samplers: nn.ModuleList, optimisers: list[torch.optim.Optimizer]
+    run: Run,
+    config: Config,
+    model: nn.Module,
+    samplers: nn.ModuleList,
+    optimisers: list[torch.optim.Optimizer],
 ) -> State:
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
@@ -252,4 +256,6 @@ def _restore(
     samplers.load_state_dict(checkpoint["samplers"])
     for optimiser, saved in zip(optimisers, checkpoint["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
+        for group in optimiser.param_groups:  # which a search may have changed since
+            group["lr"] = config.optimiser.lr
     return State(**checkpoint["state"])

@@ -18,7 +18,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, one_line
 from adar_ray.ray_session import ray_session
-from adar_ray.training.feed import keeps_data, kept_data, streamed_data, training_shards
+from adar_ray.training.feed import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.run import PROGRESS, Run
 
@@ -106,7 +106,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     blocks = shard_stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
     if arguments["keeps"]:
         shards = [(block["user"], block["item"]) for block in blocks]
-        data = kept_data(run.config, dataset, shards, worker)
+        data = kept_data(run.config, load(run.config, dataset, shards), worker)
     else:
         n_shards = len(training_shards(run.config, dataset)[0])
         stream = EpochStream(blocks, n_shards, arguments["first_epoch"])

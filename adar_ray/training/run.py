@@ -53,6 +53,11 @@ class Run:
                 raise AdarError(_refusal(folder))
             check_replaceable(folder, CONFIG)
             folder.remove()
+        return cls.begin(folder, config, dataset, workers)
+
+    @classmethod
+    def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:
+        """Writes what the run is, beside whatever lies there."""
         about = {
             "dataset": dataset.folder.address,
             "dataset_checksum": dataset.checksum,

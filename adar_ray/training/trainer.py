@@ -79,7 +79,7 @@ def _run_to_the_end(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnSt
 
             fit_on_workers(run, dataset, tell_epoch, on_step)
         else:
-            worker = Worker(device=_device(run.config))
+            worker = Worker(device=device_of(run.config))
             data = local_data(run.config, dataset, worker)
             fit(run.config, data, run, worker, tell_epoch, on_step)
     epochs = run.epochs()
@@ -114,7 +114,8 @@ def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
         events.close()
 
 
-def _device(config: Config) -> str:
+def device_of(config: Config) -> str:
+    """Where this process trains."""
     if config.train.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.train.device
