@@ -57,7 +57,7 @@ class ModelConfig(Section):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name not in MODELS and not re.fullmatch(r"[\w.]+:\w+", name):
-            raise ValueError(f"there is no model {name!r}{_nearest(name, MODELS)}")
+            raise ValueError(f"there is no model {name!r}{nearest(name, MODELS)}")
         return name
 
 
@@ -212,6 +212,9 @@ class Config(Section):
         return self
 
 
+_KEYS = {section: tuple(field.annotation.model_fields) for section, field in Config.model_fields.items()}
+
+
 def parse_metric(metric: str) -> tuple[str, int]:
     """`"ndcg@20"` -> `("ndcg", 20)`; raises ValueError for anything else."""
     name, _, k = metric.partition("@")
@@ -231,30 +234,44 @@ def load_config(
     Raises:
         AdarError: names the file or setting, the key, and the nearest key there is.
     """
-    merged: dict[str, dict[str, Any]] = {}
     origin = "configuration" if file is None else str(file)
+    content = {} if file is None else read_yaml(Path(file))
+    if not isinstance(content, Mapping):
+        raise AdarError(f"{file}: holds no sections; see `adar-ray train --show-config` for what it may hold")
+    return build_config([(origin, content), (origin, values or {}), *map(read_setting, settings)], origin)
+
+
+def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> Config:
+    """The configuration of several layers of sections, each over those before it.
+
+    Args:
+        layers: where a layer comes from, for messages, and its sections.
+        origin: where they all come from, for what is wrong with them together.
+    """
+    merged: dict[str, dict[str, Any]] = {}
     set_by: dict[str, str] = {}
-    if file is not None:
-        _merge(merged, _read_yaml(Path(file)), origin)
-    if values is not None:
-        _merge(merged, values, origin)
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not (equals and dot and key):
-            raise AdarError(f"--set {setting}: give it as section.key=value, such as --set adar.beta=0.8")
-        try:
-            value = yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise AdarError(f"--set {setting}: the value cannot be read ({one_line(error)})") from error
-        _check_key(section, key, f"--set {setting}")
-        _merge(merged, {section: {key: value}}, f"--set {setting}")
-        set_by[f"{section}.{key}"] = f"--set {setting}"
+    for name, sections in layers:
+        _merge(merged, set_by, sections, name)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise AdarError(f"{set_by.get(where, origin)}: {_explain(error)}") from error
+        raise AdarError(f"{set_by.get(where, origin)}: {explain(error)}") from error
+
+
+def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """`section.key=value` as a layer of `build_config`."""
+    path, equals, text = setting.partition("=")
+    section, dot, key = path.strip().partition(".")
+    origin = f"--set {setting}"
+    if not (equals and dot and key):
+        raise AdarError(f"{origin}: give it as section.key=value, such as --set adar.beta=0.8")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise AdarError(f"{origin}: the value cannot be read ({one_line(error)})") from error
+    check_key(section, key, origin)
+    return origin, {section: {key: value}}
 
 
 class _Loader(yaml.SafeLoader):
@@ -266,53 +283,52 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(file: Path) -> Mapping[str, Any]:
+def read_yaml(file: Path) -> Any:
+    """What a YAML file holds; `{}` if that is nothing. Runs nothing that it names."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise AdarError(f"{file}: cannot be read ({one_line(error.strerror)})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AdarError(f"{file}: is not valid YAML ({one_line(error)})") from error
-    if content is None:
-        return {}
-    if not isinstance(content, Mapping):
-        raise AdarError(f"{file}: holds no sections; see `adar-ray train --show-config` for what it may hold")
-    return content
+    return {} if content is None else content
 
 
-def _merge(into: dict[str, dict[str, Any]], values: Mapping[str, Any], origin: str) -> None:
+def _merge(
+    into: dict[str, dict[str, Any]], set_by: dict[str, str], values: Mapping[str, Any], origin: str
+) -> None:
     for section, keys in values.items():
         if section == "run":
             continue  # what a run's own config.yaml says of itself: data set, workers, versions
-        _check_key(section, None, origin)
+        check_key(section, None, origin)
         if keys is not None and not isinstance(keys, Mapping):
             raise AdarError(f"{origin}: section {section} holds no keys")
         for key in keys or {}:
-            _check_key(section, key, origin)
+            check_key(section, key, origin)
+            set_by[f"{section}.{key}"] = origin
         into.setdefault(section, {}).update(keys or {})
 
 
-def _check_key(section: str, key: str | None, origin: str) -> None:
-    sections = Config.model_fields
-    if section not in sections:
-        raise AdarError(f"{origin}: there is no section {section!r}{_nearest(section, sections)}")
-    if key is None:
-        return
-    keys = sections[section].annotation.model_fields
-    if key not in keys:
-        everywhere = {f"{s}.{k}" for s in sections for k in sections[s].annotation.model_fields}
+def check_key(section: str, key: str | None, origin: str) -> None:
+    """Refuses a section, or a key of it, that the configuration does not have."""
+    if section not in _KEYS:
+        raise AdarError(f"{origin}: there is no section {section!r}{nearest(section, _KEYS)}")
+    if key is not None and key not in _KEYS[section]:
+        everywhere = [f"{known}.{k}" for known, keys in _KEYS.items() for k in keys]
         same_key = [name for name in everywhere if name.partition(".")[2] == key]
-        hint = f"; did you mean {same_key[0]}?" if same_key else _nearest(f"{section}.{key}", everywhere)
+        hint = f"; did you mean {same_key[0]}?" if same_key else nearest(f"{section}.{key}", everywhere)
         raise AdarError(f"{origin}: there is no key {section}.{key}{hint}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them."""
     known = sorted(known)
     match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]}?" if match else f"; there are {', '.join(known)}"
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line: where, what, and the value."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     where = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,1 @@
+"""Searching parameters: what is searched, how, and what came of it."""
