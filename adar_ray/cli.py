@@ -338,6 +338,95 @@ def _show_run(run: Any, as_json: bool) -> None:
     _show(compare([run])[0], as_json)
 
 
+# Tuning.
+
+
+def _how_to_go_on(out: str | None, resume_from: str | None, **arguments: Any) -> str:
+    from adar_ray.storage import Folder
+
+    address = resume_from or out
+    if address is None or not Folder.at(address).exists("search.yaml"):
+        return "nothing was written"
+    return f"go on with `adar-ray tune --resume {address}`"
+
+
+@command(cli, "tune", hint=_how_to_go_on)
+@click.option("--data", "data_address", help="A dataset with validation interactions.")
+@click.option("--space", "space_file", help="YAML file of the space, such as tune_spaces/score_aware.yaml.")
+@click.option("--out", help="Address of the search folder.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="For all trials.")
+@click.option("--trials", type=click.IntRange(1), help="At most so many; default: the space's.")
+@click.option("--time", "time_limit", help="At most so long, as 90s, 30m or 2h; default: the space's.")
+@click.option("--concurrent", type=click.IntRange(1), help="Trials at a time; default: as many as fit.")
+@click.option(
+    "--workers-per-trial",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Ray Train workers of a trial.",
+)
+@click.option(
+    "--retries", type=click.IntRange(0), default=1, show_default=True, help="Of a trial that fails."
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Runs of the winner that are trained and tested; 0: none.",
+)
+@click.option("--resume", "resume_from", metavar="SEARCH", help="Go on with an unfinished search.")
+@click.option("--replace", is_flag=True, help="Overwrite what lies at --out.")
+def tune_command(
+    as_json: bool,
+    data_address: str | None,
+    space_file: str | None,
+    out: str | None,
+    settings: tuple[str, ...],
+    time_limit: str | None,
+    workers_per_trial: int,
+    resume_from: str | None,
+    **options: Any,
+) -> None:
+    """Search a space for the best configuration, and test that one."""
+    from adar_ray.reporting.progress import SearchProgress
+
+    if resume_from is not None:
+        given = [
+            name
+            for name in click.get_current_context().params
+            if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+        ]
+        if set(given) - {"resume_from", "as_json", "debug"}:
+            raise click.UsageError("--resume takes everything from the search; give it no other option")
+    elif not data_address or not space_file or not out:
+        raise click.UsageError("give --data, --space and --out, or --resume")
+    from adar_ray.tuning.search import resume_search, tune_space
+    from adar_ray.tuning.spaces import parse_duration
+
+    with SearchProgress() as progress:
+        if resume_from is not None:
+            folder = resume_search(resume_from, on_progress=progress)
+        else:
+            folder = tune_space(
+                data_address,
+                space_file,
+                out,
+                settings=settings,
+                seconds=parse_duration(time_limit) if time_limit else None,
+                workers=workers_per_trial,
+                on_progress=progress,
+                **options,
+            )
+    _show_search(folder, as_json)
+
+
+def _show_search(folder: Any, as_json: bool) -> None:
+    from adar_ray.tuning.folder import summary
+
+    _show(summary(folder), as_json)
+
+
 # Use.
 
 

@@ -21,10 +21,11 @@ DATA_CPUS = 2
 
 
 @contextlib.contextmanager
-def ray_session(worker_cpus: int = 0) -> Iterator[None]:
+def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[None]:
     """Connects to `RAY_ADDRESS`, or starts Ray here with room for `worker_cpus` and Ray Data.
 
-    A session that was there before stays as it is, and stays up.
+    A session that was there before stays as it is, and stays up. `may_wait` is for workers that take turns,
+    and need not all fit at once.
 
     Raises:
         AdarError: the cluster cannot be reached, or has fewer CPUs than needed.
@@ -34,7 +35,7 @@ def ray_session(worker_cpus: int = 0) -> Iterator[None]:
         _start(worker_cpus)
     try:
         total = ray.cluster_resources().get("CPU", 0)
-        if total < worker_cpus + 1:
+        if total < worker_cpus + 1 and not may_wait:
             raise AdarError(
                 f"the Ray cluster has {total:g} CPUs, and workers need {worker_cpus}, data 1; "
                 "lower --workers or add nodes"

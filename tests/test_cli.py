@@ -200,6 +200,10 @@ def test_help_and_version(adar: Adar) -> None:
         ["recommend", "run"],
         ["recommend", "run", "--out", "top", "--k", "0"],
         ["report"],
+        ["tune"],
+        ["tune", "--data", "data", "--space", "space.yaml"],
+        ["tune", "--data", "data", "--space", "space.yaml", "--out", "search", "--trials", "0"],
+        ["tune", "--resume", "search", "--trials", "3"],
         ["data", "fetch"],
         ["data", "synthetic", "--users", "0", "--items", "9", "--interactions", "9", "--out", "data"],
     ],
@@ -266,6 +270,27 @@ def test_missing_configuration_file(adar: Adar, data: str, tmp_path: Path) -> No
     for missing in (file, tmp_path):
         line = adar("train", "--data", data, "--out", tmp_path / "run", "--config", missing).line()
         assert f"{missing}: cannot be read" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("parameters: {adar.bta: {uniform: [0, 1]}}\n", [], ["space.yaml", "adar.bta", "adar.beta?"]),
+        ("parameters: {adar.beta: {uniform: [0.9, 0.5]}}\n", [], ["space.yaml", "adar.beta", "empty"]),
+        ("parameters: {adar.beta: {uniform: [0.5, 2]}}\n", [], ["space.yaml", "adar.beta"]),
+        ("parameters: {adar.M: {choice: [1, 2]}}\nmetric: auc\n", [], ["space.yaml", "auc", "ndcg@K"]),
+        ("parameters: {adar.M: {choice: [1, 2]}}\n", ["--set", "adar.M=3"], ["--set adar.M=3", "searched"]),
+        ("parameters: {adar.M: {choice: [1, 2]}}\n", ["--time", "soon"], ["'soon'", "30m"]),
+    ],
+)
+def test_wrong_spaces(
+    adar: Adar, data: str, tmp_path: Path, text: str, options: list[str], words: list[str]
+) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text(text)
+    line = adar("tune", "--data", data, "--space", file, "--out", tmp_path / "search", *options).line()
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "search").exists()
 
 
 def test_addresses_where_nothing_is(adar: Adar, data: str, tmp_path: Path) -> None:

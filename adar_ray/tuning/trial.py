@@ -1,0 +1,110 @@
+"""One trial: the worker loop of `train` in the trial's own process, or a Ray Train group of several workers.
+
+A trial is a run in a folder of its own, which is what resumes it, whoever starts it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError, one_line
+from adar_ray.storage import Folder
+from adar_ray.training.feed import Loaded, is_sequential, kept_data, local_data
+from adar_ray.training.loop import Worker, fit
+from adar_ray.training.run import CONFIG, LAST, Run
+from adar_ray.training.trainer import device_of
+from adar_ray.tuning.folder import Plan
+from adar_ray.tuning.schedulers import results
+
+_ERROR = "error.json"
+
+
+def run_trial(config: dict[str, Any], plan: Plan, dataset: Dataset, loaded: dict[bool, Loaded]) -> None:
+    """What Ray Tune runs for each trial; reports after every epoch what `results` says.
+
+    Args:
+        config: the trial's `values`. Its number is the trial's name, since a trial of a population takes over
+            another's configuration.
+        loaded: the rows of the dataset, by whether the model is sequential; none of what is streamed.
+    """
+    number = int(tune.get_context().get_trial_name())
+    with _written_down(plan.trial_folder(number)):
+        _train(number, config["values"], plan, dataset, loaded)
+
+
+def _train(
+    number: int, values: dict[str, Any], plan: Plan, dataset: Dataset, loaded: dict[bool, Loaded]
+) -> None:
+    run = _open(plan, dataset, number, values, tune.get_checkpoint())
+    curve = [value_of(record, plan.space.metric) for record in run.epochs()]
+    keeps_weights = plan.space.scheduler.name == "pbt"
+
+    def report(record: dict[str, Any]) -> None:
+        curve[record["epoch"] - 1 :] = [value_of(record, plan.space.metric)]
+        result = results(curve, plan.space.mode)[-1]
+        if not keeps_weights:
+            tune.report(result)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, "last.pt").write_bytes(run.folder.read_bytes(LAST))
+            tune.report(result, checkpoint=tune.Checkpoint.from_directory(scratch))
+
+    if curve and not tune.get_checkpoint():  # of an interrupted trial, which nobody may have heard of
+        report(run.epochs()[-1])
+    if plan.workers > 1:
+        from adar_ray.training.ray_workers import fit_on_workers
+
+        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None)
+        return
+    rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
+    data = kept_data(run.config, rows, worker) if rows else local_data(run.config, dataset, worker)
+    fit(run.config, data, run, worker, report)
+
+
+def value_of(record: dict[str, Any], metric: str) -> float:
+    """The metric in a line of `metrics.jsonl`; all but the loss are of validation."""
+    return record["loss"] if metric == "loss" else record["valid"][metric]
+
+
+def _open(
+    plan: Plan, dataset: Dataset, number: int, values: dict[str, Any], checkpoint: tune.Checkpoint | None
+) -> Run:
+    """The trial's run: as it was left, or new, or with the weights of another trial and its own values."""
+    folder, config = plan.trial_folder(number), plan.config(values)
+    if not folder.exists(CONFIG):
+        return Run.begin(folder, config, dataset, plan.workers)
+    run = Run.open(folder.address)
+    if run.config != config:
+        run = Run.begin(folder, config, dataset, plan.workers)
+    if checkpoint:
+        with checkpoint.as_directory() as taken:
+            run.folder.write_bytes(LAST, Path(taken, "last.pt").read_bytes())
+    return run
+
+
+@contextlib.contextmanager
+def _written_down(folder: Folder) -> Iterator[None]:
+    """What went wrong in the trial, in one line, for whoever follows the search."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).partition("\n")[0] if isinstance(error, AdarError) else ""
+        folder.write_json(_ERROR, {"error": text or one_line(f"{type(error).__name__}: {error}", 300)})
+        raise
+
+
+def read_error(folder: Folder) -> str | None:
+    """Why the trial failed; None if it could not say."""
+    return folder.read_json(_ERROR)["error"] if folder.exists(_ERROR) else None
+
+
+def forget_weights(folder: Folder) -> None:
+    """Removes what a trial that has ended would go on from: many trials would fill a disk."""
+    folder.folder("checkpoints").remove()
