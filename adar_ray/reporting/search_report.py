@@ -36,7 +36,7 @@ FEWEST = 8  # trials that the importance of a parameter needs
 LOG_SPAN = 30  # a parameter that spans more than this factor gets a logarithmic axis
 LARGEST_SCORE = 3.0  # of the score-aware functions' axis, in units of the mean positive score
 
-_INFINITE = 1e300  # sums and margins of larger numbers overflow
+_INFINITE = 1e100  # margins of much larger numbers overflow
 
 _WIDE, _SMALL = (5.2, 3.2), (3.3, 2.5)  # inches: narrow enough to be read on a phone
 _INK, _GREY, _BLUE, _ACCENT = "#1f2933", "#9aa5b1", "#0072b2", "#c8102e"
