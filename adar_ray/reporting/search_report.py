@@ -82,7 +82,7 @@ th.text, td.text { text-align: left; }
 table.prose td { vertical-align: top; }
 table.prose td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
 figure { margin: 0; }
-svg { display: block; width: 100%; height: auto; }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-family: inherit !important; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 .wide { max-width: 46rem; }
@@ -550,7 +550,7 @@ def _parameter_plot(search: _Search, name: str) -> Figure | None:
     low, high = min(all_values), max(all_values)
     if low < high:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
-    figure.subplots_adjust(left=0.17, right=0.97, bottom=bottom, top=0.95)
+    figure.subplots_adjust(left=0.21, right=0.94, bottom=bottom, top=0.95)
     return figure
 
 
