@@ -133,13 +133,25 @@ class AdarConfig(Section):
 
     beta: float = Field(0.9, gt=0, le=1, description="The boundary as a share of the positive's score.")
     gamma: float = Field(1.0, ge=-3, le=3, description="Slope of the boundary over the positive's score.")
-    M: int = Field(16, ge=1, description="The noise item is the hardest of M from the pool.")
+    M: int = Field(16, ge=1, description="The noise is the hardest of M from the pool.")
     K: int = Field(4, ge=1, description="Negatives a positive.")
     phi_min: float = Field(
         0.1, ge=0, le=1, description="Never nearer to the positive than this share of the way."
     )
-    pool: int = Field(256, ge=2, description="Random items that the batch shares.")
-    T: int = Field(1000, ge=1, description="Timesteps of the diffusion.")
+    pool: int = Field(256, ge=2, description="Noise vectors that the batch shares.")
+    noise: Literal["catalogue", "gaussian", "gaussian_diagonal", "isotropic"] = Field(
+        "catalogue",
+        description="What positives are diffused into: random items; Gaussian vectors with the catalogue's "
+        "mean and covariance, or its diagonal; of mean 0 and variance 1.",
+    )
+    schedule: Literal["cosine", "linear", "sigmoid"] = Field(
+        "cosine", description="Which steps there are between a positive and its noise."
+    )
+    T: int = Field(1000, ge=1, description="Their number.")
+    warmup: int = Field(0, ge=0, description="Epochs in which negatives are plain noise.")
+    attach: bool = Field(
+        False, description="Let the gradient of a negative push the positive that it was made of, too."
+    )
     weight: float = Field(
         1.0, gt=0, description="Weight of generated negatives beside ordinary ones; with any loss but bpr."
     )

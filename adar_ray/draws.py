@@ -9,6 +9,8 @@ Legend: B rows of the batch held here, n numbers a row.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
@@ -57,6 +59,14 @@ class Draws:
     def shared_integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[n]` integers in `[0, high)` that all rows of the batch, on all workers, have in common."""
         return self._numbers(splitmix64(self._step ^ _SHARED_ROW), high, n, stream)
+
+    def shared_normals(self, rows: int, n: int, stream: int = 0) -> torch.Tensor:
+        """`[rows, n]` standard normal numbers that all rows of the batch, on all workers, have in common."""
+        bits = self.shared_integers(1 << 31, 2 * rows * n, stream).to(torch.float64)
+        uniform_2N = ((bits + 0.5) / (1 << 31)).unflatten(0, (2, rows * n))
+        # Box and Muller (1958).
+        normal_N = (-2 * uniform_2N[0].log()).sqrt() * torch.cos(2 * math.pi * uniform_2N[1])
+        return normal_N.unflatten(0, (rows, n))
 
     def _numbers(self, state: torch.Tensor, high: int, n: int, stream: int) -> torch.Tensor:
         index = torch.arange(n, device=state.device) + (stream << 32)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from adar_ray.adar.schedule import angle, diffuse, timestep
+from adar_ray.adar.schedule import SIGNALS, Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 
 QUARTER = math.pi / 2
@@ -31,23 +31,44 @@ def random_cases(n: int = 400) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 # The forward process
 
 
-def test_the_angle_runs_from_0_to_a_quarter_turn_and_leaves_the_cosine_schedules_share_of_signal():
-    T = 10
-    phi = angle(torch.arange(T + 1, dtype=torch.float64), T)
-    alpha_bar = [math.cos(math.pi * t / (2 * T)) ** 2 for t in range(T + 1)]
-    assert torch.cos(phi).square().tolist() == pytest.approx(alpha_bar, abs=1e-12)
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("T", [1, 10, 1000])
+def test_the_angle_rises_from_0_to_a_quarter_turn_and_leaves_the_schedules_share_of_signal(name, T):
+    phi = Schedule(name, T).angle(torch.arange(T + 1))
+    assert phi[0] == 0
+    assert phi[-1] == QUARTER
+    assert (phi.diff() > 0).all()
+    alpha_bar = SIGNALS[name](torch.arange(T + 1, dtype=torch.float64) / T)
+    torch.testing.assert_close(torch.cos(phi) ** 2, alpha_bar, rtol=0, atol=1e-12)
 
 
-def test_the_timestep_is_the_one_whose_angle_is_nearest():
-    phi = torch.linspace(0, QUARTER, 1000, dtype=torch.float64)
-    every = angle(torch.arange(51, dtype=torch.float64), 50)
-    nearest = (phi[:, None] - every).abs().argmin(1)
-    assert timestep(phi, 50).tolist() == nearest.tolist()
+def test_the_schedules_are_those_of_their_papers():
+    """Against their own definitions: a product over DDPM's thousand betas, and sigmoids written out."""
+    T, time = 1000, torch.arange(1001, dtype=torch.float64) / 1000
+    cosine = [math.cos(math.pi * t / 2) ** 2 for t in time.tolist()]
+    assert SIGNALS["cosine"](time).tolist() == pytest.approx(cosine, abs=1e-12)
+
+    root = torch.cumprod(1 - torch.linspace(1e-4, 0.02, T, dtype=torch.float64), 0).sqrt()
+    shifted = (root - root[-1]) * root[0] / (root[0] - root[-1])  # of Lin et al., to nothing at the end
+    assert SIGNALS["linear"](time[1:]).tolist() == pytest.approx((shifted**2).tolist(), abs=2e-3)
+
+    def sigmoid(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    share = [(sigmoid(3) - sigmoid(6 * t - 3)) / (sigmoid(3) - sigmoid(-3)) for t in time.tolist()]
+    assert SIGNALS["sigmoid"](time).tolist() == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_the_timestep_is_the_one_whose_angle_is_nearest(name):
+    schedule, phi = Schedule(name, 50), torch.linspace(0, QUARTER, 1000, dtype=torch.float64)
+    nearest = (phi[:, None] - schedule.angle(torch.arange(51))).abs().argmin(1)
+    assert schedule.timestep(phi).tolist() == nearest.tolist()
 
 
 def test_diffusion_starts_at_the_positive_and_ends_at_the_noise_item():
     positive, noise, mean = torch.randn(3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    start, end = diffuse(positive, noise, mean, angle(tensor(0, 1000), 1000))
+    start, end = diffuse(positive, noise, mean, tensor(0, QUARTER))
     torch.testing.assert_close(start, positive, rtol=0, atol=1e-15)
     torch.testing.assert_close(end, noise, rtol=0, atol=1e-15)
 
@@ -67,7 +88,7 @@ def test_the_score_of_a_diffused_positive_has_the_mean_and_variance_of_the_metho
     catalogue = table @ user
     centre, spread = catalogue.mean(), catalogue.std(correction=0)
     r = (positive @ user - centre) / spread
-    for phi in angle(torch.arange(0, 1001, 125, dtype=torch.float64), 1000):
+    for phi in torch.linspace(0, QUARTER, 9, dtype=torch.float64):
         noisy = diffuse(positive, table, mean, phi.expand(300))
         score = (noisy @ user - centre) / spread
         torch.testing.assert_close(score.mean(), r * torch.cos(phi), rtol=0, atol=1e-12)

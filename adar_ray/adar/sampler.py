@@ -16,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from adar_ray.adar.schedule import angle, diffuse, timestep
+from adar_ray.adar.noise import NOISES
+from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.draws import Draws
 from adar_ray.negatives import Items, Negatives
@@ -26,7 +27,7 @@ _ROUNDING = 1e-3  # what rounding may do to a linear score in single precision, 
 
 
 class AdarSampler(nn.Module):
-    """Diffuses each positive towards the hardest of M random items, up to its transition point.
+    """Diffuses each positive towards the hardest of M noise vectors, up to its transition point.
 
     The transition point is found in closed form where the score is linear in the item's vector, and by
     bisection where it is a network. The gradient reaches the user and, through the noise, a real item; the
@@ -35,12 +36,17 @@ class AdarSampler(nn.Module):
     Args:
         beta: how near to the positive's score the boundary lies, as a share of it; 0.5 to 0.95.
         gamma: slope of the boundary over the positive's score; -1 to 1.
-        M: the noise is the hardest of M items drawn from the pool; 1 to 32.
+        M: the noise is the hardest of M vectors of the pool; 1 to 32.
         K: negatives a positive; 1 to 8.
         phi_min: never nearer to the positive than this share of the way to noise.
-        pool: random items shared by the batch and scored by one matrix product.
-        T: timesteps of the forward process.
+        pool: noise vectors shared by the batch and scored by one matrix product.
+        noise: where they come from, one of `noise.NOISES`: "catalogue" takes random items.
+        schedule: which steps there are between positive and noise, one of `schedule.SIGNALS`.
+        T: their number.
+        warmup: epochs in which negatives are plain noise: t = T and M = 1, with the catalogue random items.
+        attach: whether the gradient also reaches the positive, through its diffused copy.
         momentum: of the running mean of the positives' scores, which `gamma` refers to.
+        dim: D, which Gaussian noise has to know.
     """
 
     def __init__(
@@ -51,12 +57,19 @@ class AdarSampler(nn.Module):
         K: int = 4,
         phi_min: float = 0.1,
         pool: int = 256,
+        noise: str = "catalogue",
+        schedule: str = "cosine",
         T: int = 1000,
+        warmup: int = 0,
+        attach: bool = False,
         momentum: float = 0.99,
+        dim: int | None = None,
     ) -> None:
         super().__init__()
         self.beta, self.gamma, self.M, self.K = beta, gamma, M, K
-        self.phi_min, self.pool, self.T, self.momentum = phi_min, pool, T, momentum
+        self.phi_min, self.pool, self.warmup, self.attach = phi_min, pool, warmup, attach
+        self.momentum = momentum
+        self.noise, self.schedule = NOISES[noise](dim), Schedule(schedule, T)
         self.register_buffer("r_mean", torch.tensor(0.0))
 
     def forward(
@@ -68,25 +81,27 @@ class AdarSampler(nn.Module):
         workers: then every worker has to call the sampler equally often.
         """
         draws = draws or Draws.fresh(len(user_BD), user_BD.device)
-        pool_P = draws.shared_integers(items.n_items, self.pool)
-        pool_PD = items.vectors(pool_P)
+        pool_PD, pool_P = self.noise(items, self.pool, draws)
+        is_plain = items.epoch <= self.warmup
         with torch.no_grad():
             score_BP = items.score(user_BD, pool_PD[None])
             mean_B1 = score_BP.mean(1, keepdim=True)
             deviation_B1 = (score_BP - mean_B1).square().mean(1, keepdim=True).sqrt().clamp_min(_TINY)
-            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws)
+            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws, 1 if is_plain else self.M)
 
             r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
             b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
             z_B1 = score_aware_boundary(r_B1, self.beta, self.gamma, self._running_mean(r_B1))
 
-        positive_B1D = positive_BD.detach()[:, None]
+        positive_B1D = (positive_BD if self.attach else positive_BD.detach())[:, None]
         noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
         mean_D = pool_PD.detach().mean(0)
         with torch.no_grad():
             # A linear score, and hardly any other, gives the mean vector the mean of the scores.
             off_B1 = (items.score(user_BD, mean_D[None, None]) - mean_B1) / deviation_B1
-            if (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all():
+            if is_plain:
+                phi_BK = torch.full_like(b_BK, math.pi / 2)
+            elif (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all():
                 phi_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
             else:
 
@@ -95,18 +110,19 @@ class AdarSampler(nn.Module):
                     return (score_BK - mean_B1) / deviation_B1
 
                 phi_BK = search_angle(score_at, b_BK, z_B1)
-            t_BK = timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2), self.T)
+            t_BK = self.schedule.timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2))
+            phi_BK = self.schedule.angle(t_BK).to(phi_BK.dtype)
 
-        vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, angle(t_BK, self.T))
-        return Negatives(vector_BKD, mask_BK, timestep_BK=t_BK / self.T)
+        vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, phi_BK)
+        return Negatives(vector_BKD, mask_BK, timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T)
 
     def _choose_noise(
-        self, score_BP: torch.Tensor, pool_P: torch.Tensor, items: Items, draws: Draws
+        self, score_BP: torch.Tensor, pool_P: torch.Tensor | None, items: Items, draws: Draws, M: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one."""
-        if items.seen is not None:
+        if items.seen is not None and pool_P is not None:
             score_BP = score_BP.masked_fill(items.seen(pool_P), -torch.inf)
-        candidate_BKM = draws.integers(self.pool, self.K * self.M, stream=1).unflatten(1, (self.K, self.M))
+        candidate_BKM = draws.integers(self.pool, self.K * M, stream=1).unflatten(1, (self.K, M))
         score_BKM = score_BP[:, None].expand(-1, self.K, -1).gather(2, candidate_BKM)
         best_BK, at_BK = score_BKM.max(2)
         return candidate_BKM.gather(2, at_BK[..., None])[..., 0], best_BK > -torch.inf

@@ -2,7 +2,8 @@
 
 A schedule gives `alpha_bar_t`, the share of signal variance left after t of T steps. All that the
 method needs of it is the angle `phi_t = arccos sqrt(alpha_bar_t)`, from 0 (the positive itself) to
-pi / 2 (nothing left of it). On the cosine schedule the angle is proportional to the timestep.
+pi / 2 (nothing left of it). The transition point is an angle; a schedule says which steps there are
+to stop at.
 """
 
 from __future__ import annotations
@@ -10,16 +11,67 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
 
-def angle(timestep: torch.Tensor, T: int) -> torch.Tensor:
-    """`phi_t = pi t / 2T`, the cosine schedule `alpha_bar_t = cos^2(phi_t)`; t in `[0, T]`."""
-    return timestep * (math.pi / (2 * T))
+def cosine_signal(time: torch.Tensor) -> torch.Tensor:
+    """`alpha_bar = cos^2(pi time / 2)`: equal steps of the angle.
+
+    Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (ICML 2021), eq. 17, without
+    its offset, which keeps the first step of an image above the grain of its pixels.
+    """
+    return torch.cos(time * (math.pi / 2)) ** 2
 
 
-def timestep(phi: torch.Tensor, T: int) -> torch.Tensor:
-    """The step whose angle is nearest to `phi`: `t = round(2 T phi / pi)`."""
-    return torch.round(phi * (2 * T / math.pi))
+def linear_signal(time: torch.Tensor) -> torch.Tensor:
+    """`alpha_bar = prod (1 - beta_s)` with `beta_s` from 1e-4 to 0.02 over a thousand steps.
+
+    As in DDPM (Ho et al., NeurIPS 2020), in continuous time: `alpha_bar = exp(-integral of beta)`. Its square
+    root is then shifted and scaled until nothing is left at the end (Lin et al., WACV 2024, algorithm 1).
+    """
+    low, high = 0.1, 20.0
+    root = torch.exp(-0.5 * (low * time + 0.5 * (high - low) * time**2))
+    end = math.exp(-0.5 * (low + 0.5 * (high - low)))
+    return ((root - end) / (1 - end)) ** 2
+
+
+def sigmoid_signal(time: torch.Tensor) -> torch.Tensor:
+    """`alpha_bar` falls as a sigmoid does from -3 to 3, brought to 1 at the start and 0 at the end.
+
+    Jabri et al., "Scalable Adaptive Computation for Iterative Generation" (ICML 2023), with start -3, end 3
+    and temperature 1.
+    """
+    low, high = (1 / (1 + math.exp(-x)) for x in (-3, 3))
+    return (high - torch.sigmoid(6 * time - 3)) / (high - low)
+
+
+SIGNALS = {"cosine": cosine_signal, "linear": linear_signal, "sigmoid": sigmoid_signal}
+
+
+class Schedule(nn.Module):
+    """The angles of steps 0 to T.
+
+    Args:
+        name: of `SIGNALS`.
+        T: steps.
+    """
+
+    def __init__(self, name: str = "cosine", T: int = 1000) -> None:
+        super().__init__()
+        time = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+        phi_T = torch.arccos(SIGNALS[name](time).clamp(0, 1).sqrt())
+        phi_T[0], phi_T[-1] = 0.0, math.pi / 2  # which rounding may miss
+        self.T = T
+        self.register_buffer("phi_T", phi_T, persistent=False)
+        self.register_buffer("_middle", (phi_T[1:] + phi_T[:-1]) / 2, persistent=False)
+
+    def angle(self, timestep: torch.Tensor) -> torch.Tensor:
+        """`phi_t` in double precision, of whole steps t in `[0, T]`."""
+        return self.phi_T[timestep]
+
+    def timestep(self, phi: torch.Tensor) -> torch.Tensor:
+        """The whole step whose angle is nearest to `phi`."""
+        return torch.bucketize(phi.to(self._middle.dtype), self._middle)
 
 
 def diffuse(
@@ -29,9 +81,8 @@ def diffuse(
 
     Args:
         positive: `x_0`, `[..., D]`.
-        noise: `n`, `[..., D]`: a real item drawn from the catalogue, which has the catalogue's mean and
-            covariance exactly, so that nothing needs whitening.
-        mean: `mu`, `[D]`, the catalogue's mean.
+        noise: `n`, `[..., D]`.
+        mean: `mu`, `[D]`, the mean of the noise.
         phi: `[...]`, angles in `[0, pi / 2]`.
     """
     cos, sin = torch.cos(phi)[..., None], torch.sin(phi)[..., None]

@@ -89,7 +89,7 @@ def build_samplers(config: Config, model: BaseModel, observed: UserItems) -> nn.
     K = sampler.shared if shared else sampler.negatives
     choice = {"K": sampler.negatives, "candidates": sampler.candidates}
     builders: dict[str, Callable[[], Sampler]] = {
-        "adar": lambda: AdarSampler(**config.adar.model_dump(exclude={"weight"})),
+        "adar": lambda: AdarSampler(**config.adar.model_dump(exclude={"weight"}), dim=_length(model)),
         "all": samplers.AllItems,
         "uniform": lambda: samplers.UniformSampler(K, shared),
         "popularity": lambda: samplers.PopularitySampler(K, sampler.alpha, shared),
