@@ -143,7 +143,7 @@ def build_optimisers(config: Config, *modules: nn.Module) -> list[torch.optim.Op
 class StepStatistics:
     """Sums over rows that a step returns as one tensor, and that epochs and workers add up."""
 
-    FIELDS = ("loss", "penalty", "rows", "hardness", "negatives", "timesteps")
+    FIELDS = ("loss", "penalty", "rows", "hardness", "negatives", "timesteps", "uncrossed")
 
     @staticmethod
     def summary(total: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
@@ -155,6 +155,7 @@ class StepStatistics:
         histogram = total[len(StepStatistics.FIELDS) :]
         if histogram.sum() > 0:
             sampler["timestep"] = sums["timesteps"] / negatives
+            sampler["uncrossed"] = sums["uncrossed"] / negatives
             sampler["timesteps"] = (histogram / histogram.sum()).tolist()
         return loss, sampler
 
@@ -331,10 +332,10 @@ class TrainingStep(nn.Module):
         timestep_BK: torch.Tensor | None,
     ) -> torch.Tensor:
         histogram = loss_B.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
-        timesteps = histogram.sum()
+        timesteps = uncrossed = histogram.sum()
         if timestep_BK is not None:
             timestep = timestep_BK[mask_BK]
-            timesteps = timestep.sum()
+            timesteps, uncrossed = timestep.sum(), (timestep == 1).sum()
             # From below too: a model that has diverged has timesteps that are no numbers.
             bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
             histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
@@ -345,4 +346,4 @@ class TrainingStep(nn.Module):
             hardness_BK.sum(),
             mask_BK.sum(),
         ]
-        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps]]), histogram])
+        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram])
