@@ -120,6 +120,17 @@ def test_the_transition_point_is_the_first_fall_below_the_boundary_on_a_dense_gr
     assert (phi >= grid[first] - step - 1e-9).all()
 
 
+@pytest.mark.parametrize("rho", [0.1, 0.5, 0.8])
+def test_at_the_quantile_of_the_noise_the_crossing_is_that_of_a_share_of_all_trajectories(rho):
+    """Monte Carlo: with b the upper rho-quantile of Gaussian noise, a share rho is still above z."""
+    noise = torch.randn(200_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    b = math.sqrt(2) * torch.erfinv(tensor(1 - 2 * rho))
+    for r, z in [(3.0, 2.0), (2.0, 1.5), (4.0, 3.9)]:
+        phi = transition_angle(tensor(r), b, tensor(z))
+        above = (trajectory(r, noise, phi) > z).double().mean()
+        assert above.item() == pytest.approx(rho, abs=4 * math.sqrt(rho * (1 - rho) / len(noise)))
+
+
 def test_single_precision_finds_the_same_transition_point():
     r, b, z = random_cases()
     phi = transition_angle(*(x.float() for x in (r, b, z)))
