@@ -11,6 +11,7 @@ Legend: B rows of the batch, K negatives a row, M candidates a negative, P items
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -96,25 +97,39 @@ class AdarSampler(nn.Module):
         positive_B1D = (positive_BD if self.attach else positive_BD.detach())[:, None]
         noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
         mean_D = pool_PD.detach().mean(0)
+
+        def scores(vector_BKD: torch.Tensor) -> torch.Tensor:
+            """In the user's units."""
+            return (items.score(user_BD, vector_BKD) - mean_B1) / deviation_B1
+
+        def score_at(phi_BK: torch.Tensor) -> torch.Tensor:
+            return scores(diffuse(positive_B1D, noise_BKD, mean_D, phi_BK))
+
         with torch.no_grad():
-            # A linear score, and hardly any other, gives the mean vector the mean of the scores.
-            off_B1 = (items.score(user_BD, mean_D[None, None]) - mean_B1) / deviation_B1
             if is_plain:
                 phi_BK = torch.full_like(b_BK, math.pi / 2)
-            elif (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all():
-                phi_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
             else:
-
-                def score_at(phi_BK: torch.Tensor) -> torch.Tensor:
-                    score_BK = items.score(user_BD, diffuse(positive_B1D, noise_BKD, mean_D, phi_BK))
-                    return (score_BK - mean_B1) / deviation_B1
-
-                phi_BK = search_angle(score_at, b_BK, z_B1)
+                # A linear score, and hardly any other, gives the mean vector the mean of the scores.
+                off_B1 = scores(mean_D[None, None])
+                is_linear = (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all()
+                phi_BK = self._transition(r_B1, b_BK, z_B1, None if is_linear else score_at)
             t_BK = self.schedule.timestep(phi_BK.clamp_min(self.phi_min * math.pi / 2))
             phi_BK = self.schedule.angle(t_BK).to(phi_BK.dtype)
 
         vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, phi_BK)
         return Negatives(vector_BKD, mask_BK, timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T)
+
+    def _transition(
+        self,
+        r_B1: torch.Tensor,
+        b_BK: torch.Tensor,
+        z_B1: torch.Tensor,
+        score_at: Callable[[torch.Tensor], torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """Angles `[B, K]` of the transition points; `score_at` is None where the score is linear."""
+        if score_at is None:
+            return transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
+        return search_angle(score_at, b_BK, z_B1)
 
     def _choose_noise(
         self, score_BP: torch.Tensor, pool_P: torch.Tensor | None, items: Items, draws: Draws, M: int
