@@ -29,8 +29,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	@rm -rf $(DEMO)
 	$(BIN)/adar-ray prepare "$$($(BIN)/adar-ray data fetch ml-100k)" --out $(DEMO)/data --split ratio
-	$(BIN)/adar-ray train --data $(DEMO)/data --out $(DEMO)/uniform --config jobs/demo.yaml --workers 2 --set sampler.name=uniform
-	$(BIN)/adar-ray train --data $(DEMO)/data --out $(DEMO)/adar --config jobs/demo.yaml --workers 2 --set sampler.name=adar
+	$(BIN)/adar-ray train --data $(DEMO)/data --out $(DEMO)/uniform --config examples/demo.yaml --workers 2 --set sampler.name=uniform
+	$(BIN)/adar-ray train --data $(DEMO)/data --out $(DEMO)/adar --config examples/demo.yaml --workers 2 --set sampler.name=adar
 	$(BIN)/adar-ray evaluate $(DEMO)/uniform
 	$(BIN)/adar-ray evaluate $(DEMO)/adar
 	$(BIN)/adar-ray recommend $(DEMO)/adar --out $(DEMO)/recommendations

@@ -278,12 +278,17 @@ def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     origin = f"--set {setting}"
     if not (equals and dot and key):
         raise AdarError(f"{origin}: give it as section.key=value, such as --set adar.beta=0.8")
-    try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise AdarError(f"{origin}: the value cannot be read ({one_line(error)})") from error
+    value = read_value(text, origin)
     check_key(section, key, origin)
     return origin, {section: {key: value}}
+
+
+def read_value(text: str, origin: str) -> Any:
+    """What stands behind the equals sign of a setting, as YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise AdarError(f"{origin}: the value cannot be read ({one_line(error)})") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -37,7 +37,7 @@ def main() -> None:
         *("| " + " | ".join(line) + " |" for line in table),
         "",
         f"Test figures, mean ± standard deviation over training seeds 0 to {len(SEEDS) - 1} on one split.",
-        "Configuration: `jobs/demo.yaml`, chosen on validation.",
+        "Configuration: `examples/demo.yaml`, chosen on validation.",
         f"Machine: {platform.machine()}, {os.cpu_count()} cores, no GPU, one thread; Python "
         f"{platform.python_version()}, {versions}.",
         "Command: `python benchmarks/ml100k.py`.",
@@ -50,7 +50,7 @@ def _row(dataset, scratch: Path, sampler: str) -> dict[str, str]:
     figures: dict[str, list[float]] = {}
     for seed in SEEDS:
         config = load_config(
-            HERE.parent / "jobs" / "demo.yaml", [f"sampler.name={sampler}", f"train.seed={seed}"]
+            HERE.parent / "examples" / "demo.yaml", [f"sampler.name={sampler}", f"train.seed={seed}"]
         )
         run = train(dataset, scratch / f"{sampler}-{seed}", config, workers=0)
         result = run.result()
