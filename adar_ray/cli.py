@@ -99,6 +99,8 @@ def _show(result: dict[str, Any] | list[dict[str, Any]], as_json: bool, title: s
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -508,3 +510,154 @@ def report_command(runs: tuple[str, ...], as_json: bool) -> None:
         ],
         False,
     )
+
+
+@command(cli, "publish")
+@click.argument("run")
+@click.option("--to", required=True, help="Address of the folder whose published.json says what is in place.")
+@click.option("--recommendations", help="Address of what `recommend` wrote with this run.")
+def publish_command(run: str, to: str, recommendations: str | None, as_json: bool) -> None:
+    """Put RUN's model in place, unless the one in place is better on validation."""
+    from adar_ray.cluster.publish import publish
+
+    result = publish(run, to, recommendations)
+    if not result["published"]:
+        metric, value, offered = result["metric"], result["value"], result["offered"]
+        _message(f"not published: {metric} {offered:.4f} is below the {value:.4f} of what is in place")
+    _show(result, as_json)
+
+
+# Jobs on a cluster.
+
+
+def _address(function: Callable) -> Callable:
+    return click.option(
+        "--address",
+        help="The head's dashboard, http://HEAD:8265 or https://...; default: RAY_API_SERVER_ADDRESS, else "
+        "RAY_ADDRESS where that is one, else http://127.0.0.1:8265.",
+    )(function)
+
+
+@command(cli, "submit", hint=lambda **arguments: "`adar-ray list` says whether it was submitted")
+@click.argument("job_file", metavar="JOB", type=click.Path(dir_okay=False))
+@click.option("--name", help="Name of the job, and its key: one name is one job. Default: that of the file.")
+@click.option("--wait", is_flag=True, help="Show the job's log, and end with the job's own exit status.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Overrides a key of the job, such as storage=s3://bucket/adar or workers.number=8; or, as "
+    "section.key, one of the configuration of its train and tune steps, such as train.epochs=60.",
+)
+@_address
+def submit_command(
+    job_file: str, name: str | None, wait: bool, settings: tuple[str, ...], address: str | None, as_json: bool
+) -> None:
+    """Submit JOB, a file such as jobs/train.yaml, to a cluster.
+
+    A name that waits, runs or has succeeded is not submitted again. One that has failed or was stopped is,
+    and goes on from its last checkpoint.
+    """
+    from adar_ray.cluster.client import Cluster
+    from adar_ray.cluster.job import Job, check_name
+
+    name = check_name(name or Path(job_file).stem)
+    job = Job.load(job_file, settings)
+    for words in job.commands(name):
+        _check_usage(job_file, words)
+    cluster = Cluster(address)
+    attempt, is_new = cluster.submit(job, name)
+    if not is_new:
+        _message(f"job {name} is there already ({attempt.status}); nothing was submitted")
+    elif attempt.number > 1:
+        _message(f"job {name} goes on where it was: attempt {attempt.number}")
+    if wait:
+        attempt = _follow(cluster, attempt, _message_part)
+    elif is_new:
+        _message(f"follow it with `adar-ray logs -f {name}`, stop it with `adar-ray stop {name}`")
+    _show({**attempt.row(), "submitted": is_new}, as_json)
+    if wait:
+        sys.exit(attempt.exit_status)
+
+
+def _check_usage(job_file: str, words: list[str]) -> None:
+    """Refuses here what would be wrong usage in the cluster."""
+    name, *arguments = words
+    try:
+        cli.commands[name].make_context(name, arguments)
+    except click.UsageError as error:
+        raise AdarError(f"{job_file}: {name}: {one_line(error.format_message())}") from error
+
+
+def _message_part(text: str) -> None:
+    click.echo(text, err=True, nl=False)
+
+
+def _follow(cluster: Any, attempt: Any, write: Callable[[str], None]) -> Any:
+    try:
+        return cluster.follow(attempt, write)
+    except KeyboardInterrupt:
+        name = attempt.name
+        _message(
+            f"adar-ray: interrupted; job {name} goes on: follow it again with `adar-ray logs -f {name}`, "
+            f"stop it with `adar-ray stop {name}`"
+        )
+        sys.exit(INTERRUPTED)
+
+
+@command(cli, "status")
+@click.argument("name")
+@_address
+def status_command(name: str, address: str | None, as_json: bool) -> None:
+    """Show how the job NAME stands."""
+    from adar_ray.cluster.client import Cluster
+
+    _show(Cluster(address).find(name).row(), as_json)
+
+
+@command(cli, "logs")
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@_address
+def logs_command(name: str, follow: bool, address: str | None, as_json: bool) -> None:
+    """Print what the job NAME has written."""
+    from adar_ray.cluster.client import Cluster
+
+    if follow and as_json:
+        raise click.UsageError("--json prints a whole log at once; leave out -f")
+    cluster = Cluster(address)
+    attempt = cluster.find(name)
+    if follow:
+        attempt = _follow(cluster, attempt, functools.partial(click.echo, nl=False))
+        _message(f"job {name}: {attempt.status}")
+    elif as_json:
+        _show({"job": name, "log": cluster.log(attempt)}, True)
+    else:
+        click.echo(cluster.log(attempt), nl=False)
+
+
+@command(cli, "stop", hint=lambda name, **arguments: f"`adar-ray status {name}` says whether it has stopped")
+@click.argument("name")
+@_address
+def stop_command(name: str, address: str | None, as_json: bool) -> None:
+    """Stop the job NAME, and wait until it has stopped. Submitted again, it goes on."""
+    from adar_ray.cluster.client import Cluster
+
+    cluster = Cluster(address)
+    attempt = cluster.find(name)
+    if attempt.has_ended:
+        _message(f"job {name} has ended already ({attempt.status})")
+    _show(cluster.stop(attempt).row(), as_json)
+
+
+@command(cli, "list")
+@_address
+def list_command(address: str | None, as_json: bool) -> None:
+    """List the jobs of a cluster, the youngest first."""
+    from adar_ray.cluster.client import Cluster
+
+    jobs = Cluster(address).list()
+    if not jobs:
+        _message("there are no jobs")
+    _show([attempt.row() for attempt in jobs], as_json)

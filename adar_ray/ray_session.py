@@ -34,7 +34,8 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
     if started:
         _start(worker_cpus)
     try:
-        total = ray.cluster_resources().get("CPU", 0)
+        # What a job's entry point holds, this process, is nobody else's.
+        total = ray.cluster_resources().get("CPU", 0) - float(os.environ.get("ADAR_RAY_ENTRY_POINT_CPUS", 0))
         if total < worker_cpus + 1 and not may_wait:
             raise AdarError(
                 f"the Ray cluster has {total:g} CPUs, and workers need {worker_cpus}, data 1; "

@@ -1,0 +1,98 @@
+"""What is sent along with a job: the code of a folder, without data, runs or secrets."""
+
+from __future__ import annotations
+
+import fnmatch
+import subprocess
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from adar_ray.errors import AdarError
+
+LARGEST = 100_000_000  # bytes; Ray keeps it in the head's memory
+_MACHINERY = (".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".*_cache", "*.egg-info", "node_modules")
+_SECRETS = (
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.token", "auth_token"),
+    *(
+        "id_rsa*",
+        "id_dsa*",
+        "id_ecdsa*",
+        "id_ed25519*",
+        ".ssh",
+        ".gnupg",
+        ".aws",
+        ".azure",
+        ".kube",
+        ".docker",
+    ),
+    *(".netrc", ".pypirc", ".npmrc", "pip.conf", ".pgpass", "kubeconfig", "service?account*.json"),
+    *("secrets", ".secrets", "secrets.*", "credentials", "credentials.*", "*_credentials.json"),
+)
+_MARKS = ({"dataset.json"}, {"config.yaml", "metrics.jsonl"}, {"search.yaml", "trials"}, {"published.json"})
+
+
+def files_to_ship(folder: Path) -> list[Path]:
+    """The files of a project, relative to its folder, in order.
+
+    Left out are what git ignores, what only one machine needs, files named as secrets are, links that lead
+    elsewhere, and every dataset, run and search, told by the files that make them.
+    """
+    found = sorted(path for path in _listed(folder) if not _is_left_out(path))
+    stored = {parent for path in found for parent in path.parents if _is_stored(folder / parent)}
+    inside = folder.resolve()
+    return [
+        path
+        for path in found
+        if not stored.intersection(path.parents)
+        and (folder / path).is_file()
+        and (folder / path).resolve().is_relative_to(inside)
+    ]
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Zips the files to ship; the same files give the same bytes, which Ray sends once.
+
+    Raises:
+        AdarError: there are none, or too many bytes of them.
+    """
+    if not folder.is_dir():
+        raise AdarError(f"ship {folder}: there is no such folder")
+    files = files_to_ship(folder)
+    sizes = {path: (folder / path).stat().st_size for path in files}
+    if not files:
+        raise AdarError(f"ship {folder}: there is nothing to send along")
+    if sum(sizes.values()) > LARGEST:
+        largest = max(files, key=sizes.__getitem__)
+        raise AdarError(
+            f"ship {folder}: {sum(sizes.values()) / 1e6:,.0f} MB are too much to send along with a job, "
+            f"{LARGEST / 1e6:,.0f} MB at most; the largest file is {largest}: let git ignore what is no code"
+        )
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for path in files:
+            entry = zipfile.ZipInfo(path.as_posix())
+            entry.external_attr = ((folder / path).stat().st_mode & 0o777) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            zipped.writestr(entry, (folder / path).read_bytes())
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What git knows of or would add; all files where there is no git."""
+    command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    return [Path(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
+
+
+def _is_left_out(path: Path) -> bool:
+    return any(
+        fnmatch.fnmatchcase(part.lower(), pattern)
+        for part in PurePosixPath(path).parts
+        for pattern in (*_MACHINERY, *_SECRETS)
+    )
+
+
+def _is_stored(folder: Path) -> bool:
+    """Whether it is a dataset, a run, a search, or holds what is published."""
+    return any(all((folder / name).exists() for name in mark) for mark in _MARKS)
