@@ -20,6 +20,7 @@ import torch
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.models.own import find_own, look_in, search_path
 from adar_ray.ranking.top_items import TILE, top_items
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder, new_folder
@@ -57,7 +58,9 @@ def recommend(
         keys = dataset.user_keys(), dataset.item_keys()
         shared = ray.put((trained.model, user_items(dataset, *SPLITS), trained.history(*SPLITS), keys))
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            functools.partial(_recommend_part, shared, folder, k), batch_size=1, batch_format="numpy"
+            functools.partial(_recommend_part, shared, folder, k, run.config.model.name, search_path()),
+            batch_size=1,
+            batch_format="numpy",
         )
         done = 0
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
@@ -67,10 +70,13 @@ def recommend(
 
 
 def _recommend_part(
-    shared: Any, folder: Folder, k: int, batch: dict[str, np.ndarray]
+    shared: Any, folder: Folder, k: int, name: str, modules: list[str], batch: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Ranks and writes one part of the users, in a Ray Data task."""
     torch.set_num_threads(1)
+    look_in(modules)
+    if ":" in name:  # Ray Data tries a task without end if it cannot unpickle; an error of ours ends it
+        find_own(name)
     model, known, history, keys = ray.get(shared)
     (part,), (users,) = batch["part"], batch["users"]
     user = torch.from_numpy(np.asarray(users, dtype=np.int64))

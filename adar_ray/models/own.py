@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,24 @@ def find_own(name: str) -> Callable[[Any, Any], nn.Module]:
         AdarError: there is no such module or callable.
     """
     module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    look_in([str(Path.cwd())])
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise AdarError(
             f"model.name {name}: cannot be imported ({one_line(error)}); "
-            f"run it where {module} lies, or set PYTHONPATH"
+            f"run it where {module} lies, or set PYTHONPATH, on every machine of a cluster"
         ) from error
+
+
+def search_path() -> list[str]:
+    """The folders where this process looks for a model of one's own, for others to `look_in`."""
+    return [*sys.path, str(Path.cwd())]
+
+
+def look_in(folders: Iterable[str]) -> None:
+    """Adds folders to those where Python finds modules; what it found before, it finds there still."""
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
 def build_own(name: str, dataset: Any, config: Any) -> BaseModel:

@@ -17,6 +17,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, one_line
+from adar_ray.models.own import look_in, search_path
 from adar_ray.ray_session import ray_session
 from adar_ray.training.feed import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
@@ -59,7 +60,12 @@ def _train(run: Run, dataset: Dataset) -> None:
         scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
-            train_loop_config={"run": run.folder.address, "keeps": keeps, "first_epoch": first_epoch},
+            train_loop_config={
+                "run": run.folder.address,
+                "keeps": keeps,
+                "first_epoch": first_epoch,
+                "modules": search_path(),
+            },
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers,
                 use_gpu=use_gpu,
@@ -97,6 +103,7 @@ def _interruptible() -> Iterator[None]:
 
 def _train_worker(arguments: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
+    look_in(arguments["modules"])
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)

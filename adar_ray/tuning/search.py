@@ -27,6 +27,7 @@ from ray.tune.stopper import NoopStopper
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
+from adar_ray.models.own import search_path
 from adar_ray.ray_session import DATA_CPUS, ray_session
 from adar_ray.reporting.search_report import search_report
 from adar_ray.storage import Folder
@@ -181,7 +182,8 @@ def _run_trials(plan: Plan, dataset: Dataset, follower: _Follower) -> None:
         if trial.has_ended:
             tell_scheduler(scheduler, trial, space.mode)
     scratch = plan.folder.folder(f"ray-{uuid.uuid4().hex[:8]}")
-    trainable = tune.with_parameters(run_trial, plan=plan, dataset=dataset, loaded=_load(plan, dataset))
+    loaded, modules = _load(plan, dataset), search_path()
+    trainable = tune.with_parameters(run_trial, plan=plan, dataset=dataset, loaded=loaded, modules=modules)
     try:
         with _handler_put_back():
             tune.run(

@@ -15,6 +15,7 @@ from ray import tune
 
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
+from adar_ray.models.own import look_in
 from adar_ray.storage import Folder
 from adar_ray.training.feed import Loaded, is_sequential, kept_data, local_data
 from adar_ray.training.loop import Worker, fit
@@ -26,14 +27,18 @@ from adar_ray.tuning.schedulers import results
 _ERROR = "error.json"
 
 
-def run_trial(config: dict[str, Any], plan: Plan, dataset: Dataset, loaded: dict[bool, Loaded]) -> None:
+def run_trial(
+    config: dict[str, Any], plan: Plan, dataset: Dataset, loaded: dict[bool, Loaded], modules: list[str]
+) -> None:
     """What Ray Tune runs for each trial; reports after every epoch what `results` says.
 
     Args:
         config: the trial's `values`. Its number is the trial's name, since a trial of a population takes over
             another's configuration.
         loaded: the rows of the dataset, by whether the model is sequential; none of what is streamed.
+        modules: folders where a model of one's own may lie.
     """
+    look_in(modules)
     number = int(tune.get_context().get_trial_name())
     with _written_down(plan.trial_folder(number)):
         _train(number, config["values"], plan, dataset, loaded)
