@@ -12,6 +12,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
 
 import ray
 import ray.exceptions
+from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 
 from adar_ray.errors import AdarError, one_line
@@ -36,7 +37,8 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
     try:
         # What a job's entry point holds, this process, is nobody else's.
         total = ray.cluster_resources().get("CPU", 0) - float(os.environ.get("ADAR_RAY_ENTRY_POINT_CPUS", 0))
-        if total < worker_cpus + 1 and not may_wait:
+        # An autoscaler adds nodes once there is work that waits for them.
+        if total < worker_cpus + 1 and not (may_wait or is_autoscaler_v2()):
             raise AdarError(
                 f"the Ray cluster has {total:g} CPUs, and workers need {worker_cpus}, data 1; "
                 "lower --workers or add nodes"
