@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 from adar_ray.tuning.folder import Plan, Trial, best_of, read_trials
-from adar_ray.tuning.schedulers import build_scheduler, tell_scheduler
+from adar_ray.tuning.schedulers import build_scheduler, results, tell_scheduler
 from adar_ray.tuning.search import Progress, resume_search, tune_space
 from adar_ray.tuning.searcher import StudySearcher
 from adar_ray.tuning.spaces import Space
@@ -152,10 +153,37 @@ def test_the_best_trial_is_the_first_of_equals_and_never_one_that_failed() -> No
         Trial(2, {}, 0.0, "finished", value=0.3),
         Trial(3, {}, 0.0, "failed", value=0.9),
         Trial(4, {}, 0.0, "running"),
+        Trial(5, {}, 0.0, "finished", value=math.nan),
     ]
-    assert best_of(trials, "max") is trials[1]
-    assert best_of(trials, "min") is trials[0]
+    for some in (trials, trials[::-1]):  # a comparison with NaN is False, whichever comes first
+        assert best_of(some, "max") is trials[1]
+        assert best_of(some, "min") is trials[0]
     assert best_of(trials[4:], "max") is None
+
+
+def test_an_epoch_without_a_number_is_passed_over() -> None:
+    curve = [math.nan, 0.3, math.nan, 0.2]
+    assert [result["best"] for result in results(curve, "max")][1:] == [0.3, 0.3, 0.3]
+    assert [result["best"] for result in results(curve, "min")][1:] == [0.3, 0.3, 0.2]
+
+
+def test_a_study_takes_a_trial_without_a_number_for_a_failed_one(tmp_path: Path) -> None:
+    known = [Trial(0, {"adar.beta": 0.6}, 0.0, "finished", value=math.nan)]
+    searcher = StudySearcher(plan(tmp_path, trials=3), known, lambda: 0.0)
+    searcher.suggest("a")
+    searcher.trials[1].value = math.nan
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("b")["number"] == 2
+
+
+def test_a_quantised_value_is_written_as_one_would_write_it(tmp_path: Path) -> None:
+    quantised = space({"adar.beta": {"quantised": [0.05, 0.95, 0.05]}}, search={"algorithm": "random"})
+    searcher = StudySearcher(plan(tmp_path, space=quantised, trials=60), [], lambda: 0.0)
+    for n in range(60):
+        searcher.suggest(str(n))
+    written = [trial.values["adar.beta"] for trial in read_trials(searcher.plan)]
+    assert {str(beta) for beta in written} <= {f"{k / 20:.2f}".rstrip("0") for k in range(1, 20)}
+    assert 0.15 in written
 
 
 # On Ray.

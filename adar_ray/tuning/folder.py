@@ -14,6 +14,7 @@ that a search may be killed at any moment and read while it goes on.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -148,6 +149,10 @@ class Trial:
     def has_ended(self) -> bool:
         return self.status in ENDED
 
+    @property
+    def has_value(self) -> bool:
+        return self.value is not None and not math.isnan(self.value)
+
     def row(self) -> dict[str, Any]:
         """As a row of `trials.parquet`, and for the report."""
         row = {key: value for key, value in asdict(self).items() if key not in ("number", "values", "curve")}
@@ -175,10 +180,10 @@ def read_curve(plan: Plan, number: int) -> list[dict[str, Any]]:
 
 
 def best_of(trials: list[Trial], mode: str) -> Trial | None:
-    """The trial with the best value; of equals the first."""
-    with_value = [trial for trial in trials if trial.value is not None and trial.status != "failed"]
+    """The trial with the best value; of equals the first. What is no number is never the best."""
+    judged = [trial for trial in trials if trial.status != "failed" and trial.has_value]
     sign = 1 if mode == "max" else -1
-    return max(with_value, key=lambda trial: (sign * trial.value, -trial.number), default=None)
+    return max(judged, key=lambda trial: (sign * trial.value, -trial.number), default=None)
 
 
 def write_best(plan: Plan, trial: Trial) -> None:

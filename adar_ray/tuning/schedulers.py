@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
@@ -83,6 +83,6 @@ def tell_scheduler(scheduler: TrialScheduler, trial: Trial, mode: str) -> None:
 
 def results(curve: list[float], mode: str) -> list[dict[str, float]]:
     """What a trial has reported, epoch by epoch: `value`, and `best` so far, which patience makes final."""
-    better = max if mode == "max" else min
-    best = list(itertools.accumulate(curve, better))
+    better = np.fmax if mode == "max" else np.fmin  # which pass over what is no number
+    best = better.accumulate(curve).tolist()
     return [{TIME: n + 1, "value": curve[n], "best": best[n]} for n in range(len(curve))]

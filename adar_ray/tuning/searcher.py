@@ -55,9 +55,9 @@ class StudySearcher(Searcher):
         self._asked: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._again: list[tuple[Trial, optuna.Trial]] = []
         for trial in known:
-            asked = self._ask(trial.values)
+            asked, _ = self._ask(trial.values)
             if trial.has_ended:
-                self._tell(asked, trial.value, trial.status == "failed")
+                self._tell(asked, trial, trial.status == "failed")
             else:
                 self._again.append((trial, asked))
         self._grid = plan.space.grid()[len(known) :] if plan.space.search.algorithm == "grid" else None
@@ -75,8 +75,8 @@ class StudySearcher(Searcher):
             trial, asked = self._again.pop(0)
             trial.status = "running"
         else:
-            asked = self._ask(self._grid.pop(0) if self._grid is not None else None)
-            trial = Trial(len(self.trials), dict(asked.params), self.clock())
+            asked, values = self._ask(self._grid.pop(0) if self._grid is not None else None)
+            trial = Trial(len(self.trials), values, self.clock())
             self.trials[trial.number] = trial
         write_trial(self.plan, trial)
         self._asked[trial_id] = trial, asked
@@ -86,18 +86,20 @@ class StudySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         trial, asked = self._asked.pop(trial_id)
-        self._tell(asked, trial.value, error)
+        self._tell(asked, trial, error)
 
-    def _ask(self, values: dict[str, Any] | None) -> optuna.Trial:
+    def _ask(self, values: dict[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
+        """A trial with these values, or with those that the study proposes; and the values."""
         if values is not None:
             self._study.enqueue_trial(values)
         asked = self._study.ask()
-        self.plan.space.suggest(asked)
-        return asked
+        return asked, self.plan.space.suggest(asked)
 
-    def _tell(self, asked: optuna.Trial, value: float | None, failed: bool) -> None:
-        state = TrialState.FAIL if failed or value is None else TrialState.COMPLETE
-        self._study.tell(asked, value if state == TrialState.COMPLETE else None, state)
+    def _tell(self, asked: optuna.Trial, trial: Trial, failed: bool) -> None:
+        if failed or not trial.has_value:
+            self._study.tell(asked, state=TrialState.FAIL)
+        else:
+            self._study.tell(asked, trial.value)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray Tune wants a file; the search folder is what resumes."""

@@ -72,6 +72,9 @@ _SHAPES = (
     *("sampler.name", "srns.memory", "optimiser.name"),
 )
 
+# With another value of these, the loss is another one, which no search by the loss may compare.
+_OF_THE_LOSS = ("loss", "sampler", "adar", "ahns", "dens", "srns")
+
 
 def parse_duration(text: str | float) -> float:
     """Seconds: of a number of them, or of days, hours, minutes and seconds such as `1h30m`.
@@ -203,8 +206,10 @@ class Parameter(Section):
             return trial.suggest_categorical(name, self.choice)
         if self.integer:
             return trial.suggest_int(name, self.low, self.high, log=self.log)
-        step = self.quantised[2] if self.quantised else None
-        return trial.suggest_float(name, self.low, self.high, step=step, log=self.is_log)
+        if self.quantised:  # Optuna's own is 0.15000000000000002 where a step of 0.05 leads to 0.15
+            value = trial.suggest_float(name, self.low, self.high, step=self.quantised[2])
+            return min(self.points(), key=lambda point: abs(point - value))
+        return trial.suggest_float(name, self.low, self.high, log=self.is_log)
 
 
 class Search(Section):
@@ -337,6 +342,13 @@ class Space(Section):
                 )
             if name == "train.metric":
                 raise AdarError(f"{where}: is what trials are compared by; set the space's metric")
+            if name == "train.patience":
+                self._check_train("parameters", {"patience": parameter})
+            if self.metric == "loss" and name.partition(".")[0] in _OF_THE_LOSS:
+                raise AdarError(
+                    f"{where}: makes another loss, and the least of several is not the best; "
+                    "set metric to one of validation"
+                )
         if self.metric != "loss":
             try:
                 parse_metric(self.metric)
@@ -345,13 +357,20 @@ class Space(Section):
         best = "min" if self.metric == "loss" else "max"
         if self.mode != best:
             raise AdarError(f"mode: {self.metric} is best at its {best}; set mode: {best}")
-        self._check_metric("base", (self.base.get("train") or {}).get("metric", self.metric))
+        self._check_train("base", self.base.get("train") or {})
         return self
 
-    def _check_metric(self, origin: str, metric: Any) -> None:
-        if self.metric not in (metric, "loss"):
+    def _check_train(self, origin: str, train: Mapping[str, Any]) -> None:
+        if self.metric == "loss":
+            if "patience" in train:
+                raise AdarError(
+                    f"{origin}: train.patience counts epochs by train.metric, and the space's metric is "
+                    "loss: leave it out"
+                )
+        elif train.get("metric", self.metric) != self.metric:
             raise AdarError(
-                f"{origin}: train.metric is {metric}, the space's metric {self.metric}: set that alone"
+                f"{origin}: train.metric is {train['metric']}, the space's metric {self.metric}: "
+                "set that alone"
             )
 
     # What comes of it
@@ -360,7 +379,7 @@ class Space(Section):
         """The configuration of a trial: `values` over `settings` over base over the defaults.
 
         `train.metric` is the space's metric, so that the epoch that is kept is the one that is compared. For
-        the loss, which has no part in that, it stays what it is.
+        the loss, which has no part in that, it stays what it is, and no trial ends for want of patience.
 
         Args:
             values: of parameters by `section.key`; where one is missing, what lies below it holds.
@@ -377,7 +396,11 @@ class Space(Section):
             sections.setdefault(section, {})[key] = value
         metric = {} if self.metric == "loss" else {"train": {"metric": self.metric}}
         layers = [("base", self.base), *settings, ("metric", metric), ("parameters", sections)]
-        return build_config(layers, "space")
+        config = build_config(layers, "space")
+        if self.metric != "loss":
+            return config
+        all_epochs = config.train.model_copy(update={"patience": config.train.epochs})
+        return config.model_copy(update={"train": all_epochs})
 
     def check(self, settings: Iterable[str] = ()) -> None:
         """Refuses what is wrong with base, parameters and `settings` together.
@@ -392,7 +415,7 @@ class Space(Section):
                     raise AdarError(
                         f"{origin}: {name} is searched; leave it out here or in the space's parameters"
                     )
-            self._check_metric(origin, sections.get("train", {}).get("metric", self.metric))
+            self._check_train(origin, sections.get("train", {}))
         asked = {other for parameter in self.parameters.values() for other in parameter.when}
         corners = {
             name: parameter.points() if name in asked else parameter.corners()
@@ -412,9 +435,9 @@ class Space(Section):
             value = getattr(self.scheduler, key)
             raise AdarError(f"scheduler.{key}: {value} is more than train.epochs, {epochs}: lower it")
 
-    def suggest(self, trial: optuna.Trial) -> None:
-        """Draws every parameter whose conditions hold."""
-        self._values(lambda name: self.parameters[name].suggest(trial, name))
+    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        """Draws every parameter whose conditions hold; values by `section.key`."""
+        return self._values(lambda name: self.parameters[name].suggest(trial, name))
 
     def grid(self) -> list[dict[str, Any]]:
         """All combinations, always in the same order; the last parameter changes fastest."""
