@@ -108,7 +108,7 @@ class AhnsConfig(Section):
     alpha: float = Field(1.0, gt=0, description="Added to the positive's score.")
     beta: float = Field(0.1, gt=0, description="Hardness of negatives.")
     p: float = Field(
-        -2.0, lt=0, description="Below -1, the better a positive is learnt the easier its negatives."
+        -2.0, le=-1, description="At -1 the target is fixed; the lower, the faster it falls with the score."
     )
 
 
@@ -219,6 +219,11 @@ class Config(Section):
         if self.sampler.top > self.sampler.candidates:
             raise ValueError(
                 f"sampler.top {self.sampler.top} is more than sampler.candidates {self.sampler.candidates}"
+            )
+        if self.sampler.name == "srns" and self.sampler.negatives > self.srns.memory:
+            raise ValueError(
+                f"sampler.negatives {self.sampler.negatives} is more than srns.memory {self.srns.memory}, "
+                "among which they are chosen"
             )
         parse_metric(self.train.metric)
         return self

@@ -117,6 +117,7 @@ def test_a_name_like_no_other_is_answered_with_all_there_are():
         ("model.name=svd", "model.name"),
         ("adar.beta=1.5", "adar.beta"),
         ("adar.beta=", "adar.beta"),
+        ("ahns.p=-0.9", "ahns.p"),
         ("optimiser.lr=-0.5", "optimiser.lr"),
         ("optimiser.lr=[1, 2]", "optimiser.lr"),
         ("train.metric=ndgc@20", "train.metric"),
@@ -167,6 +168,13 @@ def test_what_does_not_go_together_is_said():
     assert (
         load_config(settings=["optimiser.name=sparse_adam", "model.name=mf"]).optimiser.name == "sparse_adam"
     )
+
+
+def test_more_negatives_than_srns_remembers_are_refused():
+    message = refusal(None, "sampler.name=srns", "sampler.negatives=9", "srns.memory=8")
+    assert "sampler.negatives 9 is more than srns.memory 8" in message
+    load_config(settings=["sampler.name=srns", "sampler.negatives=8", "srns.memory=8"])
+    load_config(settings=["sampler.name=dns", "sampler.negatives=9", "srns.memory=8"])
 
 
 def test_a_configuration_cannot_be_changed_by_accident():

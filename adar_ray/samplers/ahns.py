@@ -23,7 +23,8 @@ class AHNSSampler(nn.Module):
     Args:
         K: negatives a positive, each of candidates of its own.
         candidates: N; 32 in the paper.
-        alpha, beta, p: of the target; p below -1, -2 in the paper.
+        alpha, beta, p: of the target; p is -2 in the paper. With -1 the target is beta, whatever s is; above
+            that it would rise with s.
     """
 
     def __init__(
