@@ -576,7 +576,7 @@ def test_ahns_tells_the_hardest_candidate_however_far_the_target_is():
 
 
 @SCORES
-@pytest.mark.parametrize("p", [-1.0, -1.1, -2.0, -3.0])
+@pytest.mark.parametrize("p", [-1.1, -2.0, -3.0])
 def test_ahns_takes_the_unseen_item_whose_score_is_nearest_to_the_target(p, score):
     seen_UI = random_seen(0.4)
     sampler = AHNSSampler(K=2, candidates=EVERY, alpha=1.5, beta=0.4, p=p)
@@ -585,13 +585,21 @@ def test_ahns_takes_the_unseen_item_whose_score_is_nearest_to_the_target(p, scor
     for user in range(USERS):
         base = value(score, USER_UD[user], ITEM_ID[POSITIVE_U[user]]) + 1.5
         score_of = {i: value(score, USER_UD[user], ITEM_ID[i]) for i in unseen_of(seen_UI[user])}
-        if base > 0 or p == -1:
+        if base > 0:
             expected = min(score_of, key=lambda item: abs(score_of[item] - 0.4 * base ** (p + 1)))
         else:
             expected = max(score_of, key=score_of.get)
         hardest.append(expected == max(score_of, key=score_of.get))
         assert negatives.item_BK[user].tolist() == [expected, expected]
     assert 0 < sum(hardest) < USERS
+
+
+def test_ahns_with_p_of_minus_1_has_the_same_target_whatever_the_positives_score():
+    table_ID = torch.tensor([1.0, 0.5, 0.3, -2.0, 3.0])[:, None]
+    positive_B = torch.tensor([0, 3, 4])  # s + alpha is 2, -1 and 4
+    seen_BI = one_hot(positive_B, len(table_ID)).bool()
+    sampler = AHNSSampler(K=1, candidates=EVERY, beta=0.45, p=-1.0)
+    assert ask(sampler, seen_BI, torch.ones(3, 1), positive_B, table_ID).item_BK.tolist() == [[1]] * 3
 
 
 # SRNS
