@@ -17,7 +17,7 @@ def world_size() -> int:
 def gather_rows(row_B: torch.Tensor) -> torch.Tensor:
     """`[A, ...]`: the rows of all workers, by worker; they may hold unequally many. Without gradients."""
     if world_size() == 1:
-        return row_B
+        return row_B.detach()
     counts = [torch.zeros(1, dtype=torch.int64, device=row_B.device) for _ in range(world_size())]
     dist.all_gather(counts, torch.tensor([len(row_B)], device=row_B.device))
     counts = [int(count) for count in counts]

@@ -553,6 +553,17 @@ def test_the_contrasts_of_dens_teach_all_gates_and_the_vectors():
         assert learnt.grad.abs().sum() > 0
 
 
+def test_dens_judges_its_candidates_once():
+    widths: list[int] = []
+
+    def score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        widths.append(item_BKD.shape[1])
+        return dot_score(user_BD, item_BKD)
+
+    ask(dens(K=2, candidates=5), random_seen(0.3), score=score)
+    assert widths.count(10) == 1
+
+
 # AHNS
 
 

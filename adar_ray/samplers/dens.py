@@ -1,6 +1,6 @@
 """Disentangled negatives: hard in the factors that did not make the user choose the positive.
 
-Legend: B rows of the batch, K negatives a row, N candidates a negative, D dimensions.
+Legend: B rows of the batch, K negatives a row, N candidates a row or a negative, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from adar_ray.draws import Draws
 from adar_ray.losses import shares
 from adar_ray.negatives import Items, Negatives
-from adar_ray.samplers.candidates import pick, scored_candidates
+from adar_ray.samplers.candidates import pick, uniform_candidates
 
 
 class DENSSampler(nn.Module):
@@ -47,15 +47,17 @@ class DENSSampler(nn.Module):
     ) -> Negatives:
         """Negatives `[B, K, D]` with the gates' loss; `items.epoch` says how far the warm-up is."""
         draws = draws or Draws.fresh(len(user_BD), user_BD.device)
-        item_BKN, _, mask_BKN = scored_candidates(user_BD, items, draws, self.K, self.candidates)
         with torch.no_grad():
+            item_BN, mask_BN = uniform_candidates(items, draws, self.K * self.candidates)
             relevant_BD = self._relevant_of_positive(user_BD, positive_BD)
-            vector_BND = items.vectors(item_BKN.flatten(1))
+            vector_BND = items.vectors(item_BN)
             left = 1 - min(1.0, items.epoch / self.warmup)
             judged_BND = left * vector_BND - self._relevant_of_negative(relevant_BD, vector_BND)
-            score_BKN = items.score(user_BD, judged_BND).unflatten(1, (self.K, -1))
-            at_BK = score_BKN.masked_fill(~mask_BKN, -torch.inf).argmax(2)
-            item_BK, mask_BK = pick(item_BKN, at_BK), mask_BKN.any(2)
+            score_BN = items.score(user_BD, judged_BND).masked_fill(~mask_BN, -torch.inf)
+            item_BKN, mask_BKN, score_BKN = (
+                x_BN.unflatten(1, (self.K, self.candidates)) for x_BN in (item_BN, mask_BN, score_BN)
+            )
+            item_BK, mask_BK = pick(item_BKN, score_BKN.argmax(2)), mask_BKN.any(2)
         vector_BKD = items.vectors(item_BK)
         loss_B = self._contrasts(user_BD, positive_BD, vector_BKD, mask_BK, items)
         return Negatives(vector_BKD, mask_BK, item_BK, loss_B=loss_B)
