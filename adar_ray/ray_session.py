@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 # Ray Train asks its workers for news once a second by default, which small runs spend waiting.
@@ -50,6 +52,22 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
     finally:
         if started:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as KeyboardInterrupt, now and afterwards, around `fit` of Ray Train and `run` of Ray Tune.
+
+    Both leave a handler of their own behind, and that of Ray Train exits the process.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _cause(error: BaseException) -> BaseException:

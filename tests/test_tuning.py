@@ -263,6 +263,7 @@ def test_an_interrupted_search_goes_on_where_it_was(dataset: Dataset, grid: Fold
             os.kill(os.getpid(), signal.SIGINT)
 
     out = tmp_path / "search"
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         tune_space(
             dataset,
@@ -272,6 +273,7 @@ def test_an_interrupted_search_goes_on_where_it_was(dataset: Dataset, grid: Fold
             seeds=0,
             on_progress=interrupt,
         )
+    assert signal.getsignal(signal.SIGINT) is handler
     first, second = trials_of(Folder.at(out))
     assert (first.status, second.status) == ("finished", "interrupted")
     assert Folder.at(out).read_table("trials.parquet")["status"].to_pylist() == ["finished", "interrupted"]

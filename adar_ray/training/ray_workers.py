@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 import uuid
@@ -18,7 +17,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, one_line
 from adar_ray.models.own import look_in, search_path
-from adar_ray.ray_session import ray_session
+from adar_ray.ray_session import interruptible, ray_session
 from adar_ray.training.feed import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.run import PROGRESS, Run
@@ -79,26 +78,13 @@ def _train(run: Run, dataset: Dataset) -> None:
             dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
         )
         try:
-            with _interruptible():
+            with interruptible():
                 trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
         finally:
             with contextlib.suppress(OSError):
                 scratch.remove()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C as KeyboardInterrupt: Ray Train's own handler, which it leaves behind, exits the process."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def _train_worker(arguments: dict[str, Any]) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import signal
 import statistics
-import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.models.own import search_path
-from adar_ray.ray_session import DATA_CPUS, ray_session
+from adar_ray.ray_session import DATA_CPUS, interruptible, ray_session
 from adar_ray.reporting.search_report import search_report
 from adar_ray.storage import Folder
 from adar_ray.training.feed import Loaded, is_sequential, keeps_data, load
@@ -185,7 +183,7 @@ def _run_trials(plan: Plan, dataset: Dataset, follower: _Follower) -> None:
     loaded, modules = _load(plan, dataset), search_path()
     trainable = tune.with_parameters(run_trial, plan=plan, dataset=dataset, loaded=loaded, modules=modules)
     try:
-        with _handler_put_back():
+        with interruptible():
             tune.run(
                 trainable,
                 name=scratch.path.rpartition("/")[2],
@@ -210,17 +208,6 @@ def _run_trials(plan: Plan, dataset: Dataset, follower: _Follower) -> None:
     finally:
         with contextlib.suppress(OSError):
             scratch.remove()
-
-
-@contextlib.contextmanager
-def _handler_put_back() -> Iterator[None]:
-    """Ctrl-C means afterwards what it meant before: Ray Tune leaves a handler of its own behind."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def _load(plan: Plan, dataset: Dataset) -> dict[bool, Loaded]:
