@@ -64,16 +64,17 @@ class UserItems:
 
         Walks the users' own items, which are few, instead of asking for all B x P pairs.
         """
-        row, item = self.of(user_B)
+        different, of_B = torch.unique(user_B, return_inverse=True)  # active users stand in a batch often
+        row, item = self.of(different)
         column_of_item = torch.full((self.n_items,), -1, device=item_P.device)
         column_P = torch.arange(len(item_P), device=item_P.device)
         column_of_item[item_P] = column_P
         column = column_of_item[item]
         asked = column >= 0
-        seen_BP = torch.zeros(len(user_B), len(item_P), dtype=torch.bool, device=user_B.device)
+        seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         seen_BP[row[asked], column[asked]] = True
         # An item that stands there several times has been found in one of its columns.
         found_P = column_of_item[item_P]
         again = (found_P != column_P).nonzero()[:, 0]
         seen_BP[:, again] = seen_BP[:, found_P[again]]
-        return seen_BP
+        return seen_BP.index_select(0, of_B)
