@@ -12,15 +12,10 @@ import optuna
 import pytest
 
 from adar_ray.config import AdarConfig
-from adar_ray.reporting.search_report import (
-    BEST,
-    FEWEST,
-    best_so_far,
-    parameter_importance,
-    ranked,
-    score_aware_lines,
-    search_report,
-)
+from adar_ray.reporting.importance import FEWEST, parameter_importance
+from adar_ray.reporting.score_aware import score_aware_lines
+from adar_ray.reporting.search_report import search_report
+from adar_ray.reporting.trials import BEST, best_so_far, ranked
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -1,0 +1,50 @@
+"""How the report of a search says things."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from adar_ray.errors import one_line
+
+
+def in_words(value: Any, limit: int = 60) -> str:
+    """`value` for people: four digits, or one line of text without what no page can show."""
+    if value is None:
+        return "–"
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}"
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    return one_line(text, limit)
+
+
+def score(value: float) -> str:
+    """A value of the metric, with four digits even where the last ones are 0."""
+    return f"{value:#.4g}".removesuffix(".")
+
+
+def escaped(text: Any, limit: int = 300) -> str:
+    return html.escape(in_words(text, limit))
+
+
+def duration(seconds: float) -> str:
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def n_trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
