@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 
-from adar_ray.config import AdarConfig
+from adar_ray.config import AdarConfig, load_config
 from adar_ray.reporting.importance import FEWEST, parameter_importance
 from adar_ray.reporting.score_aware import score_aware_lines
 from adar_ray.reporting.search_report import search_report
@@ -294,6 +294,17 @@ def test_the_score_aware_functions_are_the_closed_form():
     figure = svgs(search_report("s", "m", "max", trials, {}))["score-aware functions of the best trials"]
     assert {"1", "2", "3", "5"} <= set(words(figure))
     assert "4" not in words(figure)
+
+
+def test_the_score_aware_functions_have_what_all_trials_had_in_common():
+    fixed = load_config(settings=["adar.beta=0.7", "sampler.name=dns"])
+    settings = [{"sampler.name": "adar", "adar.gamma": 0.5}, {"adar.gamma": 0.2}]
+    trials = [trial(i, 1 - i / 10, **setting) for i, setting in enumerate(settings)]
+    ((best, _, z),) = score_aware_lines(trials, "max", fixed)
+    assert best is trials[0]
+    assert z[-1] == pytest.approx(0.7 * 3**0.5)
+    figures = svgs(search_report("s", "m", "max", trials, {}, fixed))
+    assert {"1"} == {"1", "2"} & set(words(figures["score-aware functions of the best trials"]))
 
 
 def test_without_parameters_of_adar_there_are_no_score_aware_functions():

@@ -233,6 +233,14 @@ def test_different_losses_are_not_compared_by_the_loss(name):
     assert message.startswith(f"file: parameters.{name}: makes another loss")
 
 
+def test_a_base_that_is_no_configuration_by_itself_is_refused():
+    base = {"model": {"name": "sasrec", "heads": 3}}
+    dims = {"model.dim": {"choice": [48, 96]}}
+    message = check_refusal(space(dims, base=base))
+    assert message.startswith("the space's base, without parameters: model.dim 64 is no multiple")
+    space(dims, base={"model": {**base["model"], "dim": 96}}).check()
+
+
 def test_a_value_that_cannot_be_is_named():
     assert "adar.beta" in refusal(space().config, {"adar.beta": 1.5})
     assert "did you mean adar.beta?" in refusal(space().config, {"adar.bet": 0.5})

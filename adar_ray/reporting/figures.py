@@ -211,7 +211,7 @@ def importance_bars(search: Search) -> str:
 
 
 def score_aware_functions(search: Search) -> str:
-    lines = score_aware_lines(search.trials, search.mode)
+    lines = score_aware_lines(search.trials, search.mode, search.fixed)
     if not lines:
         return ""
     figure, axes = _axes((_WIDE[0], 3.8))
@@ -241,7 +241,7 @@ def score_aware_functions(search: Search) -> str:
     text = (
         "The score at which a diffused positive turns negative, over the score of the positive: the nearer "
         "to the dashed diagonal, the harder the negatives. The better the trial, the stronger its line; the "
-        "numbers are ranks. Beta and gamma that were not searched have their defaults here."
+        "numbers are ranks. A beta or gamma that was not searched is the one that all trials had."
     )
     says = "score-aware functions of the best trials"
     return section(

@@ -6,6 +6,7 @@ import html
 
 import matplotlib.style
 
+from adar_ray.config import Config
 from adar_ray.reporting.figures import (
     STATUSES,
     STYLE,
@@ -31,7 +32,12 @@ from adar_ray.reporting.words import duration, in_words, listed, n_trials, score
 
 
 def search_report(
-    title: str, metric: str, mode: str, trials: list[Trial], curves: dict[str, list[float]]
+    title: str,
+    metric: str,
+    mode: str,
+    trials: list[Trial],
+    curves: dict[str, list[float]],
+    fixed: Config | None = None,
 ) -> str:
     """The report as HTML.
 
@@ -41,8 +47,10 @@ def search_report(
         mode: "max" or "min": which values of it are good.
         trials: in the order in which they were started; see `reporting.trials`.
         curves: trial -> the metric after each epoch.
+        fixed: the configuration over which trials' parameters go; None for the defaults.
     """
-    search = Search(metric, mode, trials, curves, ranked(trials, mode), parameters_of(trials))
+    best_first, parameters = ranked(trials, mode), parameters_of(trials)
+    search = Search(metric, mode, trials, curves, fixed or Config(), best_first, parameters)
     # The default style first: a matplotlibrc of the user's could ask for LaTeX or a black page.
     with matplotlib.style.context(["default", STYLE]):
         parts = [

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from adar_ray.config import Config
 from adar_ray.reporting.words import in_words
 
 Trial = dict[str, Any]
@@ -23,10 +24,13 @@ _INFINITE = 1e100  # margins of much larger numbers overflow
 
 @dataclass(frozen=True)
 class Search:
+    """A search as `search_report` is given it, and what several sections need of it."""
+
     metric: str
     mode: str
     trials: list[Trial]
     curves: dict[str, list[float]]
+    fixed: Config
     ranked: list[Trial]
     parameters: list[str]
 

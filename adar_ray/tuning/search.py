@@ -385,6 +385,7 @@ class _Follower(tune.Callback):
             space.mode,
             [trial.row() for trial in trials],
             curves,
+            self.plan.config({}),
         )
         self.plan.folder.write_bytes(REPORT, page.encode())
 

@@ -396,7 +396,7 @@ class Space(Section):
             sections.setdefault(section, {})[key] = value
         metric = {} if self.metric == "loss" else {"train": {"metric": self.metric}}
         layers = [("base", self.base), *settings, ("metric", metric), ("parameters", sections)]
-        config = build_config(layers, "space")
+        config = build_config(layers, "space" if values else "the space's base, without parameters")
         if self.metric != "loss":
             return config
         all_epochs = config.train.model_copy(update={"patience": config.train.epochs})
@@ -405,7 +405,8 @@ class Space(Section):
     def check(self, settings: Iterable[str] = ()) -> None:
         """Refuses what is wrong with base, parameters and `settings` together.
 
-        Makes the configuration of every combination of models, losses, samplers and optimisers; then of every
+        Makes the configuration without any parameter, which says how long trials train and on how many
+        threads; that of every combination of models, losses, samplers and optimisers; then that of every
         combination of choices and ends of ranges, or of a grid's values, or of 1,000 of them drawn at random.
         """
         layers = [read_setting(setting) for setting in settings]
@@ -426,7 +427,7 @@ class Space(Section):
             corners = {name: parameter.points() for name, parameter in self.parameters.items()}
             if next(islice(self._combinations(corners), _LARGEST_GRID, None), None):
                 raise AdarError(f"parameters: a grid of more than {_LARGEST_GRID} trials; give fewer values")
-        for values in chain(self._combinations(names), self._some_combinations(corners)):
+        for values in chain([{}], self._combinations(names), self._some_combinations(corners)):
             self._check_schedule(self._config(values, layers).train.epochs)
 
     def _check_schedule(self, epochs: int) -> None:
