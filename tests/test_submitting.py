@@ -41,6 +41,8 @@ RAY_S_OWN = (
     "RAY_AUTH_MODE",
 )
 
+pytestmark = pytest.mark.cluster
+
 
 @dataclass(frozen=True)
 class Head:
@@ -129,7 +131,7 @@ def head() -> Iterator[Head]:
             )
         address = f"http://127.0.0.1:{dashboard}"
         try:
-            wait_for(lambda: ray.poll() is not None or answers(address), 60)
+            wait_for(lambda: ray.poll() is not None or answers(address))
             assert ray.poll() is None, Path(temp, "out").read_text()
             yield Head(address, token, s3, temp)
         finally:
@@ -146,7 +148,7 @@ def answers(address: str) -> bool:
     return False
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it took too long"
@@ -274,7 +276,7 @@ def test_a_job_outlives_its_follower_and_its_driver_and_stops(
     wait_for(lambda: follower.poll() is not None or checkpoint.exists())
     time.sleep(2)  # the log comes once a second
     follower.send_signal(signal.SIGINT)
-    out, err = follower.communicate(timeout=30)
+    out, err = follower.communicate(timeout=120)
     assert follower.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1].startswith("adar-ray: interrupted; job long goes on: follow it again with")
@@ -287,7 +289,7 @@ def test_a_job_outlives_its_follower_and_its_driver_and_stops(
     driver = head.driver()
     (step,) = driver.children()
     driver.kill()
-    step.wait(20)
+    step.wait(60)
     row = wait_for(lambda: (row := adar("status", "long", "--json").json())["status"] == "FAILED" and row)
     assert row["exit status"] == 137
     lines = (store / "runs" / "long" / "metrics.jsonl").read_text().splitlines()
