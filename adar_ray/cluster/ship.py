@@ -53,10 +53,12 @@ def pack(folder: Path, archive: Path) -> None:
     """Zips the files to ship; the same files give the same bytes, which Ray sends once.
 
     Raises:
-        AdarError: there are none, or too many bytes of them.
+        AdarError: there are none, or too many bytes of them; or the folder is no project's.
     """
     if not folder.is_dir():
         raise AdarError(f"ship {folder}: there is no such folder")
+    if folder.resolve() in (Path.home().resolve(), Path(folder.anchor)):
+        raise AdarError(f"ship {folder}: is a whole home or disk; ship the folder of a project")
     files = files_to_ship(folder)
     sizes = {path: (folder / path).stat().st_size for path in files}
     if not files:
