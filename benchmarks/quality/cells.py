@@ -89,8 +89,7 @@ def suggestions(sampler: str, trials: int) -> list[dict[str, Any]]:
     for _ in range(trials):
         study.enqueue_trial({"sampler.name": sampler})
         asked = study.ask()
-        space.suggest(asked)
-        points.append(dict(asked.params))
+        points.append(space.suggest(asked))
     return points
 
 

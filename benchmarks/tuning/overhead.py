@@ -99,8 +99,7 @@ def _by_optuna(dataset: Dataset, space: Space, out: str, concurrent: int) -> dic
     loaded = load(space.config({}), dataset)
 
     def objective(asked: optuna.Trial) -> float:
-        space.suggest(asked)
-        config = space.config(asked.params)
+        config = space.config(space.suggest(asked))
         run = Run.begin(Folder.at(f"{out}/{asked.number:05d}"), config, dataset, 0)
         fit(config, kept_data(config, loaded, Worker()), run, Worker(), lambda record: None)
         return max(record["valid"]["ndcg@20"] for record in run.epochs())
