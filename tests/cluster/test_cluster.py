@@ -10,11 +10,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT, USER, Container, Host
+from ray.dashboard.modules.metrics.dashboards import default_dashboard_panels
 
 pytestmark = pytest.mark.cluster
 
@@ -83,20 +85,14 @@ def cluster(
     return made
 
 
-def submit(cluster: Cluster, name: str, *entrypoint: str) -> list[str]:
-    return ["ray", "job", "submit", "--address", cluster.address, "--submission-id", name, "--", *entrypoint]
-
-
 def test_a_job_from_elsewhere_runs_to_the_end_on_both_workers(cluster: Cluster) -> None:
     made_up = "--users 300 --items 400 --interactions 6000"
-    cluster.client.run("adar-ray", *f"data synthetic {made_up} --out /data/dataset".split())
+    cluster.client.run("adar-ray", *f"data synthetic {made_up} --out /data/datasets/ratings".split())
     # Two CPUs a worker, of the three that a node has.
-    train = (
-        "train --data /data/dataset --out /data/run --workers 2 --set train.threads=2 --set train.epochs=2"
-    )
-    told = cluster.client.run(*submit(cluster, "train-1", "adar-ray", *train.split())).stdout
-    assert "succeeded" in told
-    result = json.loads(cluster.client.run("cat", "/data/run/result.json").stdout)
+    settings = ["storage=/data", "workers.cpus=2", "train.epochs=2"]
+    submit = f"adar-ray submit jobs/train.yaml --address {cluster.address} --name first --wait".split()
+    cluster.client.run(*submit, *(word for setting in settings for word in ("--set", setting)))
+    result = json.loads(cluster.client.run("cat", "/data/runs/first/result.json").stdout)
     assert result["epochs"] == 2
 
     where = {node["node_id"]: node["node_ip"] for node in cluster.nodes()}
@@ -106,21 +102,20 @@ def test_a_job_from_elsewhere_runs_to_the_end_on_both_workers(cluster: Cluster) 
 
 
 def test_without_the_token_nothing_is_taken(cluster: Cluster) -> None:
-    job = submit(cluster, "stranger", "true")
-    assert "AuthenticationError" in cluster.stranger.fails(*job)
-    wrong = cluster.stranger.command("env", f"RAY_AUTH_TOKEN={'0' * 64}", *submit(cluster, "wrong", "true"))
-    refused = subprocess.run(wrong, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0
-    assert re.search("403|401|nvalid", refused.stdout + refused.stderr)
-
+    submit = ["ray", "job", "submit", "--address", cluster.address, "--", "true"]
+    assert "AuthenticationError" in cluster.stranger.fails(*submit)
     post = ["--post-data={}", "--header=Content-Type: application/json"]
     for path, more in (("/api/jobs/", post), ("/api/jobs/", []), ("/api/version", []), ("/metrics", [])):
         command = ["wget", "--server-response", "--tries=1", "-O-", *more, f"{cluster.address}{path}"]
         assert "401 Unauthorized" in cluster.stranger.fails(*command)
+    forged = "0" * 64
+    post = ["--server-response", "--tries=1", "--post-data={}", f"--header=Authorization: Bearer {forged}"]
+    assert "403 Forbidden" in cluster.stranger.fails("wget", *post, f"{cluster.address}/api/jobs/")
     own = f"--node-ip-address={cluster.client.host.address}"
     join = ["ray", "start", own, f"--address={cluster.head.host.address}:6379"]
-    assert "AuthenticationError" in cluster.stranger.fails(*join)
-    assert {job["submission_id"] for job in cluster.ask("/api/jobs/")} <= {"train-1", None}
+    assert "AuthenticationError" in cluster.stranger.fails("env", f"RAY_AUTH_TOKEN={forged}", *join)
+    assert len(cluster.nodes()) == 3
+    assert {job["submission_id"] for job in cluster.ask("/api/jobs/")} == {"first"}
 
 
 def test_every_node_tells_whether_it_is_healthy(cluster: Cluster) -> None:
@@ -141,6 +136,8 @@ def test_alerts_and_board_ask_for_metrics_that_there_are(cluster: Cluster) -> No
         panels = json.loads(board.read_text(encoding="utf-8"))["panels"]
         asked += [target["expr"] for panel in panels for target in panel.get("targets", [])]
     names = {name for expression in asked for name in re.findall(r"\bray_\w+", expression)}
-    of_gpus = {name for name in names if name.startswith(("ray_node_gpu", "ray_node_gram"))}
-    assert names
-    assert names - of_gpus <= exported
+    assert len(names & exported) > 10
+    # Some come with a GPU, or with the first event of their kind: Ray's own board knows them.
+    assert names - exported <= set(
+        re.findall(r"\bray_\w+", Path(default_dashboard_panels.__file__).read_text())
+    )

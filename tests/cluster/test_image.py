@@ -65,7 +65,7 @@ def test_no_ray_node_is_no_sickness(container: Callable[..., Container]) -> None
 def test_it_is_described(image: Image) -> None:
     described = json.loads(run("podman", "image", "inspect", image.name).stdout)[0]
     assert described["User"] == "1000:1000"
-    assert described["HealthCheck"]["Test"][-1] == "healthy"
+    assert described["Healthcheck"]["Test"] == ["CMD", "healthy"]
     assert {
         f"org.opencontainers.image.{label}"
         for label in ("title", "description", "licenses", "version", "revision")
