@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from calling import Adar, caller
 
-from adar_ray.cli import cli
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
@@ -27,43 +22,10 @@ SMALL = ["model.dim=8", "adar.pool=16", "train.batch_size=256", "train.epochs=2"
 SET = [word for setting in SMALL for word in ("--set", setting)]
 
 
-@dataclass
-class Ended:
-    status: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """What was printed, which has to be one JSON document and nothing else."""
-        assert self.status == 0, self.err
-        return json.loads(self.out)
-
-    def line(self) -> str:
-        """The error, which has to be one line, the last; before it nothing but what was being done."""
-        assert self.status == 1
-        assert self.out == ""
-        *before, line = self.err.splitlines()
-        assert line.startswith("adar-ray: ")
-        assert all(
-            re.fullmatch(r"training in this process|starting \d+ Ray Train workers", b) for b in before
-        )
-        return line
-
-
-Adar = Callable[..., Ended]
-
-
 @pytest.fixture
 def adar(capfd: pytest.CaptureFixture[str]) -> Adar:
     """Runs a command in this process."""
-
-    def call(*arguments: object) -> Ended:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli([str(argument) for argument in arguments], prog_name="adar-ray")
-        return Ended(caught.value.code or 0, *capfd.readouterr())
-
-    return call
+    return caller(capfd)
 
 
 @pytest.fixture(scope="module")

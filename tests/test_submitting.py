@@ -25,8 +25,8 @@ import psutil
 import pytest
 import requests
 import yaml
+from calling import Adar, caller
 
-from adar_ray.cli import cli
 from adar_ray.data.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
@@ -156,25 +156,6 @@ def wait_for(condition: Callable[[], Any], seconds: float = 240) -> Any:
     return found
 
 
-@dataclass
-class Ended:
-    status: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    def line(self) -> str:
-        assert self.status == 1
-        assert self.out == ""
-        (line,) = self.err.splitlines()
-        return line
-
-
-Adar = Callable[..., Ended]
-
-
 @pytest.fixture
 def adar(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Adar:
     """Runs a command as on a laptop: it knows address and token, and nothing of the object store."""
@@ -182,14 +163,7 @@ def adar(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
-
-    def call(*arguments: object) -> Ended:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli([str(argument) for argument in arguments], prog_name="adar-ray")
-        return Ended(caught.value.code or 0, *capfd.readouterr())
-
-    return call
+    return caller(capfd)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +229,7 @@ def test_a_job_that_fails_gives_its_own_status(adar: Adar, store: Path, tmp_path
     file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere")
     ended = adar("submit", file, "--wait", "--json")
     assert ended.status == 1
-    assert ended.json()["status"] == "FAILED"
+    assert json.loads(ended.out)["status"] == "FAILED"
     assert f"{store}/nowhere: is no run" in ended.err
 
 

@@ -344,11 +344,14 @@ def test_other_schedulers_come_to_an_end(dataset: Dataset, tmp_path: Path, sched
 
 
 def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Dataset, tmp_path: Path) -> None:
-    """A trial that cannot learn ends near one that can, with its weights and a rate like its."""
+    """A trial that cannot learn ends near one that can, with its weights and a rate like its.
+
+    Two trials run at a time and wait for the other two, so that none is over before all have begun.
+    """
     rates = {"optimiser.lr": {"loguniform": [1e-7, 0.03]}}
     population = space(
         rates,
-        base=BASE | {"train": BASE["train"] | {"epochs": 10, "batch_size": 128}},
+        base=BASE | {"train": BASE["train"] | {"epochs": 8, "batch_size": 128}},
         scheduler={"name": "pbt", "interval": 2},
         search={"algorithm": "random", "seed": 5},  # two rates that learn, two that do not
     )
@@ -359,7 +362,7 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
             began.setdefault(trial.number, trial.values["optimiser.lr"])
 
     out = tune_space(
-        dataset, population, tmp_path / "search", trials=4, concurrent=4, seeds=0, on_progress=note
+        dataset, population, tmp_path / "search", trials=4, concurrent=2, seeds=0, on_progress=note
     )
     trials = trials_of(out)
     best = max(trials, key=lambda trial: trial.value)

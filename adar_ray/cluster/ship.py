@@ -13,18 +13,8 @@ LARGEST = 100_000_000  # bytes; Ray keeps it in the head's memory
 _MACHINERY = (".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".*_cache", "*.egg-info", "node_modules")
 _SECRETS = (
     *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.token", "auth_token"),
-    *(
-        "id_rsa*",
-        "id_dsa*",
-        "id_ecdsa*",
-        "id_ed25519*",
-        ".ssh",
-        ".gnupg",
-        ".aws",
-        ".azure",
-        ".kube",
-        ".docker",
-    ),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker"),
     *(".netrc", ".pypirc", ".npmrc", "pip.conf", ".pgpass", "kubeconfig", "service?account*.json"),
     *("secrets", ".secrets", "secrets.*", "credentials", "credentials.*", "*_credentials.json"),
 )

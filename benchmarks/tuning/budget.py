@@ -3,8 +3,8 @@
     python benchmarks/tuning/budget.py --data ml-100k --source path/to/ml-100k --work scratch/
     python benchmarks/tuning/budget.py --data phone --source path/to/phone --work scratch/ --minutes 10
 
-Both searches run at the same time, one trial at a time on a core each, so that whatever disturbs one
-disturbs the other. The space is tune_spaces/score_aware.yaml: random search takes its parameters and nothing
+One search after the other, one trial at a time on one core; which comes first changes from repeat to repeat.
+The space is tune_spaces/score_aware.yaml: random search takes its parameters and nothing
 else of it. Searches choose on validation; the winner of each is trained again and ranks test once.
 Interrupted, it goes on.
 """
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -49,23 +48,14 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True, help="the data set as published")
     parser.add_argument("--work", type=Path, required=True, help="where the dataset and searches are kept")
     parser.add_argument("--minutes", type=float, default=5, help="of each search")
-    parser.add_argument("--arm", choices=ARMS, help="one search alone, of --repeat")
-    parser.add_argument("--repeat", type=int)
     arguments = parser.parse_args()
-    if arguments.arm:
-        _search(arguments, _folder(arguments, arguments.arm, arguments.repeat))
-        return
     data = arguments.work / arguments.data
     if not data.exists():
         split = "ratio" if arguments.data == "ml-100k" else "given"
         prepare(arguments.source, data, split=split, valid_fraction=0.1)
     for repeat in range(REPEATS):
-        searches = [
-            subprocess.Popen([sys.executable, *sys.argv, "--arm", arm, "--repeat", str(repeat)])
-            for arm in ARMS
-        ]
-        if any([search.wait() for search in searches]):
-            sys.exit(f"repeat {repeat}: a search failed")
+        for arm in ARMS if repeat % 2 == 0 else reversed(ARMS):
+            _search(arguments, _folder(arguments, arm, repeat), arm, repeat)
         print(f"repeat {repeat} of {REPEATS} is done", file=sys.stderr)
     _write(arguments, data)
 
@@ -74,12 +64,12 @@ def _folder(arguments: argparse.Namespace, arm: str, repeat: int) -> Path:
     return arguments.work / f"{arguments.data}-{'-'.join(arm.replace(',', '').split())}-{repeat}"
 
 
-def _search(arguments: argparse.Namespace, out: Path) -> None:
+def _search(arguments: argparse.Namespace, out: Path, arm: str, repeat: int) -> None:
     space = Space.load(SPACE).model_dump(mode="json")
     space |= {"budget": {"trials": 10_000, "patience": None}}
-    for part, content in ARMS[arguments.arm].items():
+    for part, content in ARMS[arm].items():
         space[part] = content
-    space["search"] = {**space["search"], "seed": arguments.repeat}
+    space["search"] = {**space["search"], "seed": repeat}
     if (out / SEARCH).exists():
         resume_search(out)
         return
@@ -87,7 +77,7 @@ def _search(arguments: argparse.Namespace, out: Path) -> None:
         arguments.work / arguments.data,
         Space.from_mapping(space, str(SPACE)),
         out,
-        settings=(*SETTINGS[arguments.data], f"train.seed={arguments.repeat}"),
+        settings=(*SETTINGS[arguments.data], f"train.seed={repeat}"),
         seconds=60 * arguments.minutes,
         concurrent=1,
     )

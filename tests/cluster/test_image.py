@@ -31,13 +31,13 @@ def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> N
         "--dry-run",
         "--old-file=.venv/.installed",
         "BIN=/opt/venv/bin",
-        "DEMO=/work/demo",
+        "DEMO=/home/adar/tried/demo",
         "demo",
     ]
     script = run(*recipe, cwd=ROOT).stdout
     assert script.count("/opt/venv/bin/adar-ray train") == 2
     one = container(
-        volumes={work: "/work", cache_folder(): "/cache"}, environment={"ADAR_RAY_CACHE": "/cache"}
+        volumes={work: "/home/adar/tried", cache_folder(): "/cache"}, environment={"ADAR_RAY_CACHE": "/cache"}
     )
     told = one.run("bash", "-euc", script, timeout=1800).stdout
     for name in ("uniform", "adar"):
