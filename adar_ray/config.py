@@ -134,6 +134,9 @@ class AdarConfig(Section):
     beta: float = Field(0.9, gt=0, le=1, description="The boundary as a share of the positive's score.")
     gamma: float = Field(1.0, ge=-3, le=3, description="Slope of the boundary over the positive's score.")
     M: int = Field(16, ge=1, description="The noise is the hardest of M from the pool.")
+    hidden: float = Field(
+        4.0, ge=0, description="Hidden positives to expect a seen item: who has seen much gets a lower M."
+    )
     K: int = Field(4, ge=1, description="Negatives a positive.")
     phi_min: float = Field(
         0.1, ge=0, le=1, description="Never nearer to the positive than this share of the way."

@@ -189,7 +189,7 @@ def test_each_negative_is_made_of_one_item_of_the_pool():
 def test_with_candidates_enough_the_noise_is_the_hardest_unseen_item_of_the_pool():
     seen = torch.rand(8, ITEMS, generator=torch.Generator().manual_seed(5)) < 0.7
     world = World(rows=8, seen=lambda item: seen[:, item])
-    noise = world.noise_items(AdarSampler(M=2000, K=2, pool=40))
+    noise = world.noise_items(AdarSampler(M=2000, K=2, pool=40, hidden=0))
     score_BP = world.pool_scores().masked_fill(seen[:, world.pool_P], -torch.inf)
     hardest = world.pool_P[score_BP.argmax(1)]
     assert noise == [[{item}] * 2 for item in hardest.tolist()]
@@ -214,6 +214,26 @@ def test_the_more_candidates_the_harder_the_noise():
         hardness.append(dot_score(world.user_BD, vector_BKD).mean().item())
     assert hardness == sorted(hardness)
     assert hardness[-1] > hardness[0] + 3
+
+
+@pytest.mark.parametrize(
+    ("share", "hidden", "M"), [(0.07, 4, 4), (0.15, 4, 2), (0.6, 4, 1), (0.07, 0, 16), (0.01, 4, 16)]
+)
+def test_who_has_seen_much_gets_fewer_candidates(share: float, hidden: float, M: int):
+    """On average the hardest of M unseen items of N has rank N / (M + 1) among them."""
+    rows, N = 400, 2000
+    seen = torch.rand(rows, N, generator=torch.Generator().manual_seed(3)) < share
+    seen[:, 0] = False  # where the positive is
+    world = World(rows=rows, items=N, seen=lambda item: seen[:, item])
+    world.positive_BD = world.item_ID[:1].expand(rows, -1)
+    vector_BKD = world.negatives(AdarSampler(M=16, K=4, hidden=hidden, phi_min=1, pool=1500)).vector_BKD
+    score_BP = world.pool_scores().masked_fill(seen[:, world.pool_P], -torch.inf)
+    score_BK = dot_score(world.user_BD, vector_BKD)
+    harder_BK = (score_BP[:, None] > score_BK[..., None] + 1e-9).sum(2) / (score_BP > -torch.inf).sum(1)[
+        :, None
+    ]
+    # The share of harder ones is beta-distributed: its variance is below 1 / (M + 1)^2.
+    assert abs(harder_BK.mean() - 1 / (M + 1)) < 4 / (M + 1) / math.sqrt(harder_BK.numel())
 
 
 def test_no_seen_item_is_ever_the_noise_even_of_users_who_have_seen_nearly_all():

@@ -38,6 +38,8 @@ class AdarSampler(nn.Module):
         beta: how near to the positive's score the boundary lies, as a share of it; 0.5 to 0.95.
         gamma: slope of the boundary over the positive's score; -1 to 1.
         M: the noise is the hardest of M vectors of the pool; 1 to 32.
+        hidden: how many hidden positives to expect for each item that a user has seen; 0 for none. They are
+            among his highest scores, so that for users who have seen much of the catalogue M is lower.
         K: negatives a positive; 1 to 8.
         phi_min: never nearer to the positive than this share of the way to noise.
         pool: noise vectors shared by the batch and scored by one matrix product.
@@ -55,6 +57,7 @@ class AdarSampler(nn.Module):
         beta: float = 0.9,
         gamma: float = 1.0,
         M: int = 16,
+        hidden: float = 4.0,
         K: int = 4,
         phi_min: float = 0.1,
         pool: int = 256,
@@ -67,7 +70,7 @@ class AdarSampler(nn.Module):
         dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.beta, self.gamma, self.M, self.K = beta, gamma, M, K
+        self.beta, self.gamma, self.M, self.hidden, self.K = beta, gamma, M, hidden, K
         self.phi_min, self.pool, self.warmup, self.attach = phi_min, pool, warmup, attach
         self.momentum = momentum
         self.noise, self.schedule = NOISES[noise](dim), Schedule(schedule, T)
@@ -134,11 +137,20 @@ class AdarSampler(nn.Module):
     def _choose_noise(
         self, score_BP: torch.Tensor, pool_P: torch.Tensor | None, items: Items, draws: Draws, M: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one."""
-        if items.seen is not None and pool_P is not None:
-            score_BP = score_BP.masked_fill(items.seen(pool_P), -torch.inf)
+        """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one.
+
+        A share 1/M of the catalogue is harder than the hardest of M. Where hidden positives have a larger
+        share, the hardest of so many fewer is taken.
+        """
+        seen_BP = None if items.seen is None or pool_P is None else items.seen(pool_P)
+        if seen_BP is not None:
+            score_BP = score_BP.masked_fill(seen_BP, -torch.inf)
         candidate_BKM = draws.integers(self.pool, self.K * M, stream=1).unflatten(1, (self.K, M))
         score_BKM = score_BP[:, None].expand(-1, self.K, -1).gather(2, candidate_BKM)
+        if seen_BP is not None:
+            M_B = (self.pool / (self.hidden * seen_BP.sum(1))).ceil()  # infinite where nothing is expected
+            is_beyond_BKM = (score_BKM > -torch.inf).cumsum(2) > M_B[:, None, None]
+            score_BKM = score_BKM.masked_fill(is_beyond_BKM, -torch.inf)
         best_BK, at_BK = score_BKM.max(2)
         return candidate_BKM.gather(2, at_BK[..., None])[..., 0], best_BK > -torch.inf
 

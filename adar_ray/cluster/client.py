@@ -35,6 +35,7 @@ from adar_ray.errors import AdarError, one_line
 ENTRY_POINT = "python -m adar_ray.cluster.driver"
 HERE = "http://127.0.0.1:8265"
 ANSWER_SECONDS = 10.0
+START_SECONDS = 60.0  # from a head's first answer until it takes jobs
 LOST_SECONDS = 60.0  # without an answer after which following gives up
 _FINGERPRINT = "adar-ray-job"
 _API_SERVER = "RAY_API_SERVER_ADDRESS"
@@ -126,7 +127,7 @@ class Cluster:
         number = attempts[-1].number + 1 if attempts else 1
         with self._in_one_line(), _runtime_env(job, name) as runtime_env:
             try:
-                self._client.submit_job(
+                self._submit(
                     entrypoint=ENTRY_POINT,
                     submission_id=name if number == 1 else f"{name}.{number}",
                     runtime_env=runtime_env,
@@ -140,6 +141,18 @@ class Cluster:
                     raise
                 return self._same(self.find(name), job), False  # somebody was faster
         return self.find(name), True
+
+    def _submit(self, **what: Any) -> None:
+        """Tries again while the head has only just started: it answers before it can take jobs."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._client.submit_job(**what)
+                return
+            except RuntimeError as error:
+                if "No available agent" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(1)
 
     def _same(self, attempt: Attempt, job: Job) -> Attempt:
         if (attempt.details.metadata or {}).get(_FINGERPRINT) != job.fingerprint:

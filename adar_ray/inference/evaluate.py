@@ -9,6 +9,7 @@ from typing import Any
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.run import Run
 
@@ -38,6 +39,7 @@ def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS)
             "evaluate another --split"
         )
     known, history = user_items(trained.dataset, *before), trained.history(*before)
+    keep_freed_memory()
     tally = tally_users(trained.model, known, truth, ks, history=history)
     result = {
         "split": split,

@@ -20,6 +20,7 @@ import torch
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.memory import keep_freed_memory
 from adar_ray.models.own import find_own, look_in, search_path
 from adar_ray.ranking.top_items import TILE, top_items
 from adar_ray.ray_session import ray_session
@@ -74,6 +75,7 @@ def _recommend_part(
 ) -> dict[str, np.ndarray]:
     """Ranks and writes one part of the users, in a Ray Data task."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     look_in(modules)
     if ":" in name:  # Ray Data tries a task without end if it cannot unpickle; an error of ours ends it
         find_own(name)

@@ -21,6 +21,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import PADDING, Rows, batches, rows_per_batch
 from adar_ray.errors import AdarError
 from adar_ray.histories import Histories
+from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import (
     HISTOGRAM_BINS,
@@ -108,6 +109,7 @@ def fit(
         AdarError: the loss is no longer a number.
     """
     torch.set_num_threads(config.train.threads)
+    keep_freed_memory()
     torch.manual_seed(config.train.seed)
     device = torch.device(worker.device)
     observed, valid = data.observed.to(device), data.valid.to(device)

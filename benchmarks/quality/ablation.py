@@ -26,6 +26,7 @@ from adar_ray import prepare
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import user_items
+from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.build import StepStatistics, TrainingStep, build_model, build_optimisers
 from adar_ray.user_items import UserItems
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of variants")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     out = arguments.work / arguments.name
     dataset = Dataset.open(out) if out.exists() else prepare(arguments.source, out, valid_fraction=0.1)
     config = load_config(settings=["train.epochs=80", *arguments.set])

@@ -29,6 +29,7 @@ def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> N
     recipe = [
         "make",
         "--dry-run",
+        "--no-print-directory",  # which it does where a make runs these tests
         "--old-file=.venv/.installed",
         "BIN=/opt/venv/bin",
         "DEMO=/home/adar/tried/demo",
