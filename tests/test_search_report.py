@@ -250,6 +250,21 @@ def test_the_parameter_that_alone_matters_is_the_important_one(name, worth, mode
     assert found[name] > 0.5
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_choices_among_numbers_far_apart_are_no_more_important_than_they_are(seed):
+    draw = random.Random(seed)
+    trials = []
+    for number in range(30):
+        parameters = {
+            "a.M": draw.choice([1, 2, 4, 8, 16, 32]),
+            "a.pool": draw.choice([64, 128, 256, 256, 512]),  # a search favours one of them by chance
+            "a.linear": draw.random(),
+        }
+        value = -abs(math.log2(parameters["a.M"]) - 2.5) + draw.gauss(0, 0.3)
+        trials.append(trial(number, value, **parameters))
+    assert next(iter(parameter_importance(trials, "max"))) == "a.M"
+
+
 def test_the_importance_of_parameters_that_only_some_trials_have():
     draw = random.Random(2)
     trials = []

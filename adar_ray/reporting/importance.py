@@ -11,6 +11,7 @@ import optuna
 from adar_ray.reporting.trials import Trial, column_of, finite, is_wide, parameters_of, ranked, value_of
 
 FEWEST = 8  # trials that the importance of a parameter needs
+STEPS = 10  # values up to which a number is a choice: the density of a number smears few values into none
 
 
 def parameter_importance(trials: Sequence[Trial], mode: str) -> dict[str, float]:
@@ -40,7 +41,8 @@ def importances(trials: Sequence[Trial], mode: str) -> tuple[dict[str, float], d
         elif len({place for _, place in column}) == 1:
             left_out[name] = "it had one value alone"
         else:
-            found[name] = _divergence(column, is_number, mode)
+            is_smooth = is_number and len({place for _, place in column}) > STEPS
+            found[name] = _divergence(column, is_smooth, mode)
     total = sum(found.values())
     if not total > 0:
         return {}, left_out, "No parameter can be told to matter."
@@ -48,14 +50,14 @@ def importances(trials: Sequence[Trial], mode: str) -> tuple[dict[str, float], d
     return found, left_out, ""
 
 
-def _divergence(column: Sequence[tuple[Trial, Any]], is_number: bool, mode: str) -> float:
+def _divergence(column: Sequence[tuple[Trial, Any]], is_smooth: bool, mode: str) -> float:
     """PED-ANOVA's importance of one parameter over the trials that have it.
 
     A study of its own for each parameter: PED-ANOVA looks at each by itself anyway, and older versions of
     optuna refuse parameters that only some trials have.
     """
     places = [place for _, place in column]
-    if is_number:
+    if is_smooth:
         distribution = optuna.distributions.FloatDistribution(min(places), max(places), log=is_wide(places))
     else:
         distribution = optuna.distributions.CategoricalDistribution(sorted(set(places)))
