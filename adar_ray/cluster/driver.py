@@ -104,7 +104,9 @@ def run_job(job: Job, name: str) -> int:
             running = record.begin(words)
             _say(f"{step}: {shlex.join(running)}")
             status = _run_step(running, job, record, deadline)
-            if status in (0, WRONG_USAGE, INTERRUPTED) or not tries_left:
+            if status == INTERRUPTED:  # whoever stops a job may tell its step first
+                raise KeyboardInterrupt
+            if status in (0, WRONG_USAGE) or not tries_left:
                 break
             _say(f"{step} failed with status {status}; again in {RETRY_SECONDS:g} s, {tries_left} tries left")
             time.sleep(RETRY_SECONDS)

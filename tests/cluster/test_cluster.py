@@ -124,19 +124,23 @@ def test_every_node_tells_whether_it_is_healthy(cluster: Cluster) -> None:
 
 
 def test_alerts_and_board_ask_for_metrics_that_there_are(cluster: Cluster) -> None:
-    exported = set()
-    for node in (cluster.head, *cluster.workers):
-        page = f"http://{node.host.address}:{METRICS}/metrics"
-        # Whoever reaches this port reads it, token or not: the reason for the network policy.
-        text = cluster.stranger.run("wget", "--quiet", "-O-", page).stdout
-        exported |= set(re.findall(r"^(ray_\w+)", text, re.MULTILINE))
+    exported: set[str] = set()
+
+    def are_there() -> bool:
+        for node in (cluster.head, *cluster.workers):
+            page = f"http://{node.host.address}:{METRICS}/metrics"
+            # Whoever reaches this port reads it, token or not: the reason for the network policy.
+            text = cluster.stranger.run("wget", "--quiet", "-O-", page).stdout
+            exported.update(re.findall(r"^(ray_\w+)", text, re.MULTILINE))
+        return len(names & exported) > 10
+
     alerts = yaml.safe_load((ROOT / "docker/monitoring/alerts.yaml").read_text(encoding="utf-8"))
     asked = [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
     for board in (ROOT / "docker/monitoring/dashboards").glob("*.json"):
         panels = json.loads(board.read_text(encoding="utf-8"))["panels"]
         asked += [target["expr"] for panel in panels for target in panel.get("targets", [])]
     names = {name for expression in asked for name in re.findall(r"\bray_\w+", expression)}
-    assert len(names & exported) > 10
+    wait_for("most metrics", are_there)
     # Some come with a GPU, or with the first event of their kind: Ray's own board knows them.
     assert names - exported <= set(
         re.findall(r"\bray_\w+", Path(default_dashboard_panels.__file__).read_text())
