@@ -135,7 +135,7 @@ class AdarConfig(Section):
     gamma: float = Field(1.0, ge=-3, le=3, description="Slope of the boundary over the positive's score.")
     M: int = Field(16, ge=1, description="The noise is the hardest of M from the pool.")
     hidden: float = Field(
-        4.0, ge=0, description="Hidden positives to expect a seen item: who has seen much gets a lower M."
+        16.0, ge=0, description="Hidden positives to expect a seen item: who has seen much gets a lower M."
     )
     K: int = Field(4, ge=1, description="Negatives a positive.")
     phi_min: float = Field(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -312,6 +315,24 @@ def test_a_job_that_ran_out_of_time_goes_on(dataset: Dataset, tmp_path: Path) ->
     assert f"train --resume {run}" in second.stderr
     assert second.stderr.count("epoch ") <= 3
     assert json.loads((run / "result.json").read_text())["epochs"] == finished + 2
+
+
+def test_a_step_that_is_interrupted_stops_its_job(dataset: Dataset, tmp_path: Path) -> None:
+    small = "--set model.dim=8 --set adar.pool=16 --set train.device=cpu --set train.epochs=100000"
+    train = f"train --data {dataset.folder} --out $storage/runs/$name {small} --set train.patience=99999"
+    file = write(tmp_path, storage=str(tmp_path / "store"), workers={"number": 0}, steps=[train], retries=3)
+    command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.pt").exists():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (step,) = psutil.Process(driver.pid).children()
+    step.send_signal(signal.SIGINT)
+    _, told = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert told.splitlines()[-1] == "adar-ray job: stopped; submitted again, me goes on"
 
 
 def test_the_status_of_a_step_that_fails_is_the_jobs(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ class AdarSampler(nn.Module):
         beta: float = 0.9,
         gamma: float = 1.0,
         M: int = 16,
-        hidden: float = 4.0,
+        hidden: float = 16.0,
         K: int = 4,
         phi_min: float = 0.1,
         pool: int = 256,
