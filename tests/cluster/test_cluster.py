@@ -81,7 +81,8 @@ def cluster(
         own = f"--node-ip-address={worker.host.address}"
         join = f"--address={head.host.address}:6379"
         worker.start(work / f"worker{n}.log", *start, own, join, "--num-cpus=3")
-    wait_for("the workers", lambda: sum(node["state"] == "ALIVE" for node in made.nodes()) == 3)
+        # One after the other: Ray gives a node 30 s to start.
+        wait_for(f"worker {n}", lambda n=n: sum(node["state"] == "ALIVE" for node in made.nodes()) == n + 2)
     return made
 
 
