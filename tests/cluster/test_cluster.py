@@ -23,6 +23,8 @@ pytestmark = pytest.mark.cluster
 METRICS = 8080
 # Metrics that come with a GPU, or with the first event of their kind.
 LATER = {
+    "ray_actors",
+    "ray_tasks",
     "ray_node_gpus_utilization",
     "ray_node_gram_used",
     "ray_memory_manager_worker_eviction_total",
