@@ -13,10 +13,10 @@ import torch
 from matplotlib.figure import Figure
 
 from adar_ray.adar.transition import score_aware_boundary, transition_angle
+from adar_ray.config import AdarConfig
 from adar_ray.reporting.figures import STYLE
 
-DEFAULTS = {"beta": 0.9, "gamma": 1.0, "M": 16}
-PHI_MIN = 0.1
+DEFAULTS = AdarConfig()
 VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.0, -1.0), "M": (1, 4, 16, 64)}
 R_MEAN = 2.0  # standard deviations above the average item: what positives reach early in training
 # What the hardest of M standard normal scores is on average, for M = 1, 4, 16, 64.
@@ -30,11 +30,11 @@ def main() -> None:
         r = torch.linspace(0.02, 5, 500, dtype=torch.float64)
         for name, values in VALUES.items():
             for value in values:
-                setting = DEFAULTS | {name: value}
-                z = score_aware_boundary(r, setting["beta"], setting["gamma"], R_MEAN)
+                setting = DEFAULTS.model_copy(update={name: value})
+                z = score_aware_boundary(r, setting.beta, setting.gamma, R_MEAN)
                 # A noise item of average hardness.
-                phi = transition_angle(r, torch.full_like(r, HARDEST[setting["M"]]), z)
-                share = (phi / (math.pi / 2)).clamp_min(PHI_MIN)
+                phi = transition_angle(r, torch.full_like(r, HARDEST[setting.M]), z)
+                share = (phi / (math.pi / 2)).clamp_min(DEFAULTS.phi_min)
                 panels[f"{name}, t"].plot(r, share, label=f"{name} = {value:g}")
                 if name in panels:
                     panels[name].plot(r, z, label=f"{name} = {value:g}")
@@ -42,7 +42,7 @@ def main() -> None:
             panels[name].plot(r, r, color="#9aa5b1", linestyle=":", label="the positive")
             panels[name].set(ylim=(0, 5), ylabel="boundary z(r)")
         for name in VALUES:
-            panels[f"{name}, t"].axhline(PHI_MIN, color="#9aa5b1", linestyle=":", label="phi_min")
+            panels[f"{name}, t"].axhline(DEFAULTS.phi_min, color="#9aa5b1", linestyle=":", label="phi_min")
             panels[f"{name}, t"].set(ylim=(0, 1.05), ylabel="timestep t* / T", xlabel="positive's score r")
         for axes in panels.values():
             axes.legend()

@@ -36,13 +36,13 @@ def importances(trials: Sequence[Trial], mode: str) -> tuple[dict[str, float], d
     left_out: dict[str, str] = {}
     for name in parameters_of(trials):
         column, is_number = column_of(judged, name)
+        places = {place for _, place in column}
         if len({value_of(trial) for trial, _ in column}) < 2 or len(column) < FEWEST:
             left_out[name] = f"too few trials have it ({len(column)})"
-        elif len({place for _, place in column}) == 1:
+        elif len(places) == 1:
             left_out[name] = "it had one value alone"
         else:
-            is_smooth = is_number and len({place for _, place in column}) > STEPS
-            found[name] = _divergence(column, is_smooth, mode)
+            found[name] = _divergence(column, is_number and len(places) > STEPS, mode)
     total = sum(found.values())
     if not total > 0:
         return {}, left_out, "No parameter can be told to matter."
