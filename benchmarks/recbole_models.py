@@ -101,7 +101,7 @@ def main() -> None:
 
 def one_run(model: str, dataset: Dataset, settings: dict[str, Any], weight: float) -> dict[str, Any]:
     start = time.perf_counter()
-    trained = train(model, dataset, settings, AdarSampler() if weight else None, weight)
+    trained = train(model, dataset, settings, AdarSampler(hidden=0) if weight else None, weight)
     run = {
         "best_epoch": trained.best_epoch,
         "valid": trained.valid,
@@ -122,7 +122,7 @@ def write(path: Path, arguments: argparse.Namespace, runs: list[dict[str, Any]])
     content = {
         "command": "python benchmarks/recbole_models.py --data-ratio ratio --data-loo loo",
         "datasets": datasets,
-        "adar": "AdarSampler() with its defaults, BPR loss, added with weight adar_weight",
+        "adar": "AdarSampler(hidden=0), else its defaults, BPR loss, added with weight adar_weight",
         "recbole": metadata.version("recbole"),
         **environment(),
         "runs": runs,

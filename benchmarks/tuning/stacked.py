@@ -102,6 +102,7 @@ def configurations(trials: int) -> list[Config]:
                     "beta": chance.uniform(0.5, 0.95),
                     "gamma": 1.0 if trial % 4 == 3 else chance.uniform(-1, 1),
                     "phi_min": chance.uniform(0, 0.3),
+                    "hidden": 0,  # the stack knows no lower M
                 },
                 "optimiser": {"lr": 10 ** chance.uniform(-3.5, -2)},
                 "loss": {"l2": 10 ** chance.uniform(-5, -1.5)},
