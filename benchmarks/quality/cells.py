@@ -1,8 +1,9 @@
 """One cell of a table: a sampler tuned on validation with as many trials as all others, tested over seeds.
 
-Trials are drawn at random from tune_spaces/samplers.yaml, the same budget for every sampler. The best on
+First what all samplers have in common is tuned on a grid, each sampler at its own usual values; then, at
+the best of these, the sampler's own parameters are drawn at random from a space. The best of all trials on
 validation is trained again with other seeds, and each of these runs ranks test once. All of it lies in
-folders under the work folder, a run each, so that a table that was interrupted goes on with what is missing.
+folders under the work folder, a run each, so that an interrupted table goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import optuna
 
 from adar_ray import evaluate, prepare, resume, train
-from adar_ray.config import Config
+from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.metrics import ranking_metrics
@@ -26,7 +28,15 @@ from adar_ray.ranking.top_items import top_items
 from adar_ray.training.run import Run
 from adar_ray.tuning.spaces import Space
 
-SPACE = Path(__file__).parents[2] / "tune_spaces" / "samplers.yaml"
+FIRST = {
+    "uniform": {"sampler.negatives": 4},
+    "popularity": {"sampler.negatives": 4},
+    "ahns": {"sampler.candidates": 32},
+}
+"""A sampler's own values on the grid, where they are not the library's defaults.
+
+AHNS's are its authors'; plain negatives cost little, and are as many as ADAR's.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,32 +44,44 @@ class Cell:
     """A model, a data set and a sampler.
 
     Attributes:
-        settings: `section.key=value` for all trials of the cell.
+        name: of its folder.
+        settings: `section.key=value` for all trials.
+        grid: points that every sampler tries first, values by `section.key`.
+        space: what the sampler's own parameters are drawn from.
+        draws: how many trials these are.
         metric: what trials are chosen by.
     """
 
-    model: str
-    data: str
+    name: str
     sampler: str
     settings: tuple[str, ...]
-    metric: str = "ndcg@20"
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}-{self.data}-{self.sampler}"
+    grid: tuple[dict[str, Any], ...]
+    space: Path
+    draws: int
+    metric: str
 
 
 def dataset_of(name: str, sources: Path, work: Path, **options: Any) -> Dataset:
-    """The data set, prepared with a tenth of its training interactions for validation."""
+    """The data set, prepared with `options` where it is not there yet."""
     out = work / "data" / name
-    return Dataset.open(out) if out.exists() else prepare(sources / name, out, valid_fraction=0.1, **options)
+    return Dataset.open(out) if out.exists() else prepare(sources / name, out, **options)
 
 
-def outcome(cell: Cell, dataset: Dataset, work: Path, trials: int, seeds: int) -> dict[str, Any]:
+def grid(**points: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """All combinations; a key's dot is written as two underscores."""
+    names = [name.replace("__", ".") for name in points]
+    return tuple(dict(zip(names, values, strict=True)) for values in product(*points.values()))
+
+
+def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, Any]:
     """What came of a cell: validation of every trial, test of every seed, NDCG of every user on test."""
     folder = work / "cells" / cell.name
-    tried = [_trial(cell, dataset, folder, number) for number in range(trials)]
-    best = max(tried, key=lambda trial: trial["valid"])
+    own = {"sampler.name": cell.sampler, **FIRST.get(cell.sampler, {})}
+    tried = [_trial(cell, dataset, folder / f"grid-{n}", own | point) for n, point in enumerate(cell.grid)]
+    common = {name: _best(tried)["values"][name] for name in cell.grid[0]}
+    for n, drawn in enumerate(_draws(cell)):
+        tried.append(_trial(cell, dataset, folder / f"draw-{n}", drawn | common))
+    best = _best(tried)
     config = _config(cell, best["values"])
     runs = []
     for seed in range(1, seeds + 1):  # seed 0 has chosen
@@ -82,17 +104,6 @@ def outcome(cell: Cell, dataset: Dataset, work: Path, trials: int, seeds: int) -
     }
 
 
-def suggestions(sampler: str, trials: int) -> list[dict[str, Any]]:
-    """The trials of a sampler: random points of its own part of the space, the same on every data set."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    space, points = Space.load(SPACE), []
-    for _ in range(trials):
-        study.enqueue_trial({"sampler.name": sampler})
-        asked = study.ask()
-        points.append(space.suggest(asked))
-    return points
-
-
 def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
 
@@ -102,11 +113,25 @@ def user_means(result: dict[str, Any]) -> np.ndarray:
     return np.mean([run["users"] for run in result["runs"]], axis=0)
 
 
-def _trial(cell: Cell, dataset: Dataset, folder: Path, number: int) -> dict[str, Any]:
-    written = folder / f"trial-{number:02d}.json"
+def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(trials, key=lambda trial: trial["valid"])
+
+
+def _draws(cell: Cell) -> list[dict[str, Any]]:
+    """Random points of the sampler's own part of the space, the same on every data set."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space, points = Space.load(cell.space), []
+    for _ in range(cell.draws):
+        study.enqueue_trial({"sampler.name": cell.sampler})
+        points.append(space.suggest(study.ask()))
+    return points
+
+
+def _trial(cell: Cell, dataset: Dataset, folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    written = folder.with_suffix(".json")
     if not written.exists():
-        values = suggestions(cell.sampler, number + 1)[number]
-        run = _finished(folder / f"trial-{number:02d}", _config(cell, values), dataset)
+        run = _finished(folder, _config(cell, values), dataset)
         valid = max(record["valid"][cell.metric] for record in run.epochs())
         written.write_text(json.dumps({"values": values, "valid": valid, "epochs": len(run.epochs())}))
         run.folder.remove()
@@ -114,7 +139,8 @@ def _trial(cell: Cell, dataset: Dataset, folder: Path, number: int) -> dict[str,
 
 
 def _config(cell: Cell, values: dict[str, Any]) -> Config:
-    return Space.load(SPACE).config(values, cell.settings)
+    chosen = [f"{name}={value}" for name, value in values.items()]
+    return load_config(settings=[*cell.settings, f"train.metric={cell.metric}", *chosen])
 
 
 def _finished(folder: Path, config: Config, dataset: Dataset) -> Run:
