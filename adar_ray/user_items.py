@@ -9,7 +9,7 @@ import torch
 
 
 class UserItems:
-    """The set of (user, item) pairs that happened, sorted; 8 bytes a pair.
+    """The set of (user, item) pairs that happened; 8 bytes a pair, 12 once shared items are asked for.
 
     Args:
         user_E, item_E: the pairs, in any order, repeated or not.
@@ -22,12 +22,13 @@ class UserItems:
         self._pair_E = torch.unique(pair_E)  # sorted
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)
+        self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return self._pair_E.numel()
 
     def to(self, device: torch.device | str) -> UserItems:
-        self._pair_E, self._start = self._pair_E.to(device), self._start.to(device)
+        self._pair_E, self._start, self._by_item = self._pair_E.to(device), self._start.to(device), None
         return self
 
     def counts(self) -> torch.Tensor:
@@ -44,12 +45,8 @@ class UserItems:
 
     def of(self, user_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Items of each given user as `(row, item)`: the position in `user_B`, and the item."""
-        start_B = self._start[user_B]
-        count_B = self._start[user_B + 1] - start_B
-        row = torch.repeat_interleave(torch.arange(len(user_B), device=user_B.device), count_B)
-        offset = torch.arange(len(row), device=user_B.device) - (count_B.cumsum(0) - count_B)[row]
-        item = self._pair_E[start_B[row] + offset] - user_B[row].to(torch.int64) * self.n_items
-        return row, item
+        row, at = _walk(self._start, user_B)
+        return row, self._pair_E[at] - user_B[row].to(torch.int64) * self.n_items
 
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         """`[B, K]`: whether the pair happened."""
@@ -62,19 +59,34 @@ class UserItems:
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """`[B, P]`: the same for items that all users have in common.
 
-        Walks the users' own items, which are few, instead of asking for all B x P pairs.
+        Walks these items' users: random items have fewer than the users of a batch, who are active ones, have
+        items.
         """
-        different, of_B = torch.unique(user_B, return_inverse=True)  # active users stand in a batch often
-        row, item = self.of(different)
-        column_of_item = torch.full((self.n_items,), -1, device=item_P.device)
-        column_P = torch.arange(len(item_P), device=item_P.device)
-        column_of_item[item_P] = column_P
-        column = column_of_item[item]
-        asked = column >= 0
+        different, of_B = torch.unique(user_B, return_inverse=True)
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
-        seen_BP[row[asked], column[asked]] = True
-        # An item that stands there several times has been found in one of its columns.
-        found_P = column_of_item[item_P]
-        again = (found_P != column_P).nonzero()[:, 0]
-        seen_BP[:, again] = seen_BP[:, found_P[again]]
+        if len(self) and len(different):
+            column, user = self._users_of(item_P)
+            row = torch.searchsorted(different, user).clamp_max_(len(different) - 1)
+            asked = different[row] == user
+            seen_BP[row[asked], column[asked]] = True
         return seen_BP.index_select(0, of_B)
+
+    def _users_of(self, item_P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Users of each given item as `(column, user)`: the position in `item_P`, and the user."""
+        if self._by_item is None:
+            user_E, item_E = self.pairs()
+            ends = torch.bincount(item_E, minlength=self.n_items).cumsum(0)
+            self._by_item = user_E[item_E.argsort()].to(torch.int32), torch.cat([ends.new_zeros(1), ends])
+        user_E, start = self._by_item
+        column, at = _walk(start, item_P)
+        return column, user_E[at].to(torch.int64)
+
+
+def _walk(start: torch.Tensor, group_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Members of each given group, which lie together from `start[g]` to `start[g + 1]`, as `(position in
+    group_G, where the member lies)`."""
+    start_G = start[group_G]
+    count_G = start[group_G + 1] - start_G
+    position = torch.repeat_interleave(torch.arange(len(group_G), device=group_G.device), count_G)
+    offset = torch.arange(len(position), device=group_G.device) - (count_G.cumsum(0) - count_G)[position]
+    return position, start_G[position] + offset
