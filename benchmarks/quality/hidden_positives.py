@@ -1,0 +1,194 @@
+"""Why it works: how many negatives are hidden positives, against how hard they are, for every sampler.
+
+    python benchmarks/quality/hidden_positives.py --source path/to/ml-100k --work scratch/ --name ml-100k
+    python benchmarks/quality/hidden_positives.py --work scratch/ --name synthetic
+
+Hidden positives are what a user would have liked: of a synthetic world all that it knows the user to like, of
+real data what was held out. MF with BPR is trained with each sampler until validation gets no better, and the
+sampler is asked once more for the negatives of all training pairs. Of these
+
+- hardness: g = sigmoid(score - positive's score), the weight that BPR's gradient gives a negative; the mean;
+- hidden: the share of g that falls on a hidden positive. A generated negative counts as the item nearest to
+  it other than its own positive;
+- pushed: the share of g that pushes a hidden positive down. A negative of ADAR pushes its noise item, with
+  sin(phi) of its weight, and nothing else.
+
+Legend: B rows of the batch, K negatives a row, I items, P items of the pool, D dimensions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from environment import environment
+from loop import fit
+
+from adar_ray import prepare
+from adar_ray.config import Config, load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.synthetic import Truth, synthesise
+from adar_ray.draws import Draws
+from adar_ray.inference.model import user_items
+from adar_ray.memory import keep_freed_memory
+from adar_ray.negatives import Items
+from adar_ray.user_items import UserItems
+
+WORLD = {"users": 2000, "items": 2000, "interactions": 60_000, "seed": 0}
+SETTINGS = ("model.name=mf", "loss.name=bpr", "train.epochs=150", "train.patience=12")
+SAMPLERS = {
+    "uniform": ("sampler.name=uniform",),
+    "popularity": ("sampler.name=popularity",),
+    **{f"dns {M}": ("sampler.name=dns", f"sampler.candidates={M}") for M in (2, 4, 8, 16, 32)},
+    **{f"mixgcf {M}": ("sampler.name=mixgcf", f"sampler.candidates={M}") for M in (4, 16)},
+    **{f"dens {M}": ("sampler.name=dens", f"sampler.candidates={M}") for M in (4, 16)},
+    **{f"ahns {beta}": ("sampler.name=ahns", f"ahns.beta={beta}") for beta in (0.03, 0.1, 0.3, 1.0)},
+    **{
+        f"srns {temperature}": ("sampler.name=srns", f"srns.temperature={temperature}")
+        for temperature in (1, 4)
+    },
+    "adar": ("sampler.name=adar",),
+    **{f"adar, beta {beta}": ("sampler.name=adar", f"adar.beta={beta}") for beta in (0.5, 0.7, 0.95)},
+    **{f"adar, M {M}": ("sampler.name=adar", f"adar.M={M}") for M in (1, 4, 32)},
+    "adar, hidden 0": ("sampler.name=adar", "adar.hidden=0"),
+}
+Hidden = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--source", type=Path, help="as published; without it, a synthetic world")
+    parser.add_argument("--work", type=Path, required=True, help="where the dataset is kept")
+    parser.add_argument("--name", required=True, help="of the data set, in the results")
+    parser.add_argument("--set", action="append", default=[], help="section.key=value, for all samplers")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    dataset = _dataset(arguments.source, arguments.work / arguments.name)
+    hidden = _held_out(dataset) if arguments.source else _liked(dataset)
+    results = Path(__file__).parents[1] / "results" / "quality_hidden_positives.json"
+    content = json.loads(results.read_text()) if results.exists() else {}
+    rows = content.setdefault(arguments.name, {"settings": arguments.set, "samplers": {}})["samplers"]
+    for name, settings in SAMPLERS.items():
+        if name in rows:
+            continue
+        config = load_config(settings=[*SETTINGS, *settings, *arguments.set])
+        rows[name] = _study(config, dataset, hidden)
+        print(name, rows[name], file=sys.stderr, flush=True)
+        content |= {
+            "what": "at the best epoch on validation: mean hardness, and shares of the gradient's weight",
+            "command": "python benchmarks/quality/hidden_positives.py --source DATA --work DIR --name DATA",
+            **environment(),
+        }
+        results.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _dataset(source: Path | None, out: Path) -> Dataset:
+    if out.exists():
+        return Dataset.open(out)
+    return prepare(source, out, split="ratio") if source else synthesise(**WORLD, out=out)
+
+
+def _held_out(dataset: Dataset) -> Hidden:
+    return user_items(dataset, "valid", "test").contains
+
+
+def _liked(dataset: Dataset) -> Hidden:
+    truth = Truth.open(dataset)
+
+    def hidden(user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
+        user = np.repeat(user_B.numpy(), item_BK.shape[1])
+        return torch.from_numpy(truth.likes(user, item_BK.numpy().ravel())).view(item_BK.shape)
+
+    return hidden
+
+
+@torch.no_grad()
+def _study(config: Config, dataset: Dataset, hidden: Hidden) -> dict[str, float]:
+    with torch.enable_grad():
+        fitted = fit(config, dataset)
+    observed, model, sampler = user_items(dataset, "train"), fitted.model, fitted.samplers[-1]
+    vector_ID = model.items(torch.arange(observed.n_items))
+    user_E, item_E = observed.pairs()
+    total = torch.zeros(4, dtype=torch.float64)
+    for number, at_B in enumerate(torch.arange(len(user_E)).split(1024)):
+        user_B, item_B = user_E[at_B], item_E[at_B]
+        user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
+        items, pool = _items(model, observed, user_B, item_B, fitted.figures["epoch"])
+        negatives = sampler(user_BD, positive_BD, items, Draws(at_B, 0, 0, number))
+        score_BK = model.score(user_BD, negatives.vector_BKD)
+        positive_B1 = model.score(user_BD, positive_BD[:, None])
+        g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK
+        if negatives.item_BK is not None:
+            near_BK = negatives.item_BK
+        else:
+            near_BK = _nearest(negatives.vector_BKD, vector_ID, item_B)
+        pushed_BK, share_BK = near_BK, torch.ones_like(g_BK)
+        if negatives.timestep_BK is not None:
+            phi_BK1 = (negatives.timestep_BK * (math.pi / 2))[..., None]
+            mean_D = pool[0].mean(0)
+            far_BKD = negatives.vector_BKD - mean_D - phi_BK1.cos() * (positive_BD[:, None] - mean_D)
+            pushed_BK = _nearest(mean_D + far_BKD / phi_BK1.sin().clamp_min(1e-3), vector_ID)
+            share_BK = phi_BK1.sin()[..., 0]
+        total += torch.stack(
+            [
+                negatives.mask_BK.sum(),
+                g_BK.sum(),
+                (g_BK * hidden(user_B, near_BK)).sum(),
+                (g_BK * share_BK * hidden(user_B, pushed_BK)).sum(),
+            ]
+        )
+    count, weight, near, pushed = total.tolist()
+    figures = {"hardness": weight / count, "hidden": near / weight, "pushed": pushed / weight}
+    return {**figures, "valid ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
+
+
+def _items(
+    model: torch.nn.Module, observed: UserItems, user_B: torch.Tensor, item_B: torch.Tensor, epoch: int
+) -> tuple[Items, list[torch.Tensor]]:
+    """What the sampler may look up, and the vectors that it has looked up so far."""
+    looked_up: list[torch.Tensor] = []
+
+    def vectors(item: torch.Tensor) -> torch.Tensor:
+        looked_up.append(model.items(item))
+        return looked_up[-1]
+
+    def seen(item: torch.Tensor) -> torch.Tensor:
+        known = observed.contains_shared if item.dim() == 1 else observed.contains
+        return known(user_B, item)
+
+    items = Items(
+        vectors,
+        observed.n_items,
+        model.score,
+        seen,
+        user_B,
+        item_B,
+        popularity_I=observed.item_counts(),
+        epoch=epoch,
+    )
+    return items, looked_up
+
+
+def _nearest(
+    vector_BKD: torch.Tensor, vector_ID: torch.Tensor, but_B: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`[B, K]`: the item whose vector is nearest, other than the row's of `but_B`."""
+    distance_BKI = torch.cdist(vector_BKD.flatten(0, 1), vector_ID).unflatten(0, vector_BKD.shape[:2])
+    if but_B is not None:
+        distance_BKI.scatter_(2, but_B[:, None, None].expand(-1, vector_BKD.shape[1], 1), torch.inf)
+    return distance_BKI.argmin(2)
+
+
+if __name__ == "__main__":
+    main()

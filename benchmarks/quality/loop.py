@@ -1,0 +1,99 @@
+"""The library's training step in a loop of pure torch, without Ray: what samplers are studied with.
+
+Legend: B rows of the batch, E (user, item) pairs.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from adar_ray.config import Config
+from adar_ray.data.dataset import Dataset
+from adar_ray.inference.model import user_items
+from adar_ray.models.protocol import BaseModel
+from adar_ray.ranking.tally import tally_users
+from adar_ray.training.build import (
+    StepStatistics,
+    TrainingStep,
+    build_model,
+    build_optimisers,
+    build_samplers,
+)
+from adar_ray.user_items import UserItems
+
+METRICS = ("recall@20", "ndcg@20")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The best epoch on validation.
+
+    Attributes:
+        figures: its metrics, its number, the mean timestep in it, and the median seconds of all epochs.
+        model: as it was then, with the samplers that trained it.
+    """
+
+    figures: dict[str, float]
+    model: BaseModel
+    samplers: nn.ModuleList
+
+
+def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | None = None) -> Fitted:
+    """Trains until validation has got no better for `train.patience` epochs.
+
+    Args:
+        sampler: D -> the sampler, in place of the configuration's.
+    """
+    seed = config.train.seed
+    torch.manual_seed(seed)
+    observed, valid = user_items(dataset, "train"), user_items(dataset, "valid")
+    model = build_model(config, observed, dataset)
+    if sampler:
+        samplers = nn.ModuleList([sampler(config.model.dim)])
+    else:
+        samplers = build_samplers(config, model, observed)
+    optimisers = build_optimisers(config, model, samplers)
+    step = TrainingStep(config, model, samplers, observed)
+    best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, step, []
+    for epoch in range(1, config.train.epochs + 1):
+        started = time.perf_counter()
+        total = _epoch(step, optimisers, observed, config.train.batch_size, (seed, epoch))
+        seconds.append(time.perf_counter() - started)
+        model.eval()
+        metrics = tally_users(model, observed, valid, [20]).metrics(observed.item_counts())
+        if metrics["ndcg@20"] > best["ndcg@20"]:
+            timestep = StepStatistics.summary(total)[1].get("timestep", 1.0)
+            best = {name: metrics[name] for name in METRICS} | {"timestep": timestep, "epoch": epoch}
+            kept = copy.deepcopy(step)
+        if epoch - best["epoch"] >= config.train.patience:
+            break
+    return Fitted(best | {"seconds an epoch": statistics.median(seconds)}, kept.model, kept.samplers)
+
+
+def _epoch(
+    step: TrainingStep,
+    optimisers: list[torch.optim.Optimizer],
+    observed: UserItems,
+    batch_size: int,
+    key: tuple[int, int],
+) -> torch.Tensor:
+    user_E, item_E = observed.pairs()
+    step.train()
+    total = torch.zeros(())
+    for number, row_B in enumerate(torch.randperm(len(user_E)).split(batch_size)):
+        at_B = torch.arange(len(row_B))
+        loss, statistics_ = step(user_E[row_B], item_E[row_B], at_B, (*key, number))
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        (loss / len(row_B)).backward()
+        for optimiser in optimisers:
+            optimiser.step()
+        total = total + statistics_
+    return total
