@@ -1,6 +1,6 @@
 """What each part of ADAR is worth: MF with BPR, one thing changed at a time.
 
-    python benchmarks/quality/ablation.py --source path/to/beauty --work scratch/ --name beauty
+    python benchmarks/quality/ablation.py --sources path/to/data --work scratch/ --data beauty
 
 Pure torch, without Ray: the training step of the library in a loop of its own. The best epoch is chosen on
 validation; figures are of validation, test is not read. Interrupted, it goes on with what is missing.
@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from data import DATA, dataset_of
 from environment import environment
 from loop import METRICS, fit
 from variants import variants
 
-from adar_ray import prepare
 from adar_ray.config import load_config
-from adar_ray.data.dataset import Dataset
 from adar_ray.memory import keep_freed_memory
 
 
@@ -31,26 +30,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, required=True, help="the data set as published")
-    parser.add_argument("--work", type=Path, required=True, help="where the dataset is kept")
-    parser.add_argument("--name", required=True, help="of the data set, in the results")
+    parser.add_argument("--sources", type=Path, required=True, help="folder of the data sets as published")
+    parser.add_argument("--work", type=Path, required=True, help="where datasets are kept")
+    parser.add_argument("--data", required=True, choices=DATA)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for all variants")
     parser.add_argument("--only", nargs="+", help="names of variants")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    out = arguments.work / arguments.name
-    dataset = Dataset.open(out) if out.exists() else prepare(arguments.source, out, valid_fraction=0.1)
+    dataset = dataset_of(arguments.data, arguments.sources, arguments.work, DATA[arguments.data])
     config = load_config(settings=["train.epochs=150", "train.patience=12", *arguments.set])
     base = config.adar.model_dump(exclude={"weight"})
-    results = Path(__file__).parents[1] / "results" / f"quality_ablation_{arguments.name}.json"
+    results = Path(__file__).parents[1] / "results" / f"quality_ablation_{arguments.data}.json"
     content = json.loads(results.read_text()) if results.exists() else {"variants": {}}
     content |= {
         "what": "MF, BPR, validation figures of the best epoch, mean and deviation over seeds",
         "settings": arguments.set,
-        "command": f"python benchmarks/quality/ablation.py --source {arguments.name} "
-        f"--work scratch --name {arguments.name}",
+        "command": "python benchmarks/quality/ablation.py --sources data --work scratch "
+        f"--data {arguments.data}",
         **environment(),
     }
     done = content["variants"]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 
-from adar_ray import evaluate, prepare, resume, train
+from adar_ray import evaluate, resume, train
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import TrainedModel, user_items
@@ -59,12 +59,6 @@ class Cell:
     space: Path
     draws: int
     metric: str
-
-
-def dataset_of(name: str, sources: Path, work: Path, **options: Any) -> Dataset:
-    """The data set, prepared with `options` where it is not there yet."""
-    out = work / "data" / name
-    return Dataset.open(out) if out.exists() else prepare(sources / name, out, **options)
 
 
 def grid(**points: Sequence[Any]) -> tuple[dict[str, Any], ...]:

@@ -1,7 +1,6 @@
 """Why it works: how many negatives are hidden positives, against how hard they are, for every sampler.
 
-    python benchmarks/quality/hidden_positives.py --source path/to/ml-100k --work scratch/ --name ml-100k
-    python benchmarks/quality/hidden_positives.py --work scratch/ --name synthetic
+    python benchmarks/quality/hidden_positives.py --sources path/to/data --work scratch/ --data ml-100k
 
 Hidden positives are what a user would have liked: of a synthetic world all that it knows the user to like, of
 real data what was held out. MF with BPR is trained with each sampler until validation gets no better, and the
@@ -29,20 +28,20 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from data import DATA, SYNTHETIC, dataset_of
 from environment import environment
 from loop import fit
 
-from adar_ray import prepare
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.synthetic import Truth, synthesise
+from adar_ray.data.synthetic import Truth
 from adar_ray.draws import Draws
 from adar_ray.inference.model import user_items
 from adar_ray.memory import keep_freed_memory
 from adar_ray.negatives import Items
 from adar_ray.user_items import UserItems
 
-WORLD = {"users": 2000, "items": 2000, "interactions": 60_000, "seed": 0}
+COMMAND = "python benchmarks/quality/hidden_positives.py --sources data --work scratch --data NAME"
 SETTINGS = ("model.name=mf", "loss.name=bpr", "train.epochs=150", "train.patience=12")
 SAMPLERS = {
     "uniform": ("sampler.name=uniform",),
@@ -67,18 +66,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, help="as published; without it, a synthetic world")
-    parser.add_argument("--work", type=Path, required=True, help="where the dataset is kept")
-    parser.add_argument("--name", required=True, help="of the data set, in the results")
+    parser.add_argument("--sources", type=Path, required=True, help="folder of the data sets as published")
+    parser.add_argument("--work", type=Path, required=True, help="where datasets are kept")
+    parser.add_argument("--data", required=True, choices=(SYNTHETIC, *DATA))
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for all samplers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    dataset = _dataset(arguments.source, arguments.work / arguments.name)
-    hidden = _held_out(dataset) if arguments.source else _liked(dataset)
+    dataset = dataset_of(arguments.data, arguments.sources, arguments.work, DATA.get(arguments.data, {}))
+    hidden = _liked(dataset) if arguments.data == SYNTHETIC else _held_out(dataset)
     results = Path(__file__).parents[1] / "results" / "quality_hidden_positives.json"
     content = json.loads(results.read_text()) if results.exists() else {}
-    rows = content.setdefault(arguments.name, {"settings": arguments.set, "samplers": {}})["samplers"]
+    rows = content.setdefault(arguments.data, {"settings": arguments.set, "samplers": {}})["samplers"]
     for name, settings in SAMPLERS.items():
         if name in rows:
             continue
@@ -87,16 +86,10 @@ def main() -> None:
         print(name, rows[name], file=sys.stderr, flush=True)
         content |= {
             "what": "at the best epoch on validation: mean hardness, and shares of the gradient's weight",
-            "command": "python benchmarks/quality/hidden_positives.py --source DATA --work DIR --name DATA",
+            "command": COMMAND,
             **environment(),
         }
         results.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _dataset(source: Path | None, out: Path) -> Dataset:
-    if out.exists():
-        return Dataset.open(out)
-    return prepare(source, out, split="ratio") if source else synthesise(**WORLD, out=out)
 
 
 def _held_out(dataset: Dataset) -> Hidden:

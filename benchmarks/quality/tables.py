@@ -21,7 +21,8 @@ import torch
 from scipy.stats import ttest_rel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from cells import Cell, dataset_of, grid, mean_and_deviation, outcome, user_means
+from cells import Cell, grid, mean_and_deviation, outcome, user_means
+from data import DATA, LAST, dataset_of
 from environment import environment
 
 HERE = Path(__file__).parent
@@ -49,15 +50,15 @@ class Table:
     metrics: tuple[str, str] = ("recall@20", "ndcg@20")
 
 
-GIVEN = {"valid_fraction": 0.1}
 COLLABORATIVE = {"mf": ("model.name=mf",), "lightgcn": ("model.name=lightgcn", "model.layers=2")}
 SEQUENTIAL = {"sasrec": ("model.name=sasrec",), "gru4rec": ("model.name=gru4rec",)}
-LAST = {"ml-100k": {"split": "leave-one-out"}, "video-games": {"split": "leave-one-out"}}
+
+PUBLISHED = {name: DATA[name] for name in ("phone", "beauty", "ml-1m", "gowalla")}
 
 TABLES = {
     "pairwise": Table(
         models=COLLABORATIVE,
-        data=dict.fromkeys(("phone", "beauty", "ml-1m", "gowalla"), GIVEN),
+        data=PUBLISHED,
         samplers=("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar"),
         settings=("loss.name=bpr", "train.epochs=150", "train.patience=12"),
         grid=grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)),
@@ -65,7 +66,7 @@ TABLES = {
     ),
     "softmax": Table(
         models=COLLABORATIVE,
-        data=dict.fromkeys(("phone", "beauty", "ml-1m", "gowalla"), GIVEN),
+        data=PUBLISHED,
         samplers=("uniform", "adar"),
         settings=("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0", "train.epochs=60"),
         grid=grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.1, 0.15, 0.2)),
@@ -99,7 +100,7 @@ def main() -> None:
     torch.set_num_threads(1)
     table = TABLES[arguments.table]
     for data in arguments.data or table.data:
-        dataset = dataset_of(data, arguments.sources, arguments.work, **table.data[data])
+        dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
         for model in arguments.models or table.models:
             results = {}
             for sampler in arguments.samplers or table.samplers:
