@@ -31,6 +31,7 @@ class Items:
         n_items: ids run from 0 to n_items - 1.
         score: (user_BD, item_BKD or item_1KD) -> score_BK.
         seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them.
+        seen_count_B: how many items each of this batch's users interacted with.
         user_B, positive_B: the rows' users and positives, as ids.
         popularity_I: interactions of each item.
         layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops,
@@ -42,6 +43,7 @@ class Items:
     n_items: int
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
     seen: Callable[[torch.Tensor], torch.Tensor] | None = None
+    seen_count_B: torch.Tensor | None = None
     user_B: torch.Tensor | None = None
     positive_B: torch.Tensor | None = None
     popularity_I: torch.Tensor | None = None

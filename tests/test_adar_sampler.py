@@ -21,13 +21,13 @@ class World:
     """Users, their positives and a catalogue; remembers the pool of the last call."""
 
     def __init__(
-        self, rows: int = ROWS, items: int = ITEMS, dim: int = DIM, seen=None, score=dot_score
+        self, rows: int = ROWS, items: int = ITEMS, dim: int = DIM, score=dot_score, **known
     ) -> None:
         self.user_BD = random_vectors(rows, dim, seed=1)
         self.item_ID = random_vectors(items, dim, seed=2) + 0.3
         # Learnt to some degree: a positive scores better than most items.
         self.positive_BD = self.item_ID[torch.arange(rows) % items] + 0.5 * self.user_BD
-        self.items = Items(self.vectors, items, score, seen)
+        self.items = Items(self.vectors, items, score, **known)
         self.pool_P = torch.empty(0)
 
     def vectors(self, item: torch.Tensor) -> torch.Tensor:
@@ -217,23 +217,39 @@ def test_the_more_candidates_the_harder_the_noise():
 
 
 @pytest.mark.parametrize(
-    ("share", "hidden", "M"), [(0.07, 4, 4), (0.15, 4, 2), (0.6, 4, 1), (0.07, 0, 16), (0.01, 4, 16)]
+    ("count", "hidden", "M"), [(140, 2, 7), (140, 4, 4), (300, 4, 4), (1200, 4, 4), (140, 0, 16), (20, 4, 16)]
 )
-def test_who_has_seen_much_gets_fewer_candidates(share: float, hidden: float, M: int):
-    """On average the hardest of M unseen items of N has rank N / (M + 1) among them."""
+def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: int, hidden: float, M: int):
+    """On average the hardest of M items of N has rank N / (M + 1) among them."""
     rows, N = 400, 2000
-    seen = torch.rand(rows, N, generator=torch.Generator().manual_seed(3)) < share
-    seen[:, 0] = False  # where the positive is
-    world = World(rows=rows, items=N, seen=lambda item: seen[:, item])
+    world = World(rows=rows, items=N, seen_count_B=torch.full((rows,), count))
     world.positive_BD = world.item_ID[:1].expand(rows, -1)
     vector_BKD = world.negatives(AdarSampler(M=16, K=4, hidden=hidden, phi_min=1, pool=1500)).vector_BKD
-    score_BP = world.pool_scores().masked_fill(seen[:, world.pool_P], -torch.inf)
     score_BK = dot_score(world.user_BD, vector_BKD)
-    harder_BK = (score_BP[:, None] > score_BK[..., None] + 1e-9).sum(2) / (score_BP > -torch.inf).sum(1)[
-        :, None
-    ]
+    harder_BK = (world.pool_scores()[:, None] > score_BK[..., None] + 1e-9).double().mean(2)
     # The share of harder ones is beta-distributed: its variance is below 1 / (M + 1)^2.
     assert abs(harder_BK.mean() - 1 / (M + 1)) < 4 / (M + 1) / math.sqrt(harder_BK.numel())
+
+
+def test_candidates_stay_few_for_everybody_where_they_are():
+    half = torch.full((ROWS,), ITEMS // 2)
+    for M in (1, 3):
+        few = World(seen_count_B=half).negatives(AdarSampler(M=M))
+        assert torch.equal(few.vector_BKD, World().negatives(AdarSampler(M=M)).vector_BKD)
+
+
+def test_with_the_candidates_the_boundary_falls():
+    """A sixteenth of the candidates, half of the boundary: the fourth root."""
+    seen_count_B = torch.full((ROWS,), ITEMS)
+    world = World(seen_count_B=seen_count_B)
+    negatives = world.negatives(AdarSampler(beta=0.8, M=64, hidden=1, phi_min=0))
+    pool = world.pool_scores()
+    centre_B1 = pool.mean(1, keepdim=True)
+    excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - centre_B1
+    share_BK = (dot_score(world.user_BD, negatives.vector_BKD) - centre_B1) / excess_B1
+    crosses = (negatives.timestep_BK > 0) & (negatives.timestep_BK < 1) & (excess_B1 > 1)
+    assert crosses.sum() > 60
+    assert (share_BK[crosses] - 0.4).abs().max() < 0.01
 
 
 def test_no_seen_item_is_ever_the_noise_even_of_users_who_have_seen_nearly_all():

@@ -164,6 +164,7 @@ def test_bce_with_adar_is_the_uniform_negatives_loss_and_the_generated_ones_weig
         seen=lambda item: (
             seen.contains(user_B, item) if item.dim() == 2 else seen.contains_shared(user_B, item)
         ),
+        seen_count_B=seen.counts()[user_B],
     )
     uniform, adar = (
         sampler(user_BD, positive_BD, items, Draws(row_B, *KEY, stream))

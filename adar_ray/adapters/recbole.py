@@ -122,6 +122,7 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
     # RecBole's item 0 is padding, so ours are its own less one.
     user_E, item_E = training_pairs(train_loader)
     observed = UserItems(user_E, item_E - 1, data.user_num, model.n_items - 1)
+    seen_count_U = observed.counts()
     returned: list[Any] = []
     forward, own_loss = model.forward, model.calculate_loss
 
@@ -146,7 +147,12 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
             return known(user_B, item)
 
         items = Items(
-            lambda item: vectors(item + 1), model.n_items - 1, seen=seen, user_B=user_B, positive_B=positive_B
+            lambda item: vectors(item + 1),
+            model.n_items - 1,
+            seen=seen,
+            seen_count_B=seen_count_U[user_B],
+            user_B=user_B,
+            positive_B=positive_B,
         )
         negatives = sampler(user_BD, positive_BD, items)
         positive_score_B = dot_score(user_BD, positive_BD[:, None])[:, 0]

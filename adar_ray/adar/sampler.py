@@ -24,6 +24,8 @@ from adar_ray.draws import Draws
 from adar_ray.negatives import Items, Negatives
 
 _TINY = 1e-6
+_LEAST = 4  # candidates that users who have seen much still get, where M is no lower
+_SOFTER = 0.25  # power by which the boundary falls with the candidates
 _ROUNDING = 1e-3  # what rounding may do to a linear score in single precision, in the user's units
 
 
@@ -39,7 +41,8 @@ class AdarSampler(nn.Module):
         gamma: slope of the boundary over the positive's score; -1 to 1.
         M: the noise is the hardest of M vectors of the pool; 1 to 32.
         hidden: how many hidden positives to expect for each item that a user has seen; 0 for none. They are
-            among his highest scores, so that for users who have seen much of the catalogue M is lower.
+            among his highest scores, so that for users who have seen much of the catalogue M is lower, and
+            with it the boundary.
         K: negatives a positive; 1 to 8.
         phi_min: never nearer to the positive than this share of the way to noise.
         pool: noise vectors shared by the batch and scored by one matrix product.
@@ -91,11 +94,13 @@ class AdarSampler(nn.Module):
             score_BP = items.score(user_BD, pool_PD[None])
             mean_B1 = score_BP.mean(1, keepdim=True)
             deviation_B1 = (score_BP - mean_B1).square().mean(1, keepdim=True).sqrt().clamp_min(_TINY)
-            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws, 1 if is_plain else self.M)
+            M_B1 = torch.ones_like(mean_B1) if is_plain else self._candidates(mean_B1, items)
+            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws, M_B1)
 
             r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
             b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
-            z_B1 = score_aware_boundary(r_B1, self.beta, self.gamma, self._running_mean(r_B1))
+            beta_B1 = self.beta * (M_B1 / self.M) ** _SOFTER
+            z_B1 = score_aware_boundary(r_B1, beta_B1, self.gamma, self._running_mean(r_B1))
 
         positive_B1D = (positive_BD if self.attach else positive_BD.detach())[:, None]
         noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
@@ -134,24 +139,32 @@ class AdarSampler(nn.Module):
             return transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
         return search_angle(score_at, b_BK, z_B1)
 
-    def _choose_noise(
-        self, score_BP: torch.Tensor, pool_P: torch.Tensor | None, items: Items, draws: Draws, M: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one.
+    def _candidates(self, like_B1: torch.Tensor, items: Items) -> torch.Tensor:
+        """`[B, 1]`: M, or fewer for users who have seen much.
 
         A share 1/M of the catalogue is harder than the hardest of M. Where hidden positives have a larger
         share, the hardest of so many fewer is taken.
         """
-        seen_BP = None if items.seen is None or pool_P is None else items.seen(pool_P)
-        if seen_BP is not None:
-            score_BP = score_BP.masked_fill(seen_BP, -torch.inf)
-        candidate_BKM = draws.integers(self.pool, self.K * M, stream=1).unflatten(1, (self.K, M))
+        if items.seen_count_B is None:
+            return torch.full_like(like_B1, self.M)
+        hidden_B1 = (self.hidden * items.seen_count_B / items.n_items)[:, None].to(like_B1.dtype)
+        return (1 / hidden_B1.clamp(max=1 / _LEAST)).clamp(max=self.M)
+
+    def _choose_noise(
+        self,
+        score_BP: torch.Tensor,
+        pool_P: torch.Tensor | None,
+        items: Items,
+        draws: Draws,
+        M_B1: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one."""
+        if items.seen is not None and pool_P is not None:
+            score_BP = score_BP.masked_fill(items.seen(pool_P), -torch.inf)
+        candidate_BKM = draws.integers(self.pool, self.K * self.M, stream=1).unflatten(1, (self.K, self.M))
         score_BKM = score_BP[:, None].expand(-1, self.K, -1).gather(2, candidate_BKM)
-        if seen_BP is not None:
-            M_B = (self.pool / (self.hidden * seen_BP.sum(1))).ceil()  # infinite where nothing is expected
-            is_beyond_BKM = (score_BKM > -torch.inf).cumsum(2) > M_B[:, None, None]
-            score_BKM = score_BKM.masked_fill(is_beyond_BKM, -torch.inf)
-        best_BK, at_BK = score_BKM.max(2)
+        is_beyond_BKM = (score_BKM > -torch.inf).cumsum(2) > M_B1[..., None]
+        best_BK, at_BK = score_BKM.masked_fill(is_beyond_BKM, -torch.inf).max(2)
         return candidate_BKM.gather(2, at_BK[..., None])[..., 0], best_BK > -torch.inf
 
     def _running_mean(self, r_B1: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ _HALVINGS = 10  # of a quarter turn: to a thousandth of it
 
 
 def score_aware_boundary(
-    r: torch.Tensor, beta: float, gamma: float, r_mean: torch.Tensor | float
+    r: torch.Tensor, beta: torch.Tensor | float, gamma: float, r_mean: torch.Tensor | float
 ) -> torch.Tensor:
     """The score `z` at which the positive turns negative: `z(r) = min(r, beta r_mean (r / r_mean)^gamma)`.
 

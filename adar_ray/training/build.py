@@ -194,7 +194,7 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model, self.samplers = model, samplers
         self.config, self.observed, self.targets = config, observed, targets
-        self.popularity_I = observed.item_counts()
+        self.popularity_I, self.seen_count_U = observed.item_counts(), observed.counts()
 
     def forward(
         self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
@@ -214,11 +214,12 @@ class TrainingStep(nn.Module):
             self.model.items,
             self.observed.n_items,
             self.model.score,
-            self._seen(user_B, pairs),
-            pairs.user_N,
-            pairs.positive_N,
-            self.popularity_I,
-            getattr(self.model, "item_layers", None),
+            seen=self._seen(user_B, pairs),
+            seen_count_B=self.seen_count_U[pairs.user_N],
+            user_B=pairs.user_N,
+            positive_B=pairs.positive_N,
+            popularity_I=self.popularity_I,
+            layers=getattr(self.model, "item_layers", None),
             epoch=key[1],
         )
         answers = [

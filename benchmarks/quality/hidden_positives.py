@@ -56,7 +56,7 @@ SAMPLERS = {
     },
     "adar": ("sampler.name=adar",),
     **{f"adar, beta {beta}": ("sampler.name=adar", f"adar.beta={beta}") for beta in (0.5, 0.7, 0.95)},
-    **{f"adar, M {M}": ("sampler.name=adar", f"adar.M={M}") for M in (1, 4, 32)},
+    **{f"adar, M {M}": ("sampler.name=adar", f"adar.M={M}") for M in (1, 4)},
     "adar, hidden 0": ("sampler.name=adar", "adar.hidden=0"),
 }
 Hidden = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -164,9 +164,10 @@ def _items(
         vectors,
         observed.n_items,
         model.score,
-        seen,
-        user_B,
-        item_B,
+        seen=seen,
+        seen_count_B=observed.counts()[user_B],
+        user_B=user_B,
+        positive_B=item_B,
         popularity_I=observed.item_counts(),
         epoch=epoch,
     )
