@@ -66,6 +66,7 @@ class UserItems:
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         if len(self) and len(different):
             column, user = self._users_of(item_P)
+            user = user.to(different.dtype)
             row = torch.searchsorted(different, user).clamp_max_(len(different) - 1)
             asked = different[row] == user
             seen_BP[row[asked], column[asked]] = True
@@ -79,7 +80,7 @@ class UserItems:
             self._by_item = user_E[item_E.argsort()].to(torch.int32), torch.cat([ends.new_zeros(1), ends])
         user_E, start = self._by_item
         column, at = _walk(start, item_P)
-        return column, user_E[at].to(torch.int64)
+        return column, user_E[at]
 
 
 def _walk(start: torch.Tensor, group_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
