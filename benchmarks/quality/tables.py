@@ -96,8 +96,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4, help="trials of a sampler's own parameters")
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     table = TABLES[arguments.table]
+    for option in ("data", "models", "samplers"):
+        known = getattr(table, option)
+        if unknown := set(getattr(arguments, option) or ()) - set(known):
+            parser.error(f"--{option}: {arguments.table} has no {', '.join(unknown)}, but {', '.join(known)}")
+    torch.set_num_threads(1)
     for data in arguments.data or table.data:
         dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
         for model in arguments.models or table.models:
