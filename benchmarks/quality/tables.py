@@ -100,7 +100,7 @@ def main() -> None:
     for option in ("data", "models", "samplers"):
         known = getattr(table, option)
         if unknown := set(getattr(arguments, option) or ()) - set(known):
-            parser.error(f"--{option}: {arguments.table} has no {', '.join(unknown)}, but {', '.join(known)}")
+            parser.error(f"--{option}: {arguments.table} has no {', '.join(sorted(unknown))}, but {', '.join(known)}")
     torch.set_num_threads(1)
     for data in arguments.data or table.data:
         dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
