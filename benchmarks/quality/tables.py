@@ -99,8 +99,8 @@ def main() -> None:
     table = TABLES[arguments.table]
     for option in ("data", "models", "samplers"):
         known = getattr(table, option)
-        if unknown := set(getattr(arguments, option) or ()) - set(known):
-            parser.error(f"--{option}: {arguments.table} has no {', '.join(sorted(unknown))}, but {', '.join(known)}")
+        if unknown := sorted(set(getattr(arguments, option) or ()) - set(known)):
+            parser.error(f"--{option}: {arguments.table} has no {', '.join(unknown)}, but {', '.join(known)}")
     torch.set_num_threads(1)
     for data in arguments.data or table.data:
         dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
