@@ -40,8 +40,8 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     dataset = dataset_of(arguments.data, arguments.sources, arguments.work, DATA[arguments.data])
-    config = load_config(settings=["train.epochs=150", "train.patience=12", *arguments.set])
-    base = config.adar.model_dump(exclude={"weight"})
+    settings = ["train.epochs=150", "train.patience=12", *arguments.set]
+    base = load_config(settings=settings).adar.model_dump(exclude={"weight"})
     results = Path(__file__).parents[1] / "results" / f"quality_ablation_{arguments.data}.json"
     content = json.loads(results.read_text()) if results.exists() else {"variants": {}}
     content |= {
@@ -58,8 +58,8 @@ def main() -> None:
             if seed < len(rows):
                 continue
             mean_timestep = done["ADAR"]["seeds"][0]["timestep"] if "ADAR" in done else 0.5
-            seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-            rows.append(fit(seeded, dataset, variants(base, mean_timestep)[name]).figures)
+            config = load_config(settings=[*settings, f"train.seed={seed}"])
+            rows.append(fit(config, dataset, variants(base, mean_timestep)[name]).figures)
             print(name, seed, rows[-1], file=sys.stderr, flush=True)
             done[name] = _summary(rows)
             results.write_text(json.dumps(content, indent=1) + "\n")

@@ -76,11 +76,10 @@ def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, A
     for n, drawn in enumerate(_draws(cell)):
         tried.append(_trial(cell, dataset, folder / f"draw-{n}", drawn | common))
     best = _best(tried)
-    config = _config(cell, best["values"])
     runs = []
     for seed in range(1, seeds + 1):  # seed 0 has chosen
-        seeded = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
-        run = _finished(folder / f"seed-{seed}", seeded, dataset)
+        config = _config(cell, best["values"] | {"train.seed": seed})
+        run = _finished(folder / f"seed-{seed}", config, dataset)
         result = run.result()
         runs.append(
             {

@@ -61,7 +61,7 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
         samplers = build_samplers(config, model, observed)
     optimisers = build_optimisers(config, model, samplers)
     step = TrainingStep(config, model, samplers, observed)
-    best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, step, []
+    best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, (model, samplers), []
     for epoch in range(1, config.train.epochs + 1):
         started = time.perf_counter()
         total = _epoch(step, optimisers, observed, config.train.batch_size, (seed, epoch))
@@ -71,10 +71,10 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
         if metrics["ndcg@20"] > best["ndcg@20"]:
             timestep = StepStatistics.summary(total)[1].get("timestep", 1.0)
             best = {name: metrics[name] for name in METRICS} | {"timestep": timestep, "epoch": epoch}
-            kept = copy.deepcopy(step)
+            kept = copy.deepcopy((model, samplers))
         if epoch - best["epoch"] >= config.train.patience:
             break
-    return Fitted(best | {"seconds an epoch": statistics.median(seconds)}, kept.model, kept.samplers)
+    return Fitted(best | {"seconds an epoch": statistics.median(seconds)}, *kept)
 
 
 def _epoch(
