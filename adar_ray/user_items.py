@@ -5,6 +5,8 @@ Legend: B users of a batch, K or P items, E (user, item) pairs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -71,6 +73,14 @@ class UserItems:
             asked = different[row] == user
             seen_BP[row[asked], column[asked]] = True
         return seen_BP.index_select(0, of_B)
+
+    def seen_by(self, user_B: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        """What a sampler asks of a batch: items, `[B, K]` or shared `[P]`, -> whether each pair happened."""
+
+        def seen(item: torch.Tensor) -> torch.Tensor:
+            return self.contains_shared(user_B, item) if item.dim() == 1 else self.contains(user_B, item)
+
+        return seen
 
     def _users_of(self, item_P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Users of each given item as `(column, user)`: the position in `item_P`, and the user."""

@@ -161,9 +161,7 @@ def test_bce_with_adar_is_the_uniform_negatives_loss_and_the_generated_ones_weig
     items = Items(
         model.items,
         ITEMS,
-        seen=lambda item: (
-            seen.contains(user_B, item) if item.dim() == 2 else seen.contains_shared(user_B, item)
-        ),
+        seen=seen.seen_by(user_B),
         seen_count_B=seen.counts()[user_B],
     )
     uniform, adar = (

@@ -142,14 +142,10 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
         returned.clear()
         positive_BD = vectors(positive_B + 1)
 
-        def seen(item: torch.Tensor) -> torch.Tensor:
-            known = observed.contains_shared if item.dim() == 1 else observed.contains
-            return known(user_B, item)
-
         items = Items(
             lambda item: vectors(item + 1),
             model.n_items - 1,
-            seen=seen,
+            seen=observed.seen_by(user_B),
             seen_count_B=seen_count_U[user_B],
             user_B=user_B,
             positive_B=positive_B,

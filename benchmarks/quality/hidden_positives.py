@@ -156,15 +156,11 @@ def _items(
         looked_up.append(model.items(item))
         return looked_up[-1]
 
-    def seen(item: torch.Tensor) -> torch.Tensor:
-        known = observed.contains_shared if item.dim() == 1 else observed.contains
-        return known(user_B, item)
-
     items = Items(
         vectors,
         observed.n_items,
         model.score,
-        seen=seen,
+        seen=observed.seen_by(user_B),
         seen_count_B=observed.counts()[user_B],
         user_B=user_B,
         positive_B=item_B,
