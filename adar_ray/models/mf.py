@@ -5,6 +5,8 @@ Legend: B rows of the batch, K items a row, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn.functional import normalize
@@ -45,8 +47,13 @@ class MF(nn.Module):
     def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
         return dot_score(user_BD, item_BKD)
 
-    def l2_vectors(
-        self, batch: dict[str, torch.Tensor], item: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The table's rows: a length-one representation has nothing to shrink."""
+    @property
+    def l2_vectors(self) -> Callable | None:
+        """The tables' rows where representations, being of length one, cannot shrink.
+
+        None where they are the representations: each look-up makes a gradient as large as its table.
+        """
+        return self._rows if self.cosine else None
+
+    def _rows(self, batch: dict[str, torch.Tensor], item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.user(batch["user"]), self.item(item)

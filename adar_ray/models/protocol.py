@@ -23,7 +23,7 @@ class BaseModel(Protocol):
 
     Optional methods:
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty is put on, for
-            ids of any shape, where they are not the representations, as in a graph model.
+            ids of any shape, where they are not the representations, as in a graph model; or None.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
         `auxiliary_loss(batch, item_B, draws) -> [B]`: what the model wants minimised besides the loss.
         `cloze(sequence_BN, targets, draws) -> (history_BL, target_BL)`: what a sequential model that is not
