@@ -178,6 +178,9 @@ class TrainConfig(Section):
     )
     seed: int = Field(0, ge=0, lt=2**31, description="Of everything random.")
     metric: str = Field("ndcg@20", description="Decides on validation which epoch is best.")
+    valid_users: int = Field(
+        0, ge=0, description="Rank for so many of validation's users at most, drawn at random; 0: for all."
+    )
     patience: int = Field(10, ge=1, description="Epochs without a better one after which training stops.")
     threads: int = Field(
         1, ge=1, description="CPU threads a worker. Another number rounds sums in another order."

@@ -19,6 +19,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
+from adar_ray.training.feed import of_some_users
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 
@@ -180,6 +181,28 @@ def test_stops_early_and_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path) 
     assert kept.keys() == after[best].keys()
     assert all(torch.equal(kept[name], after[best][name]) for name in kept)
     assert not all(torch.equal(kept[name], after[-1][name]) for name in kept)
+
+
+def test_validation_on_some_users(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    rows = dataset.read_split("valid")
+    user, item = of_some_users(rows, 7)
+    assert len(set(user)) == 7
+    assert set(zip(user, item, strict=True)) == {
+        pair for pair in zip(*rows, strict=True) if pair[0] in set(user)
+    }
+
+    def losses_and_figures(users: int) -> list[tuple[float, dict[str, float]]]:
+        run = train(dataset, tmp_path / str(users), config(f"train.valid_users={users}"), workers=0)
+        return [(line["loss"], line["valid"]) for line in metrics(run)]
+
+    everybody = [(line["loss"], line["valid"]) for line in metrics(whole)]
+    assert losses_and_figures(10**6) == everybody
+    one = of_some_users(rows, 1)[0]
+    for (loss, figures), (same_loss, others) in zip(losses_and_figures(1), everybody, strict=True):
+        assert loss == same_loss
+        assert figures != others
+        found = figures["recall@20"] * len(one)  # of one user's interactions, a whole number
+        assert found == pytest.approx(round(found))
 
 
 def test_streamed_and_kept_data_train_alike(dataset: Dataset, tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def _training_data(
     config: Config, dataset: Dataset, stripes: Stripes, train: Rows, valid: Rows
 ) -> TrainingData:
     # Copies, since rows that come out of Ray's object store cannot be written to, which torch warns of.
+    if config.train.valid_users:
+        valid = of_some_users(valid, config.train.valid_users)
     (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
     sizes = dataset.n_users, dataset.n_items
     length = dataset.sequences["length"]
@@ -100,6 +102,16 @@ def _training_data(
         valid=UserItems(valid_user, valid_item, *sizes),
         history=Histories(user, item, dataset.n_users, length) if is_sequential(config) else None,
     )
+
+
+def of_some_users(rows: Rows, limit: int) -> Rows:
+    """All rows of `limit` users drawn at random, always the same; of all where there are no more."""
+    user, item = rows
+    different = np.unique(user)
+    if len(different) <= limit:
+        return rows
+    kept = np.isin(user, np.random.default_rng(0).choice(different, limit, replace=False))
+    return user[kept], item[kept]
 
 
 def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:

@@ -98,7 +98,8 @@ def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, A
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
 
 
 def user_means(result: dict[str, Any]) -> np.ndarray:

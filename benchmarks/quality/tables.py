@@ -28,6 +28,24 @@ HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What is spent on each cell of a data set, the same for all samplers.
+
+    Attributes:
+        grid: points that every sampler tries first.
+        draws: trials of its own parameters.
+        seeds: of the runs that rank test.
+        settings: how long a run may take. Patience is a number of steps: where there are more of them to an
+            epoch, fewer epochs.
+    """
+
+    grid: tuple[dict[str, Any], ...]
+    draws: int
+    seeds: int
+    settings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Table:
     """What is compared.
 
@@ -35,7 +53,7 @@ class Table:
         models: settings of each.
         data: folders of the data sets, with how they are split.
         settings: for all cells.
-        grid: points that every sampler tries first.
+        effort: by data set.
         space: of the samplers' own parameters.
         metrics: what is shown; the last decides on validation.
     """
@@ -44,7 +62,7 @@ class Table:
     data: dict[str, dict[str, Any]]
     samplers: tuple[str, ...]
     settings: tuple[str, ...]
-    grid: tuple[dict[str, Any], ...]
+    effort: dict[str, Effort]
     space: Path
     metrics: tuple[str, str] = ("recall@20", "ndcg@20")
 
@@ -54,29 +72,61 @@ SEQUENTIAL = {"sasrec": ("model.name=sasrec",), "gru4rec": ("model.name=gru4rec"
 
 PUBLISHED = {name: DATA[name] for name in ("phone", "beauty", "ml-1m", "gowalla")}
 
+
+def _lasting(epochs: int, patience: int) -> tuple[str, str]:
+    return f"train.epochs={epochs}", f"train.patience={patience}"
+
+
+_PAIRWISE_DEAR = Effort(
+    ({"optimiser.lr": 3e-3, "loss.l2": 3e-2}, {"optimiser.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(40, 4)
+)
+_SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.1, 0.15, 0.2))
+_SOFTMAX_DEAR = Effort(grid(optimiser__lr=(3e-3,), loss__temperature=(0.1, 0.15, 0.2)), 1, 1, _lasting(40, 4))
+_SEQUENTIAL_GRID = grid(optimiser__lr=(1e-3, 3e-3), model__dropout=(0.2, 0.5))
+
 TABLES = {
     "pairwise": Table(
         models=COLLABORATIVE,
         data=PUBLISHED,
         samplers=("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar"),
-        settings=("loss.name=bpr", "train.epochs=150", "train.patience=12"),
-        grid=grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)),
+        settings=("loss.name=bpr", "train.valid_users=10000"),
+        effort={
+            "beauty": Effort(
+                grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)), 4, 3, _lasting(150, 12)
+            ),
+            "phone": Effort(_PAIRWISE_DEAR.grid, 2, 2, _lasting(120, 8)),
+            "ml-1m": _PAIRWISE_DEAR,
+            "gowalla": _PAIRWISE_DEAR,
+        },
         space=HERE.parents[1] / "tune_spaces" / "samplers.yaml",
     ),
     "softmax": Table(
         models=COLLABORATIVE,
         data=PUBLISHED,
         samplers=("uniform", "adar"),
-        settings=("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0", "train.epochs=60"),
-        grid=grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.1, 0.15, 0.2)),
+        settings=(
+            "loss.name=sampled_softmax",
+            "model.cosine=true",
+            "loss.l2=0",
+            "train.valid_users=10000",
+        ),
+        effort={
+            "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(100, 10)),
+            "phone": Effort(_SOFTMAX_GRID, 4, 2, _lasting(80, 8)),
+            "ml-1m": _SOFTMAX_DEAR,
+            "gowalla": _SOFTMAX_DEAR,
+        },
         space=HERE / "softmax.yaml",
     ),
     "sequential": Table(
         models=SEQUENTIAL,
         data=LAST,
         samplers=("uniform", "dns", "adar"),
-        settings=("loss.name=bce", "train.epochs=100", "train.batch_size=256"),
-        grid=grid(optimiser__lr=(1e-3, 3e-3), model__dropout=(0.2, 0.5)),
+        settings=("loss.name=bce", "train.batch_size=256", "train.valid_users=10000"),
+        effort={
+            "ml-100k": Effort(_SEQUENTIAL_GRID, 4, 3, _lasting(100, 10)),
+            "video-games": Effort(_SEQUENTIAL_GRID[:1], 2, 1, _lasting(40, 4)),
+        },
         space=HERE / "bce.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
     ),
@@ -93,8 +143,6 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", help="some of the table's")
     parser.add_argument("--models", nargs="+", help="some of the table's")
     parser.add_argument("--samplers", nargs="+", help="some of the table's")
-    parser.add_argument("--draws", type=int, default=4, help="trials of a sampler's own parameters")
-    parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     table = TABLES[arguments.table]
     for option in ("data", "models", "samplers"):
@@ -104,21 +152,22 @@ def main() -> None:
     torch.set_num_threads(1)
     for data in arguments.data or table.data:
         dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
+        effort = table.effort[data]
         for model in arguments.models or table.models:
             results = {}
             for sampler in arguments.samplers or table.samplers:
                 cell = Cell(
                     name=f"{arguments.table}-{model}-{data}-{sampler}",
                     sampler=sampler,
-                    settings=(*table.models[model], *table.settings),
-                    grid=table.grid,
+                    settings=(*table.models[model], *table.settings, *effort.settings),
+                    grid=effort.grid,
                     space=table.space,
-                    draws=arguments.draws,
+                    draws=effort.draws,
                     metric=table.metrics[-1],
                 )
-                results[sampler] = outcome(cell, dataset, arguments.work, arguments.seeds)
+                results[sampler] = outcome(cell, dataset, arguments.work, effort.seeds)
                 print(cell.name, _row(results[sampler], table), file=sys.stderr, flush=True)
-                _write(f"{model}, {data}", results, table, arguments)
+                _write(f"{model}, {data}", results, table, arguments.table, effort)
 
 
 def _row(result: dict[str, Any], table: Table) -> dict[str, Any]:
@@ -133,18 +182,18 @@ def _row(result: dict[str, Any], table: Table) -> dict[str, Any]:
     }
 
 
-def _write(name: str, results: dict[str, dict], table: Table, arguments: argparse.Namespace) -> None:
-    written = HERE.parent / "results" / f"quality_{arguments.table}.json"
+def _write(name: str, results: dict[str, dict], table: Table, table_name: str, effort: Effort) -> None:
+    written = HERE.parent / "results" / f"quality_{table_name}.json"
     content = json.loads(written.read_text()) if written.exists() else {}
     content[name] = {
-        "trials": len(table.grid) + arguments.draws,
-        "seeds": arguments.seeds,
+        "trials": len(effort.grid) + effort.draws,
+        "seeds": effort.seeds,
         "not run yet": [sampler for sampler in table.samplers if sampler not in results],
         **(_comparison(results) if {"adar", "uniform"} <= set(results) else {}),
         "rows": {sampler: _row(result, table) for sampler, result in results.items()},
     }
     content |= {
-        "command": f"python benchmarks/quality/tables.py {arguments.table} --sources data --work scratch",
+        "command": f"python benchmarks/quality/tables.py {table_name} --sources data --work scratch",
         **environment(),
     }
     written.write_text(json.dumps(content, indent=1) + "\n")
