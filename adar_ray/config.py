@@ -156,7 +156,7 @@ class AdarConfig(Section):
         False, description="Let the gradient of a negative push the positive that it was made of, too."
     )
     weight: float = Field(
-        1.0, gt=0, description="Weight of generated negatives beside ordinary ones; with any loss but bpr."
+        0.5, gt=0, description="Weight of generated negatives beside ordinary ones; with any loss but bpr."
     )
 
 

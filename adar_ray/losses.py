@@ -18,18 +18,17 @@ def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
     return (shares(mask_BK) * softplus(negative_BK - positive_B[:, None])).sum(1)
 
 
-def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, weight_BK: torch.Tensor) -> torch.Tensor:
-    """`[B]`: binary cross-entropy, `softplus(-s_positive)` and the weighted sum of `softplus(s_negative)`.
+def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
+    """`[B]`: binary cross-entropy, `softplus(-s_positive)` and the row's mean of `softplus(s_negative)`.
 
-    He et al., "Neural Collaborative Filtering" (WWW 2017), eq. 7, with scores as logits. `shares` makes
-    weights of a mask.
+    He et al., "Neural Collaborative Filtering" (WWW 2017), eq. 7, with scores as logits.
     """
-    return softplus(-positive_B) + (weight_BK * softplus(negative_BK)).sum(1)
+    return softplus(-positive_B) + (shares(mask_BK) * softplus(negative_BK)).sum(1)
 
 
-def shares(mask_BK: torch.Tensor, weight: float = 1.0) -> torch.Tensor:
-    """`[B, K]`: a weight shared equally by each row's negatives that the mask leaves."""
-    return mask_BK * (weight / mask_BK.sum(1, keepdim=True).clamp_min(1))
+def shares(mask_BK: torch.Tensor) -> torch.Tensor:
+    """`[B, K]`: the weight 1 shared equally by each row's negatives that the mask leaves."""
+    return mask_BK / mask_BK.sum(1, keepdim=True).clamp_min(1)
 
 
 def sampled_softmax(

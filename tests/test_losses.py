@@ -9,10 +9,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from adar_ray.losses import bce, bpr, sampled_softmax, shares
 
 
-def mean_bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
-    return bce(positive_B, negative_BK, shares(mask_BK))
-
-
 def all_true(*shape: int) -> torch.Tensor:
     return torch.ones(shape, dtype=torch.bool)
 
@@ -45,13 +41,13 @@ def test_bce_is_torchs_with_the_positive_against_the_mean_of_its_negatives():
     positive, negative = random_scores()
     ones, zeros = torch.ones_like(positive), torch.zeros_like(negative)
     expected = binary_cross_entropy_with_logits(positive, ones, reduction="none")
-    expected += 0.7 * binary_cross_entropy_with_logits(negative, zeros, reduction="none").mean(1)
-    torch.testing.assert_close(bce(positive, negative, shares(all_true(20, 6), 0.7)), expected)
+    expected += binary_cross_entropy_with_logits(negative, zeros, reduction="none").mean(1)
+    torch.testing.assert_close(bce(positive, negative, all_true(20, 6)), expected)
 
 
 def test_a_rows_negatives_share_its_weight_equally():
     mask = torch.tensor([[True, True, True, True], [True, False, True, False], [False] * 4])
-    assert shares(mask, 2.0).tolist() == [[0.5] * 4, [1, 0, 1, 0], [0] * 4]
+    assert shares(mask).tolist() == [[0.25] * 4, [0.5, 0, 0.5, 0], [0] * 4]
 
 
 def test_sampled_softmax_by_hand():
@@ -68,7 +64,7 @@ def test_sampled_softmax_is_torchs_cross_entropy(temperature):
     torch.testing.assert_close(sampled_softmax(positive, negative, all_true(20, 6), temperature), expected)
 
 
-@pytest.mark.parametrize("loss", [bpr, mean_bce, sampled_softmax])
+@pytest.mark.parametrize("loss", [bpr, bce, sampled_softmax])
 def test_a_masked_negative_is_as_good_as_absent(loss):
     positive, negative = random_scores()
     mask = all_true(20, 6)
@@ -100,7 +96,7 @@ def test_log_weight_log_2_counts_a_negative_twice():
     )
 
 
-@pytest.mark.parametrize("loss", [bpr, mean_bce, sampled_softmax])
+@pytest.mark.parametrize("loss", [bpr, bce, sampled_softmax])
 def test_gradients_are_those_of_finite_differences(loss):
     positive, negative = (score.requires_grad_() for score in random_scores(4, 3))
     mask = torch.tensor([[True, True, True], [True, False, True], [False, False, True], [True, True, False]])

@@ -143,7 +143,7 @@ def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(loss,
 # Losses
 
 
-def test_bce_with_adar_is_the_uniform_negatives_loss_and_the_generated_ones_weight():
+def test_bce_with_adar_is_the_uniform_negatives_and_weighted_pairs_with_the_generated_ones():
     model = mf()
     step = step_of(
         model,
@@ -170,9 +170,10 @@ def test_bce_with_adar_is_the_uniform_negatives_loss_and_the_generated_ones_weig
     )
     assert uniform.mask_BK.all()
     assert adar.mask_BK.all()
-    expected = softplus(-(user_BD * positive_BD).sum(1)).sum()
+    positive_B1 = (user_BD * positive_BD).sum(1, keepdim=True)
+    expected = softplus(-positive_B1).sum()
     expected += softplus(dot_score(user_BD, uniform.vector_BKD)).mean(1).sum()
-    expected += 0.7 * softplus(dot_score(user_BD, adar.vector_BKD)).mean(1).sum()
+    expected += 0.7 * softplus(dot_score(user_BD, adar.vector_BKD) - positive_B1).mean(1).sum()
     torch.testing.assert_close(loss, expected)
 
 
@@ -202,16 +203,21 @@ def test_in_batch_softmax_is_that_of_corrected_scores_over_the_batch():
     assert not torch.isclose(plain, loss)
 
 
-def test_generated_negatives_join_the_softmax_with_their_weight():
+def test_generated_negatives_join_the_softmax_with_their_weight_and_its_temperature():
     model = mf()
     rows = pair_rows()
-    without, _ = step_of(model, "loss.name=cross_entropy", "sampler.name=all")(*rows, KEY)
-    light, heavy = (
-        step_of(model, "loss.name=cross_entropy", f"adar.weight={weight}")(*rows, KEY)[0]
-        for weight in (1e-9, 1)
-    )
-    torch.testing.assert_close(light, without, rtol=1e-6, atol=0)
-    assert heavy > without
+    settings = ("loss.name=cross_entropy", "loss.temperature=0.5", "adar.M=9")
+    without, _ = step_of(model, *settings, "sampler.name=all")(*rows, KEY)
+    light, heavy = (step_of(model, *settings, f"adar.weight={weight}")(*rows, KEY)[0] for weight in (0.5, 1))
+    user_BD, positive_BD = model.users({"user": rows[0]}), model.items(rows[1])
+    seen = observed()
+    items = Items(model.items, ITEMS, seen=seen.seen_by(rows[0]), seen_count_B=seen.counts()[rows[0]])
+    sampler = step_of(model, *settings).samplers[-1]
+    made = sampler(user_BD, positive_BD, items, Draws(rows[2], *KEY, 1))
+    assert made.mask_BK.all()
+    gap_BK = dot_score(user_BD, made.vector_BKD) - (user_BD * positive_BD).sum(1, keepdim=True)
+    torch.testing.assert_close(heavy - without, softplus(gap_BK / 0.5).mean(1).sum())
+    torch.testing.assert_close(light - without, (heavy - without) / 2)
 
 
 def test_only_models_that_read_histories_are_sequential():

@@ -6,7 +6,6 @@ K negatives a pair, D dimensions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -79,7 +78,7 @@ def build_model(config: Config, observed: UserItems, dataset: Dataset | None = N
 
 
 def build_samplers(config: Config, model: BaseModel, observed: UserItems) -> nn.ModuleList:
-    """The samplers whose negatives the loss puts side by side; the last is the one that is studied.
+    """The loss's sampler, then ADAR's where it joins another; the last is the one that is studied.
 
     With BPR, ADAR's negatives replace the uniform ones; with the other losses they join ordinary ones.
     Every other sampler stands alone.
@@ -106,17 +105,6 @@ def build_samplers(config: Config, model: BaseModel, observed: UserItems) -> nn.
     if sampler.name == "adar" and loss != "bpr":
         names = ["all" if loss == "cross_entropy" else sampler.joins, "adar"]
     return nn.ModuleList(builders[name]() for name in names)
-
-
-def _side_by_side(parts: list[torch.Tensor]) -> torch.Tensor:
-    """`[B, sum of K]`; without the copy where there is but one."""
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-
-
-def _log_weight(weight: float, log_q_BK: torch.Tensor | None, score_BK: torch.Tensor) -> torch.Tensor:
-    """`[B, K]`: what is added to logits of negatives that count `weight` times and are drawn unequally."""
-    log_weight_BK = torch.full_like(score_BK, math.log(weight))
-    return log_weight_BK if log_q_BK is None else log_weight_BK - log_q_BK
 
 
 @torch.no_grad()
@@ -263,25 +251,31 @@ class TrainingStep(nn.Module):
     def _loss(
         self, positive_N: torch.Tensor, scores: list[torch.Tensor], answers: list[Negatives]
     ) -> torch.Tensor:
-        negative_NK, mask_NK = _side_by_side(scores), _side_by_side([n.mask_BK for n in answers])
-        if self.config.loss.name == "bpr":
-            return losses.bpr(positive_N, negative_NK, mask_NK)
-        weights = [self.config.adar.weight if isinstance(s, AdarSampler) else 1.0 for s in self.samplers]
-        if self.config.loss.name == "bce":
-            shares = [
-                losses.shares(negatives.mask_BK, weight)
-                for negatives, weight in zip(answers, weights, strict=True)
-            ]
-            return losses.bce(positive_N, negative_NK, _side_by_side(shares))
-        log_weight = 0.0
-        if any(weight != 1 for weight in weights) or any(n.log_q_BK is not None for n in answers):
-            log_weight = _side_by_side(
-                [
-                    _log_weight(weight, negatives.log_q_BK if self.config.loss.log_q else None, score)
-                    for weight, negatives, score in zip(weights, answers, scores, strict=True)
-                ]
-            )
-        return losses.sampled_softmax(positive_N, negative_NK, mask_NK, self._temperature(), log_weight)
+        """That of the ordinary negatives, and BPR's of generated ones beside them.
+
+        A generated negative is one only next to its positive, whose direction it shares: a loss that looked
+        at its score alone would push the user away from both. A softmax pulls the user back by itself; there
+        the pair pushes, and does not pull. docs/method.md says why.
+        """
+        loss_N = self._ordinary_loss(positive_N, scores[0], answers[0])
+        if len(answers) > 1:
+            scale = self._temperature()
+            beside_N = positive_N if self.config.loss.name == "bce" else positive_N.detach()
+            joined_N = losses.bpr(beside_N / scale, scores[1] / scale, answers[1].mask_BK)
+            loss_N = loss_N + self.config.adar.weight * joined_N
+        return loss_N
+
+    def _ordinary_loss(
+        self, positive_N: torch.Tensor, score_NK: torch.Tensor, negatives: Negatives
+    ) -> torch.Tensor:
+        mask_NK, loss = negatives.mask_BK, self.config.loss
+        if loss.name == "bpr":
+            return losses.bpr(positive_N, score_NK, mask_NK)
+        if loss.name == "bce":
+            return losses.bce(positive_N, score_NK, mask_NK)
+        corrected = loss.log_q and negatives.log_q_BK is not None
+        log_weight = -negatives.log_q_BK if corrected else 0.0
+        return losses.sampled_softmax(positive_N, score_NK, mask_NK, loss.temperature, log_weight)
 
     def _temperature(self) -> float:
         has_one = self.config.loss.name in ("sampled_softmax", "cross_entropy")

@@ -21,7 +21,7 @@ from adar_ray.config import load_config
 
 PUBLISHED = {"recall@20": 0.1862, "ndcg@20": 0.1580}
 SAMPLERS = {
-    "adar": ("sampler.name=adar", "adar.K=4", "adar.M=4", "adar.hidden=0", "adar.beta=0.8", "adar.weight=1"),
+    "adar": ("sampler.name=adar", "adar.K=4", "adar.M=4", "adar.hidden=0", "adar.beta=0.8"),
     "uniform": ("sampler.name=uniform",),
 }
 SETTINGS = (

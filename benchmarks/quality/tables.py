@@ -80,9 +80,13 @@ def _lasting(epochs: int, patience: int) -> tuple[str, str]:
 _PAIRWISE_DEAR = Effort(
     ({"optimiser.lr": 3e-3, "loss.l2": 3e-2}, {"optimiser.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(40, 4)
 )
-_SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.1, 0.15, 0.2))
-_SOFTMAX_DEAR = Effort(grid(optimiser__lr=(3e-3,), loss__temperature=(0.1, 0.15, 0.2)), 1, 1, _lasting(40, 4))
-_SEQUENTIAL_GRID = grid(optimiser__lr=(1e-3, 3e-3), model__dropout=(0.2, 0.5))
+_SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
+_SOFTMAX_DEAR = Effort(_SOFTMAX_GRID[:2], 1, 1, _lasting(40, 4))
+_SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
+_SEQUENTIAL_EFFORT = {
+    "ml-100k": Effort(_SEQUENTIAL_GRID, 3, 3, _lasting(60, 8)),
+    "video-games": Effort(_SEQUENTIAL_GRID, 1, 1, _lasting(30, 4)),
+}
 
 TABLES = {
     "pairwise": Table(
@@ -111,8 +115,8 @@ TABLES = {
             "train.valid_users=10000",
         ),
         effort={
-            "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(100, 10)),
-            "phone": Effort(_SOFTMAX_GRID, 4, 2, _lasting(80, 8)),
+            "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(120, 16)),
+            "phone": Effort(_SOFTMAX_GRID[:2], 2, 2, _lasting(100, 10)),
             "ml-1m": _SOFTMAX_DEAR,
             "gowalla": _SOFTMAX_DEAR,
         },
@@ -123,11 +127,24 @@ TABLES = {
         data=LAST,
         samplers=("uniform", "dns", "adar"),
         settings=("loss.name=bce", "train.batch_size=256", "train.valid_users=10000"),
-        effort={
-            "ml-100k": Effort(_SEQUENTIAL_GRID, 4, 3, _lasting(100, 10)),
-            "video-games": Effort(_SEQUENTIAL_GRID[:1], 2, 1, _lasting(40, 4)),
-        },
+        effort=_SEQUENTIAL_EFFORT,
         space=HERE / "bce.yaml",
+        metrics=("hit_rate@10", "ndcg@10"),
+    ),
+    "sequential_softmax": Table(
+        models=SEQUENTIAL,
+        data=LAST,
+        samplers=("uniform", "adar"),
+        settings=(
+            "loss.name=sampled_softmax",
+            "model.cosine=true",
+            "loss.temperature=0.1",
+            "loss.l2=0",
+            "train.batch_size=256",
+            "train.valid_users=10000",
+        ),
+        effort=_SEQUENTIAL_EFFORT,
+        space=HERE / "softmax.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
     ),
 }
