@@ -207,6 +207,7 @@ def _write(name: str, results: dict[str, dict], table: Table, table_name: str, e
         "seeds": effort.seeds,
         "not run yet": [sampler for sampler in table.samplers if sampler not in results],
         "adar over": _comparison(results) if "adar" in results else {},
+        "defaults' share of the gain": _share_of_defaults(results, len(effort.grid)),
         "rows": {sampler: _row(result, table) for sampler, result in results.items()},
     }
     content |= {
@@ -227,6 +228,18 @@ def _comparison(results: dict[str, dict]) -> dict[str, dict[str, Any]]:
         }
         for sampler, other in means.items()
     }
+
+
+def _share_of_defaults(results: dict[str, dict], n_grid: int) -> float | None:
+    """On validation, how much of what the best trial of ADAR gains over uniform negatives its defaults gain.
+
+    None if there is no gain, or if one of the two was not run.
+    """
+    if not {"adar", "uniform"} <= set(results):
+        return None
+    trials, uniform = results["adar"]["trials"], results["uniform"]["valid"]
+    gain = max(trials) - uniform
+    return round((max(trials[:n_grid]) - uniform) / gain, 2) if gain > 0 else None
 
 
 if __name__ == "__main__":
