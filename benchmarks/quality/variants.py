@@ -70,17 +70,18 @@ class Denoised(AdarSampler):
     def __init__(self, dim: int, beyond: float, **parameters) -> None:
         super().__init__(**parameters)
         self.beyond, self.predictor = beyond, NoisePredictor(dim)
-        self._seen_pool: torch.Tensor | None = None
 
     def forward(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
     ) -> Negatives:
+        looked_up: list[torch.Tensor] = []
+
         def vectors(item: torch.Tensor) -> torch.Tensor:
-            self._seen_pool = items.vectors(item)
-            return self._seen_pool
+            looked_up.append(items.vectors(item))
+            return looked_up[-1]
 
         negatives = super().forward(user_BD, positive_BD, replace(items, vectors=vectors), draws)
-        pool_PD = self._seen_pool.detach()
+        pool_PD = looked_up[0].detach()
         mean_D, scale = pool_PD.mean(0), pool_PD.std(0).mean().clamp_min(1e-6)
         user_BD = user_BD.detach() / user_BD.detach().std().clamp_min(1e-6)
 
