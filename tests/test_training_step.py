@@ -206,6 +206,10 @@ def test_in_batch_softmax_is_that_of_corrected_scores_over_the_batch():
 def test_generated_negatives_join_the_softmax_with_their_weight_and_its_temperature():
     model = mf()
     rows = pair_rows()
+
+    def gradients(loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(loss, tuple(model.parameters()), retain_graph=True)
+
     settings = ("loss.name=cross_entropy", "loss.temperature=0.5", "adar.M=9")
     without, _ = step_of(model, *settings, "sampler.name=all")(*rows, KEY)
     light, heavy = (step_of(model, *settings, f"adar.weight={weight}")(*rows, KEY)[0] for weight in (0.5, 1))
@@ -215,9 +219,13 @@ def test_generated_negatives_join_the_softmax_with_their_weight_and_its_temperat
     sampler = step_of(model, *settings).samplers[-1]
     made = sampler(user_BD, positive_BD, items, Draws(rows[2], *KEY, 1))
     assert made.mask_BK.all()
-    gap_BK = dot_score(user_BD, made.vector_BKD) - (user_BD * positive_BD).sum(1, keepdim=True)
-    torch.testing.assert_close(heavy - without, softplus(gap_BK / 0.5).mean(1).sum())
-    torch.testing.assert_close(light - without, (heavy - without) / 2)
+    # The pair pushes and does not pull: no gradient through the positive's score.
+    gap_BK = dot_score(user_BD, made.vector_BKD) - (user_BD * positive_BD).sum(1, keepdim=True).detach()
+    joined = softplus(gap_BK / 0.5).mean(1).sum()
+    torch.testing.assert_close(heavy - without, joined)
+    torch.testing.assert_close(light - without, joined / 2)
+    for ours, expected in zip(gradients(heavy - without), gradients(joined), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_only_models_that_read_histories_are_sequential():
