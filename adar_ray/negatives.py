@@ -31,7 +31,8 @@ class Items:
         n_items: ids run from 0 to n_items - 1.
         score: (user_BD, item_BKD or item_1KD) -> score_BK.
         seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them.
-        seen_count_B: how many items each of this batch's users interacted with.
+        seen_count_B: how many items each of this batch's users interacted with; None where what comes next is
+            to be found, and not all that he would like.
         user_B, positive_B: the rows' users and positives, as ids.
         popularity_I: interactions of each item.
         layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops,

@@ -9,6 +9,7 @@ from adar_ray.config import load_config
 from adar_ray.draws import Draws
 from adar_ray.models import MF
 from adar_ray.negatives import Items, dot_score
+from adar_ray.samplers import UniformSampler
 from adar_ray.training.build import TrainingStep, build_samplers, is_sequential
 from adar_ray.user_items import UserItems
 
@@ -103,6 +104,26 @@ def test_no_position_takes_what_its_user_has_seen_for_a_negative():
     assert not seen.contains(pairs.user_N, drawn.item_BK)[drawn.mask_BK].any()
     shared = torch.arange(ITEMS)
     assert torch.equal(step._seen(user_B, pairs)(shared), seen.contains_shared(pairs.user_N, shared))
+
+
+class Recorder(nn.Module):
+    """A sampler that keeps what it is told of the items."""
+
+    def forward(self, user_BD, positive_BD, items, draws):
+        self.items = items
+        return UniformSampler()(user_BD, positive_BD, items, draws)
+
+
+@pytest.mark.parametrize(("model", "rows"), [(mf, pair_rows), (MeanOfHistory, sequence_rows)])
+def test_samplers_learn_how_much_a_user_has_seen_unless_the_next_item_is_to_be_found(model, rows):
+    step = step_of(model(), "sampler.name=uniform", "loss.name=bpr")
+    step.samplers[0] = Recorder()
+    step(*rows(), KEY)
+    count_N = step.samplers[0].items.seen_count_B
+    if rows is sequence_rows:
+        assert count_N is None
+    else:
+        assert torch.equal(count_N, observed().counts()[rows()[0]])
 
 
 # Workers

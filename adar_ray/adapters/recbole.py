@@ -123,6 +123,7 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
     user_E, item_E = training_pairs(train_loader)
     observed = UserItems(user_E, item_E - 1, data.user_num, model.n_items - 1)
     seen_count_U = observed.counts()
+    is_sequential = hasattr(model, "ITEM_SEQ")
     returned: list[Any] = []
     forward, own_loss = model.forward, model.calculate_loss
 
@@ -146,7 +147,7 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
             lambda item: vectors(item + 1),
             model.n_items - 1,
             seen=observed.seen_by(user_B),
-            seen_count_B=seen_count_U[user_B],
+            seen_count_B=None if is_sequential else seen_count_U[user_B],
             user_B=user_B,
             positive_B=positive_B,
         )

@@ -203,7 +203,8 @@ class TrainingStep(nn.Module):
             self.observed.n_items,
             self.model.score,
             seen=self._seen(user_B, pairs),
-            seen_count_B=self.seen_count_U[pairs.user_N],
+            # What comes next is one item, however many a user would like.
+            seen_count_B=None if "history" in batch else self.seen_count_U[pairs.user_N],
             user_B=pairs.user_N,
             positive_B=pairs.positive_N,
             popularity_I=self.popularity_I,
