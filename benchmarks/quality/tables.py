@@ -126,7 +126,7 @@ TABLES = {
         models=SEQUENTIAL,
         data=LAST,
         samplers=("uniform", "dns", "adar"),
-        settings=("loss.name=bce", "train.batch_size=256", "train.valid_users=10000"),
+        settings=("loss.name=bce", "adar.weight=1", "train.batch_size=256", "train.valid_users=10000"),
         effort=_SEQUENTIAL_EFFORT,
         space=HERE / "bce.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
