@@ -88,9 +88,9 @@ def streamed_data(config: Config, dataset: Dataset, stripes: Stripes) -> Trainin
 def _training_data(
     config: Config, dataset: Dataset, stripes: Stripes, train: Rows, valid: Rows
 ) -> TrainingData:
-    # Copies, since rows that come out of Ray's object store cannot be written to, which torch warns of.
     if config.train.valid_users:
         valid = of_some_users(valid, config.train.valid_users)
+    # Copies, since rows that come out of Ray's object store cannot be written to, which torch warns of.
     (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
     sizes = dataset.n_users, dataset.n_items
     length = dataset.sequences["length"]
