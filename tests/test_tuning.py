@@ -369,9 +369,10 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
     poor = [trial for trial in trials if began[trial.number] < 1e-4]
     assert len(poor) == 2
     assert max(trial.curve[0] for trial in poor) < 0.4 * best.value
-    # At two such rates the figure would stay what it is after the first epoch.
-    took_over = [trial for trial in poor if trial.curve[-1] > 0.6 * best.value]
-    assert took_over
+    # At such rates the figure would stay what it is after the first epoch. How near it comes to the best
+    # depends on how far the others are when it takes over.
+    took_over = [trial for trial in poor if trial.curve[-1] > 2 * trial.curve[0]]
+    assert took_over, [(trial.number, began[trial.number], trial.values, trial.curve) for trial in trials]
     assert all(trial.values["optimiser.lr"] != began[trial.number] for trial in took_over)
 
 
