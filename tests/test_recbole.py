@@ -4,6 +4,7 @@ Legend: B rows of the batch, K negatives a row, D dimensions, E interactions.
 """
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,13 @@ def make_dataset(out: Path, protocol: str, fewest: int = 6) -> Dataset:
         item_counts=np.bincount(item, minlength=ITEMS),
     )
     return Dataset.open(out)
+
+
+@pytest.fixture(autouse=True)
+def no_anomaly_detection_left_behind() -> Iterator[None]:
+    """RecBole's trainer switches torch's on for the whole process."""
+    yield
+    torch.autograd.set_detect_anomaly(False)
 
 
 @pytest.fixture(scope="module")
