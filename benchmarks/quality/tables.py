@@ -80,6 +80,7 @@ def _lasting(epochs: int, patience: int) -> tuple[str, str]:
 _PAIRWISE_DEAR = Effort(
     ({"optimiser.lr": 3e-3, "loss.l2": 3e-2}, {"optimiser.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(40, 4)
 )
+_SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
 _SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
 _SOFTMAX_DEAR = Effort(_SOFTMAX_GRID[:2], 1, 1, _lasting(40, 4))
 _SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
@@ -88,12 +89,14 @@ _SEQUENTIAL_EFFORT = {
     "video-games": Effort(_SEQUENTIAL_GRID, 1, 1, _lasting(30, 4)),
 }
 
+COMMON = ("train.valid_users=10000",)
+
 TABLES = {
     "pairwise": Table(
         models=COLLABORATIVE,
         data=PUBLISHED,
         samplers=("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar"),
-        settings=("loss.name=bpr", "train.valid_users=10000"),
+        settings=("loss.name=bpr",),
         effort={
             "beauty": Effort(
                 grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)), 4, 3, _lasting(150, 12)
@@ -108,12 +111,7 @@ TABLES = {
         models=COLLABORATIVE,
         data=PUBLISHED,
         samplers=("uniform", "adar"),
-        settings=(
-            "loss.name=sampled_softmax",
-            "model.cosine=true",
-            "loss.l2=0",
-            "train.valid_users=10000",
-        ),
+        settings=_SOFTMAX,
         effort={
             "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(120, 16)),
             "phone": Effort(_SOFTMAX_GRID[:2], 2, 2, _lasting(100, 10)),
@@ -126,7 +124,7 @@ TABLES = {
         models=SEQUENTIAL,
         data=LAST,
         samplers=("uniform", "dns", "adar"),
-        settings=("loss.name=bce", "adar.weight=1", "train.batch_size=256", "train.valid_users=10000"),
+        settings=("loss.name=bce", "adar.weight=1", "train.batch_size=256"),
         effort=_SEQUENTIAL_EFFORT,
         space=HERE / "bce.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
@@ -135,14 +133,7 @@ TABLES = {
         models=SEQUENTIAL,
         data=LAST,
         samplers=("uniform", "adar"),
-        settings=(
-            "loss.name=sampled_softmax",
-            "model.cosine=true",
-            "loss.temperature=0.1",
-            "loss.l2=0",
-            "train.batch_size=256",
-            "train.valid_users=10000",
-        ),
+        settings=(*_SOFTMAX, "loss.temperature=0.1", "train.batch_size=256"),
         effort=_SEQUENTIAL_EFFORT,
         space=HERE / "softmax.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
@@ -176,7 +167,7 @@ def main() -> None:
                 cell = Cell(
                     name=f"{arguments.table}-{model}-{data}-{sampler}",
                     sampler=sampler,
-                    settings=(*table.models[model], *table.settings, *effort.settings),
+                    settings=(*table.models[model], *COMMON, *table.settings, *effort.settings),
                     grid=effort.grid,
                     space=table.space,
                     draws=effort.draws,
