@@ -4,7 +4,8 @@ Legend: B rows of the batch, K negatives a row, D dimensions, E interactions.
 """
 
 import importlib.util
-from collections.abc import Iterator
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,13 +68,6 @@ def make_dataset(out: Path, protocol: str, fewest: int = 6) -> Dataset:
     return Dataset.open(out)
 
 
-@pytest.fixture(autouse=True)
-def no_anomaly_detection_left_behind() -> Iterator[None]:
-    """RecBole's trainer switches torch's on for the whole process."""
-    yield
-    torch.autograd.set_detect_anomaly(False)
-
-
 @pytest.fixture(scope="module")
 def ratio(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(tmp_path_factory.mktemp("recbole") / "ratio", "ratio")
@@ -119,6 +113,16 @@ def test_recbole_trains_and_tests_on_our_split(model: str, ratio: Dataset, left_
         rows = loader._dataset.inter_feat
         user_E, item_E = training_pairs(loader) if split == "train" else (rows["user_id"], rows["item_id"])
         assert our_pairs(loader._dataset, user_E, item_E) == pairs_of(dataset, split)
+
+
+@needs_recbole
+def test_training_leaves_the_process_as_it_was(ratio: Dataset) -> None:
+    def process() -> tuple:
+        return Path.cwd(), list(sys.argv), dict(os.environ), torch.is_anomaly_enabled()
+
+    before = process()
+    train("BPR", ratio, SETTINGS)
+    assert process() == before
 
 
 @needs_recbole

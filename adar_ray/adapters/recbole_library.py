@@ -53,7 +53,7 @@ def import_recbole() -> None:
 @contextlib.contextmanager
 def at_home() -> Iterator[Path]:
     """A folder of its own for RecBole to work in, and what it needs of a process, all put back afterwards."""
-    before = Path.cwd(), sys.argv, os.environ.get(_PICKLES)
+    before = Path.cwd(), sys.argv, os.environ.get(_PICKLES), torch.is_anomaly_enabled()
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pandas and torch, about how RecBole calls them
         os.chdir(scratch)  # where RecBole leaves its TensorBoard files
@@ -64,8 +64,9 @@ def at_home() -> Iterator[Path]:
         try:
             yield Path(scratch)
         finally:
-            here, sys.argv, pickles = before
+            here, sys.argv, pickles, detects_anomalies = before
             os.chdir(here)
+            torch.autograd.set_detect_anomaly(detects_anomalies)  # which RecBole's trainer switches on
             if pickles is None:
                 del os.environ[_PICKLES]
 

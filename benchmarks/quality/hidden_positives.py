@@ -10,7 +10,10 @@ sampler is asked once more for the negatives of all training pairs. Of these
 - hidden: the share of g that falls on a hidden positive. A generated negative counts as the item nearest to
   it other than its own positive;
 - pushed: the share of g that pushes a hidden positive down. A negative of ADAR pushes its noise item, with
-  sin(phi) of its weight, and nothing else.
+  sin(phi) of its weight, and nothing else;
+- liked, in a synthetic world: the share of g that falls on what the user likes by the score of the truth. A
+  generated negative has the true score of its trajectory: from its positive's true vector towards its noise
+  item's, as far as its own. MixGCF's, which is mixed anew in every dimension, has none.
 
 Legend: B rows of the batch, K negatives a row, I items, P items of the pool, D dimensions.
 """
@@ -74,7 +77,8 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     dataset = dataset_of(arguments.data, arguments.sources, arguments.work, DATA.get(arguments.data, {}))
-    hidden = _liked(dataset) if arguments.data == SYNTHETIC else _held_out(dataset)
+    truth = Truth.open(dataset) if arguments.data == SYNTHETIC else None
+    hidden = _liked(truth) if truth else _held_out(dataset)
     results = Path(__file__).parents[1] / "results" / "quality_hidden_positives.json"
     content = json.loads(results.read_text()) if results.exists() else {}
     rows = content.setdefault(arguments.data, {"settings": arguments.set, "samplers": {}})["samplers"]
@@ -82,7 +86,7 @@ def main() -> None:
         if name in rows:
             continue
         config = load_config(settings=[*SETTINGS, *settings, *arguments.set])
-        rows[name] = _study(config, dataset, hidden)
+        rows[name] = _study(config, dataset, hidden, truth)
         print(name, rows[name], file=sys.stderr, flush=True)
         content |= {
             "what": "at the best epoch on validation: mean hardness, and shares of the gradient's weight",
@@ -96,9 +100,7 @@ def _held_out(dataset: Dataset) -> Hidden:
     return user_items(dataset, "valid", "test").contains
 
 
-def _liked(dataset: Dataset) -> Hidden:
-    truth = Truth.open(dataset)
-
+def _liked(truth: Truth) -> Hidden:
     def hidden(user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         user = np.repeat(user_B.numpy(), item_BK.shape[1])
         return torch.from_numpy(truth.likes(user, item_BK.numpy().ravel())).view(item_BK.shape)
@@ -106,14 +108,26 @@ def _liked(dataset: Dataset) -> Hidden:
     return hidden
 
 
+def _liked_on_the_way(
+    truth: Truth, user_B: torch.Tensor, item_B: torch.Tensor, noise_BK: torch.Tensor, phi_BK: torch.Tensor
+) -> torch.Tensor:
+    """`[B, K]`: whether the user likes what lies at `phi` on the way from a positive to a noise item."""
+    user_BD = truth.user_UD[user_B.numpy()]
+    mean_B1 = (user_BD @ truth.item_ID.mean(0))[:, None]
+    positive_B1 = np.einsum("bd,bd->b", user_BD, truth.item_ID[item_B.numpy()])[:, None] - mean_B1
+    b_BK = np.einsum("bd,bkd->bk", user_BD, truth.item_ID[noise_BK.numpy()]) - mean_B1
+    score_BK = mean_B1 + np.cos(phi_BK.numpy()) * positive_B1 + np.sin(phi_BK.numpy()) * b_BK
+    return torch.from_numpy(score_BK >= truth.threshold_U[user_B.numpy()][:, None])
+
+
 @torch.no_grad()
-def _study(config: Config, dataset: Dataset, hidden: Hidden) -> dict[str, float]:
+def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None) -> dict[str, float]:
     with torch.enable_grad():
         fitted = fit(config, dataset)
     observed, model, sampler = user_items(dataset, "train"), fitted.model, fitted.samplers[-1]
     vector_ID = model.items(torch.arange(observed.n_items))
     user_E, item_E = observed.pairs()
-    total = torch.zeros(4, dtype=torch.float64)
+    total = torch.zeros(5, dtype=torch.float64)
     for number, at_B in enumerate(torch.arange(len(user_E)).split(1024)):
         user_B, item_B = user_E[at_B], item_E[at_B]
         user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
@@ -126,23 +140,28 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden) -> dict[str, float]
             near_BK = negatives.item_BK
         else:
             near_BK = _nearest(negatives.vector_BKD, vector_ID, item_B)
-        pushed_BK, share_BK = near_BK, torch.ones_like(g_BK)
+        pushed_BK, share_BK, liked_BK = near_BK, torch.ones_like(g_BK), hidden(user_B, near_BK)
         if negatives.timestep_BK is not None:
             phi_BK1 = (negatives.timestep_BK * (math.pi / 2))[..., None]
             mean_D = pool[0].mean(0)
             far_BKD = negatives.vector_BKD - mean_D - phi_BK1.cos() * (positive_BD[:, None] - mean_D)
             pushed_BK = _nearest(mean_D + far_BKD / phi_BK1.sin().clamp_min(1e-3), vector_ID)
             share_BK = phi_BK1.sin()[..., 0]
+            if truth:
+                liked_BK = _liked_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK1[..., 0])
         total += torch.stack(
             [
                 negatives.mask_BK.sum(),
                 g_BK.sum(),
                 (g_BK * hidden(user_B, near_BK)).sum(),
                 (g_BK * share_BK * hidden(user_B, pushed_BK)).sum(),
+                (g_BK * liked_BK).sum(),
             ]
         )
-    count, weight, near, pushed = total.tolist()
+    count, weight, near, pushed, liked = total.tolist()
     figures = {"hardness": weight / count, "hidden": near / weight, "pushed": pushed / weight}
+    if truth and config.sampler.name != "mixgcf":
+        figures["liked"] = liked / weight
     return {**figures, "valid ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
 
 
