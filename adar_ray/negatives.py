@@ -64,6 +64,8 @@ class Negatives:
         log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's
             positive; `[B, K]`. None where all items are as likely.
         loss_B: what the sampler itself wants minimised, for parameters of its own; `[B]`.
+        source: of generated negatives, the items that they are made of beside the positive: ids `[B, K]` and
+            vectors `[B, K, D]`; None if they are made of none.
     """
 
     vector_BKD: torch.Tensor
@@ -72,6 +74,7 @@ class Negatives:
     timestep_BK: torch.Tensor | None = None
     log_q_BK: torch.Tensor | None = None
     loss_B: torch.Tensor | None = None
+    source: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
 class Sampler(Protocol):

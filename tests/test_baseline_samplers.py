@@ -422,6 +422,13 @@ def test_mixgcf_mixes_at_each_hop_the_positive_and_what_makes_the_hardest_mixtur
     )
     torch.testing.assert_close(ours, theirs)
     assert theirs[0].abs().sum() > 0
+    # L2 is for the first hop of the item chosen there.
+    item_BK, vector_BKD = negatives.source
+    first_BK1 = share_BKH[..., :1]
+    mixed_BKID = first_BK1[..., None] * hop_IHD[0, 0] + (1 - first_BK1[..., None]) * hop_IHD[:, 0]
+    score_BKI = torch.stack([score(user_BD, mixed_BID) for mixed_BID in mixed_BKID.unbind(1)], 1)
+    assert torch.equal(item_BK, score_BKI.masked_fill(seen_BI[:, None], -torch.inf).argmax(2))
+    assert torch.equal(vector_BKD, hop_IHD[item_BK, 0])
 
 
 def test_mixgcf_mixes_the_positive_with_the_hardest_of_n_unseen_items():
@@ -445,6 +452,9 @@ def test_mixgcf_mixes_the_positive_with_the_hardest_of_n_unseen_items():
     rank_B2 = rank_I[item_B2]
     assert len(rank_B2) > 0.99 * MANY
     assert (rank_B2 >= 0).all()
+    source_BK, source_BKI = (part[negatives.mask_BK.all(1)] for part in negatives.source)
+    assert torch.equal(source_BK, item_B2)
+    assert torch.equal(source_BKI, torch.eye(ITEMS, dtype=torch.float64)[item_B2])
     for rank_B in rank_B2.T:
         count = torch.bincount(rank_B, minlength=8).numpy()
         assert chisquare(count, share_of_rank(8, 2, 1) * count.sum()).pvalue > 1e-3

@@ -526,6 +526,22 @@ def test_the_loss_of_a_step_by_hand():
     torch.testing.assert_close(loss, expected)
 
 
+@pytest.mark.parametrize("sampler", ["adar", "mixgcf"])
+@pytest.mark.parametrize("name", ["mf", "lightgcn"])
+def test_the_penalty_of_generated_negatives_is_that_of_the_items_they_are_made_of(name, sampler):
+    observed, model = connected_graph(), build(name)
+    _, step = training_step(model, observed, f"sampler.name={sampler}", "adar.K=3", "loss.l2=0.2")
+    kept = []
+    step.samplers[-1].register_forward_hook(lambda module, asked, answer: kept.append(answer))
+    user_B, item_B, row_B = interactions(observed)
+    _, statistics = step(user_B, item_B, row_B, (1, 2, 3))
+    tables = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Embedding)]
+    square_N = torch.cat(tables).square().sum(1)  # users, then items
+    made_of_BK = kept[0].source[0]
+    expected_B = square_N[user_B] + square_N[USERS + item_B] + square_N[USERS + made_of_BK].mean(1)
+    torch.testing.assert_close(statistics[1].float(), 0.2 * 0.5 * expected_B.sum())
+
+
 @pytest.mark.parametrize("name", ["mf", "neumf", "ngcf", "lightgcn"])
 @pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
 @pytest.mark.parametrize("sampler", ["uniform", "adar"])

@@ -125,7 +125,10 @@ class AdarSampler(nn.Module):
             phi_BK = self.schedule.angle(t_BK).to(phi_BK.dtype)
 
         vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, phi_BK)
-        return Negatives(vector_BKD, mask_BK, timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T)
+        source = None if pool_P is None else (pool_P[noise_BK], noise_BKD)
+        return Negatives(
+            vector_BKD, mask_BK, timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T, source=source
+        )
 
     def _transition(
         self,

@@ -23,8 +23,8 @@ class MixGCFSampler(nn.Module):
     through its share.
 
     For a model without hops (no `items.layers`) it is positive mixing alone. Departs from the paper by
-    scoring with the model's own score where that is no inner product, and from the authors' code by no L2
-    penalty on what is mixed.
+    scoring with the model's own score where that is no inner product, and from the authors' code by an L2
+    penalty on the item of the first hop, where theirs is on its mixture.
 
     Args:
         K: negatives a positive, each of candidates of its own.
@@ -56,7 +56,8 @@ class MixGCFSampler(nn.Module):
         # Of each chosen item the vector of the hop that it was chosen for: the diagonal of hops by hops.
         chosen_BKHD = hops(item_BKH).diagonal(dim1=2, dim2=3).transpose(2, 3)
         mixed_BKHD = _mix(positive_BHD[:, None], chosen_BKHD, share_BKH)
-        return Negatives(mixed_BKHD.mean(2), mask_BKN.any(2))
+        first = item_BKH[..., 0], chosen_BKHD[..., 0, :]
+        return Negatives(mixed_BKHD.mean(2), mask_BKN.any(2), source=first)
 
 
 def _mix(positive: torch.Tensor, negative: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

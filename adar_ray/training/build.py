@@ -289,7 +289,11 @@ class TrainingStep(nn.Module):
         positive_ND: torch.Tensor,
         answers: list[Negatives],
     ) -> torch.Tensor:
-        """`[N]`: half the squared lengths of a pair's vectors, and the mean of its negatives'."""
+        """`[N]`: half the squared lengths of a pair's vectors, and the mean of its negatives'.
+
+        Of generated negatives those count that they are made of: an item that is only ever pushed down must
+        be held back, too, or it would run away.
+        """
         own = getattr(self.model, "l2_vectors", None)
         if not self.config.loss.l2:
             return positive_ND.new_zeros(())
@@ -299,8 +303,9 @@ class TrainingStep(nn.Module):
             vectors = own(batch, pairs.positive_N) if own else (pairs.user_ND, positive_ND)
             penalty_N = self._half_square(*vectors)
         for negatives in answers:
-            if negatives.item_BK is not None:
-                vector_NKD = own(batch, negatives.item_BK)[1] if own else negatives.vector_BKD
+            item_NK, vector_NKD = negatives.source or (negatives.item_BK, negatives.vector_BKD)
+            if item_NK is not None:
+                vector_NKD = own(batch, item_NK)[1] if own else vector_NKD
                 penalty_N = penalty_N + self._half_square(vector_NKD).mean(1)
         return penalty_N
 

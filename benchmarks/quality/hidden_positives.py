@@ -131,7 +131,7 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
     for number, at_B in enumerate(torch.arange(len(user_E)).split(1024)):
         user_B, item_B = user_E[at_B], item_E[at_B]
         user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
-        items, pool = _items(model, observed, user_B, item_B, fitted.figures["epoch"])
+        items = _items(model, observed, user_B, item_B, fitted.figures["epoch"])
         negatives = sampler(user_BD, positive_BD, items, Draws(at_B, 0, 0, number))
         score_BK = model.score(user_BD, negatives.vector_BKD)
         positive_B1 = model.score(user_BD, positive_BD[:, None])
@@ -142,13 +142,10 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
             near_BK = _nearest(negatives.vector_BKD, vector_ID, item_B)
         pushed_BK, share_BK, liked_BK = near_BK, torch.ones_like(g_BK), hidden(user_B, near_BK)
         if negatives.timestep_BK is not None:
-            phi_BK1 = (negatives.timestep_BK * (math.pi / 2))[..., None]
-            mean_D = pool[0].mean(0)
-            far_BKD = negatives.vector_BKD - mean_D - phi_BK1.cos() * (positive_BD[:, None] - mean_D)
-            pushed_BK = _nearest(mean_D + far_BKD / phi_BK1.sin().clamp_min(1e-3), vector_ID)
-            share_BK = phi_BK1.sin()[..., 0]
+            phi_BK, pushed_BK = negatives.timestep_BK * (math.pi / 2), negatives.source[0]
+            share_BK = phi_BK.sin()
             if truth:
-                liked_BK = _liked_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK1[..., 0])
+                liked_BK = _liked_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK)
         total += torch.stack(
             [
                 negatives.mask_BK.sum(),
@@ -167,16 +164,10 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
 
 def _items(
     model: torch.nn.Module, observed: UserItems, user_B: torch.Tensor, item_B: torch.Tensor, epoch: int
-) -> tuple[Items, list[torch.Tensor]]:
-    """What the sampler may look up, and the vectors that it has looked up so far."""
-    looked_up: list[torch.Tensor] = []
-
-    def vectors(item: torch.Tensor) -> torch.Tensor:
-        looked_up.append(model.items(item))
-        return looked_up[-1]
-
-    items = Items(
-        vectors,
+) -> Items:
+    """What the sampler may look up."""
+    return Items(
+        model.items,
         observed.n_items,
         model.score,
         seen=observed.seen_by(user_B),
@@ -186,16 +177,12 @@ def _items(
         popularity_I=observed.item_counts(),
         epoch=epoch,
     )
-    return items, looked_up
 
 
-def _nearest(
-    vector_BKD: torch.Tensor, vector_ID: torch.Tensor, but_B: torch.Tensor | None = None
-) -> torch.Tensor:
+def _nearest(vector_BKD: torch.Tensor, vector_ID: torch.Tensor, but_B: torch.Tensor) -> torch.Tensor:
     """`[B, K]`: the item whose vector is nearest, other than the row's of `but_B`."""
     distance_BKI = torch.cdist(vector_BKD.flatten(0, 1), vector_ID).unflatten(0, vector_BKD.shape[:2])
-    if but_B is not None:
-        distance_BKI.scatter_(2, but_B[:, None, None].expand(-1, vector_BKD.shape[1], 1), torch.inf)
+    distance_BKI.scatter_(2, but_B[:, None, None].expand(-1, vector_BKD.shape[1], 1), torch.inf)
     return distance_BKI.argmin(2)
 
 

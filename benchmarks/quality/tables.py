@@ -53,7 +53,7 @@ class Table:
         models: settings of each.
         data: folders of the data sets, with how they are split.
         settings: for all cells.
-        effort: by data set.
+        effort: by data set, or by model and data set where a model is dearer.
         space: of the samplers' own parameters.
         metrics: what is shown; the last decides on validation.
     """
@@ -65,6 +65,9 @@ class Table:
     effort: dict[str, Effort]
     space: Path
     metrics: tuple[str, str] = ("recall@20", "ndcg@20")
+
+    def effort_on(self, model: str, data: str) -> Effort:
+        return self.effort.get(f"{model}, {data}") or self.effort[data]
 
 
 COLLABORATIVE = {"mf": ("model.name=mf",), "lightgcn": ("model.name=lightgcn", "model.layers=2")}
@@ -160,9 +163,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for data in arguments.data or table.data:
         dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
-        effort = table.effort[data]
         for model in arguments.models or table.models:
-            results = {}
+            effort, results = table.effort_on(model, data), {}
             for sampler in arguments.samplers or table.samplers:
                 cell = Cell(
                     name=f"{arguments.table}-{model}-{data}-{sampler}",
