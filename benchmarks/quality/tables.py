@@ -105,6 +105,9 @@ TABLES = {
                 grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)), 4, 3, _lasting(150, 12)
             ),
             "phone": Effort(_PAIRWISE_DEAR.grid, 2, 2, _lasting(120, 8)),
+            "lightgcn, beauty": Effort(
+                grid(optimiser__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 1, 1, _lasting(100, 8)
+            ),
             "ml-1m": _PAIRWISE_DEAR,
             "gowalla": _PAIRWISE_DEAR,
         },
