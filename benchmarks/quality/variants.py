@@ -86,10 +86,9 @@ class Denoised(AdarSampler):
         user_BD = user_BD.detach() / user_BD.detach().std().clamp_min(1e-6)
 
         phi_BK1 = (negatives.timestep_BK * (math.pi / 2))[..., None]
-        made_BKD = (negatives.vector_BKD.detach() - mean_D) / scale
-        start_BKD = ((positive_BD.detach() - mean_D) / scale)[:, None].expand_as(made_BKD)
-        sin, cos = phi_BK1.sin().clamp_min(1e-3), phi_BK1.cos()
-        noise_BKD = (made_BKD - cos * start_BKD) / sin  # what the transition point was reached with
+        noise_BKD = (negatives.source[1].detach() - mean_D) / scale
+        start_BKD = ((positive_BD.detach() - mean_D) / scale)[:, None].expand_as(noise_BKD)
+        sin, cos = phi_BK1.sin(), phi_BK1.cos()
 
         far_BK1 = phi_BK1 + self.beyond * (math.pi / 2 - phi_BK1)
         far_BKD = far_BK1.cos() * start_BKD + far_BK1.sin() * noise_BKD
