@@ -293,7 +293,9 @@ def train_command(
         source = click.get_current_context().get_parameter_source("workers")
         if data_address or out or config_file or settings or replace or source is ParameterSource.COMMANDLINE:
             raise click.UsageError("--resume takes everything from the run; give it no other option")
-        _resume(resume_run, as_json)
+        from adar_ray.training.run import Run
+
+        _finish(Run.open(resume_run), as_json)
         return
     config = load_config(config_file, settings)
     if show_config:
@@ -301,42 +303,24 @@ def train_command(
         return
     if not data_address or not out:
         raise click.UsageError("give --data and --out, or --resume")
-    from adar_ray.data.dataset import Dataset
+    from adar_ray.training.trainer import begin
+
+    _finish(begin(data_address, out, config, workers=workers, replace=replace), as_json)
+
+
+def _finish(run: Any, as_json: bool) -> None:
+    """Trains a run to its end, and shows it."""
     from adar_ray.reporting.progress import TrainingProgress
-    from adar_ray.training.trainer import train
-
-    dataset = Dataset.open(data_address)
-    with TrainingProgress(config.train.epochs, config.train.metric) as progress:
-        progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
-        run = train(
-            dataset,
-            out,
-            config,
-            workers=workers,
-            replace=replace,
-            on_epoch=progress.on_epoch,
-            on_step=progress.on_step,
-        )
-    _show_run(run, as_json)
-
-
-def _resume(address: str, as_json: bool) -> None:
-    from adar_ray.reporting.progress import TrainingProgress
-    from adar_ray.training.run import Run
+    from adar_ray.reporting.tables import compare
     from adar_ray.training.trainer import resume
 
-    run = Run.open(address)
-    if run.result() is not None:
-        _message(f"{run.folder}: is finished already")
-    train = run.config.train
+    workers, train = run.about["workers"], run.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:
-        run = resume(address, on_epoch=progress.on_epoch, on_step=progress.on_step)
-    _show_run(run, as_json)
-
-
-def _show_run(run: Any, as_json: bool) -> None:
-    from adar_ray.reporting.tables import compare
-
+        if run.result() is not None:
+            progress.line(f"{run.folder}: is finished already")
+        else:
+            progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
+        run = resume(run, on_epoch=progress.on_epoch, on_step=progress.on_step)
     _show(compare([run])[0], as_json)
 
 

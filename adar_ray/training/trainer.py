@@ -40,24 +40,38 @@ def train(
     Returns:
         The finished run.
     """
+    run = begin(data, out, config, workers=workers, replace=replace)
+    return resume(run, on_epoch=on_epoch, on_step=on_step)
+
+
+def begin(
+    data: str | Path | Dataset,
+    out: str | Path,
+    config: Config | None = None,
+    *,
+    workers: int = 1,
+    replace: bool = False,
+) -> Run:
+    """Writes a run folder that is ready to be trained, by `resume`; arguments as for `train`.
+
+    Raises:
+        AdarError: something does not fit together, or `out` holds something; then nothing was written.
+    """
     dataset = Dataset.open(data)
     config = config or load_config()
     _check(config, dataset, workers)
-    run = Run.create(out, config, dataset, workers, replace=replace)
-    return _run_to_the_end(run, dataset, on_epoch, on_step)
+    return Run.create(out, config, dataset, workers, replace=replace)
 
 
 def resume(
-    run: str | Path,
+    run: str | Path | Run,
     *,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
     """Goes on with an unfinished run after its last finished epoch, as if it had never stopped."""
-    opened = Run.open(run)
-    if opened.result() is not None:
-        return opened
-    return _run_to_the_end(opened, opened.dataset(), on_epoch, on_step)
+    run = Run.open(run)
+    return run if run.result() is not None else _run_to_the_end(run, on_epoch, on_step)
 
 
 def _check(config: Config, dataset: Dataset, workers: int) -> None:
@@ -72,7 +86,8 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
         )
 
 
-def _run_to_the_end(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnStep) -> Run:
+def _run_to_the_end(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Run:
+    dataset = run.dataset()
     with _events(run, on_epoch) as tell_epoch:
         if run.about["workers"]:
             from adar_ray.training.ray_workers import fit_on_workers

@@ -3,7 +3,8 @@
 First what all samplers have in common is tuned on a grid, each sampler at its own usual values; then, at
 the best of these, the sampler's own parameters are drawn at random from a space. The best of all trials on
 validation is trained again with other seeds, and each of these runs ranks test once. All of it lies in
-folders under the work folder, a run each, so that an interrupted table goes on with what is missing.
+folders under the work folder, a run each, so that an interrupted table goes on with what is missing; what was
+run with another configuration is run anew.
 """
 
 from __future__ import annotations
@@ -123,13 +124,15 @@ def _draws(cell: Cell) -> list[dict[str, Any]]:
 
 
 def _trial(cell: Cell, dataset: Dataset, folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    written = folder.with_suffix(".json")
-    if not written.exists():
-        run = _finished(folder, _config(cell, values), dataset)
+    config, written = _config(cell, values), folder.with_suffix(".json")
+    kept = json.loads(written.read_text()) if written.exists() else None
+    if kept is None or load_config(values=kept["config"]) != config:
+        run = _finished(folder, config, dataset)
         valid = max(record["valid"][cell.metric] for record in run.epochs())
-        written.write_text(json.dumps({"values": values, "valid": valid, "epochs": len(run.epochs())}))
+        kept = {"values": values, "valid": valid, "epochs": len(run.epochs()), "config": config.model_dump()}
+        written.write_text(json.dumps(kept))
         run.folder.remove()
-    return json.loads(written.read_text())
+    return kept
 
 
 def _config(cell: Cell, values: dict[str, Any]) -> Config:
@@ -138,7 +141,9 @@ def _config(cell: Cell, values: dict[str, Any]) -> Config:
 
 
 def _finished(folder: Path, config: Config, dataset: Dataset) -> Run:
-    return resume(folder) if folder.exists() else train(dataset, folder, config, workers=0)
+    if folder.exists() and Run.open(folder).config == config:
+        return resume(folder)
+    return train(dataset, folder, config, workers=0, replace=True)
 
 
 def _test(run: Run) -> dict[str, float]:

@@ -29,4 +29,10 @@ def dataset_of(name: str, sources: Path, work: Path, options: dict[str, Any]) ->
     out = work / "data" / "-".join([name, *map(str, options.values())])
     if out.exists():
         return Dataset.open(out)
-    return synthesise(**_WORLD, out=out) if name == SYNTHETIC else prepare(sources / name, out, **options)
+    if name == SYNTHETIC:
+        return synthesise(**_WORLD, out=out)
+    if not (sources / name).exists():
+        raise SystemExit(
+            f"--sources {sources}: has no folder {name}; get the data set as published, or leave it out"
+        )
+    return prepare(sources / name, out, **options)
