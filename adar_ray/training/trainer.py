@@ -69,24 +69,14 @@ def resume(
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
-    """Goes on with an unfinished run after its last finished epoch, as if it had never stopped."""
+    """Trains a run that has begun, from its last finished epoch, as if it had never stopped.
+
+    Raises:
+        AdarError: it is no run, or its dataset has changed.
+    """
     run = Run.open(run)
-    return run if run.result() is not None else _run_to_the_end(run, on_epoch, on_step)
-
-
-def _check(config: Config, dataset: Dataset, workers: int) -> None:
-    if not dataset.rows("train"):
-        raise AdarError(f"{dataset.folder}: has no training interactions")
-    training_shards(config, dataset)  # refuses a sequential model without sequences
-    if workers > 1 and config.train.batch_size % workers:
-        fitting = -(-config.train.batch_size // workers) * workers
-        raise AdarError(
-            f"train.batch_size {config.train.batch_size} cannot be shared equally by {workers} workers; "
-            f"add --set train.batch_size={fitting}"
-        )
-
-
-def _run_to_the_end(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Run:
+    if run.result() is not None:
+        return run
     dataset = run.dataset()
     with _events(run, on_epoch) as tell_epoch:
         if run.about["workers"]:
@@ -109,6 +99,18 @@ def _run_to_the_end(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Run:
         },
     )
     return run
+
+
+def _check(config: Config, dataset: Dataset, workers: int) -> None:
+    if not dataset.rows("train"):
+        raise AdarError(f"{dataset.folder}: has no training interactions")
+    training_shards(config, dataset)  # refuses a sequential model without sequences
+    if workers > 1 and config.train.batch_size % workers:
+        fitting = -(-config.train.batch_size // workers) * workers
+        raise AdarError(
+            f"train.batch_size {config.train.batch_size} cannot be shared equally by {workers} workers; "
+            f"add --set train.batch_size={fitting}"
+        )
 
 
 @contextlib.contextmanager
