@@ -303,9 +303,9 @@ def train_command(
         return
     if not data_address or not out:
         raise click.UsageError("give --data and --out, or --resume")
-    from adar_ray.training.trainer import begin
+    from adar_ray.training.trainer import new_run
 
-    _finish(begin(data_address, out, config, workers=workers, replace=replace), as_json)
+    _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
 
 
 def _finish(run: Any, as_json: bool) -> None:

@@ -40,11 +40,11 @@ def train(
     Returns:
         The finished run.
     """
-    run = begin(data, out, config, workers=workers, replace=replace)
+    run = new_run(data, out, config, workers=workers, replace=replace)
     return resume(run, on_epoch=on_epoch, on_step=on_step)
 
 
-def begin(
+def new_run(
     data: str | Path | Dataset,
     out: str | Path,
     config: Config | None = None,
