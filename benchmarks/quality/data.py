@@ -33,6 +33,6 @@ def dataset_of(name: str, sources: Path, work: Path, options: dict[str, Any]) ->
         return synthesise(**_WORLD, out=out)
     if not (sources / name).exists():
         raise SystemExit(
-            f"--sources {sources}: has no folder {name}; put the data set there as published, or leave it out with --data"
+            f"--sources {sources}: has no folder {name}; put it there as published, or choose by --data"
         )
     return prepare(sources / name, out, **options)
