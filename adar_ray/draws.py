@@ -54,11 +54,16 @@ class Draws:
 
     def integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[B, n]` integers in `[0, high)`, independent for every row and stream."""
-        return self._numbers(self.row_B[:, None], high, n, stream)
+        return self.integers_at(torch.arange(n, device=self.row_B.device)[None], high, stream)
+
+    def integers_at(self, column: torch.Tensor, high: int, stream: int = 0) -> torch.Tensor:
+        """Those of `integers` in the given columns `[B, n]` or, for all rows, `[1, n]`."""
+        return self._numbers(self.row_B[:, None], column, high, stream)
 
     def shared_integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[n]` integers in `[0, high)` that all rows of the batch, on all workers, have in common."""
-        return self._numbers(splitmix64(self._step ^ _SHARED_ROW), high, n, stream)
+        index = torch.arange(n, device=self.row_B.device)
+        return self._numbers(splitmix64(self._step ^ _SHARED_ROW), index, high, stream)
 
     def shared_normals(self, rows: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[rows, n]` standard normal numbers that all rows of the batch, on all workers, have in common."""
@@ -68,8 +73,8 @@ class Draws:
         normal_N = (-2 * uniform_2N[0].log()).sqrt() * torch.cos(2 * math.pi * uniform_2N[1])
         return normal_N.unflatten(0, (rows, n))
 
-    def _numbers(self, state: torch.Tensor, high: int, n: int, stream: int) -> torch.Tensor:
-        index = torch.arange(n, device=state.device) + (stream << 32)
-        bits = splitmix64(state ^ splitmix64(index))
+    @staticmethod
+    def _numbers(state: torch.Tensor, index: torch.Tensor, high: int, stream: int) -> torch.Tensor:
+        bits = splitmix64(state ^ splitmix64(index + (stream << 32)))
         # 31 bits scaled to [0, high): no modulo, and a bias below high / 2**31.
         return (((bits >> 33) & ((1 << 31) - 1)) * high) >> 31

@@ -6,7 +6,7 @@ S items of a user's memory, D dimensions.
 
 import math
 from collections.abc import Callable
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from adar_ray.samplers import (
     PopularitySampler,
     SRNSSampler,
 )
+from adar_ray.samplers.candidates import uniform_candidates
 
 USERS, ITEMS, DIM = 40, 12, 4
 EVERY = 400  # candidates: of twelve items none is ever missing among so many
@@ -121,6 +122,28 @@ def value(score: Callable, user_D: torch.Tensor, item_D: torch.Tensor) -> float:
 
 def unseen_of(seen_I: torch.Tensor) -> list[int]:
     return (~seen_I).nonzero()[:, 0].tolist()
+
+
+# Unseen items
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.97])
+def test_a_candidate_is_the_first_unseen_item_of_its_streams(share):
+    seen_UI, looked_up = random_seen(share), 0
+
+    def seen(item_BK: torch.Tensor) -> torch.Tensor:
+        nonlocal looked_up
+        looked_up += item_BK.numel()
+        return seen_UI.gather(1, item_BK)
+
+    draws, N = Draws(torch.arange(USERS), 0), 30
+    item_BN, mask_BN = uniform_candidates(Items(lambda item: ITEM_ID[item], ITEMS, seen=seen), draws, N)
+    streams_SBN = torch.stack([draws.integers(ITEMS, N, stream) for stream in range(9)])
+    for user, column in product(range(USERS), range(N)):
+        unseen = [item for item in streams_SBN[:, user, column].tolist() if not seen_UI[user, item]]
+        assert mask_BN[user, column] == bool(unseen)
+        assert not unseen or item_BN[user, column] == unseen[0]
+    assert looked_up <= USERS * N * (2 if share < 0.5 else 9)  # redrawn ones, and no others
 
 
 # Every sampler

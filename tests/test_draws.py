@@ -121,6 +121,12 @@ def test_asking_for_more_numbers_changes_none_of_the_first():
     assert torch.equal(draws.integers(1000, 20)[:, :5], draws.integers(1000, 5))
 
 
+def test_columns_asked_for_one_by_one_hold_the_same_numbers():
+    draws, column_BK = Draws(torch.arange(3), 4), torch.tensor([[0, 7], [3, 3], [6, 1]])
+    expected = draws.integers(1000, 8, stream=2).gather(1, column_BK)
+    assert torch.equal(draws.integers_at(column_BK, 1000, stream=2), expected)
+
+
 def test_shared_integers_are_the_same_for_any_rows():
     all_rows = Draws(torch.arange(64), 9, 1).shared_integers(10**6, 100)
     assert torch.equal(Draws(torch.tensor([5, 63]), 9, 1).shared_integers(10**6, 100), all_rows)

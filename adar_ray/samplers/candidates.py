@@ -1,6 +1,7 @@
 """Random items that a row's user has not interacted with, which several samplers choose among.
 
-Legend: B rows of the batch, K negatives a row, N candidates a row or a negative, D dimensions.
+Legend: B rows of the batch, K negatives a row, N candidates a row or a negative, W some of their columns,
+D dimensions.
 """
 
 from __future__ import annotations
@@ -16,29 +17,36 @@ _REDRAWS = 8
 _FINE = 1 << 23  # single precision tells so many numbers apart
 
 
-def unseen(draw_BN: Callable[[int], torch.Tensor], items: Items) -> tuple[torch.Tensor, torch.Tensor]:
-    """Item ids `[B, N]`, and False where no unseen one was found.
+def unseen(
+    items: Items, draws: Draws, n: int, high: int, item_of: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[B, n]` item ids, and False where no unseen one was found.
 
     Args:
-        draw_BN: stream -> ids `[B, N]`, other ones for each stream.
+        item_of: what item an integer in `[0, high)` stands for, elementwise.
     """
-    item_BN = draw_BN(0)
-    mask_BN = torch.ones_like(item_BN, dtype=torch.bool)
-    if items.seen is None:
-        return item_BN, mask_BN
-    # Redrawing the seen ones leaves the others distributed as they were, among the unseen. A user who
-    # has seen nearly everything may still be left with a seen item: it is masked, not used.
+    column_1N = torch.arange(n, device=draws.row_B.device)[None]
+    item_BN = item_of(draws.integers_at(column_1N, high))
+    seen_BN = torch.zeros_like(item_BN, dtype=torch.bool) if items.seen is None else items.seen(item_BN)
+    # Redrawing the seen ones leaves the others distributed as they were, among the unseen. Only the columns W
+    # that still matter are drawn and looked up: each row's seen ones, and others in rows that have fewer.
+    column_BW, seen_BW = column_1N.expand_as(item_BN), seen_BN
     for stream in range(1, _REDRAWS + 1):
-        seen_BN = items.seen(item_BN)
-        if not seen_BN.any():
-            return item_BN, mask_BN
-        item_BN = torch.where(seen_BN, draw_BN(stream), item_BN)
-    return item_BN, ~items.seen(item_BN)
+        if not seen_BW.any():
+            break
+        left_BW, at_BW = seen_BW.to(torch.uint8).topk(int(seen_BW.sum(1).max()), sorted=False)
+        column_BW, seen_BW = column_BW.gather(1, at_BW), left_BW.bool()
+        drawn_BW = item_of(draws.integers_at(column_BW, high, stream))
+        item_BW = torch.where(seen_BW, drawn_BW, item_BN.gather(1, column_BW))
+        item_BN.scatter_(1, column_BW, item_BW)
+        seen_BW &= items.seen(item_BW)
+    # A user who has seen nearly everything may still be left with a seen item: it is masked, not used.
+    return item_BN, torch.ones_like(seen_BN).scatter(1, column_BW, ~seen_BW)
 
 
 def uniform_candidates(items: Items, draws: Draws, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, n]` unseen items, each equally likely, and False where none was found."""
-    return unseen(lambda stream: draws.integers(items.n_items, n, stream), items)
+    return unseen(items, draws, n, items.n_items, lambda item_BN: item_BN)
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class PopularitySampler(nn.Module):
             item_K = invert(draws.shared_integers(_FINE, self.K))
             negatives = shared_negatives(item_K, len(user_BD), items)
         else:
-            item_BK, mask_BK = unseen(lambda stream: invert(draws.integers(_FINE, self.K, stream)), items)
+            item_BK, mask_BK = unseen(items, draws, self.K, _FINE, invert)
             negatives = Negatives(items.vectors(item_BK), mask_BK, item_BK)
         return replace(negatives, log_q_BK=log_q(weight_I, negatives.item_BK, items))
 
