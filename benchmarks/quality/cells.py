@@ -2,9 +2,9 @@
 
 First what all samplers have in common is tuned on a grid, each sampler at its own usual values; then, at
 the best of these, the sampler's own parameters are drawn at random from a space. The best of all trials on
-validation is trained again with other seeds, and each of these runs ranks test once. All of it lies in
-folders under the work folder, a run each, so that an interrupted table goes on with what is missing; what was
-run with another configuration is run anew.
+validation is trained again with other seeds, and each of these runs ranks test once; where runs are too dear
+for that, the trial's own run does. All of it lies in folders under the work folder, a run each, so that an
+interrupted table goes on with what is missing; what was run with another configuration is run anew.
 """
 
 from __future__ import annotations
@@ -69,18 +69,26 @@ def grid(**points: Sequence[Any]) -> tuple[dict[str, Any], ...]:
 
 
 def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, Any]:
-    """What came of a cell: validation of every trial, test of every seed, NDCG of every user on test."""
+    """What came of a cell: validation of every trial, test of every seed, NDCG of every user on test.
+
+    Args:
+        seeds: beside that of the trials; with none, the best trial's run is tested.
+    """
     folder = work / "cells" / cell.name
+
+    def trial(name: str, values: dict[str, Any]) -> dict[str, Any]:
+        return _trial(cell, dataset, folder / name, values, keep_run=not seeds)
+
     own = {"sampler.name": cell.sampler, **FIRST.get(cell.sampler, {})}
-    tried = [_trial(cell, dataset, folder / f"grid-{n}", own | point) for n, point in enumerate(cell.grid)]
+    tried = [trial(f"grid-{n}", own | point) for n, point in enumerate(cell.grid)]
     common = {name: _best(tried)["values"][name] for name in cell.grid[0]}
-    for n, drawn in enumerate(_draws(cell)):
-        tried.append(_trial(cell, dataset, folder / f"draw-{n}", drawn | common))
+    tried += [trial(f"draw-{n}", drawn | common) for n, drawn in enumerate(_draws(cell))]
     best = _best(tried)
+    tested = [folder / f"seed-{seed}" for seed in range(1, seeds + 1)] or [folder / best["name"]]
     runs = []
-    for seed in range(1, seeds + 1):  # seed 0 has chosen
+    for seed, run_folder in enumerate(tested, start=1 if seeds else 0):  # seed 0 has chosen
         config = _config(cell, best["values"] | {"train.seed": seed})
-        run = _finished(folder / f"seed-{seed}", config, dataset)
+        run = _finished(run_folder, config, dataset)
         result = run.result()
         runs.append(
             {
@@ -123,7 +131,9 @@ def _draws(cell: Cell) -> list[dict[str, Any]]:
     return points
 
 
-def _trial(cell: Cell, dataset: Dataset, folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+def _trial(
+    cell: Cell, dataset: Dataset, folder: Path, values: dict[str, Any], keep_run: bool
+) -> dict[str, Any]:
     config, written = _config(cell, values), folder.with_suffix(".json")
     kept = json.loads(written.read_text()) if written.exists() else None
     if kept is None or load_config(values=kept["config"]) != config:
@@ -131,8 +141,9 @@ def _trial(cell: Cell, dataset: Dataset, folder: Path, values: dict[str, Any]) -
         valid = max(record["valid"][cell.metric] for record in run.epochs())
         kept = {"values": values, "valid": valid, "epochs": len(run.epochs()), "config": config.model_dump()}
         written.write_text(json.dumps(kept))
-        run.folder.remove()
-    return kept
+        if not keep_run:
+            run.folder.remove()
+    return kept | {"name": folder.name}
 
 
 def _config(cell: Cell, values: dict[str, Any]) -> Config:

@@ -21,7 +21,11 @@ DATA: dict[str, dict[str, Any]] = {
     "gowalla": _GIVEN,
     "ml-100k": {"split": "ratio"},
 }
-LAST: dict[str, dict[str, Any]] = {name: {"split": "leave-one-out"} for name in ("ml-100k", "video-games")}
+# The last item of each user is to be found. Of video games most have few, and padding costs as much.
+LAST: dict[str, dict[str, Any]] = {
+    "ml-100k": {"split": "leave-one-out"},
+    "video-games": {"split": "leave-one-out", "sequence_length": 20},
+}
 
 
 def dataset_of(name: str, sources: Path, work: Path, options: dict[str, Any]) -> Dataset:

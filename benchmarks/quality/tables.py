@@ -34,9 +34,9 @@ class Effort:
     Attributes:
         grid: points that every sampler tries first.
         draws: trials of its own parameters.
-        seeds: of the runs that rank test.
+        seeds: of the runs that rank test; with none, the best trial's own run does.
         settings: how long a run may take. Patience is a number of steps: where there are more of them to an
-            epoch, fewer epochs.
+            epoch, fewer epochs. Where a step costs much whatever is in it, batches are larger.
     """
 
     grid: tuple[dict[str, Any], ...]
@@ -83,13 +83,16 @@ def _lasting(epochs: int, patience: int) -> tuple[str, str]:
 _PAIRWISE_DEAR = Effort(
     ({"optimiser.lr": 3e-3, "loss.l2": 3e-2}, {"optimiser.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(100, 4)
 )
+_LARGE = ("train.batch_size=8192", "train.valid_users=5000", *_lasting(100, 5))
+_PAIRWISE_LARGE = Effort(grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-2,)), 0, 0, _LARGE)
 _SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
 _SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
-_SOFTMAX_DEAR = Effort(_SOFTMAX_GRID[:2], 1, 1, _lasting(40, 4))
+_SOFTMAX_DEAR = Effort(grid(optimiser__lr=(1e-2,), loss__temperature=(0.1, 0.2)), 0, 0, _lasting(100, 4))
+_SOFTMAX_LARGE = Effort(_SOFTMAX_DEAR.grid, 0, 0, _LARGE)
 _SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
 _SEQUENTIAL_EFFORT = {
     "ml-100k": Effort(_SEQUENTIAL_GRID, 3, 3, _lasting(60, 8)),
-    "video-games": Effort(_SEQUENTIAL_GRID, 1, 1, _lasting(30, 4)),
+    "video-games": Effort(_SEQUENTIAL_GRID, 0, 0, _lasting(30, 4)),
 }
 
 COMMON = ("train.valid_users=10000",)
@@ -108,8 +111,12 @@ TABLES = {
             "lightgcn, beauty": Effort(
                 grid(optimiser__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 1, 1, _lasting(100, 8)
             ),
+            "lightgcn, phone": Effort(
+                grid(optimiser__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 0, 0, _lasting(100, 6)
+            ),
             "ml-1m": _PAIRWISE_DEAR,
-            "gowalla": _PAIRWISE_DEAR,
+            "lightgcn, ml-1m": _PAIRWISE_LARGE,
+            "gowalla": _PAIRWISE_LARGE,
         },
         space=HERE.parents[1] / "tune_spaces" / "samplers.yaml",
     ),
@@ -120,9 +127,11 @@ TABLES = {
         settings=_SOFTMAX,
         effort={
             "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(120, 16)),
-            "phone": Effort(_SOFTMAX_GRID[:2], 2, 2, _lasting(100, 10)),
+            "lightgcn, beauty": _SOFTMAX_DEAR,
+            "phone": _SOFTMAX_DEAR,
             "ml-1m": _SOFTMAX_DEAR,
-            "gowalla": _SOFTMAX_DEAR,
+            "lightgcn, ml-1m": _SOFTMAX_LARGE,
+            "gowalla": _SOFTMAX_LARGE,
         },
         space=HERE / "softmax.yaml",
     ),
@@ -200,7 +209,7 @@ def _write(name: str, results: dict[str, dict], table: Table, table_name: str, e
     content = json.loads(written.read_text()) if written.exists() else {}
     content[name] = {
         "trials": len(effort.grid) + effort.draws,
-        "seeds": effort.seeds,
+        "seeds": effort.seeds or "the best trial's",
         "not run yet": [sampler for sampler in table.samplers if sampler not in results],
         "adar over": _comparison(results) if "adar" in results else {},
         "defaults' share of the gain": _share_of_defaults(results, len(effort.grid)),
