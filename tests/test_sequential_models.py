@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, gelu, layer_norm
+from torch.nn.functional import cross_entropy, gelu, layer_norm, softplus
 
 from adar_ray.config import load_config
 from adar_ray.draws import Draws
@@ -17,6 +17,7 @@ from adar_ray.models import BaseModel, BERT4Rec, FMLPRec, GRU4Rec, SASRec
 from adar_ray.models.fmlprec import Filter
 from adar_ray.models.protocol import PADDING, training_positions
 from adar_ray.models.sequence import visible_positions
+from adar_ray.negatives import Items, dot_score
 from adar_ray.training.build import TrainingStep, build_samplers
 from adar_ray.user_items import UserItems
 
@@ -286,6 +287,33 @@ def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(name)
     three = total([slice(0, None, 2), slice(0, 0), slice(1, None, 2)])
     for ours, expected in zip(three, whole, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_beside_a_softmax_the_pair_with_a_generated_negative_pulls_as_well():
+    model, sequence_BN = build("gru4rec"), torch.full((12, LENGTH + 1), PADDING)
+    sequence_BN[:, -2:] = torch.randint(ITEMS, (12, 2), generator=torch.Generator().manual_seed(0))
+    user_B, row_B = torch.arange(12), torch.arange(12) + 100
+    seen = UserItems(user_B.repeat(2), sequence_BN[:, -2:].T.flatten(), 12, ITEMS)
+
+    def step(weight: float) -> TrainingStep:
+        settings = ["loss.name=cross_entropy", "loss.temperature=0.5", f"adar.weight={weight}"]
+        config = load_config(settings=settings)
+        torch.manual_seed(0)
+        return TrainingStep(config, model, build_samplers(config, model, seen), seen, LENGTH)
+
+    light, heavy = (step(weight)(user_B, sequence_BN, row_B, (3, 1, 4))[0] for weight in (0.5, 1))
+    user_BD, positive_BD = users(model, sequence_BN[:, :-1])[:, -1], model.items(sequence_BN[:, -1])
+    draws = Draws(row_B * LENGTH + LENGTH - 1, 3, 1, 4, 1)
+    made = step(1).samplers[1](
+        user_BD, positive_BD, Items(model.items, ITEMS, seen=seen.seen_by(user_B)), draws
+    )
+    score_BK, positive_B1 = (dot_score(user_BD, x) for x in (made.vector_BKD, positive_BD[:, None]))
+    expected = softplus((score_BK - positive_B1) / 0.5).mean(1).sum() / 2
+    torch.testing.assert_close(heavy - light, expected)
+    parameters = tuple(model.parameters())
+    given = torch.autograd.grad(heavy - light, parameters, retain_graph=True)
+    for ours, wanted in zip(given, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-6)
 
 
 # Each against something else
