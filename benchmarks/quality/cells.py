@@ -94,7 +94,6 @@ def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, A
             {
                 "test": _test(run),
                 "best epoch": result["best_epoch"],
-                "seconds an epoch": result["train_seconds"] / result["epochs"],
                 "users": _users(run, cell.metric),
             }
         )

@@ -3,7 +3,8 @@
     python benchmarks/quality/tables.py pairwise --sources path/to/data --work scratch/
 
 Each cell is tuned as cells.py says, on a validation split carved from training. Significance: paired t-test
-over users, of their metric averaged over seeds. Interrupted, it goes on.
+over users, of their metric averaged over seeds. Interrupted, it goes on. What an epoch takes is times.py's to
+say, and page.py makes a page of all tables.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from data import DATA, LAST, dataset_of
 from environment import environment
 
 HERE = Path(__file__).parent
+RESULTS = HERE.parent / "results"
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,10 @@ class Table:
 
     def effort_on(self, model: str, data: str) -> Effort:
         return self.effort.get(f"{model}, {data}") or self.effort[data]
+
+    def settings_on(self, model: str, data: str) -> tuple[str, ...]:
+        """What is the same for all samplers and trials."""
+        return (*self.models[model], *COMMON, *self.settings, *self.effort_on(model, data).settings)
 
 
 COLLABORATIVE = {"mf": ("model.name=mf",), "lightgcn": ("model.name=lightgcn", "model.layers=2")}
@@ -181,7 +187,7 @@ def main() -> None:
                 cell = Cell(
                     name=f"{arguments.table}-{model}-{data}-{sampler}",
                     sampler=sampler,
-                    settings=(*table.models[model], *COMMON, *table.settings, *effort.settings),
+                    settings=table.settings_on(model, data),
                     grid=effort.grid,
                     space=table.space,
                     draws=effort.draws,
@@ -198,14 +204,13 @@ def _row(result: dict[str, Any], table: Table) -> dict[str, Any]:
         f"valid {table.metrics[-1]}": result["valid"],
         **{name: mean_and_deviation([run["test"][name] for run in runs]) for name in table.metrics},
         "best epoch": statistics.mean(run["best epoch"] for run in runs),
-        "seconds an epoch": round(statistics.median(run["seconds an epoch"] for run in runs), 3),
         "chosen": result["values"],
         "trials' valid": [round(valid, 4) for valid in result["trials"]],
     }
 
 
 def _write(name: str, results: dict[str, dict], table: Table, table_name: str, effort: Effort) -> None:
-    written = HERE.parent / "results" / f"quality_{table_name}.json"
+    written = RESULTS / f"quality_{table_name}.json"
     content = json.loads(written.read_text()) if written.exists() else {}
     content[name] = {
         "trials": len(effort.grid) + effort.draws,
