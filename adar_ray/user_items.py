@@ -13,6 +13,8 @@ import torch
 class UserItems:
     """The set of (user, item) pairs that happened; 8 bytes a pair, 12 once shared items are asked for.
 
+    On dense data there is also a bit for each pair there could be, which takes no more memory than the pairs.
+
     Args:
         user_E, item_E: the pairs, in any order, repeated or not.
         n_users, n_items: sizes of the id ranges.
@@ -25,12 +27,17 @@ class UserItems:
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._bits: torch.Tensor | None = None
+        if n_users * n_items <= 64 * len(self):
+            self._bits = torch.zeros(n_users * n_items // 8 + 1, dtype=torch.uint8, device=pair_E.device)
+            self._bits.index_add_(0, self._pair_E >> 3, (1 << (self._pair_E & 7)).to(torch.uint8))
 
     def __len__(self) -> int:
         return self._pair_E.numel()
 
     def to(self, device: torch.device | str) -> UserItems:
         self._pair_E, self._start, self._by_item = self._pair_E.to(device), self._start.to(device), None
+        self._bits = None if self._bits is None else self._bits.to(device)
         return self
 
     def counts(self) -> torch.Tensor:
@@ -55,16 +62,20 @@ class UserItems:
         if not len(self):
             return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
         pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
+        if self._bits is not None:
+            return (self._bits[pair_BK >> 3] >> (pair_BK & 7).to(torch.uint8) & 1).bool()
         at_BK = torch.searchsorted(self._pair_E, pair_BK).clamp_max_(len(self) - 1)
         return self._pair_E[at_BK] == pair_BK
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """`[B, P]`: the same for items that all users have in common.
 
-        Walks these items' users: random items have fewer than the users of a batch, who are active ones, have
-        items.
+        Where there are no bits, walks these items' users: random items have fewer than the users of a batch,
+        who are active ones, have items.
         """
         different, of_B = torch.unique(user_B, return_inverse=True)
+        if self._bits is not None:
+            return self.contains(different, item_P.expand(len(different), -1)).index_select(0, of_B)
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         if len(self) and len(different):
             column, user = self._users_of(item_P)

@@ -24,9 +24,10 @@ class World:
         self.seen = UserItems(user_E, item_E, n_users, n_items)
 
 
-@pytest.fixture(params=range(3))
+@pytest.fixture(params=["dense 0", "dense 1", "sparse 0", "sparse 1"])
 def world(request) -> World:
-    return World(request.param)
+    density, seed = request.param.split()
+    return World(int(seed)) if density == "dense" else World(int(seed), n_users=90, n_items=250)
 
 
 def test_pairs_are_those_given_once_each_and_in_order(world):
@@ -63,11 +64,12 @@ def test_of_lists_each_given_users_items_by_row(world):
     assert list(zip(row.tolist(), item.tolist(), strict=True)) == expected
 
 
-def test_the_first_and_last_pair_there_can_be():
-    seen = UserItems(torch.tensor([0, 4]), torch.tensor([0, 6]), 5, 7)
-    grid = seen.contains(torch.arange(5), torch.arange(7).expand(5, -1))
-    assert grid.nonzero().tolist() == [[0, 0], [4, 6]]
-    assert torch.equal(seen.contains_shared(torch.arange(5), torch.arange(7)), grid)
+@pytest.mark.parametrize(("n_users", "n_items"), [(5, 7), (8, 16), (40, 70)])  # with bits, and too many
+def test_the_first_and_last_pair_there_can_be(n_users, n_items):
+    seen = UserItems(torch.tensor([0, n_users - 1]), torch.tensor([0, n_items - 1]), n_users, n_items)
+    grid = seen.contains(torch.arange(n_users), torch.arange(n_items).expand(n_users, -1))
+    assert grid.nonzero().tolist() == [[0, 0], [n_users - 1, n_items - 1]]
+    assert torch.equal(seen.contains_shared(torch.arange(n_users), torch.arange(n_items)), grid)
 
 
 def test_no_pairs_at_all():
@@ -82,8 +84,9 @@ def test_no_pairs_at_all():
     assert seen.contains_shared(user_B, torch.arange(4)).tolist() == [[False] * 4] * 2
 
 
-def test_no_users_asked_for():
-    seen = World(0).seen
+@pytest.mark.parametrize("n_items", [31, 3100])
+def test_no_users_asked_for(n_items):
+    seen = World(0, n_items=n_items).seen
     assert [column.tolist() for column in seen.of(EMPTY)] == [[], []]
     assert seen.contains(EMPTY, EMPTY.view(0, 3)).shape == (0, 3)
     assert seen.contains_shared(EMPTY, torch.arange(3)).shape == (0, 3)
