@@ -96,10 +96,7 @@ _SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
 _SOFTMAX_DEAR = Effort(grid(optimiser__lr=(1e-2,), loss__temperature=(0.1, 0.2)), 0, 0, _lasting(100, 4))
 _SOFTMAX_LARGE = Effort(_SOFTMAX_DEAR.grid, 0, 0, _LARGE)
 _SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
-_SEQUENTIAL_EFFORT = {
-    "ml-100k": Effort(_SEQUENTIAL_GRID, 3, 3, _lasting(60, 8)),
-    "video-games": Effort(_SEQUENTIAL_GRID, 0, 0, _lasting(30, 4)),
-}
+_SEQUENTIAL_SOFTMAX_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5), sampler__shared=(512, 2048))
 
 COMMON = ("train.valid_users=10000",)
 
@@ -146,7 +143,10 @@ TABLES = {
         data=LAST,
         samplers=("uniform", "dns", "adar"),
         settings=("loss.name=bce", "adar.weight=1", "train.batch_size=256"),
-        effort=_SEQUENTIAL_EFFORT,
+        effort={
+            "ml-100k": Effort(_SEQUENTIAL_GRID, 3, 3, _lasting(60, 8)),
+            "video-games": Effort(_SEQUENTIAL_GRID, 0, 0, _lasting(30, 4)),
+        },
         space=HERE / "bce.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
     ),
@@ -155,7 +155,10 @@ TABLES = {
         data=LAST,
         samplers=("uniform", "adar"),
         settings=(*_SOFTMAX, "loss.temperature=0.1", "train.batch_size=256"),
-        effort=_SEQUENTIAL_EFFORT,
+        effort={
+            "ml-100k": Effort(_SEQUENTIAL_SOFTMAX_GRID, 1, 3, _lasting(60, 8)),
+            "video-games": Effort(_SEQUENTIAL_SOFTMAX_GRID[:2], 0, 0, _lasting(30, 4)),
+        },
         space=HERE / "softmax.yaml",
         metrics=("hit_rate@10", "ndcg@10"),
     ),
