@@ -246,11 +246,13 @@ def _comparison(results: dict[str, dict]) -> dict[str, dict[str, Any]]:
 def _share_of_defaults(results: dict[str, dict], n_grid: int) -> float | None:
     """On validation, how much of what the best trial of ADAR gains over uniform negatives its defaults gain.
 
-    None if there is no gain, or if one of the two was not run.
+    None if there is no gain, if one of the two was not run, or ADAR with its defaults alone.
     """
     if not {"adar", "uniform"} <= set(results):
         return None
     trials, uniform = results["adar"]["trials"], results["uniform"]["valid"]
+    if len(trials) == n_grid:
+        return None
     gain = max(trials) - uniform
     return round((max(trials[:n_grid]) - uniform) / gain, 2) if gain > 0 else None
 
