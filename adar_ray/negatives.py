@@ -61,6 +61,8 @@ class Negatives:
         mask_BK: False where a row has no negative to give, as for a user who has seen every item.
         item_BK: the items that the vectors are, `[1, K]` where shared; None if they are generated.
         timestep_BK: for ADAR, the diffusion step of each negative, as a share of T; else None.
+        softened_B: for ADAR, whether the user has seen so much that noise was softened; None if that is not
+            known.
         log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's
             positive; `[B, K]`. None where all items are as likely.
         loss_B: what the sampler itself wants minimised, for parameters of its own; `[B]`.
@@ -72,6 +74,7 @@ class Negatives:
     mask_BK: torch.Tensor
     item_BK: torch.Tensor | None = None
     timestep_BK: torch.Tensor | None = None
+    softened_B: torch.Tensor | None = None
     log_q_BK: torch.Tensor | None = None
     loss_B: torch.Tensor | None = None
     source: tuple[torch.Tensor, torch.Tensor] | None = None

@@ -241,8 +241,9 @@ def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: i
     rows, N = 400, 2000
     world = World(rows=rows, items=N, seen_count_B=torch.full((rows,), count))
     world.positive_BD = world.item_ID[:1].expand(rows, -1)
-    vector_BKD = world.negatives(AdarSampler(M=16, K=4, hidden=hidden, phi_min=1, pool=1500)).vector_BKD
-    score_BK = dot_score(world.user_BD, vector_BKD)
+    negatives = world.negatives(AdarSampler(M=16, K=4, hidden=hidden, phi_min=1, pool=1500))
+    assert negatives.softened_B.tolist() == [M < 16] * rows
+    score_BK = dot_score(world.user_BD, negatives.vector_BKD)
     harder_BK = (world.pool_scores()[:, None] > score_BK[..., None] + 1e-9).double().mean(2)
     # The share of harder ones is beta-distributed: its variance is below 1 / (M + 1)^2.
     assert abs(harder_BK.mean() - 1 / (M + 1)) < 4 / (M + 1) / math.sqrt(harder_BK.numel())

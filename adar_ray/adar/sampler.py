@@ -127,7 +127,11 @@ class AdarSampler(nn.Module):
         vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, phi_BK)
         source = None if pool_P is None else (pool_P[noise_BK], noise_BKD)
         return Negatives(
-            vector_BKD, mask_BK, timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T, source=source
+            vector_BKD,
+            mask_BK,
+            timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T,
+            softened_B=None if items.seen_count_B is None else M_B1[:, 0] < self.M,
+            source=source,
         )
 
     def _transition(

@@ -216,7 +216,7 @@ class TrainingStep(nn.Module):
             for stream, sampler in enumerate(self.samplers)
         ]
         scores = [self.model.score(pairs.user_ND, negatives.vector_BKD) for negatives in answers]
-        loss_N = self._loss(positive_N, scores, answers, sequential="history" in batch)
+        loss_N = self._loss(positive_N, scores, answers)
         loss_N = loss_N + sum(negatives.loss_B for negatives in answers if negatives.loss_B is not None)
         auxiliary_loss = getattr(self.model, "auxiliary_loss", None)
         if auxiliary_loss:
@@ -250,24 +250,20 @@ class TrainingStep(nn.Module):
         )
 
     def _loss(
-        self,
-        positive_N: torch.Tensor,
-        scores: list[torch.Tensor],
-        answers: list[Negatives],
-        sequential: bool,
+        self, positive_N: torch.Tensor, scores: list[torch.Tensor], answers: list[Negatives]
     ) -> torch.Tensor:
         """That of the ordinary negatives, and BPR's of generated ones beside them.
 
         A generated negative is one only next to its positive, whose direction it shares: a loss that looked
-        at its score alone would push the user away from both. A softmax pulls the user back by itself: there
-        the pair pushes, and does not pull, except where what comes next is to be told, of which a softmax is
-        never sure. docs/method.md says why.
+        at its score alone would push the user away from both. A softmax pulls the user back by itself: for
+        who has seen little the pair pushes there, and does not pull. docs/method.md says why.
         """
         loss_N = self._ordinary_loss(positive_N, scores[0], answers[0])
         if len(answers) > 1:
-            scale = self._temperature()
-            pulls = sequential or self.config.loss.name == "bce"
-            beside_N = positive_N if pulls else positive_N.detach()
+            scale, softened_N = self._temperature(), answers[1].softened_B
+            beside_N = positive_N
+            if self.config.loss.name != "bce" and softened_N is not None:
+                beside_N = torch.where(softened_N, positive_N, positive_N.detach())
             joined_N = losses.bpr(beside_N / scale, scores[1] / scale, answers[1].mask_BK)
             loss_N = loss_N + self.config.adar.weight * joined_N
         return loss_N
