@@ -59,7 +59,9 @@ def _section(
     for sampler, row in content["rows"].items():
         over = content["adar over"].get(sampler, {"gain": "", "p": ""})
         chosen = ", ".join(
-            f"`{key}` {value:.3g}" for key, value in row["chosen"].items() if key != "sampler.name"
+            f"`{key}` {value if isinstance(value, int) else f'{value:.3g}'}"
+            for key, value in row["chosen"].items()
+            if key != "sampler.name"
         )
         cells = (
             sampler,
