@@ -1,6 +1,8 @@
 """All tables of tables.py on one page, results/quality.md, from the JSON beside it.
 
-python benchmarks/quality/page.py
+    python benchmarks/quality/page.py
+
+To be run after tables.py or times.py.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ TITLES = {
     "sequential": "Sequential models, BCE",
     "sequential_softmax": "Sequential models, sampled softmax, with ADAR's negatives and without",
 }
-
 
 HEAD = """# Quality of ADAR and of other samplers, tuned alike
 
