@@ -106,14 +106,15 @@ def test_a_negative_meets_the_boundary_whatever_the_noise(name):
 def test_in_the_warmup_negatives_are_ordinary_random_items():
     table = catalogue()
     user_BD, positive_BD = table[:30], table[30:60]
-    sampler = AdarSampler(warmup=2, K=3)
+    sampler, seen_count_B = AdarSampler(warmup=2, K=3), torch.tensor([0, ITEMS // 2]).repeat(15)
     for epoch, ordinary in ((1, True), (2, True), (3, False)):
-        items = Items(lambda item: table[item], ITEMS, epoch=epoch)
+        items = Items(lambda item: table[item], ITEMS, seen_count_B=seen_count_B, epoch=epoch)
         negatives = sampler(user_BD, positive_BD, items, key(0, rows=30))
         made = negatives.vector_BKD.flatten(0, 1)
         is_item = (made[:, None] - table).abs().amax(2).amin(1) < 1e-9
         assert bool(is_item.all()) == ordinary
         assert bool((negatives.timestep_BK == 1).all()) == ordinary
+        assert negatives.softened_B.tolist() == [False, True] * 15
 
 
 @pytest.mark.parametrize("attach", [True, False])

@@ -94,7 +94,10 @@ class AdarSampler(nn.Module):
             score_BP = items.score(user_BD, pool_PD[None])
             mean_B1 = score_BP.mean(1, keepdim=True)
             deviation_B1 = (score_BP - mean_B1).square().mean(1, keepdim=True).sqrt().clamp_min(_TINY)
-            M_B1 = torch.ones_like(mean_B1) if is_plain else self._candidates(mean_B1, items)
+            M_B1 = self._candidates(mean_B1, items)
+            is_softened_B = M_B1[:, 0] < self.M
+            if is_plain:
+                M_B1 = torch.ones_like(M_B1)
             noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws, M_B1)
 
             r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
@@ -130,7 +133,7 @@ class AdarSampler(nn.Module):
             vector_BKD,
             mask_BK,
             timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T,
-            softened_B=None if items.seen_count_B is None else M_B1[:, 0] < self.M,
+            softened_B=None if items.seen_count_B is None else is_softened_B,
             source=source,
         )
 
