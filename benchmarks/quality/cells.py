@@ -4,13 +4,15 @@ First what all samplers have in common is tuned on a grid, each sampler at its o
 the best of these, the sampler's own parameters are drawn at random from a space. The best of all trials on
 validation is trained again with other seeds, and each of these runs ranks test once; where runs are too dear
 for that, the trial's own run does. All of it lies in folders under the work folder, a run each, so that an
-interrupted table goes on with what is missing; what was run with another configuration is run anew.
+interrupted table goes on with what is missing; what was run with another configuration is run anew. A cell's
+trials may be shared out among machines: each is a JSON that says where it ran.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,6 +21,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from environment import environment
 
 from adar_ray import evaluate, resume, train
 from adar_ray.config import Config, load_config
@@ -101,6 +106,7 @@ def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, A
         "valid": best["valid"],
         "values": best["values"],
         "trials": [trial["valid"] for trial in tried],
+        "environments": [trial["environment"] for trial in tried],
         "runs": runs,
     }
 
@@ -138,7 +144,13 @@ def _trial(
     if kept is None or load_config(values=kept["config"]) != config:
         run = _finished(folder, config, dataset)
         valid = max(record["valid"][cell.metric] for record in run.epochs())
-        kept = {"values": values, "valid": valid, "epochs": len(run.epochs()), "config": config.model_dump()}
+        kept = {
+            "values": values,
+            "valid": valid,
+            "epochs": len(run.epochs()),
+            "config": config.model_dump(),
+            "environment": environment(),
+        }
         written.write_text(json.dumps(kept))
         if not keep_run:
             run.folder.remove()

@@ -50,6 +50,8 @@ def _section(
     lines = ["", f"### {cell}", "", f"Trials: {content['trials']}; {runs}."]
     if share is not None:
         lines[-1] += f" Of ADAR's gain over uniform negatives on validation its defaults have {share:.0%}."
+    machines = sorted({environment["machine"] for environment in content["run on"]})
+    lines[-1] += f" Run on {' and '.join(machines)}."
     if content["not run yet"]:
         lines[-1] += f" Not run yet: {', '.join(content['not run yet'])}."
     lines += [

@@ -13,17 +13,15 @@ import argparse
 import json
 import statistics
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.stats import ttest_rel
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from cells import Cell, grid, mean_and_deviation, outcome, user_means
 from data import DATA, LAST, dataset_of
-from environment import environment
+from scipy.stats import ttest_rel
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -90,11 +88,19 @@ _PAIRWISE_DEAR = Effort(
     ({"optimiser.lr": 3e-3, "loss.l2": 3e-2}, {"optimiser.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(100, 4)
 )
 _LARGE = ("train.batch_size=8192", "train.valid_users=5000", *_lasting(100, 5))
-_PAIRWISE_LARGE = Effort(grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-2,)), 0, 0, _LARGE)
+_PAIRWISE_LARGE = Effort(
+    (*grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-2,)), {"optimiser.lr": 3e-3, "loss.l2": 1e-3}),
+    0,
+    0,
+    _LARGE,
+)
+_LIGHTGCN_LARGE = Effort(grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-4, 1e-3, 1e-2)), 0, 0, _LARGE)
 _SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
 _SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
-_SOFTMAX_DEAR = Effort(grid(optimiser__lr=(1e-2,), loss__temperature=(0.1, 0.2)), 0, 0, _lasting(100, 4))
-_SOFTMAX_LARGE = Effort(_SOFTMAX_DEAR.grid, 0, 0, _LARGE)
+_SOFTMAX_DEAR = Effort(
+    grid(optimiser__lr=(1e-2,), loss__temperature=(0.1, 0.15, 0.2, 0.3)), 0, 0, _lasting(100, 4)
+)
+_SOFTMAX_LARGE = Effort(grid(optimiser__lr=(1e-2,), loss__temperature=(0.05, 0.07, 0.1, 0.2)), 0, 0, _LARGE)
 _SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
 _SEQUENTIAL_SOFTMAX_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5), sampler__shared=(512, 2048))
 
@@ -118,8 +124,9 @@ TABLES = {
                 grid(optimiser__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 0, 0, _lasting(100, 6)
             ),
             "ml-1m": _PAIRWISE_DEAR,
-            "lightgcn, ml-1m": _PAIRWISE_LARGE,
+            "lightgcn, ml-1m": _LIGHTGCN_LARGE,
             "gowalla": _PAIRWISE_LARGE,
+            "lightgcn, gowalla": _LIGHTGCN_LARGE,
         },
         space=HERE.parents[1] / "tune_spaces" / "samplers.yaml",
     ),
@@ -133,7 +140,7 @@ TABLES = {
             "lightgcn, beauty": _SOFTMAX_DEAR,
             "phone": _SOFTMAX_DEAR,
             "ml-1m": _SOFTMAX_DEAR,
-            "lightgcn, ml-1m": _SOFTMAX_LARGE,
+            "lightgcn, ml-1m": Effort(_SOFTMAX_DEAR.grid[:3], 0, 0, _LARGE),
             "gowalla": _SOFTMAX_LARGE,
         },
         space=HERE / "softmax.yaml",
@@ -222,12 +229,15 @@ def _write(name: str, results: dict[str, dict], table: Table, table_name: str, e
         "adar over": _comparison(results) if "adar" in results else {},
         "defaults' share of the gain": _share_of_defaults(results, len(effort.grid)),
         "rows": {sampler: _row(result, table) for sampler, result in results.items()},
+        "run on": _different(env for result in results.values() for env in result["environments"]),
     }
-    content |= {
-        "command": f"python benchmarks/quality/tables.py {table_name} --sources data --work scratch",
-        **environment(),
-    }
+    content["command"] = f"python benchmarks/quality/tables.py {table_name} --sources data --work scratch"
     written.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _different(environments: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """Each machine with its versions once."""
+    return list({tuple(environment.items()): environment for environment in environments}.values())
 
 
 def _comparison(results: dict[str, dict]) -> dict[str, dict[str, Any]]:
