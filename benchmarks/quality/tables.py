@@ -97,10 +97,15 @@ _PAIRWISE_LARGE = Effort(
 _LIGHTGCN_LARGE = Effort(grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-4, 1e-3, 1e-2)), 0, 0, _LARGE)
 _SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
 _SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
-_SOFTMAX_DEAR = Effort(
-    grid(optimiser__lr=(1e-2,), loss__temperature=(0.1, 0.15, 0.2, 0.3)), 0, 0, _lasting(100, 4)
-)
-_SOFTMAX_LARGE = Effort(grid(optimiser__lr=(1e-2,), loss__temperature=(0.05, 0.07, 0.1, 0.2)), 0, 0, _LARGE)
+_MORE = {"optimiser.lr": 1e-2, "sampler.shared": 2048}
+
+
+def _temperatures(*tried: float, of_more: float) -> tuple[dict[str, Any], ...]:
+    """With 512 shared negatives, and with more at one temperature."""
+    return (*grid(optimiser__lr=(1e-2,), loss__temperature=tried), {**_MORE, "loss.temperature": of_more})
+
+
+_SOFTMAX_DEAR = Effort(_temperatures(0.1, 0.15, 0.2, 0.3, of_more=0.2), 0, 0, _lasting(100, 4))
 _SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
 _SEQUENTIAL_SOFTMAX_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5), sampler__shared=(512, 2048))
 
@@ -139,9 +144,9 @@ TABLES = {
             "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(120, 16)),
             "lightgcn, beauty": _SOFTMAX_DEAR,
             "phone": _SOFTMAX_DEAR,
-            "ml-1m": _SOFTMAX_DEAR,
-            "lightgcn, ml-1m": Effort(_SOFTMAX_DEAR.grid[:3], 0, 0, _LARGE),
-            "gowalla": _SOFTMAX_LARGE,
+            "ml-1m": Effort(_temperatures(0.1, 0.15, 0.2, of_more=0.2), 0, 0, _lasting(100, 4)),
+            "lightgcn, ml-1m": Effort(_temperatures(0.1, 0.15, 0.2, of_more=0.15), 0, 0, _LARGE),
+            "gowalla": Effort(_temperatures(0.05, 0.07, 0.1, 0.2, of_more=0.1), 0, 0, _LARGE),
         },
         space=HERE / "softmax.yaml",
     ),

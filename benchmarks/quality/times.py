@@ -33,18 +33,22 @@ def main() -> None:
     parser.add_argument("tables", nargs="*", metavar="table", help=f"some of {', '.join(TABLES)}")
     parser.add_argument("--sources", type=Path, required=True, help="folder of the data sets as published")
     parser.add_argument("--work", type=Path, required=True, help="where datasets are kept")
+    parser.add_argument("--cells", nargs="+", help="some of the tables', such as 'lightgcn, gowalla'")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.tables) - set(TABLES)):
         parser.error(f"no table {', '.join(unknown)}, but {', '.join(TABLES)}")
+    tables = {name: TABLES[name] for name in arguments.tables or TABLES}
+    cells = {f"{model}, {data}" for table in tables.values() for model in table.models for data in table.data}
+    if unknown := sorted(set(arguments.cells or ()) - cells):
+        parser.error(f"--cells: no {'; '.join(unknown)}, but {'; '.join(sorted(cells))}")
     torch.set_num_threads(1)
     written = RESULTS / "quality_times.json"
-    for table_name in arguments.tables or TABLES:
-        table = TABLES[table_name]
+    for table_name, table in tables.items():
         chosen = json.loads((RESULTS / f"quality_{table_name}.json").read_text())
         for data in table.data:
             for model in table.models:
                 cell = f"{model}, {data}"
-                if cell not in chosen:
+                if cell not in chosen or cell not in (arguments.cells or cells):
                     continue
                 dataset = dataset_of(data, arguments.sources, arguments.work, table.data[data])
                 seconds: dict[str, float] = {}
