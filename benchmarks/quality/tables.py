@@ -144,7 +144,7 @@ TABLES = {
             "beauty": Effort(_SOFTMAX_GRID, 4, 3, _lasting(120, 16)),
             "lightgcn, beauty": _SOFTMAX_DEAR,
             "phone": _SOFTMAX_DEAR,
-            "ml-1m": Effort(_temperatures(0.1, 0.15, 0.2, of_more=0.2), 0, 0, _lasting(100, 4)),
+            "ml-1m": Effort(_SOFTMAX_DEAR.grid[:3], 0, 0, _lasting(100, 4)),
             "lightgcn, ml-1m": Effort(_temperatures(0.1, 0.15, 0.2, of_more=0.15), 0, 0, _LARGE),
             "gowalla": Effort(_temperatures(0.05, 0.07, 0.1, 0.2, of_more=0.1), 0, 0, _LARGE),
         },
