@@ -97,12 +97,12 @@ _PAIRWISE_LARGE = Effort(
 _LIGHTGCN_LARGE = Effort(grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-4, 1e-3, 1e-2)), 0, 0, _LARGE)
 _SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
 _SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
-_MORE = {"optimiser.lr": 1e-2, "sampler.shared": 2048}
 
 
 def _temperatures(*tried: float, of_more: float) -> tuple[dict[str, Any], ...]:
     """With 512 shared negatives, and with more at one temperature."""
-    return (*grid(optimiser__lr=(1e-2,), loss__temperature=tried), {**_MORE, "loss.temperature": of_more})
+    more = grid(optimiser__lr=(1e-2,), sampler__shared=(2048,), loss__temperature=(of_more,))
+    return grid(optimiser__lr=(1e-2,), loss__temperature=tried) + more
 
 
 _SOFTMAX_DEAR = Effort(_temperatures(0.1, 0.15, 0.2, 0.3, of_more=0.2), 0, 0, _lasting(100, 4))
