@@ -127,7 +127,7 @@ def data() -> None:
 @command(data, "list")
 def data_list(as_json: bool) -> None:
     """List the public data sets that `fetch` knows."""
-    from adar_ray.data.known import KNOWN
+    from adar_ray.data.catalog import CATALOG
 
     rows = [
         {
@@ -135,10 +135,10 @@ def data_list(as_json: bool) -> None:
             "what": known.title,
             "counts": known.counts,
             "size": f"{known.size / 1e6:,.1f} MB" if known.size else "unknown",
-            "licence": known.licence,
+            "license": known.license,
             "source": known.homepage,
         }
-        for known in KNOWN.values()
+        for known in CATALOG.values()
     ]
     _show(rows, as_json)
 
@@ -147,13 +147,13 @@ def data_list(as_json: bool) -> None:
 @click.argument("name")
 def data_fetch(name: str, as_json: bool) -> None:
     """Fetch the data set NAME into the cache and print where it lies."""
+    from adar_ray.data.catalog import CATALOG
     from adar_ray.data.fetch import fetch
-    from adar_ray.data.known import KNOWN
     from adar_ray.reporting.progress import DownloadProgress
 
     with DownloadProgress() as progress:
         path = fetch(name, report=progress)
-    _message(f"to prepare it: {KNOWN[name].prepare_command(str(path))}")
+    _message(f"to prepare it: {CATALOG[name].prepare_command(str(path))}")
     if as_json:
         _show({"name": name, "path": str(path)}, True)
     else:
@@ -169,18 +169,18 @@ def data_fetch(name: str, as_json: bool) -> None:
 @click.option("--replace", is_flag=True, help="Overwrite what lies there.")
 def data_synthetic(as_json: bool, **arguments: Any) -> None:
     """Make up a world of users with tastes, and the interactions that follow from it."""
-    from adar_ray.data.synthetic import synthesise
+    from adar_ray.data.synthetic import synthesize
     from adar_ray.reporting.progress import StageProgress
 
     with StageProgress() as progress:
-        dataset = synthesise(**arguments, on_progress=progress)
+        dataset = synthesize(**arguments, on_progress=progress)
     _show_dataset(dataset, as_json)
 
 
 @command(cli, "prepare")
 @click.argument("source")
 @click.option("--out", required=True, help="Address of the dataset.")
-@click.option("--format", "format_", help="Format of the source; recognised by itself where possible.")
+@click.option("--format", "format_", help="Format of the source; recognized by itself where possible.")
 @click.option("--columns", help="Where a table keeps what: user=...,item=...,timestamp=...,rating=...")
 @click.option("--min-rating", type=float, help="Drop interactions rated lower.")
 @click.option(
@@ -502,7 +502,7 @@ def report_command(runs: tuple[str, ...], as_json: bool) -> None:
 @click.option("--recommendations", help="Address of what `recommend` wrote with this run.")
 def publish_command(run: str, to: str, recommendations: str | None, as_json: bool) -> None:
     """Put RUN's model in place, unless the one in place is better on validation."""
-    from adar_ray.cluster.publish import publish
+    from adar_ray.inference.publish import publish
 
     result = publish(run, to, recommendations)
     if not result["published"]:

@@ -62,7 +62,7 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """What is minimised."""
+    """What is minimized."""
 
     name: Literal["bpr", "bce", "sampled_softmax", "cross_entropy"] = Field(
         "bpr", description="The loss: pairwise, pointwise, over sampled items, over all items."
@@ -142,9 +142,9 @@ class AdarConfig(Section):
         0.1, ge=0, le=1, description="Never nearer to the positive than this share of the way."
     )
     pool: int = Field(256, ge=2, description="Noise vectors that the batch shares.")
-    noise: Literal["catalogue", "gaussian", "gaussian_diagonal", "isotropic"] = Field(
-        "catalogue",
-        description="What positives are diffused into: random items; Gaussian vectors with the catalogue's "
+    noise: Literal["catalog", "gaussian", "gaussian_diagonal", "isotropic"] = Field(
+        "catalog",
+        description="What positives are diffused into: random items; Gaussian vectors with the catalog's "
         "mean and covariance, or its diagonal; of mean 0 and variance 1.",
     )
     schedule: Literal["cosine", "linear", "sigmoid"] = Field(
@@ -160,7 +160,7 @@ class AdarConfig(Section):
     )
 
 
-class OptimiserConfig(Section):
+class OptimizerConfig(Section):
     """How parameters follow the gradient."""
 
     name: Literal["adam", "sparse_adam"] = Field(
@@ -201,14 +201,14 @@ class Config(Section):
     ahns: AhnsConfig = AhnsConfig()
     dens: DensConfig = DensConfig()
     srns: SrnsConfig = SrnsConfig()
-    optimiser: OptimiserConfig = OptimiserConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        if self.optimiser.name == "sparse_adam" and self.model.name != "mf":
+        if self.optimizer.name == "sparse_adam" and self.model.name != "mf":
             raise ValueError(
-                f"optimiser.name sparse_adam does not go with model.name {self.model.name}, "
+                f"optimizer.name sparse_adam does not go with model.name {self.model.name}, "
                 "whose gradient reaches every row: use adam"
             )
         if self.model.cosine and self.model.name == "neumf":

@@ -59,7 +59,7 @@ class _Softmax(torch.autograd.Function):
         logit_BK.masked_fill_(~mask_BK, -torch.inf)
         logit_B = positive_B / temperature
         top_B = torch.maximum(logit_BK.amax(1), logit_B) if logit_BK.shape[1] else logit_B
-        share_BK = logit_BK.sub_(top_B[:, None]).exp_()  # of the softmax, before it is normalised
+        share_BK = logit_BK.sub_(top_B[:, None]).exp_()  # of the softmax, before it is normalized
         negatives_B = share_BK.sum(1)
         total_B = negatives_B + (logit_B - top_B).exp()
         ctx.save_for_backward(share_BK, negatives_B, total_B)

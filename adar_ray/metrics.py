@@ -1,4 +1,4 @@
-"""Ranking metrics of one user at a time, vectorised over users.
+"""Ranking metrics of one user at a time, vectorized over users.
 
 Legend: B users, k length of a ranking, n_k number of cut-offs.
 """
@@ -38,7 +38,7 @@ def ranking_metrics(
 
     metrics = {}
     for k in ks:
-        # A catalogue smaller than k has no rank k: its last rank stands in for it.
+        # A catalog smaller than k has no rank k: its last rank stands in for it.
         at = min(k, hit_Bk.shape[1]) - 1
         best_B = best_dcg_k[torch.clamp(relevant_B.long(), max=at + 1) - 1]
         metrics[f"recall@{k}"] = hits_Bk[:, at] / relevant_B

@@ -80,10 +80,10 @@ def hand_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def dataset(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A synthetic dataset whose training interactions lie in several shards of odd sizes."""
-    from adar_ray.data.synthetic import synthesise
+    from adar_ray.data.synthetic import synthesize
 
     out = tmp_path_factory.mktemp("synthetic") / "data"
-    made = synthesise(300, 400, 6000, 1, out, rows_per_shard=1300)
+    made = synthesize(300, 400, 6000, 1, out, rows_per_shard=1300)
     sizes = [shard["rows"] for shard in made.shards("train")]
     assert len(sizes) == 5
     assert any(size % 2 for size in sizes)

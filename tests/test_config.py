@@ -62,8 +62,8 @@ def test_values_go_over_the_file_and_settings_over_values(tmp_path):
     ],
 )
 def test_numbers_are_read_as_people_write_them(tmp_path, text, number):
-    assert load_config(settings=[f"optimiser.lr={text}"]).optimiser.lr == number
-    assert load_config(write(tmp_path, f"optimiser:\n  lr: {text}\n")).optimiser.lr == number
+    assert load_config(settings=[f"optimizer.lr={text}"]).optimizer.lr == number
+    assert load_config(write(tmp_path, f"optimizer:\n  lr: {text}\n")).optimizer.lr == number
 
 
 def test_a_whole_number_may_be_written_with_an_exponent(tmp_path):
@@ -85,10 +85,10 @@ def test_values_of_every_kind():
     ("setting", "nearest"),
     [
         ("modle.dim=3", "did you mean model?"),
-        ("optimizer.lr=1", "did you mean optimiser?"),
+        ("optimiser.lr=1", "did you mean optimizer?"),
         ("model.dims=3", "did you mean model.dim?"),
         ("adar.Beta=0.5", "did you mean adar.beta?"),
-        ("train.lr=0.1", "did you mean optimiser.lr?"),
+        ("train.lr=0.1", "did you mean optimizer.lr?"),
         ("model.epochs=3", "did you mean train.epochs?"),
     ],
 )
@@ -118,8 +118,8 @@ def test_a_name_like_no_other_is_answered_with_all_there_are():
         ("adar.beta=1.5", "adar.beta"),
         ("adar.beta=", "adar.beta"),
         ("ahns.p=-0.9", "ahns.p"),
-        ("optimiser.lr=-0.5", "optimiser.lr"),
-        ("optimiser.lr=[1, 2]", "optimiser.lr"),
+        ("optimizer.lr=-0.5", "optimizer.lr"),
+        ("optimizer.lr=[1, 2]", "optimizer.lr"),
         ("train.metric=ndgc@20", "train.metric"),
         ("train.seed=-1", "train.seed"),
     ],
@@ -162,11 +162,11 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 
 
 def test_what_does_not_go_together_is_said():
-    message = refusal(None, "optimiser.name=sparse_adam", "model.name=lightgcn")
+    message = refusal(None, "optimizer.name=sparse_adam", "model.name=lightgcn")
     assert "sparse_adam" in message
     assert "lightgcn" in message
     assert (
-        load_config(settings=["optimiser.name=sparse_adam", "model.name=mf"]).optimiser.name == "sparse_adam"
+        load_config(settings=["optimizer.name=sparse_adam", "model.name=mf"]).optimizer.name == "sparse_adam"
     )
 
 
@@ -189,8 +189,8 @@ def test_a_configuration_cannot_be_changed_by_accident():
     "settings",
     [
         [],
-        ["optimiser.lr=1e-5", "loss.l2=0", "adar.gamma=-0.5", "model.cosine=true", "train.metric=map@5"],
-        ["optimiser.lr=1e-12", "adar.weight=1e9", "train.seed=2147483647", "loss.temperature=0.07"],
+        ["optimizer.lr=1e-5", "loss.l2=0", "adar.gamma=-0.5", "model.cosine=true", "train.metric=map@5"],
+        ["optimizer.lr=1e-12", "adar.weight=1e9", "train.seed=2147483647", "loss.temperature=0.07"],
     ],
 )
 def test_the_explained_configuration_reads_back_as_the_same(tmp_path, settings):
@@ -203,7 +203,7 @@ def test_the_explained_configuration_reads_back_as_the_same(tmp_path, settings):
 
 
 def test_a_runs_own_configuration_can_start_another(tmp_path):
-    config = load_config(settings=["model.dim=8", "optimiser.lr=1e-5"])
+    config = load_config(settings=["model.dim=8", "optimizer.lr=1e-5"])
     about = {"dataset": "/data", "dataset_checksum": "ab", "workers": 2, "versions": {"python": "3.11"}}
     file = write(tmp_path, yaml.safe_dump({"run": about, **config.model_dump()}, sort_keys=False))
     assert load_config(file) == config

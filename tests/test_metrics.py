@@ -69,7 +69,7 @@ def test_a_ranking_without_hits_scores_zero():
     assert all(value.tolist() == [0, 0] for value in metrics.values())
 
 
-def test_a_catalogue_smaller_than_k():
+def test_a_catalog_smaller_than_k():
     narrow = ranking_metrics(torch.tensor([[False, True, True]]), torch.tensor([2]), [5])
     padded = ranking_metrics(torch.tensor([[False, True, True, False, False]]), torch.tensor([2]), [5])
     assert narrow == padded

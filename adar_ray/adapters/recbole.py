@@ -28,9 +28,10 @@ from adar_ray.adapters.recbole_library import (
 )
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
-from adar_ray.negatives import Items, Sampler, dot_score
-from adar_ray.user_items import UserItems
+from adar_ray.models.protocol import dot_score
+from adar_ray.samplers.base import Items, Sampler
 
 _PROBED = 8  # rows that tell how a model scores
 

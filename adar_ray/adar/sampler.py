@@ -1,4 +1,4 @@
-"""The ADAR sampler: negatives that exist in no catalogue, as hard as the positive's score calls for.
+"""The ADAR sampler: negatives that exist in no catalog, as hard as the positive's score calls for.
 
 The idea is that of "Adaptive Diffusion-based Augmentation for Recommendation" (arXiv 2601.01448):
 diffuse the positive into noise and stop at the transition point, chosen per pair by a score-aware
@@ -20,8 +20,8 @@ from torch import nn
 from adar_ray.adar.noise import NOISES
 from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 
 _TINY = 1e-6
 _LEAST = 4  # candidates that users who have seen much still get, where M is no lower
@@ -30,7 +30,7 @@ _ROUNDING = 1e-3  # what rounding may do to a linear score in single precision, 
 
 
 class AdarSampler(nn.Module):
-    """Diffuses each positive towards the hardest of M noise vectors, up to its transition point.
+    """Diffuses each positive toward the hardest of M noise vectors, up to its transition point.
 
     The transition point is found in closed form where the score is linear in the item's vector, and by
     bisection where it is a network. The gradient reaches the user and, through the noise, a real item; the
@@ -41,15 +41,15 @@ class AdarSampler(nn.Module):
         gamma: slope of the boundary over the positive's score; -1 to 1.
         M: the noise is the hardest of M vectors of the pool; 1 to 32.
         hidden: how many hidden positives to expect for each item that a user has seen; 0 for none. They are
-            among his highest scores, so that for users who have seen much of the catalogue M is lower, and
+            among his highest scores, so that for users who have seen much of the catalog M is lower, and
             with it the boundary.
         K: negatives a positive; 1 to 8.
         phi_min: never nearer to the positive than this share of the way to noise.
         pool: noise vectors shared by the batch and scored by one matrix product.
-        noise: where they come from, one of `noise.NOISES`: "catalogue" takes random items.
+        noise: where they come from, one of `noise.NOISES`: "catalog" takes random items.
         schedule: which steps there are between positive and noise, one of `schedule.SIGNALS`.
         T: their number.
-        warmup: epochs in which negatives are plain noise: t = T and M = 1, with the catalogue random items.
+        warmup: epochs in which negatives are plain noise: t = T and M = 1, with the catalog random items.
         attach: whether the gradient also reaches the positive, through its diffused copy.
         momentum: of the running mean of the positives' scores, which `gamma` refers to.
         dim: D, which Gaussian noise has to know.
@@ -64,7 +64,7 @@ class AdarSampler(nn.Module):
         K: int = 4,
         phi_min: float = 0.1,
         pool: int = 256,
-        noise: str = "catalogue",
+        noise: str = "catalog",
         schedule: str = "cosine",
         T: int = 1000,
         warmup: int = 0,
@@ -80,15 +80,15 @@ class AdarSampler(nn.Module):
         self.register_buffer("r_mean", torch.tensor(0.0))
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]` with their timesteps as shares of T.
 
-        With `torch.distributed` initialised and `gamma != 1`, the running mean is taken over all
+        With `torch.distributed` initialized and `gamma != 1`, the running mean is taken over all
         workers: then every worker has to call the sampler equally often.
         """
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
-        pool_PD, pool_P = self.noise(items, self.pool, draws)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
+        pool_PD, pool_P = self.noise(items, self.pool, rng)
         is_plain = items.epoch <= self.warmup
         with torch.no_grad():
             score_BP = items.score(user_BD, pool_PD[None])
@@ -98,7 +98,7 @@ class AdarSampler(nn.Module):
             is_softened_B = M_B1[:, 0] < self.M
             if is_plain:
                 M_B1 = torch.ones_like(M_B1)
-            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, draws, M_B1)
+            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, items, rng, M_B1)
 
             r_B1 = (items.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
             b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
@@ -152,7 +152,7 @@ class AdarSampler(nn.Module):
     def _candidates(self, like_B1: torch.Tensor, items: Items) -> torch.Tensor:
         """`[B, 1]`: M, or fewer for users who have seen much.
 
-        A share 1/M of the catalogue is harder than the hardest of M. Where hidden positives have a larger
+        A share 1/M of the catalog is harder than the hardest of M. Where hidden positives have a larger
         share, the hardest of so many fewer is taken.
         """
         if items.seen_count_B is None:
@@ -165,13 +165,13 @@ class AdarSampler(nn.Module):
         score_BP: torch.Tensor,
         pool_P: torch.Tensor | None,
         items: Items,
-        draws: Draws,
+        rng: RowRng,
         M_B1: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and where there is one."""
         if items.seen is not None and pool_P is not None:
             score_BP = score_BP.masked_fill(items.seen(pool_P), -torch.inf)
-        candidate_BKM = draws.integers(self.pool, self.K * self.M, stream=1).unflatten(1, (self.K, self.M))
+        candidate_BKM = rng.integers(self.pool, self.K * self.M, stream=1).unflatten(1, (self.K, self.M))
         score_BKM = score_BP[:, None].expand(-1, self.K, -1).gather(2, candidate_BKM)
         is_beyond_BKM = (score_BKM > -torch.inf).cumsum(2) > M_B1[..., None]
         best_BK, at_BK = score_BKM.masked_fill(is_beyond_BKM, -torch.inf).max(2)

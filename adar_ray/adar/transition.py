@@ -1,6 +1,6 @@
 """Where a diffused positive stops being a positive, and who decides how near that is.
 
-Scores are in the user's own units: the score less its mean over the catalogue, divided by its standard
+Scores are in the user's own units: the score less its mean over the catalog, divided by its standard
 deviation there. `r` is the positive's, `b` the noise item's. Along the trajectory the score is
 `r cos(phi) + b sin(phi)`.
 """
@@ -25,7 +25,7 @@ def score_aware_boundary(
         r: scores of positives, in the user's units, any shape.
         beta: the boundary as a share of the positive's score, where `r = r_mean`.
         gamma: its slope over the score: 1, a fixed share of each score; 0, one boundary for all;
-            negative, the better a positive is learnt the easier its negatives.
+            negative, the better a positive is learned the easier its negatives.
         r_mean: running mean of `r`; it cancels out at `gamma = 1`.
 
     A positive that scores no better than the average item (`r <= 0`) has no share to speak of: it is

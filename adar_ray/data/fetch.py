@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from adar_ray.data.known import KNOWN, Download, KnownDataset, Member, Source, Wheel
+from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Source, Wheel
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import describe_os_error
 
@@ -50,14 +50,14 @@ class _CutOffError(Exception):
 
 def fetch(name: str, cache: Path | None = None, report: Report | None = None) -> Path:
     """The file or folder of a known data set, to hand to `prepare`; downloaded unless it is cached."""
-    if name not in KNOWN:
-        near = difflib.get_close_matches(name.lower(), KNOWN, n=1)
+    if name not in CATALOG:
+        near = difflib.get_close_matches(name.lower(), CATALOG, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise AdarError(f"no data set is called {name!r}: {hint}`adar-ray data list` shows all of them")
-    return fetch_dataset(KNOWN[name], cache, report)
+    return fetch_dataset(CATALOG[name], cache, report)
 
 
-def fetch_dataset(dataset: KnownDataset, cache: Path | None = None, report: Report | None = None) -> Path:
+def fetch_dataset(dataset: CatalogEntry, cache: Path | None = None, report: Report | None = None) -> Path:
     """Like `fetch`, for a data set that is described rather than named."""
     if dataset.by_hand:
         raise AdarError(
@@ -84,7 +84,7 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "adar-ray" / "data"
 
 
-def _fetch_from_any(dataset: KnownDataset, folder: Path, report: Report) -> None:
+def _fetch_from_any(dataset: CatalogEntry, folder: Path, report: Report) -> None:
     reasons = []
     for source in dataset.sources:
         with tempfile.TemporaryDirectory(prefix=f".{dataset.name}.", dir=folder.parent) as scratch:
@@ -120,7 +120,7 @@ def _write_receipt(folder: Path, source: Source) -> None:
     (folder / _RECEIPT).write_text(json.dumps(receipt, indent=2) + "\n", encoding="utf-8")
 
 
-def _is_complete(folder: Path, dataset: KnownDataset) -> bool:
+def _is_complete(folder: Path, dataset: CatalogEntry) -> bool:
     """Whether the folder still holds what one of the data set's present sources once gave."""
     try:
         receipt = json.loads((folder / _RECEIPT).read_text(encoding="utf-8"))
@@ -224,7 +224,7 @@ def _request_rest(download: Download, partial: Path, report: Report) -> None:
     with _answer(request) as response:
         content_range = response.headers.get("Content-Range", "")
         if response.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # With a checksum, a whole file would have been recognised before anything was asked.
+            # With a checksum, a whole file would have been recognized before anything was asked.
             if download.checksum or content_range != f"bytes */{have}":
                 partial.unlink(missing_ok=True)
                 raise _CutOffError("the server holds another file than the one that was begun")

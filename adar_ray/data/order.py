@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from adar_ray.interactions import PADDING
+
 LANES = 64
-PADDING = -1
-"""Stands where a slot has no row, and where a sequence has no item."""
 Rows = tuple[np.ndarray, np.ndarray]
 """Users and items of some rows."""
 ReadShard = Callable[[int], Rows]

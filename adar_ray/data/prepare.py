@@ -64,7 +64,7 @@ def prepare(
     Args:
         source: a file, a folder, a glob or an address.
         out: address of the dataset; must be empty or absent unless `replace`.
-        format: one of `sources.FORMATS`; recognised if None.
+        format: one of `sources.FORMATS`; recognized if None.
         columns: where a table keeps user, item, timestamp and rating.
         min_rating: interactions rated lower are dropped.
         core: users and items with fewer interactions are dropped, until all have as many.
@@ -90,7 +90,7 @@ def prepare(
         users, items = _keys(rows, "user"), _keys(rows, "item")
         shards = shard_count(rows.count(), rows_per_shard)
         rows = _to_shards(rows, users, items, shards, all(file.has_time for file in files), min_rating)
-        rows = _materialise(rows, functools.partial(on_progress, "sorting"))
+        rows = _materialize(rows, functools.partial(on_progress, "sorting"))
         user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
         cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
         entries = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
@@ -146,7 +146,7 @@ def _read(files: list[SourceFile], on_progress: Progress) -> ray.data.Dataset:
     files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
     numbers = ray.data.from_items([{"file": n} for n in range(len(files))], override_num_blocks=len(files))
     rows = numbers.map_batches(functools.partial(_read_file, files), batch_size=None, batch_format="pyarrow")
-    rows = _materialise(rows, functools.partial(on_progress, "reading"))
+    rows = _materialize(rows, functools.partial(on_progress, "reading"))
     if not rows.count():
         raise AdarError(f"{files[0].path}: holds no interactions")
     return rows
@@ -384,7 +384,7 @@ def _write_block(
     return pa.table({"entry": pa.array([json.dumps(entry) for entry in entries], pa.string())})
 
 
-def _materialise(rows: ray.data.Dataset, on_rows: Callable[[int], None]) -> ray.data.Dataset:
+def _materialize(rows: ray.data.Dataset, on_rows: Callable[[int], None]) -> ray.data.Dataset:
     """Runs the plan and keeps its blocks in the object store, telling the rows done so far."""
     blocks, done = [], 0
     for bundle in rows.iter_internal_ref_bundles():

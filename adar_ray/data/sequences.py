@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adar_ray.data.order import PADDING
 from adar_ray.errors import AdarError
+from adar_ray.interactions import PADDING
 
 DEFAULT_LENGTH = 50
 
@@ -20,7 +20,7 @@ class Windows:
     """Which parts of a user's n training items become rows.
 
     Windows end at n, n - stride, n - 2 stride, ... while at least 2 items are in them, and reach L + 1 items
-    back. What is to be learnt of a row are its last `stride` items, each from those before it: all items
+    back. What is to be learned of a row are its last `stride` items, each from those before it: all items
     but the user's first, once each. With stride L rows overlap in one item alone; with stride 1 every item
     has a row of its own, with as long a history as there is.
 

@@ -77,7 +77,7 @@ _FILE_NAMES = {
     "jsonl": ("*.jsonl", "*.ndjson", "*.json"),
     "pydict": ("*.json",),
 }
-# The formats whose files are recognised in a folder with others: their names mean nothing else.
+# The formats whose files are recognized in a folder with others: their names mean nothing else.
 _TELLING = ("inter", "ml-100k", "ml-1m", "ml-csv", "checkins", "lastfm-1k", "user-items")
 # The formats that a whole name, or its ending, gives away.
 _BY_NAME = {"u.data": "ml-100k", "ratings.dat": "ml-1m", "inter": "inter", "csv": "csv", "tsv": "tsv"}
@@ -131,7 +131,7 @@ def find_files(
     paths, is_folder = _list(source)
     if is_folder:
         paths = _choose(source, paths, format)
-    formats = {path: format or _recognise(path) for path in paths}
+    formats = {path: format or _recognize(path) for path in paths}
     if len(set(formats.values())) > 1:
         kinds = ", ".join(f"{_name(path)} ({kind})" for path, kind in list(formats.items())[:5])
         raise AdarError(f"{source}: files of different formats: {kinds}; name one file, a glob or --format")
@@ -216,19 +216,19 @@ def _split(path: str) -> str | None:
     return found[0] if found else None
 
 
-def _recognise(path: str) -> str:
+def _recognize(path: str) -> str:
     """The format of a file by its name, or by its first lines where the name says nothing."""
     name = _name(path)
     format = _BY_NAME.get(name) or _BY_NAME.get(name.rpartition(".")[2])
     if format is None:
-        return _recognise_lines(path, head(path))
+        return _recognize_lines(path, head(path))
     if format == "csv":
         first = head(path)[0]
         return next((kind for kind, line in _CSV_FIRST_LINES.items() if re.fullmatch(line, first)), format)
     return format
 
 
-def _recognise_lines(path: str, lines: list[str]) -> str:
+def _recognize_lines(path: str, lines: list[str]) -> str:
     def all_match(pattern: str) -> bool:
         return all(re.fullmatch(pattern, line) for line in lines)
 

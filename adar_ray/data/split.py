@@ -97,7 +97,7 @@ def _first_moment(rows_from, wanted: float, low: int, high: int) -> int:
     """The earliest moment from which on there are at most `wanted` rows."""
     low, high = int(low), int(high) + 1  # from there on there are none
     while low < high:
-        # In whole numbers: floating point cannot tell neighbouring nanoseconds apart.
+        # In whole numbers: floating point cannot tell neighboring nanoseconds apart.
         edges = sorted({low + (high - low) * part // 65 for part in range(65)})
         few = np.asarray(rows_from(edges)) <= wanted
         if few.any():

@@ -1,7 +1,7 @@
 """Made-up worlds, of any size, in which it is known what every user would like.
 
 A user and an item are points; a user likes the items that score above his threshold, a fixed share of
-the catalogue. He comes across items by their popularity, which is skewed, and interacts with those he
+the catalog. He comes across items by their popularity, which is skewed, and interacts with those he
 likes. What he would have liked but never came across is the truth that real data cannot tell: the false
 negatives of a sampler.
 
@@ -74,7 +74,7 @@ class Truth:
         return score >= self.threshold_U[user]
 
 
-def synthesise(
+def synthesize(
     users: int,
     items: int,
     interactions: int,
@@ -227,7 +227,7 @@ def _choose_items(
     users, items = len(user_UD), len(item_ID)
     width = int(count_U.max() * CANDIDATES_AN_INTERACTION) + 64
     if width * 2 > items:
-        # Nearly everything: come across all of it, in a random order that favours the popular.
+        # Nearly everything: come across all of it, in a random order that favors the popular.
         weight = np.diff(popularity_I, prepend=0.0)
         arrival = random.exponential(size=(users, items)) / weight
         item_UC = np.argsort(arrival, axis=1)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from adar_ray.data.dataset import Dataset
-from adar_ray.histories import Histories
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
 from adar_ray.training.build import build_model, is_sequential
 from adar_ray.training.run import Run
-from adar_ray.user_items import UserItems
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ import ray
 import ray.data
 import torch
 
+from adar_ray.custom import find_custom, look_in, search_path
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.memory import keep_freed_memory
-from adar_ray.models.own import find_own, look_in, search_path
 from adar_ray.ranking.top_items import TILE, top_items
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder, new_folder
@@ -78,7 +78,7 @@ def _recommend_part(
     keep_freed_memory()
     look_in(modules)
     if ":" in name:  # Ray Data tries a task without end if it cannot unpickle; an error of ours ends it
-        find_own(name)
+        find_custom(name)
     model, known, history, keys = ray.get(shared)
     (part,), (users,) = batch["part"], batch["users"]
     user = torch.from_numpy(np.asarray(users, dtype=np.int64))

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, normalize, pad
 
-from adar_ray.draws import Draws
-from adar_ray.models.protocol import PADDING
-from adar_ray.models.sequence import InputLayer, Transformer, embed_items, initialise, visible_positions
-from adar_ray.negatives import dot_score
+from adar_ray.interactions import PADDING
+from adar_ray.models.protocol import dot_score
+from adar_ray.models.sequence import InputLayer, Transformer, embed_items, initialize, visible_positions
+from adar_ray.rng import RowRng
 
 _LAST_ONLY = 0.5
 _DRAWN = 1 << 30  # random integers are below this
@@ -32,7 +32,7 @@ class BERT4Rec(nn.Module):
     short the history.
 
     Args:
-        n_items: size of the catalogue; the table has one row more, the mask's.
+        n_items: size of the catalog; the table has one row more, the mask's.
         length: L; a longer history is an error.
         dim: D, a multiple of `heads`.
         layers: blocks.
@@ -59,7 +59,7 @@ class BERT4Rec(nn.Module):
         self.input_layer = InputLayer(dim, dropout)
         self.transformer = Transformer(dim, layers, heads, dropout)
         self.projection, self.projection_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=1e-12)
-        initialise(self)
+        initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         shown_BN = batch["history"]
@@ -81,7 +81,7 @@ class BERT4Rec(nn.Module):
         return dot_score(user_BD, item_BKD)
 
     def cloze(
-        self, sequence_BN: torch.Tensor, targets: int, draws: Draws
+        self, sequence_BN: torch.Tensor, targets: int, rng: RowRng
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows with some items behind masks, and these items, `[B, N]` both.
 
@@ -89,11 +89,11 @@ class BERT4Rec(nn.Module):
         a half is RecBole's share). The others hide each item with probability `mask_share`, and at least one.
         """
         real_BN = sequence_BN != PADDING
-        drawn_BN = draws.integers(_DRAWN, sequence_BN.shape[1]).masked_fill(~real_BN, _DRAWN)
+        drawn_BN = rng.integers(_DRAWN, sequence_BN.shape[1]).masked_fill(~real_BN, _DRAWN)
         # The smallest number drawn hides its item whatever it is: where it is not below the share, none is.
         hidden_BN = drawn_BN <= drawn_BN.amin(1, keepdim=True).clamp_min(int(self.mask_share * _DRAWN))
         last_BN = torch.zeros_like(hidden_BN)
         last_BN[:, -1] = True
-        last_only_B1 = draws.integers(_DRAWN, 1, stream=1) < _LAST_ONLY * _DRAWN
+        last_only_B1 = rng.integers(_DRAWN, 1, stream=1) < _LAST_ONLY * _DRAWN
         hidden_BN = torch.where(last_only_B1, last_BN, hidden_BN) & real_BN
         return sequence_BN.masked_fill(hidden_BN, self.mask), sequence_BN.masked_fill(~hidden_BN, PADDING)

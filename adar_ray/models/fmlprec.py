@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize, pad
 
-from adar_ray.draws import Draws
-from adar_ray.models.protocol import PADDING
-from adar_ray.models.sequence import FeedForward, InputLayer, Residual, embed_items, initialise
-from adar_ray.negatives import dot_score
+from adar_ray.interactions import PADDING
+from adar_ray.models.protocol import dot_score
+from adar_ray.models.sequence import FeedForward, InputLayer, Residual, embed_items, initialize
+from adar_ray.rng import RowRng
 
 _DRAWN = 1 << 30  # random integers are below this
 
@@ -50,7 +50,7 @@ class FMLPRec(nn.Module):
         self.input_layer = InputLayer(dim, dropout)
         self.filter = nn.ModuleList(Filter(length, dim, dropout) for _ in range(layers))
         self.feed_forward = nn.ModuleList(FeedForward(dim, dropout) for _ in range(layers))
-        initialise(self)
+        initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         rows, width = batch["history"].shape
@@ -71,7 +71,7 @@ class FMLPRec(nn.Module):
         return dot_score(user_BD, item_BKD)
 
     def cloze(
-        self, sequence_BN: torch.Tensor, targets: int, draws: Draws
+        self, sequence_BN: torch.Tensor, targets: int, rng: RowRng
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """A beginning of each row, and the item after it as the target of the last position; `[B, L]` both.
 
@@ -80,7 +80,7 @@ class FMLPRec(nn.Module):
         one learns over several.
         """
         items_B = (sequence_BN != PADDING).sum(1)
-        drawn_B = draws.integers(_DRAWN, 1)[:, 0]
+        drawn_B = rng.integers(_DRAWN, 1)[:, 0]
         dropped_B = (drawn_B * (items_B - 1).clamp(0, targets)) // _DRAWN  # at least two items stay
         column_BN = torch.arange(sequence_BN.shape[1], device=sequence_BN.device) - dropped_B[:, None]
         beginning_BN = sequence_BN.gather(1, column_BN.clamp_min(0)).masked_fill(column_BN < 0, PADDING)
@@ -90,7 +90,7 @@ class FMLPRec(nn.Module):
 
 
 class Filter(nn.Module):
-    """The paper's filter layer: each dimension's spectrum over the positions times learnt weights.
+    """The paper's filter layer: each dimension's spectrum over the positions times learned weights.
 
     The weights are complex, stored as real and imaginary parts `[F, D, 2]` with F = L // 2 + 1.
     """

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding_bag, normalize
 
-from adar_ray.negatives import dot_score
-from adar_ray.user_items import UserItems
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.models.protocol import dot_score
 
 
-def normalised_graph(observed: UserItems) -> torch.Tensor:
+def normalized_graph(observed: UserItems) -> torch.Tensor:
     """`D^-1/2 A D^-1/2` over users and items as a sparse matrix `[U + I, U + I]` (LightGCN, eq. 8)."""
     user_E, item_E = observed.pairs()
     item_E = item_E + observed.n_users
@@ -30,7 +30,7 @@ def normalised_graph(observed: UserItems) -> torch.Tensor:
 
 
 def smooth(graph: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-    """Each node's mean of its neighbours' vectors, as the normalised graph weighs them: `[U + I, D]`."""
+    """Each node's mean of its neighbors' vectors, as the normalized graph weighs them: `[U + I, D]`."""
     return _SymmetricProduct.apply(graph, vector)
 
 
@@ -83,7 +83,7 @@ class GraphModel(nn.Module):
         self.embedding = nn.Embedding(self.n_users + self.n_items, dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         # Derived from the data set, hence not part of the weights.
-        self.register_buffer("graph", normalised_graph(observed), persistent=False)
+        self.register_buffer("graph", normalized_graph(observed), persistent=False)
         self._kept: tuple[tuple, list[torch.Tensor], torch.Tensor] | None = None
 
     def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
@@ -128,7 +128,7 @@ class GraphModel(nn.Module):
             # A backward pass uses up the vectors' autograd graph: they are of no use after it.
             table.register_hook(self._forget)
         elif self.training:
-            # A fused optimiser changes the weights without raising their version: only vectors that
+            # A fused optimizer changes the weights without raising their version: only vectors that
             # a backward pass, or the change to evaluation mode and back, clears away may be kept.
             return layers, vectors
         self._kept = ((state, gradient), layers, vectors)

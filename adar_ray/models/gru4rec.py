@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from adar_ray.models.protocol import dot_score
 from adar_ray.models.sequence import embed_items
-from adar_ray.negatives import dot_score
 
 
 class GRU4Rec(nn.Module):
     """Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016).
 
-    As in RecBole's version of it, items enter as learnt vectors instead of one-hot ones, the state is twice
+    As in RecBole's version of it, items enter as learned vectors instead of one-hot ones, the state is twice
     as wide as they are, and a dense layer leads from it back to D, where the same vectors are scored.
     Histories are rows of a batch: the paper's session-parallel batches are left out.
 

@@ -12,7 +12,7 @@ from adar_ray.models.graph import GraphModel, smooth
 
 class LightGCN(GraphModel):
     """He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation"
-    (SIGIR 2020): the mean over layers 0 to L of `A^l E`, with A the symmetrically normalised graph
+    (SIGIR 2020): the mean over layers 0 to L of `A^l E`, with A the symmetrically normalized graph
     (eq. 3 and 4).
 
     Args:

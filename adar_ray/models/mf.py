@@ -1,4 +1,4 @@
-"""Matrix factorisation: a vector a user, a vector an item, and their dot product.
+"""Matrix factorization: a vector a user, a vector an item, and their dot product.
 
 Legend: B rows of the batch, K items a row, D dimensions.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from adar_ray.negatives import dot_score
+from adar_ray.models.protocol import dot_score
 
 
 class MF(nn.Module):
@@ -23,7 +23,7 @@ class MF(nn.Module):
         n_users, n_items: sizes of the tables.
         dim: D.
         cosine: representations have length one, so that the score is the cosine.
-        sparse: gradients hold the batch's rows only, for the sparse optimiser.
+        sparse: gradients hold the batch's rows only, for the sparse optimizer.
     """
 
     def __init__(

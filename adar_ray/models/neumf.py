@@ -1,4 +1,4 @@
-"""NeuMF: matrix factorisation and a multilayer perceptron side by side.
+"""NeuMF: matrix factorization and a multilayer perceptron side by side.
 
 Legend: B rows of the batch, K items a row, D dimensions of a tower.
 """
@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from adar_ray.negatives import dot_score
+from adar_ray.models.protocol import dot_score
 
 _NUMBERS = 1 << 24  # that score holds of a hidden layer at a time where it keeps none for gradients: 64 MiB
 
@@ -23,7 +23,7 @@ class NeuMF(nn.Module):
 
     Args:
         n_users, n_items: sizes of the tables.
-        dim: D; a representation is the embeddings of both towers, 2 D numbers, matrix factorisation first.
+        dim: D; a representation is the embeddings of both towers, 2 D numbers, matrix factorization first.
         layers: hidden layers of the perceptron, at least 1.
         dropout: share of each hidden layer's activations that is dropped.
     """

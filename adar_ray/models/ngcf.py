@@ -1,4 +1,4 @@
-"""NGCF: messages between neighbours, transformed and multiplied with who receives them.
+"""NGCF: messages between neighbors, transformed and multiplied with who receives them.
 
 Legend: U users, I items, N = U + I nodes, L layers, D dimensions.
 """
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout, leaky_relu, normalize
 
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.graph import GraphModel, smooth
-from adar_ray.user_items import UserItems
 
 _SLOPE = 0.2  # below zero; that of TensorFlow, in which the authors' code is written
 
@@ -18,7 +18,7 @@ _SLOPE = 0.2  # below zero; that of TensorFlow, in which the authors' code is wr
 class NGCF(GraphModel):
     """Wang et al., "Neural Graph Collaborative Filtering" (SIGIR 2019).
 
-    Layer l is `LeakyReLU((A + 1) E W1 + (A E * E) W2)` of layer l - 1, with A the symmetrically normalised
+    Layer l is `LeakyReLU((A + 1) E W1 + (A E * E) W2)` of layer l - 1, with A the symmetrically normalized
     graph (eq. 7 and 8). A representation is all layers end to end, `(L + 1) D` numbers (eq. 9), of which
     those from 1 on have length one each, as in the authors' code.
 
@@ -50,8 +50,8 @@ class NGCF(GraphModel):
     def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
         layers, vector_ND = [table_ND], table_ND
         for sum_, product in zip(self.sums, self.products, strict=True):
-            neighbours_ND = smooth(self.graph, vector_ND)
-            message_ND = sum_(neighbours_ND + vector_ND) + product(neighbours_ND * vector_ND)
+            neighbors_ND = smooth(self.graph, vector_ND)
+            message_ND = sum_(neighbors_ND + vector_ND) + product(neighbors_ND * vector_ND)
             vector_ND = dropout(leaky_relu(message_ND, _SLOPE), self.dropout, self.training)
             layers.append(normalize(vector_ND, dim=1))
         return layers

@@ -11,10 +11,16 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from adar_ray.draws import Draws
+from adar_ray.interactions import PADDING
+from adar_ray.rng import RowRng
 
-PADDING = -1
-"""Stands where a history has no item."""
+
+def dot_score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+    """`[B, K]` dot products. Items that all users share come as `[1, K, D]`: one matrix product."""
+    if item_BKD.shape[0] == 1:
+        return user_BD @ item_BKD[0].T
+    # On a CPU this is several times as fast as the B tiny matrix products of an einsum.
+    return (user_BD[:, None] * item_BKD).sum(-1)
 
 
 @runtime_checkable
@@ -25,8 +31,8 @@ class BaseModel(Protocol):
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty is put on, for
             ids of any shape, where they are not the representations, as in a graph model; or None.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
-        `auxiliary_loss(batch, item_B, draws) -> [B]`: what the model wants minimised besides the loss.
-        `cloze(sequence_BN, targets, draws) -> (history_BL, target_BL)`: what a sequential model that is not
+        `auxiliary_loss(batch, item_B, rng) -> [B]`: what the model wants minimized besides the loss.
+        `cloze(sequence_BN, targets, rng) -> (history_BL, target_BL)`: what a sequential model that is not
             trained on every next item is shown, and what it is to find there; PADDING where nothing.
     """
 
@@ -48,7 +54,7 @@ class BaseModel(Protocol):
 
 
 def training_positions(
-    model: BaseModel, sequence_BN: torch.Tensor, targets: int, draws: Draws
+    model: BaseModel, sequence_BN: torch.Tensor, targets: int, rng: RowRng
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A sequence row as what the model is shown, `[B, L]`, and what it is to find at each position.
 
@@ -56,7 +62,7 @@ def training_positions(
     """
     own = getattr(model, "cloze", None)
     if own:
-        return own(sequence_BN, targets, draws)
+        return own(sequence_BN, targets, rng)
     history_BL, target_BL = sequence_BN[:, :-1], sequence_BN[:, 1:].clone()
     target_BL[history_BL == PADDING] = PADDING
     target_BL[:, :-targets] = PADDING

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
-from adar_ray.models.protocol import PADDING
-from adar_ray.models.sequence import InputLayer, Transformer, embed_items, initialise, visible_positions
-from adar_ray.negatives import dot_score
+from adar_ray.interactions import PADDING
+from adar_ray.models.protocol import dot_score
+from adar_ray.models.sequence import InputLayer, Transformer, embed_items, initialize, visible_positions
 
 
 class SASRec(nn.Module):
     """Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018).
 
-    The blocks are BERT's, as in RecBole's version: layers are normalised after instead of before, the feed-
+    The blocks are BERT's, as in RecBole's version: layers are normalized after instead of before, the feed-
     forward layer is four times as wide inside instead of as wide, with GELU instead of ReLU, and the vectors
-    that enter are normalised.
+    that enter are normalized.
 
     Positions count from the first item shown, which has position 0, not from the end of the row as in
     the paper. A position's state is thereby what the model would say if the history ended there: training
@@ -50,7 +50,7 @@ class SASRec(nn.Module):
         self.item, self.position = nn.Embedding(n_items, dim), nn.Embedding(length, dim)
         self.input_layer = InputLayer(dim, dropout)
         self.transformer = Transformer(dim, layers, heads, dropout)
-        initialise(self)
+        initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         item_BL = batch["history"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from adar_ray.models.protocol import PADDING
+from adar_ray.interactions import PADDING
 
 _EPS = 1e-12  # of layer norms, as in BERT and RecBole; torch's 1e-5 is large beside vectors of std 0.02
 _STD = 0.02
@@ -32,7 +32,7 @@ def visible_positions(item_BL: torch.Tensor, causal: bool) -> torch.Tensor:
     return visible_BLL | torch.eye(length, dtype=torch.bool, device=item_BL.device)
 
 
-def initialise(model: nn.Module) -> None:
+def initialize(model: nn.Module) -> None:
     """Weights normal with std 0.02 and biases 0, as in BERT and RecBole; scales of layer norms stay 1."""
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks of self-attention and a feed-forward layer, normalised after each as in BERT.
+    """Blocks of self-attention and a feed-forward layer, normalized after each as in BERT.
 
     Args:
         dim: D, a multiple of `heads`.

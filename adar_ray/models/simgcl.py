@@ -10,10 +10,10 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from adar_ray.distributed import gather_rows
-from adar_ray.draws import Draws
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.graph import smooth
 from adar_ray.models.lightgcn import LightGCN
-from adar_ray.user_items import UserItems
+from adar_ray.rng import RowRng
 
 
 class SimGCL(LightGCN):
@@ -58,16 +58,16 @@ class SimGCL(LightGCN):
         return layers
 
     def auxiliary_loss(
-        self, batch: dict[str, torch.Tensor], item_B: torch.Tensor, draws: Draws
+        self, batch: dict[str, torch.Tensor], item_B: torch.Tensor, rng: RowRng
     ) -> torch.Tensor:
         """`[B]`: the rows' shares of `weight` times the InfoNCE (eq. 2) of users plus that of items.
 
         Each InfoNCE is a mean over the different nodes of the whole batch, as in the authors' code, where
         the paper writes a sum. Shares are scaled by A, so that their mean over the whole batch, which the
-        training loop minimises, is this loss.
+        training loop minimizes, is this loss.
         """
         table_ND = self.embedding.weight
-        noise = torch.Generator(table_ND.device).manual_seed(int(draws.shared_integers(2**31, 1)))
+        noise = torch.Generator(table_ND.device).manual_seed(int(rng.shared_integers(2**31, 1)))
         first_ND, second_ND = (self.combine(self.propagate(table_ND, noise)) for _ in range(2))
         user_B = self._contrast(first_ND, second_ND, batch["user"])
         return self.weight * (user_B + self._contrast(first_ND, second_ND, item_B + self.n_users))

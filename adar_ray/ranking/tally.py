@@ -10,11 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from adar_ray.histories import Histories
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
 from adar_ray.ranking.top_items import TILE, top_items
-from adar_ray.user_items import UserItems
 
 
 class Tally:
@@ -44,7 +44,7 @@ class Tally:
         return [self.tile_sums, self.users, self.shown]
 
     def metrics(self, popularity: torch.Tensor) -> dict[str, float]:
-        """Means over users; coverage of the catalogue, and popularity of what was shown."""
+        """Means over users; coverage of the catalog, and popularity of what was shown."""
         users = max(int(self.users), 1)
         means = [math.fsum(column) / users for column in self.tile_sums.T.tolist()]
         result = dict(zip(self.names, means, strict=True))

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import torch
 
-from adar_ray.histories import Histories
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
-from adar_ray.user_items import UserItems
 
 # A matrix product rounds differently for another number of rows. Tiles always have this many users,
 # filled up where need be, so that a user's scores do not depend on who else is asked for.

@@ -17,17 +17,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from adar_ray.errors import one_line
+from adar_ray.reporting.formatting import in_words, n_trials
 from adar_ray.reporting.importance import importances
 from adar_ray.reporting.page import paragraph, section
 from adar_ray.reporting.score_aware import LARGEST_SCORE, score_aware_lines
 from adar_ray.reporting.trials import BEST, Search, best_so_far, column_of, end_of, finite, is_wide, value_of
-from adar_ray.reporting.words import in_words, n_trials
 
 _WIDE, _SMALL = (5.2, 3.2), (3.3, 2.5)  # inches: narrow enough to be read on a phone
-_INK, _GREY, _BLUE, _ACCENT = "#1f2933", "#9aa5b1", "#0072b2", "#c8102e"
-STATUSES = {  # colour, marker, words
+_INK, _GRAY, _BLUE, _ACCENT = "#1f2933", "#9aa5b1", "#0072b2", "#c8102e"
+STATUSES = {  # color, marker, words
     "finished": (_BLUE, "o", "finished"),
-    "stopped": (_GREY, "o", "stopped early"),
+    "stopped": (_GRAY, "o", "stopped early"),
     "failed": ("#e07b00", "x", "failed"),
     "interrupted": ("#6b4fa0", "^", "interrupted"),
 }
@@ -35,7 +35,7 @@ STYLE = {
     "font.size": 9,
     "text.parse_math": False,  # a "$" in a user's text is a "$"
     "text.color": _INK,
-    "axes.edgecolor": _GREY,
+    "axes.edgecolor": _GRAY,
     "axes.labelcolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -72,11 +72,11 @@ def search_curve(search: Search) -> str:
             label="best so far",
         )
     for status in dict.fromkeys([*STATUSES, *(trial.get("status") for trial in shown)]):
-        colour, marker, words = STATUSES.get(status, (_GREY, "s", in_words(status)))
+        color, marker, words = STATUSES.get(status, (_GRAY, "s", in_words(status)))
         points = [(end_of(t) / unit, value_of(t)) for t in shown if t.get("status") == status]
         if not points:
             continue
-        axes.scatter(*zip(*points, strict=True), s=20, c=colour, marker=marker, label=words, zorder=3)
+        axes.scatter(*zip(*points, strict=True), s=20, c=color, marker=marker, label=words, zorder=3)
     if last > 0:
         axes.set_xlim(0, 1.03 * last / unit)
     axes.set(xlabel=f"{name} since the search began", ylabel=f"validation {in_words(search.metric, 30)}")
@@ -101,7 +101,7 @@ def learning_curves(search: Search) -> str:
         values = [math.nan if value is None else value for value in curve]
         rank = ranks.get(id(trial))
         if rank is None:
-            look = {"color": _GREY, "linewidth": 0.6, "alpha": 0.7, "zorder": 2}
+            look = {"color": _GRAY, "linewidth": 0.6, "alpha": 0.7, "zorder": 2}
         else:
             look = _strength(rank)
         # A line of one point would not be seen.
@@ -215,21 +215,21 @@ def score_aware_functions(search: Search) -> str:
     if not lines:
         return ""
     figure, axes = _axes((_WIDE[0], 3.8))
-    axes.plot([0, LARGEST_SCORE], [0, LARGEST_SCORE], "--", color=_GREY, linewidth=1)
+    axes.plot([0, LARGEST_SCORE], [0, LARGEST_SCORE], "--", color=_GRAY, linewidth=1)
     for rank, (_, r, z) in enumerate(lines):
         axes.plot(r, z, **_strength(rank))
     ends = [z[-1] for _, _, z in lines]
     ranks = {id(trial): rank for rank, trial in enumerate(search.ranked, 1)}
     for i, height in enumerate(_apart(ends, gap=0.055 * LARGEST_SCORE)):
-        colour = _ACCENT if i == 0 else _BLUE
+        color = _ACCENT if i == 0 else _BLUE
         axes.annotate(
             str(ranks[id(lines[i][0])]),
             (LARGEST_SCORE, ends[i]),
             (1.06 * LARGEST_SCORE, height),
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0},
             va="center",
             fontsize=8,
-            color=colour,
+            color=color,
             annotation_clip=False,
         )
     axes.set(
@@ -294,7 +294,7 @@ def _axes(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def _strength(rank: int) -> dict[str, Any]:
-    """How the line of a trial is drawn: the better, the stronger, and the best one in its own colour."""
+    """How the line of a trial is drawn: the better, the stronger, and the best one in its own color."""
     weakness = rank / BEST
     return {
         "color": _ACCENT if rank == 0 else _BLUE,

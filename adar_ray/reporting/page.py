@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 
-from adar_ray.reporting.words import escaped
+from adar_ray.reporting.formatting import escaped
 
 _CSS = """
 :root { color-scheme: light; }

@@ -16,6 +16,7 @@ from adar_ray.reporting.figures import (
     score_aware_functions,
     search_curve,
 )
+from adar_ray.reporting.formatting import duration, in_words, listed, n_trials, score
 from adar_ray.reporting.page import page, pair, paragraph, section, table
 from adar_ray.reporting.trials import (
     BEST,
@@ -28,7 +29,6 @@ from adar_ray.reporting.trials import (
     ranked,
     value_of,
 )
-from adar_ray.reporting.words import duration, in_words, listed, n_trials, score
 
 
 def search_report(

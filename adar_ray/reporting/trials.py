@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from adar_ray.config import Config
-from adar_ray.reporting.words import in_words
+from adar_ray.reporting.formatting import in_words
 
 Trial = dict[str, Any]
 BEST = 10  # trials that are listed and drawn strong

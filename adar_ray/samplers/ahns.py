@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import pick, scored_candidates
 
 
@@ -18,7 +18,7 @@ class AHNSSampler(nn.Module):
     items the one whose score is nearest to `beta (s + alpha)^(p + 1)`, with s the positive's score.
 
     Departs from the authors' code where `s + alpha` is not positive, which is no power's base: such a
-    positive, as badly learnt as can be, gets the hardest candidate.
+    positive, as badly learned as can be, gets the hardest candidate.
 
     Args:
         K: negatives a positive, each of candidates of its own.
@@ -34,11 +34,11 @@ class AHNSSampler(nn.Module):
         self.K, self.candidates, self.alpha, self.beta, self.p = K, candidates, alpha, beta, p
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]`."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
-        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, draws, self.K, self.candidates)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
+        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, rng, self.K, self.candidates)
         with torch.no_grad():
             positive_B1 = items.score(user_BD, positive_BD[:, None])
             target_B1 = self.beta * (positive_B1 + self.alpha).clamp_min(0) ** (self.p + 1)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 
 
 class AllItems(nn.Module):
     """The softmax's own denominator. Items that the user has seen belong to it, the positive alone not."""
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[1, I, D]`. Needs `items.positive_B`."""
         item_I = torch.arange(items.n_items, device=user_BD.device)

@@ -10,23 +10,23 @@ from collections.abc import Callable
 
 import torch
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items
 
 _REDRAWS = 8
 _FINE = 1 << 23  # single precision tells so many numbers apart
 
 
 def unseen(
-    items: Items, draws: Draws, n: int, high: int, item_of: Callable[[torch.Tensor], torch.Tensor]
+    items: Items, rng: RowRng, n: int, high: int, item_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, n]` item ids, and False where no unseen one was found.
 
     Args:
         item_of: what item an integer in `[0, high)` stands for, elementwise.
     """
-    column_1N = torch.arange(n, device=draws.row_B.device)[None]
-    item_BN = item_of(draws.integers_at(column_1N, high))
+    column_1N = torch.arange(n, device=rng.row_B.device)[None]
+    item_BN = item_of(rng.integers_at(column_1N, high))
     seen_BN = torch.zeros_like(item_BN, dtype=torch.bool) if items.seen is None else items.seen(item_BN)
     # Redrawing the seen ones leaves the others distributed as they were, among the unseen. Only the columns W
     # that still matter are drawn and looked up: each row's seen ones, and others in rows that have fewer.
@@ -36,7 +36,7 @@ def unseen(
             break
         left_BW, at_BW = seen_BW.to(torch.uint8).topk(int(seen_BW.sum(1).max()), sorted=False)
         column_BW, seen_BW = column_BW.gather(1, at_BW), left_BW.bool()
-        drawn_BW = item_of(draws.integers_at(column_BW, high, stream))
+        drawn_BW = item_of(rng.integers_at(column_BW, high, stream))
         item_BW = torch.where(seen_BW, drawn_BW, item_BN.gather(1, column_BW))
         item_BN.scatter_(1, column_BW, item_BW)
         seen_BW &= items.seen(item_BW)
@@ -44,17 +44,17 @@ def unseen(
     return item_BN, torch.ones_like(seen_BN).scatter(1, column_BW, ~seen_BW)
 
 
-def uniform_candidates(items: Items, draws: Draws, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+def uniform_candidates(items: Items, rng: RowRng, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, n]` unseen items, each equally likely, and False where none was found."""
-    return unseen(items, draws, n, items.n_items, lambda item_BN: item_BN)
+    return unseen(items, rng, n, items.n_items, lambda item_BN: item_BN)
 
 
 @torch.no_grad()
 def scored_candidates(
-    user_BD: torch.Tensor, items: Items, draws: Draws, K: int, n: int
+    user_BD: torch.Tensor, items: Items, rng: RowRng, K: int, n: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """n unseen items for each of K negatives, `[B, K, n]`, their scores, and False where none was found."""
-    item_BN, mask_BN = uniform_candidates(items, draws, K * n)
+    item_BN, mask_BN = uniform_candidates(items, rng, K * n)
     score_BN = items.score(user_BD, items.vectors(item_BN))
     return tuple(x_BN.unflatten(1, (K, n)) for x_BN in (item_BN, score_BN, mask_BN))
 
@@ -64,6 +64,6 @@ def pick(value_BKN: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
     return value_BKN.gather(2, at_BK[..., None])[..., 0]
 
 
-def uniform_numbers(draws: Draws, n: int, stream: int) -> torch.Tensor:
+def uniform_numbers(rng: RowRng, n: int, stream: int) -> torch.Tensor:
     """`[B, n]` numbers between 0 and 1, neither of them included."""
-    return (draws.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE
+    return (rng.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from adar_ray.draws import Draws
 from adar_ray.losses import shares
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import pick, uniform_candidates
 
 
@@ -43,12 +43,12 @@ class DENSSampler(nn.Module):
         self.positive_gate, self.negative_gate = nn.Linear(dim, dim), nn.Linear(dim, dim)
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]` with the gates' loss; `items.epoch` says how far the warm-up is."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
         with torch.no_grad():
-            item_BN, mask_BN = uniform_candidates(items, draws, self.K * self.candidates)
+            item_BN, mask_BN = uniform_candidates(items, rng, self.K * self.candidates)
             relevant_BD = self._relevant_of_positive(user_BD, positive_BD)
             vector_BND = items.vectors(item_BN)
             left = 1 - min(1.0, items.epoch / self.warmup)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import pick, scored_candidates
 
 _CHOICE = 100  # a stream of random numbers apart from the candidates'
@@ -32,15 +32,15 @@ class DNSSampler(nn.Module):
         self.K, self.candidates, self.top = K, candidates, top
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]`."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
-        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, draws, self.K, self.candidates)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
+        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, rng, self.K, self.candidates)
         score_BKN = score_BKN.masked_fill(~mask_BKN, -torch.inf)
         best_BKM, at_BKM = score_BKN.topk(self.top, dim=2)
         # Of fewer unseen candidates than M, one of those.
         choices_BK = (best_BKM > -torch.inf).sum(2)
-        rank_BK = draws.integers(1 << 20, self.K, _CHOICE) * choices_BK >> 20
+        rank_BK = rng.integers(1 << 20, self.K, _CHOICE) * choices_BK >> 20
         item_BK = pick(item_BKN, pick(at_BKM, rank_BK))
         return Negatives(items.vectors(item_BK), choices_BK > 0, item_BK)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from adar_ray.distributed import gather_rows
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.popularity import log_q
 from adar_ray.samplers.uniform import shared_negatives
 
@@ -26,7 +26,7 @@ class InBatchSampler(nn.Module):
     """
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[1, A, D]`. Needs `items.positive_B`, and for `log_q_BK` also `items.popularity_I`."""
         negatives = shared_negatives(gather_rows(items.positive_B), len(user_BD), items)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import uniform_candidates, uniform_numbers
 
 _SHARES = 100  # a stream of random numbers apart from the candidates'
@@ -36,16 +36,16 @@ class MixGCFSampler(nn.Module):
         self.K, self.candidates = K, candidates
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]`. Hop mixing needs `items.positive_B`."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
-        item_BN, mask_BN = uniform_candidates(items, draws, self.K * self.candidates)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
+        item_BN, mask_BN = uniform_candidates(items, rng, self.K * self.candidates)
         item_BKN, mask_BKN = (x.unflatten(1, (self.K, -1)) for x in (item_BN, mask_BN))
         hops = items.layers or (lambda item: items.vectors(item)[..., None, :])
         positive_BHD = hops(items.positive_B) if items.layers else positive_BD[:, None]
         H = positive_BHD.shape[1]
-        share_BKH = uniform_numbers(draws, self.K * H, _SHARES).unflatten(1, (self.K, H)).to(positive_BHD)
+        share_BKH = uniform_numbers(rng, self.K * H, _SHARES).unflatten(1, (self.K, H)).to(positive_BHD)
         with torch.no_grad():
             mixed_BKNHD = _mix(positive_BHD[:, None, None], hops(item_BKN), share_BKH[:, :, None])
             score_BKNH = items.score(user_BD, mixed_BKNHD.flatten(1, 3)).unflatten(

@@ -10,8 +10,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import unseen
 from adar_ray.samplers.uniform import shared_negatives
 
@@ -36,10 +36,10 @@ class PopularitySampler(nn.Module):
         self.K, self.alpha, self.shared = K, alpha, shared
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]`, or `[1, K, D]` where shared. Needs `items.popularity_I`."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
         weight_I = items.popularity_I.double() ** self.alpha
         cumulative_I = (weight_I / weight_I.sum()).cumsum(0)
 
@@ -48,10 +48,10 @@ class PopularitySampler(nn.Module):
             return torch.searchsorted(cumulative_I, share).clamp_max(items.n_items - 1)
 
         if self.shared:
-            item_K = invert(draws.shared_integers(_FINE, self.K))
+            item_K = invert(rng.shared_integers(_FINE, self.K))
             negatives = shared_negatives(item_K, len(user_BD), items)
         else:
-            item_BK, mask_BK = unseen(items, draws, self.K, _FINE, invert)
+            item_BK, mask_BK = unseen(items, rng, self.K, _FINE, invert)
             negatives = Negatives(items.vectors(item_BK), mask_BK, item_BK)
         return replace(negatives, log_q_BK=log_q(weight_I, negatives.item_BK, items))
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from adar_ray.distributed import gather_rows
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import uniform_candidates, uniform_numbers
 
 _GUMBEL = 100  # a stream of random numbers apart from the candidates'
@@ -58,14 +58,14 @@ class SRNSSampler(nn.Module):
         self.register_buffer("moments_US2", torch.full((n_users, memory, 2), torch.nan))
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]`. Needs `items.user_B`. In training all workers call it equally often."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
         with torch.no_grad():
             kept_BS, fresh_BN = (
                 self.item_US[items.user_B],
-                uniform_candidates(items, draws, self.candidates)[0],
+                uniform_candidates(items, rng, self.candidates)[0],
             )
             item_BM = torch.cat([kept_BS, fresh_BN], 1)
             seen_BM = (
@@ -83,7 +83,7 @@ class SRNSSampler(nn.Module):
             best_BK, at_BK = value_BS.masked_fill(unfit_BM[:, :S], -torch.inf).topk(self.K, 1)
             item_BK = kept_BS.gather(1, at_BK)
             if self.training:
-                self._remember(items.user_B, item_BM, moments_BM2, score_BM, unfit_BM, draws)
+                self._remember(items.user_B, item_BM, moments_BM2, score_BM, unfit_BM, rng)
         return Negatives(items.vectors(item_BK), best_BK > -torch.inf, item_BK)
 
     def _moments(self, user_B: torch.Tensor, P_BM: torch.Tensor) -> torch.Tensor:
@@ -101,16 +101,16 @@ class SRNSSampler(nn.Module):
         moments_BM2: torch.Tensor,
         score_BM: torch.Tensor,
         unfit_BM: torch.Tensor,
-        draws: Draws,
+        rng: RowRng,
     ) -> None:
         """Draws what stays, without replacement (Gumbel's maxima), and tells all workers."""
-        uniform_BM = uniform_numbers(draws, item_BM.shape[1], _GUMBEL).to(score_BM)
+        uniform_BM = uniform_numbers(rng, item_BM.shape[1], _GUMBEL).to(score_BM)
         value_BM = score_BM / self.temperature - torch.log(-torch.log(uniform_BM))
         at_BS = value_BM.masked_fill(unfit_BM, -torch.inf).topk(self.item_US.shape[1], 1).indices
         item_BS = item_BM.gather(1, at_BS)
         moments_BS2 = moments_BM2.gather(1, at_BS[..., None].expand(-1, -1, 2))
         user_A, key_A, item_AS, moments_AS2 = (
-            gather_rows(x) for x in (user_B, draws.row_B, item_BS, moments_BS2.to(self.moments_US2))
+            gather_rows(x) for x in (user_B, rng.row_B, item_BS, moments_BS2.to(self.moments_US2))
         )
         # A user may stand in several rows: whoever holds them, the one with the highest key writes last.
         order_A = torch.argsort(key_A)

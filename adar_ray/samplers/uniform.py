@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 from adar_ray.samplers.candidates import uniform_candidates
 
 
@@ -27,14 +27,14 @@ class UniformSampler(nn.Module):
         self.K, self.shared = K, shared
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         """Negatives `[B, K, D]`, or `[1, K, D]` where shared."""
-        draws = draws or Draws.fresh(len(user_BD), user_BD.device)
+        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
         if self.shared:
-            item_K = draws.shared_integers(items.n_items, self.K)
+            item_K = rng.shared_integers(items.n_items, self.K)
             return shared_negatives(item_K, len(user_BD), items)
-        item_BK, mask_BK = uniform_candidates(items, draws, self.K)
+        item_BK, mask_BK = uniform_candidates(items, rng, self.K)
         return Negatives(items.vectors(item_BK), mask_BK, item_BK)
 
 

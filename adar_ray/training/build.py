@@ -1,4 +1,4 @@
-"""From a configuration to a model, samplers, a step and optimisers.
+"""From a configuration to a model, samplers, a step and optimizers.
 
 Legend: B rows of the batch, N pairs of user and positive that they hold, L positions of a history,
 K negatives a pair, D dimensions.
@@ -15,13 +15,14 @@ from torch import nn
 from adar_ray import losses, models, samplers
 from adar_ray.adar import AdarSampler
 from adar_ray.config import SEQUENTIAL_MODELS, Config
+from adar_ray.custom import build_custom, find_custom
 from adar_ray.data.dataset import Dataset
-from adar_ray.draws import Draws
+from adar_ray.interactions import PADDING
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
-from adar_ray.models.own import build_own, find_own
-from adar_ray.models.protocol import PADDING, training_positions
-from adar_ray.negatives import Items, Negatives, Sampler
-from adar_ray.user_items import UserItems
+from adar_ray.models.protocol import training_positions
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives, Sampler
 
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives a row; of thousands, these tell it as well
@@ -31,11 +32,11 @@ _MASKS = -1  # the stream of random numbers of what is hidden; samplers count fr
 def is_sequential(config: Config) -> bool:
     """Whether the base model reads histories."""
     name = config.model.name
-    return getattr(find_own(name), "sequential", False) if ":" in name else name in SEQUENTIAL_MODELS
+    return getattr(find_custom(name), "sequential", False) if ":" in name else name in SEQUENTIAL_MODELS
 
 
 def build_model(config: Config, observed: UserItems, dataset: Dataset | None = None) -> BaseModel:
-    """The base model that the configuration names, newly initialised.
+    """The base model that the configuration names, newly initialized.
 
     Args:
         observed: the training interactions.
@@ -55,7 +56,7 @@ def build_model(config: Config, observed: UserItems, dataset: Dataset | None = N
 
     builders = {
         "mf": lambda: models.MF(
-            users, items, model.dim, model.cosine, config.optimiser.name == "sparse_adam"
+            users, items, model.dim, model.cosine, config.optimizer.name == "sparse_adam"
         ),
         "neumf": lambda: models.NeuMF(users, items, model.dim, model.layers, model.dropout),
         "ngcf": lambda: models.NGCF(observed, model.dim, model.layers, model.dropout, model.cosine),
@@ -74,7 +75,7 @@ def build_model(config: Config, observed: UserItems, dataset: Dataset | None = N
         "bert4rec": lambda: sequential(models.BERT4Rec, heads=model.heads, mask_share=model.mask),
         "fmlprec": lambda: sequential(models.FMLPRec),
     }
-    return builders[model.name]() if model.name in builders else build_own(model.name, dataset, config)
+    return builders[model.name]() if model.name in builders else build_custom(model.name, dataset, config)
 
 
 def build_samplers(config: Config, model: BaseModel, observed: UserItems) -> nn.ModuleList:
@@ -114,18 +115,18 @@ def _length(model: BaseModel) -> int:
     return model.items(torch.zeros(1, dtype=torch.int64, device=parameter.device)).shape[-1]
 
 
-def build_optimisers(config: Config, *modules: nn.Module) -> list[torch.optim.Optimizer]:
+def build_optimizers(config: Config, *modules: nn.Module) -> list[torch.optim.Optimizer]:
     """Sparse Adam for tables with sparse gradients, Adam for the rest."""
     everything = nn.ModuleList(modules)
     sparse = {m.weight for m in everything.modules() if isinstance(m, nn.Embedding) and m.sparse}
     dense = [p for p in everything.parameters() if p not in sparse]
-    optimisers: list[torch.optim.Optimizer] = []
+    optimizers: list[torch.optim.Optimizer] = []
     if sparse:
         tables = [p for p in everything.parameters() if p in sparse]  # in a fixed order, which a set has not
-        optimisers.append(torch.optim.SparseAdam(tables, lr=config.optimiser.lr))
+        optimizers.append(torch.optim.SparseAdam(tables, lr=config.optimizer.lr))
     if dense:
-        optimisers.append(torch.optim.Adam(dense, lr=config.optimiser.lr, fused=True))
-    return optimisers
+        optimizers.append(torch.optim.Adam(dense, lr=config.optimizer.lr, fused=True))
+    return optimizers
 
 
 class StepStatistics:
@@ -212,7 +213,7 @@ class TrainingStep(nn.Module):
             epoch=key[1],
         )
         answers = [
-            sampler(pairs.user_ND, positive_ND, items, Draws(pairs.row_N, *key, stream))
+            sampler(pairs.user_ND, positive_ND, items, RowRng(pairs.row_N, *key, stream))
             for stream, sampler in enumerate(self.samplers)
         ]
         scores = [self.model.score(pairs.user_ND, negatives.vector_BKD) for negatives in answers]
@@ -220,7 +221,7 @@ class TrainingStep(nn.Module):
         loss_N = loss_N + sum(negatives.loss_B for negatives in answers if negatives.loss_B is not None)
         auxiliary_loss = getattr(self.model, "auxiliary_loss", None)
         if auxiliary_loss:
-            loss_N = loss_N + auxiliary_loss(batch, pairs.positive_N, Draws(pairs.row_N, *key, len(answers)))
+            loss_N = loss_N + auxiliary_loss(batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers)))
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
             studied, scale = answers[-1], self._temperature()
@@ -238,7 +239,9 @@ class TrainingStep(nn.Module):
             batch = {"user": user_B}
             of_B = torch.arange(len(user_B), device=user_B.device)
             return batch, Pairs(self.model.users(batch), user_B, item, row_B, of_B)
-        history_BL, target_BL = training_positions(self.model, item, self.targets, Draws(row_B, *key, _MASKS))
+        history_BL, target_BL = training_positions(
+            self.model, item, self.targets, RowRng(row_B, *key, _MASKS)
+        )
         batch = {"user": user_B, "history": history_BL}
         of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
         return batch, Pairs(

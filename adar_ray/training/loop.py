@@ -18,9 +18,11 @@ from torch import nn
 
 from adar_ray.config import Config, parse_metric
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import PADDING, Rows, batches, rows_per_batch
+from adar_ray.data.order import Rows, batches, rows_per_batch
 from adar_ray.errors import AdarError
-from adar_ray.histories import Histories
+from adar_ray.interactions import PADDING
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import (
@@ -28,11 +30,10 @@ from adar_ray.training.build import (
     StepStatistics,
     TrainingStep,
     build_model,
-    build_optimisers,
+    build_optimizers,
     build_samplers,
 )
 from adar_ray.training.run import Run
-from adar_ray.user_items import UserItems
 
 VALIDATION_KS = (10, 20)
 
@@ -116,8 +117,8 @@ def fit(
     history = data.history and data.history.to(device)
     model = build_model(config, observed, data.dataset).to(device)
     samplers = build_samplers(config, model, observed).to(device)
-    optimisers = build_optimisers(config, model, samplers)
-    state = _restore(run, config, model, samplers, optimisers)
+    optimizers = build_optimizers(config, model, samplers)
+    state = _restore(run, config, model, samplers, optimizers)
     step_module = TrainingStep(config, model, samplers, observed, data.dataset.sequences["stride"])
     # Every worker has built the same model from the same seed: there is nothing to broadcast.
     parallel = (
@@ -132,7 +133,7 @@ def fit(
         state.epoch += 1
         started = time.perf_counter()
         report_step = on_step if worker.rank == 0 else lambda epoch, step, steps: None
-        total = _train_epoch(config, data, parallel, optimisers, worker, state.epoch, report_step)
+        total = _train_epoch(config, data, parallel, optimizers, worker, state.epoch, report_step)
         trained = time.perf_counter()
         record: dict[str, Any] = {"epoch": state.epoch, **total}
         if len(valid):
@@ -142,7 +143,7 @@ def fit(
             "valid_seconds": time.perf_counter() - trained,
             "interactions_per_second": len(observed) / (trained - started),
         }
-        _save_epoch(run, worker, state, record, config, model, samplers, optimisers)
+        _save_epoch(run, worker, state, record, config, model, samplers, optimizers)
         on_epoch(record)
 
 
@@ -154,7 +155,7 @@ def _train_epoch(
     config: Config,
     data: TrainingData,
     step_module: nn.Module,
-    optimisers: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
     worker: Worker,
     epoch: int,
     on_step: OnStep,
@@ -178,20 +179,20 @@ def _train_epoch(
             for array in (user[position], item[position], position * worker.size + worker.rank)
         )
         loss, statistics = step_module(user_B, item, row_B, (seed, epoch, step))
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         # Workers' gradients are averaged, and hold unequally many rows where slots are empty: together
         # this makes the gradient of the mean over the whole batch.
         (loss * (worker.size / max(int(rows[step]), 1))).backward()
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
         total += statistics
         on_step(epoch, step + 1, len(rows))
     losses, sampler = StepStatistics.summary(worker.all_reduce(total))
     if not np.isfinite(losses["loss"] + losses["penalty"]):
         raise AdarError(
             f"epoch {epoch}: the loss is {losses['loss']} and training cannot go on; "
-            "lower optimiser.lr, or raise loss.temperature"
+            "lower optimizer.lr, or raise loss.temperature"
         )
     return {**losses, "sampler": sampler}
 
@@ -222,7 +223,7 @@ def _save_epoch(
     config: Config,
     model: nn.Module,
     samplers: nn.ModuleList,
-    optimisers: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
 ) -> None:
     value = record["valid"][config.train.metric] if "valid" in record else float(state.epoch)
     better = value > state.best_value
@@ -239,7 +240,7 @@ def _save_epoch(
             "state": vars(state),
             "model": model.state_dict(),
             "samplers": samplers.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         }
     )
 
@@ -249,15 +250,15 @@ def _restore(
     config: Config,
     model: nn.Module,
     samplers: nn.ModuleList,
-    optimisers: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
 ) -> State:
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         return State()
     model.load_state_dict(checkpoint["model"])
     samplers.load_state_dict(checkpoint["samplers"])
-    for optimiser, saved in zip(optimisers, checkpoint["optimisers"], strict=True):
-        optimiser.load_state_dict(saved)
-        for group in optimiser.param_groups:  # which a search may have changed since
-            group["lr"] = config.optimiser.lr
+    for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+        for group in optimizer.param_groups:  # which a search may have changed since
+            group["lr"] = config.optimizer.lr
     return State(**checkpoint["state"])

@@ -13,12 +13,12 @@ import ray.train
 import ray.train.torch
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from adar_ray.custom import look_in, search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, one_line
-from adar_ray.models.own import look_in, search_path
 from adar_ray.ray_session import interruptible, ray_session
-from adar_ray.training.feed import keeps_data, kept_data, load, streamed_data, training_shards
+from adar_ray.training.data_source import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.run import PROGRESS, Run
 

@@ -12,7 +12,7 @@ import torch
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
-from adar_ray.training.feed import local_data, training_shards
+from adar_ray.training.data_source import local_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.tensorboard import EventWriter

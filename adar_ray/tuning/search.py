@@ -22,14 +22,14 @@ import ray
 from ray import tune
 from ray.tune.stopper import NoopStopper
 
+from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
-from adar_ray.models.own import search_path
 from adar_ray.ray_session import DATA_CPUS, interruptible, ray_session
 from adar_ray.reporting.search_report import search_report
 from adar_ray.storage import Folder
-from adar_ray.training.feed import Loaded, is_sequential, keeps_data, load
+from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume as resume_run
 from adar_ray.training.trainer import train

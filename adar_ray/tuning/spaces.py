@@ -3,8 +3,8 @@
     base: {sampler: {name: adar}}                   # sections of a configuration, over the defaults
     parameters:                                     # keys of a configuration, each with a distribution
       adar.beta: {uniform: [0.5, 0.95]}
-      optimiser.lr: {loguniform: [1e-4, 1e-2]}
-      loss.temperature: {quantised: [0.05, 0.5, 0.05]}            # low, high, step
+      optimizer.lr: {loguniform: [1e-4, 1e-2]}
+      loss.temperature: {quantized: [0.05, 0.5, 0.05]}            # low, high, step
       adar.K: {integer: [1, 8]}                                   # both ends included; log: true if you like
       sampler.name: {choice: [adar, ahns]}
       ahns.beta: {loguniform: [0.01, 1], when: {sampler.name: ahns}}    # searched in these trials alone
@@ -62,14 +62,14 @@ _LARGEST_GRID = 10_000
 _FORMS = {
     "uniform": "[low, high]",
     "loguniform": "[low, high]",
-    "quantised": "[low, high, step]",
+    "quantized": "[low, high, step]",
     "integer": "[low, high]",
     "choice": "[a value, another]",
 }
-# With another value of these, a trial's weights and what the optimiser and the sampler remember fit no more.
+# With another value of these, a trial's weights and what the optimizer and the sampler remember fit no more.
 _SHAPES = (
     *("model.name", "model.dim", "model.layers", "model.heads", "model.cosine"),
-    *("sampler.name", "srns.memory", "optimiser.name"),
+    *("sampler.name", "srns.memory", "optimizer.name"),
 )
 
 # With another value of these, the loss is another one, which no search by the loss may compare.
@@ -119,7 +119,7 @@ class Parameter(Section):
 
     uniform: list[FiniteFloat] | None = None
     loguniform: list[FiniteFloat] | None = None
-    quantised: list[FiniteFloat] | None = None
+    quantized: list[FiniteFloat] | None = None
     integer: list[int] | None = None
     choice: list[Scalar] | None = None
     log: bool = Field(False, description="Whole numbers as likely by order of magnitude; with integer.")
@@ -153,8 +153,8 @@ class Parameter(Section):
             raise ValueError("the range is empty: low is below high, and what is fixed belongs in base")
         if self.is_log and self.low <= 0:
             raise ValueError("a logarithmic range begins above 0")
-        if self.quantised:
-            low, high, step = (Decimal(str(number)) for number in self.quantised)
+        if self.quantized:
+            low, high, step = (Decimal(str(number)) for number in self.quantized)
             if step <= 0 or (high - low) % step:
                 raise ValueError(f"no whole number of steps of {step} leads from {low} to {high}")
         return self
@@ -185,8 +185,8 @@ class Parameter(Section):
             return self.choice
         if self.integer:
             return range(self.low, self.high + 1)
-        if self.quantised:
-            low, high, step = (Decimal(str(number)) for number in self.quantised)
+        if self.quantized:
+            low, high, step = (Decimal(str(number)) for number in self.quantized)
             return [float(low + k * step) for k in range(int((high - low) / step) + 1)]
         return []
 
@@ -198,7 +198,7 @@ class Parameter(Section):
         """Corners, and a number between: a key for whole numbers takes the ends of any range."""
         if self.choice or self.integer:
             return self.corners()
-        step = self.quantised[2] if self.quantised else 0.381966 * (self.high - self.low)
+        step = self.quantized[2] if self.quantized else 0.381966 * (self.high - self.low)
         return [*self.corners(), self.low + step]
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
@@ -206,8 +206,8 @@ class Parameter(Section):
             return trial.suggest_categorical(name, self.choice)
         if self.integer:
             return trial.suggest_int(name, self.low, self.high, log=self.log)
-        if self.quantised:  # Optuna's own is 0.15000000000000002 where a step of 0.05 leads to 0.15
-            value = trial.suggest_float(name, self.low, self.high, step=self.quantised[2])
+        if self.quantized:  # Optuna's own is 0.15000000000000002 where a step of 0.05 leads to 0.15
+            value = trial.suggest_float(name, self.low, self.high, step=self.quantized[2])
             return min(self.points(), key=lambda point: abs(point - value))
         return trial.suggest_float(name, self.low, self.high, log=self.is_log)
 
@@ -327,7 +327,7 @@ class Space(Section):
             where = f"parameters.{name}"
             if self.search.algorithm == "grid" and not parameter.points():
                 raise AdarError(
-                    f"{where}: a grid has no values of {parameter.kind}; use quantised: [low, high, step], "
+                    f"{where}: a grid has no values of {parameter.kind}; use quantized: [low, high, step], "
                     "a choice, or another search.algorithm"
                 )
             if self.scheduler.name == "pbt" and (name in _SHAPES or parameter.when):
@@ -406,7 +406,7 @@ class Space(Section):
         """Refuses what is wrong with base, parameters and `settings` together.
 
         Makes the configuration without any parameter, which says how long trials train and on how many
-        threads; that of every combination of models, losses, samplers and optimisers; then that of every
+        threads; that of every combination of models, losses, samplers and optimizers; then that of every
         combination of choices and ends of ranges, or of a grid's values, or of 1,000 of them drawn at random.
         """
         layers = [read_setting(setting) for setting in settings]
@@ -502,8 +502,8 @@ class Space(Section):
         combinations = list(islice(self._combinations(points), _TRIES + 1))
         if len(combinations) <= _TRIES:
             return combinations
-        draws = random.Random(0)
-        return [self._values(lambda name: draws.choice(points[name])) for _ in range(_TRIES)]
+        rng = random.Random(0)
+        return [self._values(lambda name: rng.choice(points[name])) for _ in range(_TRIES)]
 
 
 _SECTIONS = {

@@ -13,11 +13,11 @@ from typing import Any
 
 from ray import tune
 
+from adar_ray.custom import look_in
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
-from adar_ray.models.own import look_in
 from adar_ray.storage import Folder
-from adar_ray.training.feed import Loaded, is_sequential, kept_data, local_data
+from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import CONFIG, LAST, Run
 from adar_ray.training.trainer import device_of

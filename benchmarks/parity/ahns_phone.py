@@ -33,7 +33,7 @@ SETTINGS = (
     "ahns.alpha=1",
     "ahns.beta=0.1",
     "ahns.p=-2",
-    "optimiser.lr=1e-3",
+    "optimizer.lr=1e-3",
     "train.batch_size=2048",
     f"train.epochs={max(PUBLISHED)}",
 )

@@ -30,7 +30,7 @@ SETTINGS = (
     "loss.name=bpr",
     "loss.l2=1e-4",
     "sampler.name=uniform",
-    "optimiser.lr=1e-3",
+    "optimizer.lr=1e-3",
     "train.batch_size=2048",
 )
 

@@ -33,7 +33,7 @@ SETTINGS = (
     # learning the training data by heart. Chosen on validation interactions carved from training.
     "loss.l2=0.3",
     "sampler.shared=1024",
-    "optimiser.lr=5e-3",
+    "optimizer.lr=5e-3",
     "train.batch_size=8192",
 )
 

@@ -63,7 +63,7 @@ class Cell:
     settings: tuple[str, ...]
     grid: tuple[dict[str, Any], ...]
     space: Path
-    draws: int
+    rng: int
     metric: str
 
 
@@ -130,7 +130,7 @@ def _draws(cell: Cell) -> list[dict[str, Any]]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     space, points = Space.load(cell.space), []
-    for _ in range(cell.draws):
+    for _ in range(cell.rng):
         study.enqueue_trial({"sampler.name": cell.sampler})
         points.append(space.suggest(study.ask()))
     return points

@@ -7,7 +7,7 @@ from typing import Any
 
 from adar_ray import prepare
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.synthetic import synthesise
+from adar_ray.data.synthetic import synthesize
 
 SYNTHETIC = "synthetic"
 _WORLD = {"users": 2000, "items": 2000, "interactions": 60_000, "seed": 0}
@@ -34,7 +34,7 @@ def dataset_of(name: str, sources: Path, work: Path, options: dict[str, Any]) ->
     if out.exists():
         return Dataset.open(out)
     if name == SYNTHETIC:
-        return synthesise(**_WORLD, out=out)
+        return synthesize(**_WORLD, out=out)
     if not (sources / name).exists():
         raise SystemExit(
             f"--sources {sources}: has no folder {name}; put it there as published, or choose by --data"

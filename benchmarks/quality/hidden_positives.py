@@ -12,7 +12,7 @@ sampler is asked once more for the negatives of all training pairs. Of these
 - pushed: the share of g that pushes a hidden positive down. A negative of ADAR pushes its noise item, with
   sin(phi) of its weight, and nothing else;
 - liked, in a synthetic world: the share of g that falls on what the user likes by the score of the truth. A
-  generated negative has the true score of its trajectory: from its positive's true vector towards its noise
+  generated negative has the true score of its trajectory: from its positive's true vector toward its noise
   item's, as far as its own. MixGCF's, which is mixed anew in every dimension, has none.
 
 Legend: B rows of the batch, K negatives a row, I items, P items of the pool, D dimensions.
@@ -38,11 +38,11 @@ from loop import fit
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.synthetic import Truth
-from adar_ray.draws import Draws
 from adar_ray.inference.model import user_items
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.memory import keep_freed_memory
-from adar_ray.negatives import Items
-from adar_ray.user_items import UserItems
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items
 
 COMMAND = "python benchmarks/quality/hidden_positives.py --sources data --work scratch --data NAME"
 SETTINGS = ("model.name=mf", "loss.name=bpr", "train.epochs=150", "train.patience=12")
@@ -132,7 +132,7 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
         user_B, item_B = user_E[at_B], item_E[at_B]
         user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
         items = _items(model, observed, user_B, item_B, fitted.figures["epoch"])
-        negatives = sampler(user_BD, positive_BD, items, Draws(at_B, 0, 0, number))
+        negatives = sampler(user_BD, positive_BD, items, RowRng(at_B, 0, 0, number))
         score_BK = model.score(user_BD, negatives.vector_BKD)
         positive_B1 = model.score(user_BD, positive_BD[:, None])
         g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK

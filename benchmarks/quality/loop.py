@@ -17,16 +17,16 @@ from torch import nn
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import user_items
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.protocol import BaseModel
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.build import (
     StepStatistics,
     TrainingStep,
     build_model,
-    build_optimisers,
+    build_optimizers,
     build_samplers,
 )
-from adar_ray.user_items import UserItems
 
 METRICS = ("recall@20", "ndcg@20")
 
@@ -59,12 +59,12 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
         samplers = nn.ModuleList([sampler(config.model.dim)])
     else:
         samplers = build_samplers(config, model, observed)
-    optimisers = build_optimisers(config, model, samplers)
+    optimizers = build_optimizers(config, model, samplers)
     step = TrainingStep(config, model, samplers, observed)
     best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, (model, samplers), []
     for epoch in range(1, config.train.epochs + 1):
         started = time.perf_counter()
-        total = _epoch(step, optimisers, observed, config.train.batch_size, (seed, epoch))
+        total = _epoch(step, optimizers, observed, config.train.batch_size, (seed, epoch))
         seconds.append(time.perf_counter() - started)
         model.eval()
         metrics = tally_users(model, observed, valid, [20]).metrics(observed.item_counts())
@@ -79,7 +79,7 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
 
 def _epoch(
     step: TrainingStep,
-    optimisers: list[torch.optim.Optimizer],
+    optimizers: list[torch.optim.Optimizer],
     observed: UserItems,
     batch_size: int,
     key: tuple[int, int],
@@ -90,10 +90,10 @@ def _epoch(
     for number, row_B in enumerate(torch.randperm(len(user_E)).split(batch_size)):
         at_B = torch.arange(len(row_B))
         loss, statistics_ = step(user_E[row_B], item_E[row_B], at_B, (*key, number))
-        for optimiser in optimisers:
-            optimiser.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         (loss / len(row_B)).backward()
-        for optimiser in optimisers:
-            optimiser.step()
+        for optimizer in optimizers:
+            optimizer.step()
         total = total + statistics_
     return total

@@ -40,7 +40,7 @@ class Effort:
     """
 
     grid: tuple[dict[str, Any], ...]
-    draws: int
+    rng: int
     seeds: int
     settings: tuple[str, ...]
 
@@ -85,29 +85,29 @@ def _lasting(epochs: int, patience: int) -> tuple[str, str]:
 
 
 _PAIRWISE_DEAR = Effort(
-    ({"optimiser.lr": 3e-3, "loss.l2": 3e-2}, {"optimiser.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(100, 4)
+    ({"optimizer.lr": 3e-3, "loss.l2": 3e-2}, {"optimizer.lr": 1e-2, "loss.l2": 1e-2}), 1, 1, _lasting(100, 4)
 )
 _LARGE = ("train.batch_size=8192", "train.valid_users=5000", *_lasting(100, 5))
 _PAIRWISE_LARGE = Effort(
-    (*grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-2,)), {"optimiser.lr": 3e-3, "loss.l2": 1e-3}),
+    (*grid(optimizer__lr=(3e-3, 1e-2), loss__l2=(1e-2,)), {"optimizer.lr": 3e-3, "loss.l2": 1e-3}),
     0,
     0,
     _LARGE,
 )
-_LIGHTGCN_LARGE = Effort(grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-4, 1e-3, 1e-2)), 0, 0, _LARGE)
+_LIGHTGCN_LARGE = Effort(grid(optimizer__lr=(3e-3, 1e-2), loss__l2=(1e-4, 1e-3, 1e-2)), 0, 0, _LARGE)
 _SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
-_SOFTMAX_GRID = grid(optimiser__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
+_SOFTMAX_GRID = grid(optimizer__lr=(3e-3, 1e-2), loss__temperature=(0.15, 0.2))
 
 
 def _temperatures(*tried: float, of_more: float) -> tuple[dict[str, Any], ...]:
     """With 512 shared negatives, and with more at one temperature."""
-    more = grid(optimiser__lr=(1e-2,), sampler__shared=(2048,), loss__temperature=(of_more,))
-    return grid(optimiser__lr=(1e-2,), loss__temperature=tried) + more
+    more = grid(optimizer__lr=(1e-2,), sampler__shared=(2048,), loss__temperature=(of_more,))
+    return grid(optimizer__lr=(1e-2,), loss__temperature=tried) + more
 
 
 _SOFTMAX_DEAR = Effort(_temperatures(0.1, 0.15, 0.2, 0.3, of_more=0.2), 0, 0, _lasting(100, 4))
-_SEQUENTIAL_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5))
-_SEQUENTIAL_SOFTMAX_GRID = grid(optimiser__lr=(3e-3,), model__dropout=(0.2, 0.5), sampler__shared=(512, 2048))
+_SEQUENTIAL_GRID = grid(optimizer__lr=(3e-3,), model__dropout=(0.2, 0.5))
+_SEQUENTIAL_SOFTMAX_GRID = grid(optimizer__lr=(3e-3,), model__dropout=(0.2, 0.5), sampler__shared=(512, 2048))
 
 COMMON = ("train.valid_users=10000",)
 
@@ -119,14 +119,14 @@ TABLES = {
         settings=("loss.name=bpr",),
         effort={
             "beauty": Effort(
-                grid(optimiser__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)), 4, 3, _lasting(150, 12)
+                grid(optimizer__lr=(3e-3, 1e-2), loss__l2=(1e-3, 1e-2, 3e-2)), 4, 3, _lasting(150, 12)
             ),
             "phone": Effort(_PAIRWISE_DEAR.grid, 2, 2, _lasting(120, 8)),
             "lightgcn, beauty": Effort(
-                grid(optimiser__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 1, 1, _lasting(100, 8)
+                grid(optimizer__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 1, 1, _lasting(100, 8)
             ),
             "lightgcn, phone": Effort(
-                grid(optimiser__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 0, 0, _lasting(100, 6)
+                grid(optimizer__lr=(3e-3,), loss__l2=(1e-3, 1e-2)), 0, 0, _lasting(100, 6)
             ),
             "ml-1m": _PAIRWISE_DEAR,
             "lightgcn, ml-1m": _LIGHTGCN_LARGE,
@@ -205,7 +205,7 @@ def main() -> None:
                     settings=table.settings_on(model, data),
                     grid=effort.grid,
                     space=table.space,
-                    draws=effort.draws,
+                    rng=effort.rng,
                     metric=table.metrics[-1],
                 )
                 results[sampler] = outcome(cell, dataset, arguments.work, effort.seeds)
@@ -228,7 +228,7 @@ def _write(name: str, results: dict[str, dict], table: Table, table_name: str, e
     written = RESULTS / f"quality_{table_name}.json"
     content = json.loads(written.read_text()) if written.exists() else {}
     content[name] = {
-        "trials": len(effort.grid) + effort.draws,
+        "trials": len(effort.grid) + effort.rng,
         "seeds": effort.seeds or "the best trial's",
         "not run yet": [sampler for sampler in table.samplers if sampler not in results],
         "adar over": _comparison(results) if "adar" in results else {},

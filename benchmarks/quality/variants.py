@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from adar_ray.adar import AdarSampler
-from adar_ray.draws import Draws
-from adar_ray.negatives import Items, Negatives
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Items, Negatives
 
 
 class OneTimestep(AdarSampler):
@@ -57,7 +57,7 @@ class NoisePredictor(nn.Module):
 
 
 class Denoised(AdarSampler):
-    """The positive is diffused beyond its transition point and brought back by a learnt noise predictor.
+    """The positive is diffused beyond its transition point and brought back by a learned noise predictor.
 
     The predictor trains alongside on detached vectors, in units of the pool's mean and deviation. One step of
     DDIM (Song et al., ICLR 2021, eq. 12 with sigma 0) leads back to the transition point; the gradient passes
@@ -72,7 +72,7 @@ class Denoised(AdarSampler):
         self.beyond, self.predictor = beyond, NoisePredictor(dim)
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         looked_up: list[torch.Tensor] = []
 
@@ -80,7 +80,7 @@ class Denoised(AdarSampler):
             looked_up.append(items.vectors(item))
             return looked_up[-1]
 
-        negatives = super().forward(user_BD, positive_BD, replace(items, vectors=vectors), draws)
+        negatives = super().forward(user_BD, positive_BD, replace(items, vectors=vectors), rng)
         pool_PD = looked_up[0].detach()
         mean_D, scale = pool_PD.mean(0), pool_PD.std(0).mean().clamp_min(1e-6)
         user_BD = user_BD.detach() / user_BD.detach().std().clamp_min(1e-6)
@@ -108,12 +108,12 @@ class Detached(AdarSampler):
     """The noise item enters detached as well: the gradient reaches the user alone."""
 
     def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, draws: Draws | None = None
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
     ) -> Negatives:
         def vectors(item: torch.Tensor) -> torch.Tensor:
             return items.vectors(item).detach()
 
-        return super().forward(user_BD, positive_BD, replace(items, vectors=vectors), draws)
+        return super().forward(user_BD, positive_BD, replace(items, vectors=vectors), rng)
 
 
 Variant = Callable[[int], nn.Module]

@@ -29,8 +29,8 @@ from adar_ray.tuning.spaces import Space
 SPACE = Path(__file__).parents[2] / "tune_spaces" / "score_aware.yaml"
 # What is not searched. MovieLens 100K: as in the demo. Phone: a higher rate, so that trials are short.
 SETTINGS = {
-    "ml-100k": ("loss.l2=2e-2", "optimiser.lr=3e-3"),
-    "phone": ("optimiser.lr=3e-3",),
+    "ml-100k": ("loss.l2=2e-2", "optimizer.lr=3e-3"),
+    "phone": ("optimizer.lr=3e-3",),
 }
 ARMS = {
     "random, no early stopping": {"search": {"algorithm": "random"}, "scheduler": {"name": "none"}},

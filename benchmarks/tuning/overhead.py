@@ -24,7 +24,7 @@ from environment import environment
 from adar_ray import prepare
 from adar_ray.data.dataset import Dataset
 from adar_ray.storage import Folder
-from adar_ray.training.feed import kept_data, load
+from adar_ray.training.data_source import kept_data, load
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.tuning.folder import Plan, read_curve, read_trials
@@ -34,7 +34,7 @@ from adar_ray.tuning.spaces import Space
 TRIALS = 24
 REPEATS = 3
 SPACE = {
-    "base": {"train": {"epochs": 3}, "loss": {"l2": 2e-2}, "optimiser": {"lr": 3e-3}},
+    "base": {"train": {"epochs": 3}, "loss": {"l2": 2e-2}, "optimizer": {"lr": 3e-3}},
     "parameters": {"adar.beta": {"uniform": [0.5, 0.95]}, "adar.gamma": {"uniform": [-1, 1]}},
     "search": {"algorithm": "random"},
     "scheduler": {"name": "none"},

@@ -46,11 +46,12 @@ from adar_ray.adar.schedule import diffuse
 from adar_ray.adar.transition import transition_angle
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import PADDING, batches, rows_per_batch
-from adar_ray.draws import Draws
+from adar_ray.data.order import batches, rows_per_batch
+from adar_ray.interactions import PADDING
+from adar_ray.rng import RowRng
 from adar_ray.training import build
-from adar_ray.training.build import TrainingStep, build_model, build_optimisers, build_samplers
-from adar_ray.training.feed import local_data
+from adar_ray.training.build import TrainingStep, build_model, build_optimizers, build_samplers
+from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import TrainingData, Worker, _train_epoch, _validate
 
 STACKS = (1, 2, 4, 8, 16)
@@ -104,7 +105,7 @@ def configurations(trials: int) -> list[Config]:
                     "phi_min": chance.uniform(0, 0.3),
                     "hidden": 0,  # the stack knows no lower M
                 },
-                "optimiser": {"lr": 10 ** chance.uniform(-3.5, -2)},
+                "optimizer": {"lr": 10 ** chance.uniform(-3.5, -2)},
                 "loss": {"l2": 10 ** chance.uniform(-5, -1.5)},
             }
         )
@@ -121,8 +122,8 @@ class Alone:
     def __init__(self, dataset: Dataset, data: TrainingData, configs: list[Config]) -> None:
         self.data, self.configs = data, configs
         self.steps = [_step(dataset, data, config) for config in configs]
-        self.optimisers = [
-            build_optimisers(config, step.model, step.samplers)
+        self.optimizers = [
+            build_optimizers(config, step.model, step.samplers)
             for config, step in zip(configs, self.steps, strict=True)
         ]
 
@@ -133,8 +134,8 @@ class Alone:
     def epoch(self, epoch: int) -> list[float]:
         """Trains an epoch; the trials' losses."""
         return [
-            _train_epoch(config, self.data, step, optimisers, Worker(), epoch, lambda *step: None)["loss"]
-            for config, step, optimisers in zip(self.configs, self.steps, self.optimisers, strict=True)
+            _train_epoch(config, self.data, step, optimizers, Worker(), epoch, lambda *step: None)["loss"]
+            for config, step, optimizers in zip(self.configs, self.steps, self.optimizers, strict=True)
         ]
 
 
@@ -170,11 +171,11 @@ def _batches(config: Config, data: TrainingData, epoch: int) -> Iterator[Batch]:
         yield Batch(user_B, item_B, row_B, (seed, epoch, step), 1 / max(int(rows[step]), 1))
 
 
-class _OnceDraws(Draws):
+class _OnceDraws(RowRng):
     """Draws that are asked again for what they have drawn."""
 
-    integers = functools.lru_cache(maxsize=2)(Draws.integers)
-    shared_integers = functools.lru_cache(maxsize=2)(Draws.shared_integers)
+    integers = functools.lru_cache(maxsize=2)(RowRng.integers)
+    shared_integers = functools.lru_cache(maxsize=2)(RowRng.shared_integers)
 
 
 class InTurn(Alone):
@@ -191,13 +192,13 @@ class InTurn(Alone):
         total = [0.0] * len(self.steps)
         with mock.patch.object(build, "Draws", functools.lru_cache(maxsize=1)(_OnceDraws)):
             for batch in _batches(self.configs[0], self.data, epoch):
-                for trial, (step, optimisers) in enumerate(zip(self.steps, self.optimisers, strict=True)):
+                for trial, (step, optimizers) in enumerate(zip(self.steps, self.optimizers, strict=True)):
                     loss, of_step = step(batch.user_B, batch.positive_B, batch.row_B, batch.key)
-                    for optimiser in optimisers:
-                        optimiser.zero_grad(set_to_none=True)
+                    for optimizer in optimizers:
+                        optimizer.zero_grad(set_to_none=True)
                     (loss * batch.scale).backward()
-                    for optimiser in optimisers:
-                        optimiser.step()
+                    for optimizer in optimizers:
+                        optimizer.step()
                     total[trial] += of_step
         return [_mean_loss(of_trial) for of_trial in total]
 
@@ -224,8 +225,8 @@ class Batched:
             for parameter, gradient in zip(model.parameters(), self.gradients, strict=True):
                 parameter.grad = gradient[trial]
             self.models.append(model)
-            groups.append({"params": list(model.parameters()), "lr": config.optimiser.lr})
-        self.optimiser = torch.optim.Adam(groups, fused=True)
+            groups.append({"params": list(model.parameters()), "lr": config.optimizer.lr})
+        self.optimizer = torch.optim.Adam(groups, fused=True)
         self.numbers = {
             key: torch.tensor([getattr(getattr(config, section), key) for config in configs])[:, None, None]
             for section, key in (("adar", "beta"), ("adar", "gamma"), ("adar", "phi_min"), ("loss", "l2"))
@@ -252,7 +253,7 @@ class Batched:
             with torch.no_grad():
                 for gradient, at, of_rows in zip(self.gradients, index, gradients, strict=True):
                     gradient.zero_().index_add_(1, at, of_rows, alpha=batch.scale)
-            self.optimiser.step()
+            self.optimizer.step()
             for trial, parts in enumerate(zip(*sums, strict=True)):
                 total[trial] += TrainingStep._statistics(*parts)
         return [_mean_loss(of_trial) for of_trial in total]
@@ -260,9 +261,9 @@ class Batched:
     def _candidates(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Positions in the pool `[B, K M]`, minus infinity where such an item is seen, and the pool."""
         adar = self.config.adar
-        draws = Draws(batch.row_B, *batch.key, 0)
-        pool_P = draws.shared_integers(self.data.observed.n_items, adar.pool)
-        candidate_BC = draws.integers(adar.pool, adar.K * adar.M, stream=1)
+        rng = RowRng(batch.row_B, *batch.key, 0)
+        pool_P = rng.shared_integers(self.data.observed.n_items, adar.pool)
+        candidate_BC = rng.integers(adar.pool, adar.K * adar.M, stream=1)
         seen_BC = self.data.observed.contains_shared(batch.user_B, pool_P).gather(1, candidate_BC)
         return candidate_BC, torch.where(seen_BC, -torch.inf, 0.0), pool_P
 

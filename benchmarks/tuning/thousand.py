@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from environment import environment
 
-from adar_ray.data.synthetic import synthesise
+from adar_ray.data.synthetic import synthesize
 from adar_ray.tuning.folder import Plan, read_trials
 from adar_ray.tuning.search import Progress, tune_space
 from adar_ray.tuning.spaces import Space
@@ -44,7 +44,7 @@ def main() -> None:
             print(f"{ended} trials, {progress.seconds:.0f} s, driver {memory[ended]} MiB", file=sys.stderr)
 
     with tempfile.TemporaryDirectory() as scratch:
-        data = synthesise(users=300, items=200, interactions=6_000, seed=0, out=f"{scratch}/data")
+        data = synthesize(users=300, items=200, interactions=6_000, seed=0, out=f"{scratch}/data")
         started = time.perf_counter()
         folder = tune_space(
             data,

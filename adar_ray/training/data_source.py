@@ -1,0 +1,128 @@
+"""What a worker's training loop feeds on: rows kept in memory, or read anew each epoch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from adar_ray.config import Config
+from adar_ray.data.dataset import SEQUENCES, Dataset
+from adar_ray.data.order import ReadShard, Rows, shard_order, stripe
+from adar_ray.errors import AdarError
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.training.build import is_sequential
+from adar_ray.training.loop import Stripes, TrainingData, Worker
+
+KEPT_IDS = 128_000_000  # 512 MiB in each worker
+
+
+def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadShard]:
+    """How many rows each shard has that the model trains on, and what reads a shard.
+
+    Rows are interactions, or sequence rows where the model is a sequential one.
+
+    Raises:
+        AdarError: there are no sequence rows.
+    """
+    sequential = is_sequential(config)
+    if sequential and not dataset.sequences["rows"]:
+        raise AdarError(
+            f"{dataset.folder}: no user has two training interactions, so that there is no sequence for "
+            f"model.name {config.model.name}; train another model, or prepare with another --split"
+        )
+    rows = [shard["rows"] for shard in dataset.shards(SEQUENCES if sequential else "train")]
+    return rows, dataset.read_sequences if sequential else functools.partial(dataset.read_shard, "train")
+
+
+def keeps_data(config: Config, dataset: Dataset) -> bool:
+    """Whether workers keep the training rows after the first pass."""
+    if config.data.cache == "auto":
+        ids_a_row = dataset.sequences["length"] + 2 if is_sequential(config) else 2
+        return sum(training_shards(config, dataset)[0]) * ids_a_row <= KEPT_IDS
+    return config.data.cache == "always"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What training reads of a dataset, read: several trainings may share it.
+
+    Attributes:
+        shards: the rows that the model trains on, by shard.
+        train, valid: interactions.
+    """
+
+    dataset: Dataset
+    shards: list[Rows]
+    train: Rows
+    valid: Rows
+
+
+def load(config: Config, dataset: Dataset, shards: list[Rows] | None = None) -> Loaded:
+    """Reads what training with this configuration needs; of the shards only if they are not at hand."""
+    shard_rows, read_shard = training_shards(config, dataset)
+    shards = shards or [read_shard(shard) for shard in range(len(shard_rows))]
+    if is_sequential(config):
+        train = dataset.read_split("train")
+    else:
+        train = tuple(np.concatenate(part) for part in zip(*shards, strict=True))
+    return Loaded(dataset, shards, train, dataset.read_split("valid"))
+
+
+def kept_data(config: Config, loaded: Loaded, worker: Worker) -> TrainingData:
+    """From rows in memory."""
+    shards = loaded.shards
+    stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker)
+    return _training_data(config, loaded.dataset, stripes, loaded.train, loaded.valid)
+
+
+def streamed_data(config: Config, dataset: Dataset, stripes: Stripes) -> TrainingData:
+    """From stripes that come from somewhere; only the look-ups of observed pairs are kept."""
+    return _training_data(config, dataset, stripes, dataset.read_split("train"), dataset.read_split("valid"))
+
+
+def _training_data(
+    config: Config, dataset: Dataset, stripes: Stripes, train: Rows, valid: Rows
+) -> TrainingData:
+    if config.train.valid_users:
+        valid = of_some_users(valid, config.train.valid_users)
+    # Copies, since rows that come out of Ray's object store cannot be written to, which torch warns of.
+    (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
+    sizes = dataset.n_users, dataset.n_items
+    length = dataset.sequences["length"]
+    return TrainingData(
+        dataset=dataset,
+        shard_rows=training_shards(config, dataset)[0],
+        stripes=stripes,
+        observed=UserItems(user, item, *sizes),
+        valid=UserItems(valid_user, valid_item, *sizes),
+        history=Histories(user, item, dataset.n_users, length) if is_sequential(config) else None,
+    )
+
+
+def of_some_users(rows: Rows, limit: int) -> Rows:
+    """All rows of `limit` users drawn at random, always the same; of all where there are no more."""
+    user, item = rows
+    different = np.unique(user)
+    if len(different) <= limit:
+        return rows
+    kept = np.isin(user, np.random.default_rng(0).choice(different, limit, replace=False))
+    return user[kept], item[kept]
+
+
+def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:
+    """Read by this process itself, without Ray."""
+    if keeps_data(config, dataset):
+        return kept_data(config, load(config, dataset), worker)
+    shard_rows, read_shard = training_shards(config, dataset)
+    stripes = functools.partial(_stripes, read_shard, len(shard_rows), config.train.seed, worker)
+    return streamed_data(config, dataset, stripes)
+
+
+def _stripes(read_shard: ReadShard, n_shards: int, seed: int, worker: Worker, epoch: int) -> Iterator[Rows]:
+    for shard in shard_order(n_shards, seed, epoch):
+        yield stripe(*read_shard(shard), seed, epoch, int(shard), worker.rank, worker.size)

@@ -1,0 +1,60 @@
+"""A base model of one's own: two towers, the items' with features beside ids, trained on two workers.
+
+    python examples/own_model.py
+
+It inherits nothing from adar_ray: three methods, `users`, `items` and `score`, are all that is asked of it.
+"""
+
+import tempfile
+
+import torch
+from torch import nn
+
+from adar_ray import evaluate, prepare, train
+from adar_ray.config import load_config
+from adar_ray.data.fetch import fetch
+from adar_ray.models.protocol import dot_score
+
+
+class TwoTower(nn.Module):
+    """Legend: B rows of a batch, K items a row, D dimensions, I items, F features."""
+
+    def __init__(self, n_users: int, feature_IF: torch.Tensor, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("feature_IF", feature_IF, persistent=False)
+        self.user, self.item = nn.Embedding(n_users, dim), nn.Embedding(len(feature_IF), dim)
+        nn.init.xavier_uniform_(self.user.weight)
+        nn.init.xavier_uniform_(self.item.weight)
+        self.feature = nn.Sequential(nn.Linear(feature_IF.shape[1], dim), nn.ReLU(), nn.Linear(dim, dim))
+
+    def users(self, batch):
+        return self.user(batch["user"])
+
+    def items(self, item):
+        return self.item(item) + self.feature(self.feature_IF[item])
+
+    def score(self, user_BD, item_BKD):
+        return dot_score(user_BD, item_BKD)
+
+
+def build(dataset, config):
+    """What `model.name=own_model:build` calls, on every worker, with the dataset and the configuration.
+
+    The features are how often an item was taken and how early: yours may come from a file, by `item_keys()`.
+    """
+    tables = [dataset.read_file(shard["name"]) for shard in dataset.shards("train")]
+    feature_IF = torch.zeros(dataset.n_items, 2)
+    for table in tables:
+        item, time = (torch.tensor(table[name].to_numpy()) for name in ("item", "timestamp"))
+        feature_IF.index_add_(0, item, torch.stack([torch.ones(len(item)), time / 1e9], 1))
+    count_I = feature_IF[:, 0].clamp_min(1)
+    feature_IF = torch.stack([count_I.log(), feature_IF[:, 1] / count_I], 1)
+    feature_IF = (feature_IF - feature_IF.mean(0)) / feature_IF.std(0)
+    return TwoTower(dataset.n_users, feature_IF, config.model.dim)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
+        settings = ["model.name=own_model:build", "adar.M=4", "optimizer.lr=3e-3", "train.epochs=20"]
+        print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2))["metrics"])

@@ -1,0 +1,482 @@
+"""ADAR's negatives: where they lie, what they are made of, whom their gradient reaches."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import softplus
+
+from adar_ray.adar import AdarSampler, Items, dot_score
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.rng import RowRng
+
+ROWS, ITEMS, DIM = 60, 500, 12
+
+
+def random_vectors(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+class World:
+    """Users, their positives and a catalog; remembers the pool of the last call."""
+
+    def __init__(
+        self, rows: int = ROWS, items: int = ITEMS, dim: int = DIM, score=dot_score, **known
+    ) -> None:
+        self.user_BD = random_vectors(rows, dim, seed=1)
+        self.item_ID = random_vectors(items, dim, seed=2) + 0.3
+        # Learned to some degree: a positive scores better than most items.
+        self.positive_BD = self.item_ID[torch.arange(rows) % items] + 0.5 * self.user_BD
+        self.items = Items(self.vectors, items, score, **known)
+        self.pool_P = torch.empty(0)
+
+    def vectors(self, item: torch.Tensor) -> torch.Tensor:
+        self.pool_P = item
+        return self.item_ID[item]
+
+    def negatives(self, sampler: AdarSampler, key: int = 0):
+        return sampler(
+            self.user_BD, self.positive_BD, self.items, RowRng(torch.arange(len(self.user_BD)), key)
+        )
+
+    def pool_scores(self) -> torch.Tensor:
+        return self.user_BD @ self.item_ID[self.pool_P].T
+
+    def noise_items(self, sampler: AdarSampler, key: int = 0) -> list[list[set[int]]]:
+        """The items that each row's negatives are made of: those that their gradient reaches."""
+        self.item_ID.requires_grad_()
+        vector_BKD = self.negatives(sampler, key).vector_BKD
+        reached = [
+            [torch.autograd.grad(vector.sum(), self.item_ID, retain_graph=True)[0] for vector in row]
+            for row in vector_BKD
+        ]
+        self.item_ID.requires_grad_(False)
+        return [[set(gradient.any(1).nonzero()[:, 0].tolist()) for gradient in row] for row in reached]
+
+
+# Where the negatives lie
+
+
+@pytest.mark.parametrize(("beta", "T"), [(0.9, 1000), (0.5, 1000), (0.7, 20)])
+def test_a_negative_scores_what_the_boundary_says_wherever_the_trajectory_crosses_it(beta, T):
+    world = World()
+    negatives = world.negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    pool = world.pool_scores()
+    center_B1 = pool.mean(1, keepdim=True)
+    excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1
+    boundary_B1 = center_B1 + torch.minimum(excess_B1, beta * excess_B1)
+    score_BK = dot_score(world.user_BD, negatives.vector_BKD)
+    # The trajectory is no steeper than its amplitude, and a timestep is at most half a step off.
+    amplitude_B1 = torch.hypot(excess_B1, (pool - center_B1).abs().amax(1, keepdim=True))
+    slack_B1 = amplitude_B1 * math.pi / (4 * T) + 1e-9
+
+    t = negatives.timestep_BK
+    crosses, nearest, at_the_end = (t > 0.1) & (t < 1), t <= 0.1, t == 1
+    assert crosses.sum() > 60
+    assert ((score_BK - boundary_B1).abs() <= slack_B1)[crosses].all()
+    assert (score_BK <= boundary_B1 + slack_B1)[nearest].all()
+    assert (score_BK >= boundary_B1 - slack_B1)[at_the_end].all()
+
+
+def test_with_another_gamma_the_boundary_follows_the_running_mean():
+    world = World()
+    sampler = AdarSampler(beta=0.8, gamma=0, M=1, K=2)
+    negatives = world.negatives(sampler)
+    pool = world.pool_scores()
+    center_B1, spread_B1 = pool.mean(1, keepdim=True), pool.std(1, correction=0, keepdim=True)
+    r_B1 = ((world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1) / spread_B1
+    z_B1 = torch.minimum(r_B1, 0.8 * r_B1.mean())  # one boundary for all
+    t_BK = (dot_score(world.user_BD, negatives.vector_BKD) - center_B1) / spread_B1
+    crosses = (negatives.timestep_BK > 0.1) & (negatives.timestep_BK < 1)
+    slack_B1 = (
+        torch.hypot(r_B1, ((pool - center_B1) / spread_B1).abs().amax(1, keepdim=True)) * math.pi / 4000
+    )
+    assert crosses.sum() > 60
+    assert ((t_BK - z_B1).abs() <= slack_B1 + 1e-6)[crosses].all()
+
+
+def test_timesteps_are_whole_steps_between_phi_min_and_the_end():
+    t = World().negatives(AdarSampler(beta=0.99, M=1, K=8, phi_min=0.25, T=40)).timestep_BK * 40
+    torch.testing.assert_close(t, t.round(), rtol=0, atol=1e-9)
+    assert t.min() == 10
+    assert t.max() == 40
+
+
+def test_all_the_way_to_noise_the_negatives_are_real_items():
+    world = World()
+    negatives = world.negatives(AdarSampler(phi_min=1))
+    assert (negatives.timestep_BK == 1).all()
+    distance = (negatives.vector_BKD.flatten(0, 1)[:, None] - world.item_ID).abs().amax(2)
+    assert distance.amin(1).max() < 1e-14
+
+
+def test_rotating_the_embedding_space_rotates_the_negatives():
+    world, turned = World(), World()
+    rotation = torch.linalg.qr(random_vectors(DIM, DIM, seed=3)).Q
+    turned.user_BD, turned.item_ID, turned.positive_BD = (
+        vectors @ rotation for vectors in (world.user_BD, world.item_ID, world.positive_BD)
+    )
+    for gamma in (1, 0.3):
+        here, there = world.negatives(AdarSampler(gamma=gamma)), turned.negatives(AdarSampler(gamma=gamma))
+        assert torch.equal(here.timestep_BK, there.timestep_BK)
+        torch.testing.assert_close(here.vector_BKD @ rotation, there.vector_BKD)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 3.7, 1e4])
+def test_scaling_the_embeddings_scales_the_negatives(scale):
+    world, scaled = World(), World()
+    scaled.user_BD, scaled.item_ID, scaled.positive_BD = (
+        vectors * scale for vectors in (world.user_BD, world.item_ID, world.positive_BD)
+    )
+    for gamma in (1, -0.5):
+        here, there = world.negatives(AdarSampler(gamma=gamma)), scaled.negatives(AdarSampler(gamma=gamma))
+        assert torch.equal(here.timestep_BK, there.timestep_BK)
+        torch.testing.assert_close(here.vector_BKD * scale, there.vector_BKD)
+
+
+def test_shifting_all_items_shifts_the_negatives():
+    world, shifted = World(), World()
+    shift = random_vectors(DIM, seed=4)
+    shifted.item_ID, shifted.positive_BD = world.item_ID + shift, world.positive_BD + shift
+    here, there = world.negatives(AdarSampler()), shifted.negatives(AdarSampler())
+    assert torch.equal(here.timestep_BK, there.timestep_BK)
+    torch.testing.assert_close(here.vector_BKD + shift, there.vector_BKD)
+
+
+def test_the_models_own_score_decides_and_its_units_do_not_matter():
+    plain, other = World(), World(score=lambda user, item: 3 * dot_score(user, item) - 50)
+    torch.testing.assert_close(
+        plain.negatives(AdarSampler()).vector_BKD, other.negatives(AdarSampler()).vector_BKD
+    )
+    easiest = World(score=lambda user, item: -dot_score(user, item))
+    assert not torch.equal(
+        plain.negatives(AdarSampler(phi_min=1)).vector_BKD,
+        easiest.negatives(AdarSampler(phi_min=1)).vector_BKD,
+    )
+
+
+def test_a_score_that_is_a_network_meets_its_boundary_too():
+    hidden = random_vectors(2 * DIM, 16, seed=5) / math.sqrt(DIM)
+
+    def network(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        rows, K = max(len(user_BD), len(item_BKD)), item_BKD.shape[1]
+        both = torch.cat([user_BD[:, None].expand(rows, K, -1), item_BKD.expand(rows, K, -1)], 2)
+        return dot_score(user_BD, item_BKD) + torch.tanh(both @ hidden).sum(2)
+
+    world, beta, T = World(score=network), 0.7, 1000
+    negatives = world.negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    pool = network(world.user_BD, world.item_ID[world.pool_P][None])
+    center_B1 = pool.mean(1, keepdim=True)
+    excess_B1 = network(world.user_BD, world.positive_BD[:, None]) - center_B1
+    boundary_B1 = center_B1 + torch.minimum(excess_B1, beta * excess_B1)
+    off_BK = (network(world.user_BD, negatives.vector_BKD) - boundary_B1).abs() / pool.std(1, keepdim=True)
+    crosses = (negatives.timestep_BK > 0.1) & (negatives.timestep_BK < 1)
+    assert crosses.sum() > 60
+    assert off_BK[crosses].max() < 0.02
+    linear = World().negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    assert not torch.equal(linear.timestep_BK, negatives.timestep_BK)
+
+
+# What they are made of
+
+
+def test_each_negative_is_made_of_one_item_of_the_pool():
+    world = World(rows=8)
+    noise = world.noise_items(AdarSampler(K=3))
+    assert all(len(items) == 1 and items <= set(world.pool_P.tolist()) for row in noise for items in row)
+
+
+def test_a_negative_tells_what_item_it_is_made_of():
+    world = World()
+    negatives = world.negatives(AdarSampler(K=3))
+    item_BK, vector_BKD = negatives.source
+    assert torch.equal(vector_BKD, world.item_ID[item_BK])
+    angle_BK1 = (negatives.timestep_BK * math.pi / 2)[..., None]  # of the cosine schedule
+    mean_D = world.item_ID[world.pool_P].mean(0)
+    on_the_way_BKD = mean_D + angle_BK1.cos() * (world.positive_BD[:, None] - mean_D)
+    torch.testing.assert_close(
+        negatives.vector_BKD, on_the_way_BKD + angle_BK1.sin() * (world.item_ID[item_BK] - mean_D)
+    )
+
+
+def test_gaussian_noise_is_no_item():
+    assert World().negatives(AdarSampler(noise="gaussian", dim=DIM).double()).source is None
+
+
+def test_with_candidates_enough_the_noise_is_the_hardest_unseen_item_of_the_pool():
+    seen = torch.rand(8, ITEMS, generator=torch.Generator().manual_seed(5)) < 0.7
+    world = World(rows=8, seen=lambda item: seen[:, item])
+    noise = world.noise_items(AdarSampler(M=2000, K=2, pool=40, hidden=0))
+    score_BP = world.pool_scores().masked_fill(seen[:, world.pool_P], -torch.inf)
+    hardest = world.pool_P[score_BP.argmax(1)]
+    assert noise == [[{item}] * 2 for item in hardest.tolist()]
+
+
+def test_one_candidate_makes_every_item_of_the_pool_equally_likely():
+    world = World(rows=2000, items=8)
+    vector_BKD = world.negatives(AdarSampler(M=1, K=1, pool=64, phi_min=1)).vector_BKD
+    drawn = torch.cdist(vector_BKD[:, 0], world.item_ID).argmin(1)
+    share = torch.bincount(world.pool_P, minlength=8) / 64
+    counts, expected = torch.bincount(drawn, minlength=8), 2000 * share
+    chi_square = ((counts - expected).square() / expected.clamp_min(1)).sum()
+    assert (counts[expected == 0] == 0).all()
+    assert chi_square < 24.3  # the 0.999 quantile with 7 degrees of freedom
+
+
+def test_the_more_candidates_the_harder_the_noise():
+    world = World()
+    hardness = []
+    for M in (1, 4, 16, 64):
+        vector_BKD = world.negatives(AdarSampler(M=M, phi_min=1)).vector_BKD
+        hardness.append(dot_score(world.user_BD, vector_BKD).mean().item())
+    assert hardness == sorted(hardness)
+    assert hardness[-1] > hardness[0] + 3
+
+
+@pytest.mark.parametrize(
+    ("count", "hidden", "M"), [(140, 2, 7), (140, 4, 4), (300, 4, 4), (1200, 4, 4), (140, 0, 16), (20, 4, 16)]
+)
+def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: int, hidden: float, M: int):
+    """On average the hardest of M items of N has rank N / (M + 1) among them."""
+    rows, N = 400, 2000
+    world = World(rows=rows, items=N, seen_count_B=torch.full((rows,), count))
+    world.positive_BD = world.item_ID[:1].expand(rows, -1)
+    negatives = world.negatives(AdarSampler(M=16, K=4, hidden=hidden, phi_min=1, pool=1500))
+    assert negatives.softened_B.tolist() == [M < 16] * rows
+    score_BK = dot_score(world.user_BD, negatives.vector_BKD)
+    harder_BK = (world.pool_scores()[:, None] > score_BK[..., None] + 1e-9).double().mean(2)
+    # The share of harder ones is beta-distributed: its variance is below 1 / (M + 1)^2.
+    assert abs(harder_BK.mean() - 1 / (M + 1)) < 4 / (M + 1) / math.sqrt(harder_BK.numel())
+
+
+def test_candidates_stay_few_for_everybody_where_they_are():
+    half = torch.full((ROWS,), ITEMS // 2)
+    for M in (1, 3):
+        few = World(seen_count_B=half).negatives(AdarSampler(M=M))
+        assert torch.equal(few.vector_BKD, World().negatives(AdarSampler(M=M)).vector_BKD)
+
+
+def test_with_the_candidates_the_boundary_falls():
+    """A sixteenth of the candidates, half of the boundary: the fourth root."""
+    seen_count_B = torch.full((ROWS,), ITEMS)
+    world = World(seen_count_B=seen_count_B)
+    negatives = world.negatives(AdarSampler(beta=0.8, M=64, hidden=1, phi_min=0))
+    pool = world.pool_scores()
+    center_B1 = pool.mean(1, keepdim=True)
+    excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1
+    share_BK = (dot_score(world.user_BD, negatives.vector_BKD) - center_B1) / excess_B1
+    crosses = (negatives.timestep_BK > 0) & (negatives.timestep_BK < 1) & (excess_B1 > 1)
+    assert crosses.sum() > 60
+    assert (share_BK[crosses] - 0.4).abs().max() < 0.01
+
+
+def test_no_seen_item_is_ever_the_noise_even_of_users_who_have_seen_nearly_all():
+    unseen = torch.stack(
+        [torch.randperm(40, generator=torch.Generator().manual_seed(b))[:2] for b in range(12)]
+    )
+    seen = torch.ones(12, 40, dtype=torch.bool).scatter(1, unseen, False)
+    user_E, item_E = seen.nonzero().T
+    observed = UserItems(user_E, item_E, 12, 40)
+    world = World(rows=12, items=40, seen=lambda item: observed.contains_shared(torch.arange(12), item))
+    given = 0
+    for key in range(3):
+        mask = world.negatives(AdarSampler(M=8), key).mask_BK
+        noise = world.noise_items(AdarSampler(M=8), key)
+        for row in range(12):
+            for k in mask[row].nonzero()[:, 0].tolist():
+                assert noise[row][k] <= set(unseen[row].tolist())
+                given += 1
+    assert 0 < given < 3 * 12 * 4  # eight candidates miss the two unseen items now and then
+
+
+def test_a_user_who_has_seen_everything_gets_no_negative():
+    seen = torch.zeros(ROWS, ITEMS, dtype=torch.bool)
+    seen[3] = seen[17] = True
+    negatives = World(seen=lambda item: seen[:, item]).negatives(AdarSampler())
+    assert (~negatives.mask_BK).any(1).nonzero()[:, 0].tolist() == [3, 17]
+    assert not negatives.mask_BK[[3, 17]].any()
+    assert negatives.vector_BKD.isfinite().all()
+
+
+@pytest.mark.parametrize(("K", "M", "pool"), [(1, 1, 2), (1, 16, 256), (4, 1, 8), (8, 32, 700)])
+def test_shapes(K, M, pool):
+    negatives = World().negatives(AdarSampler(K=K, M=M, pool=pool))
+    assert negatives.vector_BKD.shape == (ROWS, K, DIM)
+    assert negatives.mask_BK.shape == negatives.timestep_BK.shape == (ROWS, K)
+    assert negatives.mask_BK.all()
+    assert negatives.item_BK is None
+
+
+def test_no_rows_give_no_negatives():
+    for gamma in (1, 0):
+        world = World(rows=0)
+        assert world.negatives(AdarSampler(gamma=gamma)).vector_BKD.shape == (0, 4, DIM)
+
+
+def test_the_negatives_of_a_row_differ():
+    vector_BKD = World(rows=300).negatives(AdarSampler(K=4, M=1, pool=256)).vector_BKD
+    same = (vector_BKD[:, :, None] == vector_BKD[:, None]).all(-1).float().sum() - 300 * 4
+    # A pair of negatives is the same where both draw the same place of the pool, or the same item twice.
+    expected = 300 * 4 * 3 * (1 / 256 + 1 / ITEMS)
+    assert same < 2 * expected
+
+
+def test_a_row_gets_the_same_negatives_whichever_worker_holds_it():
+    world = World()
+    whole = world.negatives(AdarSampler(), key=4)
+    for worker in range(3):
+        rows = torch.arange(worker, ROWS, 3)
+        part = AdarSampler()(world.user_BD[rows], world.positive_BD[rows], world.items, RowRng(rows, 4))
+        assert torch.equal(part.timestep_BK, whole.timestep_BK[rows])
+        torch.testing.assert_close(part.vector_BKD, whole.vector_BKD[rows])
+
+
+# Whom the gradient reaches
+
+
+def test_the_gradient_reaches_noise_items_and_not_the_positive_through_its_diffused_copy():
+    world = World(rows=10)
+    world.positive_BD.requires_grad_()
+    world.user_BD.requires_grad_()
+    world.item_ID.requires_grad_()
+    vector_BKD = world.negatives(AdarSampler()).vector_BKD
+    positive, user, items = torch.autograd.grad(
+        dot_score(world.user_BD, vector_BKD).sum(),
+        [world.positive_BD, world.user_BD, world.item_ID],
+        allow_unused=True,
+    )
+    assert positive is None
+    torch.testing.assert_close(user, vector_BKD.detach().sum(1))
+    assert 0 < items.any(1).sum() <= 10 * 4
+
+
+def test_a_positive_that_is_also_in_the_table_is_pushed_as_noise_alone():
+    """The positive comes from the table itself, as in training: its row's gradient is that of noise."""
+    world = World(rows=10)
+    world.item_ID.requires_grad_()
+    own = world.item_ID[100:110]
+    negatives = AdarSampler(K=1)(world.user_BD, own, world.items, RowRng(torch.arange(10), 0))
+    (gradient,) = torch.autograd.grad(negatives.vector_BKD.sum(), world.item_ID)
+    noise = gradient.any(1)
+    assert noise.sum() <= 10
+    # Noise enters with sin(phi), each row's with its own.
+    total = torch.sin(negatives.timestep_BK * math.pi / 2).sum() * DIM
+    torch.testing.assert_close(gradient.sum(), total)
+
+
+def test_pairwise_gradients_are_those_of_the_method():
+    """-g e_u on the positive, +g sin(phi*) e_u on the noise item, and on the user
+    -g [(1 - cos phi*)(e_i - mu) - sin(phi*)(n - mu)], with g = sigmoid(s_t - s_0)."""
+    world = World(rows=20)
+    noise = torch.tensor([items.pop() for (items,) in world.noise_items(AdarSampler(K=1, M=4))])
+    for leaf in (world.user_BD, world.positive_BD, world.item_ID):
+        leaf.requires_grad_()
+    negatives = world.negatives(AdarSampler(K=1, M=4))
+    s_t = dot_score(world.user_BD, negatives.vector_BKD)[:, 0]
+    s_0 = (world.user_BD * world.positive_BD).sum(1)
+    softplus(s_t - s_0).sum().backward()
+
+    with torch.no_grad():
+        e_u, e_i, n = world.user_BD, world.positive_BD, world.item_ID[noise]
+        mu = world.item_ID[world.pool_P].mean(0)
+        g = torch.sigmoid(s_t - s_0)[:, None]
+        phi = negatives.timestep_BK * math.pi / 2
+        on_noise = torch.zeros_like(world.item_ID).index_add(0, noise, g * torch.sin(phi) * e_u)
+        on_user = -g * ((1 - torch.cos(phi)) * (e_i - mu) - torch.sin(phi) * (n - mu))
+    torch.testing.assert_close(world.positive_BD.grad, -g * e_u)
+    torch.testing.assert_close(world.item_ID.grad, on_noise)
+    torch.testing.assert_close(world.user_BD.grad, on_user)
+    assert len(phi.unique()) > 5
+
+
+# What it must not choke on
+
+
+@pytest.mark.parametrize("gamma", [1, 0, -1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("users", "items", "n_items"),
+    [(1, 1, 100), (0, 1, 100), (1, 0, 100), (0, 0, 100), (1, 1, 1), (1e7, 1e7, 100), (1e-15, 1e-15, 100)],
+    ids=["ordinary", "zero users", "zero items", "all zero", "one item", "huge", "tiny"],
+)
+def test_every_negative_is_made_of_numbers(gamma, dtype, users, items, n_items):
+    user_BD = (random_vectors(16, DIM, seed=1) * users).to(dtype)
+    item_ID = (random_vectors(n_items, DIM, seed=2) * items).to(dtype).requires_grad_()
+    sampler = AdarSampler(gamma=gamma)
+    for key in range(2):
+        negatives = sampler(
+            user_BD,
+            item_ID[torch.arange(16) % n_items],
+            Items(lambda i: item_ID[i], n_items),
+            RowRng(torch.arange(16), key),
+        )
+        assert negatives.vector_BKD.dtype == dtype
+        assert negatives.vector_BKD.isfinite().all()
+        assert ((negatives.timestep_BK >= 0) & (negatives.timestep_BK <= 1)).all()
+        assert negatives.mask_BK.all()
+    (gradient,) = torch.autograd.grad(dot_score(user_BD, negatives.vector_BKD).sum(), item_ID)
+    assert gradient.isfinite().all()
+    assert sampler.r_mean.isfinite()
+
+
+def test_a_catalog_of_one_item_gives_that_item():
+    item_ID = random_vectors(1, DIM)
+    negatives = AdarSampler()(
+        random_vectors(5, DIM, seed=1), item_ID.expand(5, -1), Items(lambda i: item_ID[i], 1)
+    )
+    torch.testing.assert_close(negatives.vector_BKD, item_ID.expand(5, 4, DIM))
+
+
+def test_single_precision_gives_the_negatives_of_double_precision():
+    world, single = World(), World()
+    single.user_BD, single.item_ID, single.positive_BD = (
+        vectors.float() for vectors in (world.user_BD, world.item_ID, world.positive_BD)
+    )
+    double_t, single_t = (w.negatives(AdarSampler()).timestep_BK.double() for w in (world, single))
+    assert (double_t - single_t).abs().max() < 1.5e-3  # one step of a thousand, where rounding decides
+
+
+# The running mean
+
+
+def standardized(world: World) -> torch.Tensor:
+    pool = world.pool_scores()
+    own = (world.user_BD * world.positive_BD).sum(1)
+    return (own - pool.mean(1)) / pool.std(1, correction=0)
+
+
+def test_the_running_mean_follows_the_positives_scores_in_training_mode_alone():
+    world, sampler = World(), AdarSampler(gamma=0.5, momentum=0.9)
+    world.negatives(sampler, key=0)
+    expected = standardized(world).mean().item()
+    assert sampler.r_mean.item() == pytest.approx(expected, rel=1e-5)
+    world.positive_BD = world.positive_BD * 2
+    world.negatives(sampler, key=1)
+    expected = 0.9 * expected + 0.1 * standardized(world).mean().item()
+    assert sampler.r_mean.item() == pytest.approx(expected, rel=1e-5)
+    sampler.eval()
+    world.negatives(sampler, key=2)
+    assert sampler.r_mean.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gamma_1_needs_no_running_mean():
+    sampler = AdarSampler(gamma=1)
+    World().negatives(sampler)
+    assert sampler.r_mean == 0
+
+
+def test_a_batch_without_rows_leaves_the_running_mean_alone():
+    sampler = AdarSampler(gamma=0)
+    World().negatives(sampler)
+    before = sampler.r_mean.item()
+    World(rows=0).negatives(sampler)
+    assert sampler.r_mean.item() == before
+
+
+def test_the_running_mean_is_saved_and_loaded():
+    trained, fresh = AdarSampler(gamma=0), AdarSampler(gamma=0)
+    World().negatives(trained)
+    fresh.load_state_dict(trained.state_dict())
+    world = World()
+    assert torch.equal(world.negatives(trained.eval()).vector_BKD, world.negatives(fresh.eval()).vector_BKD)
+    assert fresh.r_mean > 0

@@ -1,0 +1,401 @@
+"""Jobs on a cluster with a head of its own, as people on a laptop, cron and CI meet it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from adar_ray.data.dataset import Dataset
+from tests.calling import Adar, caller
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+SECRET = "a-secret-that-jobs-must-not-show"
+SMALL = ["model.dim=8", "adar.pool=16", "train.device=cpu", "train.epochs=2"]
+RAY_S_OWN = (
+    "RAY_ADDRESS",
+    "RAY_API_SERVER_ADDRESS",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_AUTH_MODE",
+)
+
+pytestmark = pytest.mark.cluster
+
+
+@dataclass(frozen=True)
+class Head:
+    address: str
+    token: str
+    s3: Any
+    temp: str
+
+    def jobs(self) -> str:
+        """All that whoever may list jobs sees of them."""
+        header = {"Authorization": f"Bearer {self.token}"}
+        return requests.get(f"{self.address}/api/jobs/", headers=header, timeout=30).text
+
+    def driver(self) -> psutil.Process:
+        """The only one that runs here."""
+        (found,) = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if process.info["cmdline"] == ["python", "-m", "adar_ray.cluster.driver"]
+            and self.temp in json.dumps(process.environ())
+        ]
+        return found
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A cluster with a token, whose environment alone has the object store's address and credentials."""
+    moto_server = pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
+    boto3 = pytest.importorskip("boto3")
+    gcs, dashboard, agent, client, metrics, s3_port = free_ports(6)
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=s3_port, verbose=False)
+    server.start()
+    store = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=store["AWS_ENDPOINT_URL"],
+        aws_access_key_id="test",
+        aws_secret_access_key=SECRET,
+        region_name="us-east-1",
+    )
+    s3.create_bucket(Bucket="jobs")
+    token = secrets.token_hex(32)
+    environment = {name: value for name, value in os.environ.items() if name not in RAY_S_OWN}
+    environment |= store | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+    with tempfile.TemporaryDirectory(prefix="ray-") as temp:  # short: Ray puts sockets there
+        command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+        command += [
+            f"--port={gcs}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+        ]
+        command += [f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}"]
+        command += [
+            "--min-worker-port=0",
+            "--max-worker-port=0",
+            f"--temp-dir={temp}",
+            "--disable-usage-stats",
+        ]
+        command += ["--object-store-memory=200000000"]
+        with open(Path(temp, "out"), "w") as out:
+            ray = subprocess.Popen(
+                command,
+                env=environment | {"MARK": temp},
+                cwd=temp,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        address = f"http://127.0.0.1:{dashboard}"
+        try:
+            wait_for(lambda: ray.poll() is not None or answers(address))
+            assert ray.poll() is None, Path(temp, "out").read_text()
+            yield Head(address, token, s3, temp)
+        finally:
+            for process in [*psutil.Process(ray.pid).children(recursive=True), ray]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            ray.wait()
+            server.stop()
+
+
+def answers(address: str) -> bool:
+    with contextlib.suppress(requests.exceptions.RequestException):
+        return requests.get(f"{address}/api/version", timeout=5).status_code == 401
+    return False
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 240) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.2)
+    return found
+
+
+@pytest.fixture
+def adar(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Adar:
+    """Runs a command as on a laptop: it knows address and token, and nothing of the object store."""
+    for name in (*RAY_S_OWN, *(name for name in os.environ if name.startswith("AWS_"))):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.address)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+    return caller(capfd)
+
+
+@pytest.fixture(scope="module")
+def store(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage that laptop and cluster share, with a dataset."""
+    store = tmp_path_factory.mktemp("store")
+    shutil.copytree(dataset.folder.path, store / "data")
+    return store
+
+
+def write(file: Path, store: object, *steps: str, **keys: Any) -> Path:
+    file.write_text(yaml.safe_dump({"storage": str(store), "steps": list(steps), "settings": SMALL, **keys}))
+    return file
+
+
+# A job from its submission to its end.
+
+
+def test_a_whole_night_on_an_object_store_is_one_job(
+    adar: Adar, head: Head, hand_made: Path, tmp_path: Path
+) -> None:
+    head.s3.upload_file(str(hand_made), "jobs", "adar/sources/ratings.csv")
+    job = yaml.safe_load((ROOT / "jobs" / "nightly.yaml").read_text())
+    job["steps"][0] = job["steps"][0].replace("--core 5", "")
+    file = tmp_path / "nightly.yaml"
+    file.write_text(yaml.safe_dump(job))
+    more = [word for setting in [*SMALL, "workers.number=0"] for word in ("--set", setting)]
+    words = ["submit", file, "--name", "night", "--set", "storage=s3://jobs/adar", *more, "--wait", "--json"]
+    ended = adar(*words)
+    assert ended.status == 0, ended.err
+    row = ended.json()
+    assert (row["job"], row["status"], row["attempts"], row["submitted"]) == ("night", "SUCCEEDED", 1, True)
+    assert ended.err.count("  loss ") == 2
+    assert "night is done" in ended.err
+
+    def read(key: str) -> bytes:
+        return head.s3.get_object(Bucket="jobs", Key=f"adar/{key}")["Body"].read()
+
+    published = json.loads(read("published/published.json"))
+    assert published["run"] == "s3://jobs/adar/nightly/night/run"
+    result = json.loads(read("nightly/night/run/result.json"))
+    assert (result["epochs"], result["valid"]["ndcg@20"]) == (2, published["value"])
+    assert json.loads(read("nightly/night/run/evaluation/test.json"))["users"] == 3
+    assert read("nightly/night/recommendations/00000.parquet")
+    assert len(json.loads(read("jobs/night.json"))["done"]) == 5
+    assert SECRET not in head.jobs()
+    assert SECRET not in ended.err
+
+    again = adar(*words)
+    assert again.status == 0
+    assert again.json()["submitted"] is False
+    assert again.err.startswith("job night is there already (SUCCEEDED); nothing was submitted\n")
+    assert "another job has the name night" in adar(*words[:-2], "--set", "adar.beta=0.6").line()
+    assert [row["job"] for row in adar("list", "--json").json()].count("night") == 1
+    assert adar("status", "night", "--json").json()["exit status"] == 0
+    assert "epoch   2/2" in adar("logs", "night").out
+    assert "did you mean night?" in adar("status", "nihgt").line()
+
+
+def test_a_job_that_fails_gives_its_own_status(adar: Adar, store: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere --kk 10")
+    assert "fails.yaml: evaluate: No such option '--kk'" in adar("submit", file).line()
+    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere")
+    ended = adar("submit", file, "--wait", "--json")
+    assert ended.status == 1
+    assert json.loads(ended.out)["status"] == "FAILED"
+    assert f"{store}/nowhere: is no run" in ended.err
+
+
+def test_a_job_outlives_its_follower_and_its_driver_and_stops(
+    adar: Adar, head: Head, store: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "project").mkdir()
+    shutil.copy(ROOT / "examples" / "own_model.py", tmp_path / "project" / "shipped_model.py")
+    train = "train --data $storage/data --out $storage/runs/$name --set model.name=shipped_model:build"
+    long = ["train.epochs=100000", "train.patience=100000"]
+    file = write(tmp_path / "long.yaml", store, train, workers={"number": 0}, ship="project")
+    file.write_text(file.read_text().replace("train.epochs=2", long[0]))
+    checkpoint = store / "runs" / "long" / "checkpoints" / "last.pt"
+
+    # Ctrl-C while following.
+    words = [BIN / "adar-ray", "submit", file, "--wait", "--json", "--set", long[1]]
+    follower = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: follower.poll() is not None or checkpoint.exists())
+    time.sleep(2)  # the log comes once a second
+    follower.send_signal(signal.SIGINT)
+    out, err = follower.communicate(timeout=120)
+    assert follower.returncode == 130, err
+    assert out == ""
+    assert err.splitlines()[-1].startswith("adar-ray: interrupted; job long goes on: follow it again with")
+    assert "epoch " in err
+    assert adar("status", "long", "--json").json()["status"] == "RUNNING"
+    twice = adar("submit", file, "--set", long[1])
+    assert twice.err == "job long is there already (RUNNING); nothing was submitted\n"
+
+    # The driver is killed, and its step with it.
+    driver = head.driver()
+    (step,) = driver.children()
+    driver.kill()
+    step.wait(60)
+    row = wait_for(lambda: (row := adar("status", "long", "--json").json())["status"] == "FAILED" and row)
+    assert row["exit status"] == 137
+    lines = (store / "runs" / "long" / "metrics.jsonl").read_text().splitlines()
+
+    # The same name goes on.
+    resumed = adar("submit", file, "--set", long[1], "--json")
+    assert resumed.json()["attempts"] == 2
+    assert resumed.err.startswith("job long goes on where it was: attempt 2\n")
+    wait_for(lambda: "epoch " in adar("logs", "long").out)
+    log = adar("logs", "long").out
+    assert f"train --resume {store}/runs/long" in log
+    first = int(log.partition("epoch ")[2].partition("/")[0])
+    assert len(lines) - 1 <= first <= len(lines) + 1
+
+    stopped = adar("stop", "long", "--json")
+    assert stopped.json()["status"] == "STOPPED"
+    assert "stopped; submitted again, long goes on" in adar("logs", "-f", "long").out
+    assert "has ended already (STOPPED)" in adar("stop", "long").err
+
+
+# The way to the head: one line for whatever is wrong with it.
+
+
+def test_tokens(adar: Adar, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: Head) -> None:
+    (tmp_path / "token").write_text(f"{head.token}\n")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there, and in a process what it once read
+    listed = subprocess.run([BIN / "adar-ray", "list"], capture_output=True, text=True, check=False)
+    assert listed.returncode == 1
+    assert listed.stderr.startswith(f"adar-ray: {head.address}: wants a token; set RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert adar("list").status == 0
+    wrong = secrets.token_hex(32)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", wrong)
+    line = adar("list").line()
+    assert "does not take this token" in line
+    assert wrong not in line
+    monkeypatch.setenv("RAY_AUTH_TOKEN", f"{wrong}\n{wrong}")
+    assert wrong not in adar("list").line()
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
+    assert "RAY_AUTH_TOKEN_PATH" in adar("list").line()
+
+
+def test_addresses_where_no_head_is(adar: Adar) -> None:
+    (port,) = free_ports(1)
+    line = adar("list", "--address", f"http://127.0.0.1:{port}").line()
+    assert f"http://127.0.0.1:{port}: no Ray head answers there (connection refused)" in line
+    for address in ("head:8265", "ray://head:10001", "http://"):
+        assert f"--address {address}" in adar("list", "--address", address).line()
+
+
+def test_tls(adar: Adar, head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=head"]
+    command += ["-keyout", key, "-out", certificate, "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with tls_before(head.address, context) as address:
+        line = adar("list", "--address", address).line()
+        assert "its certificate is not trusted (self-signed certificate)" in line
+        assert "REQUESTS_CA_BUNDLE" in line
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        (job, *_) = adar("list", "--address", address, "--json").json()
+        assert adar("logs", "-f", job["job"], "--address", address).out == adar("logs", job["job"]).out
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere"))
+    assert "REQUESTS_CA_BUNDLE" in adar("list").line()
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    plain = head.address.replace("http://", "https://")
+    assert "speaks no TLS" in adar("list", "--address", plain).line()
+
+
+@contextlib.contextmanager
+def tls_before(address: str, context: ssl.SSLContext) -> Iterator[str]:
+    """What speaks TLS and passes all on to the address, as an ingress does."""
+    port = int(address.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    plain, _ = listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=join, args=(plain,), daemon=True).start()
+
+        def join(plain: socket.socket) -> None:
+            with (
+                contextlib.suppress(OSError),
+                context.wrap_socket(plain, server_side=True) as outside,
+                socket.create_connection(("127.0.0.1", port)) as inside,
+            ):
+                back = threading.Thread(target=copy, args=(inside, outside), daemon=True)
+                back.start()
+                copy(outside, inside)
+                back.join()
+
+        def copy(source: socket.socket, target: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "words"),
+    [
+        (200, {"version": "4", "ray_version": "2.9.3"}, ["runs Ray 2.9.3", "ray==2.9.3"]),
+        (200, {"something": "else"}, ["no Ray head"]),
+        (404, {}, ["no Ray head", "404"]),
+    ],
+)
+def test_what_answers_is_another_ray_or_none(
+    adar: Adar, status: int, answer: dict[str, str], words: list[str]
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        line = adar("list", "--address", f"http://127.0.0.1:{server.server_port}").line()
+        server.shutdown()
+    assert all(word in line for word in words), line

@@ -1,0 +1,61 @@
+"""When each alert fires, as Prometheus' own tool works it out from made-up metrics."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.containers.conftest import ROOT, run
+
+pytestmark = pytest.mark.cluster
+
+RULES = ROOT / "docker" / "monitoring" / "alerts.yaml"
+
+# Metrics from minute 0 on; then a minute at which the alert is silent, and one at which it fires.
+CASES = {
+    "HeadLost": ({'up{job="ray", node="head"}': "1x9 0x20"}, 11, 13),
+    "WorkersLost": (
+        {
+            'up{job="ray", node="worker", instance="a"}': "1x30",
+            'up{job="ray", node="worker", instance="b"}': "1x9 _x20",
+        },
+        14,
+        20,
+    ),
+    "DiskAlmostFull": ({"ray_node_disk_free": "20x9 9x20", "ray_node_disk_usage": "80x9 91x20"}, 14, 16),
+    "MemoryAlmostFull": ({"ray_node_mem_used": "85x9 95x20", "ray_node_mem_total": "100x30"}, 14, 16),
+    "KilledForMemory": ({'ray_memory_manager_worker_eviction_total{Name="train"}': "_x9 1x20"}, 8, 9),
+    "ObjectStoreSpills": ({'ray_object_store_memory{Location="SPILLED"}': "0x9 2048x20"}, 19, 21),
+    "WorkWaits": ({'ray_tasks{State="PENDING_NODE_ASSIGNMENT"}': "0x9 3x30"}, 24, 26),
+    "GpuIdle": (
+        {
+            'ray_resources{instance="a", Name="GPU", State="USED"}': "1x90",
+            'ray_node_gpus_utilization{instance="a"}': "2x90",
+        },
+        29,
+        31,
+    ),
+}
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_an_alert_fires_when_it_should_and_not_before(alert: str, tmp_path: Path) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("needs promtool: Debian's package prometheus")
+    series, silent, fires = CASES[alert]
+    counts = [
+        {
+            "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)',
+            "eval_time": f"{minute}m",
+            "exp_samples": [{"labels": "{}", "value": value}],
+        }
+        for minute, value in ((silent, 0), (fires, 1))
+    ]
+    given = [{"series": name, "values": values} for name, values in series.items()]
+    case = {"interval": "1m", "input_series": given, "promql_expr_test": counts}
+    file = tmp_path / "case.json"  # JSON is YAML
+    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]}))
+    run("promtool", "test", "rules", file)

@@ -1,0 +1,103 @@
+"""The compose file against the compose specification, and against what it promises."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.containers.conftest import ROOT, run
+
+pytestmark = pytest.mark.cluster
+
+FILE = ROOT / "docker" / "compose.yaml"
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """The file with the defaults of its variables filled in."""
+    text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", FILE.read_text(encoding="utf-8"))
+    content = yaml.safe_load(text)
+    return {key: value for key, value in content.items() if not key.startswith("x-")}
+
+
+def test_it_is_as_the_compose_specification_says(compose: dict[str, Any]) -> None:
+    try:
+        package = importlib.metadata.distribution("docker-compose")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs the specification's schema: make test-cluster")
+    schema = package.locate_file("compose/config/compose_spec.json").read_text(encoding="utf-8")
+    validator = jsonschema.Draft7Validator(json.loads(schema))
+    validator.validate(compose)
+    head = compose["services"]["head"]
+    misspelt = compose | {"services": {"head": head | {"restarts": "always"}}}
+    with pytest.raises(jsonschema.ValidationError, match="restarts"):
+        validator.validate(misspelt)
+
+
+@pytest.mark.parametrize("profile", [[], ["--profile", "monitoring"]])
+def test_compose_itself_reads_it(profile: list[str]) -> None:
+    plugin = (
+        shutil.which("docker")
+        and not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
+    )
+    program = ["docker", "compose"] if plugin else [shutil.which("docker-compose")]
+    if program == [None]:
+        pytest.skip("needs docker compose, or Debian's docker-compose")
+    read = yaml.safe_load(run(*program, "--file", FILE, *profile, "config").stdout)
+    services = {"head", "worker", *(["prometheus", "grafana"] if profile else [])}
+    # The older program lists those of other profiles as well.
+    assert services <= set(read["services"])
+
+
+def test_what_it_names_is_there(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert set(service.get("secrets", [])) <= set(compose["secrets"]), name
+        assert set(service.get("depends_on", {})) <= set(compose["services"]), name
+        for volume in service["volumes"]:
+            source = volume.partition(":")[0]
+            assert (FILE.parent / source).exists() if source.startswith(".") else source in compose["volumes"]
+    build = compose["services"]["head"]["build"]
+    assert (FILE.parent / build["context"] / build["dockerfile"]).is_file()
+
+
+def test_nothing_is_open_to_other_machines_and_no_secret_is_in_it(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert all(str(port).startswith(f"{LOOPBACK}:") for port in service.get("ports", [])), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "network_mode" not in service, name
+        assert "privileged" not in service, name
+        for variable, value in service.get("environment", {}).items():
+            if re.search("TOKEN|PASSWORD|SECRET|KEY", variable):
+                assert value.startswith("/run/secrets/"), variable
+    assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
+    ignored = [
+        "git",
+        "-C",
+        str(ROOT),
+        "check-ignore",
+        *(str(FILE.parent / secret["file"]) for secret in compose["secrets"].values()),
+    ]
+    assert len(run(*ignored).stdout.split()) == len(compose["secrets"])
+
+
+def test_monitoring_is_an_extra_and_reads_its_files(compose: dict[str, Any]) -> None:
+    extra = {
+        name for name, service in compose["services"].items() if service.get("profiles") == ["monitoring"]
+    }
+    assert extra == {"prometheus", "grafana"}
+    if shutil.which("promtool"):
+        run("promtool", "check", "config", FILE.parent / "monitoring" / "prometheus.yaml")
+    rules = yaml.safe_load((FILE.parent / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
+    meanings = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "docs" / "operate.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert {rule["alert"] for group in rules["groups"] for rule in group["rules"]} <= set(meanings)

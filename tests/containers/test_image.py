@@ -1,0 +1,86 @@
+"""The image: what is in it, and what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adar_ray.data.fetch import cache_folder, fetch
+from tests.containers.conftest import ROOT, USER, Container, Image, need, run
+
+pytestmark = pytest.mark.cluster
+
+LARGEST = 2.0e9  # bytes, all layers unpacked; docs/operate.md says what it is
+
+
+def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> None:
+    need("make")
+    fetch("ml-100k")
+    tmp_path.chmod(0o755)
+    work = tmp_path / "work"
+    work.mkdir()
+    os.chown(work, USER, USER)
+    # What `make demo` runs, with the image's own programs.
+    recipe = [
+        "make",
+        "--dry-run",
+        "--no-print-directory",  # which it does where a make runs these tests
+        "--old-file=.venv/.installed",
+        "BIN=/opt/venv/bin",
+        "DEMO=/home/adar/tried/demo",
+        "demo",
+    ]
+    script = run(*recipe, cwd=ROOT).stdout
+    assert script.count("/opt/venv/bin/adar-ray train") == 2
+    one = container(
+        volumes={work: "/home/adar/tried", cache_folder(): "/cache"}, environment={"ADAR_RAY_CACHE": "/cache"}
+    )
+    told = one.run("bash", "-euc", script, timeout=1800).stdout
+    for name in ("uniform", "adar"):
+        figures = json.loads((work / "demo" / name / "evaluation" / "test.json").read_text(encoding="utf-8"))
+        # A random order of 1,682 items reaches 0.012.
+        assert figures["metrics"]["recall@20"] > 0.3
+        assert f"{figures['metrics']['recall@20']:.4f}" in told
+    assert (work / "demo" / "recommendations").stat().st_uid == USER
+
+
+def test_it_has_what_kuberay_calls_and_no_compiler(container: Callable[..., Container]) -> None:
+    one = container()
+    one.run("which", "bash", "wget", "python", "ray", "adar-ray", "healthy")
+    for compiler in ("cc", "gcc", "g++", "c++", "clang", "tcc", "make"):
+        one.fails("which", compiler)
+    assert one.run("id", "--user").stdout.strip() == str(USER)
+    one.fails("touch", "/opt/venv/written")
+    one.run("touch", "/data/written")
+
+
+def test_no_ray_node_is_no_sickness(container: Callable[..., Container]) -> None:
+    container().run("healthy")
+
+
+def test_it_is_described(image: Image) -> None:
+    described = json.loads(run("podman", "image", "inspect", image.name).stdout)[0]
+    assert described["User"] == "1000:1000"
+    assert described["Healthcheck"]["Test"] == ["CMD", "healthy"]
+    assert {
+        f"org.opencontainers.image.{label}"
+        for label in ("title", "description", "licenses", "version", "revision")
+    } <= set(described["Labels"])
+    assert described["Size"] < LARGEST
+
+
+def test_the_secret_of_its_build_is_not_in_it(image: Image, container: Callable[..., Container]) -> None:
+    if image.build_secret is None:
+        pytest.skip("the image was not built here")
+    described = run("podman", "image", "inspect", image.name).stdout
+    described += run("podman", "history", "--no-trunc", image.name).stdout
+    assert image.build_secret not in described
+    folder = run("buildah", "mount", container().name).stdout.strip()
+    search = ["grep", "--recursive", "--devices=skip", "--files-with-matches", image.build_secret, folder]
+    found = subprocess.run(search, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (1, "")

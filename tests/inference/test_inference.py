@@ -1,0 +1,323 @@
+"""Trained models put to use: against a ranking of everything, written out in numpy."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import torch
+
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.prepare import prepare
+from adar_ray.errors import AdarError
+from adar_ray.inference import recommend as recommending
+from adar_ray.inference.evaluate import evaluate
+from adar_ray.inference.export import export
+from adar_ray.inference.model import TrainedModel
+from adar_ray.inference.recommend import recommend
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import train
+
+KS = [1, 5, 20]
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    settings = ["model.dim=16", "train.epochs=6", "train.batch_size=256", "optimizer.lr=0.02", "adar.pool=64"]
+    return train(
+        dataset,
+        tmp_path_factory.mktemp("use") / "run",
+        load_config(settings=[*settings, "train.device=cpu"]),
+        workers=0,
+    )
+
+
+def pairs(dataset: Dataset, *splits: str) -> np.ndarray:
+    """`[users, items]`: which pairs are in the splits, read from the shards themselves."""
+    matrix = np.zeros((dataset.n_users, dataset.n_items), dtype=bool)
+    for split in splits:
+        for path in (Path(dataset.folder.path) / split).glob("*"):
+            shard = pq.read_table(path)
+            matrix[shard["user"].to_numpy(), shard["item"].to_numpy()] = True
+    return matrix
+
+
+def scores(run: Run) -> np.ndarray:
+    weights = safetensors.numpy.load_file(Path(run.folder.path) / "model" / "weights.safetensors")
+    return weights["user.weight"] @ weights["item.weight"].T
+
+
+def rankings(run: Run, masked: np.ndarray) -> list[list[int]]:
+    """All items of each user that are not masked, best first, equal scores by id."""
+    return [
+        [int(item) for item in np.lexsort((np.arange(len(row)), -row)) if not gone[item]]
+        for row, gone in zip(scores(run), masked, strict=True)
+    ]
+
+
+def measured(ranked: list[list[int]], truth: np.ndarray, popularity: np.ndarray, k: int) -> dict[str, float]:
+    """Metrics as their definitions read, one user and one rank after the other."""
+    sums = dict.fromkeys(("recall", "ndcg", "hit_rate", "precision", "mrr", "map"), 0.0)
+    users, shown = 0, []
+    for user, items in enumerate(ranked):
+        relevant = set(np.flatnonzero(truth[user]).tolist())
+        if not relevant:
+            continue
+        users += 1
+        top = items[:k]
+        shown += top
+        hits = [rank for rank, item in enumerate(top, 1) if item in relevant]
+        sums["recall"] += len(hits) / len(relevant)
+        best = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(relevant)) + 1))
+        sums["ndcg"] += sum(1 / math.log2(rank + 1) for rank in hits) / best
+        sums["hit_rate"] += bool(hits)
+        sums["precision"] += len(hits) / k
+        sums["mrr"] += 1 / hits[0] if hits else 0
+        sums["map"] += sum(number / rank for number, rank in enumerate(hits, 1)) / len(relevant)
+    means = {f"{name}@{k}": total / users for name, total in sums.items()}
+    means[f"coverage@{k}"] = len(set(shown)) / len(popularity)
+    means[f"popularity@{k}"] = float(np.mean(popularity[shown]))
+    return means
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize(
+    ("split", "masked"), [("test", ["train", "valid"]), ("valid", ["train"]), ("train", [])]
+)
+def test_evaluate_against_brute_force(run: Run, dataset: Dataset, split: str, masked: list[str]) -> None:
+    truth, popularity = pairs(dataset, split), pairs(dataset, "train").sum(0)
+    ranked = rankings(run, pairs(dataset, *masked))
+    expected = {name: v for k in KS for name, v in measured(ranked, truth, popularity, k).items()}
+    result = evaluate(run.folder.path, split, KS)
+    assert result["split"] == split
+    assert result["users"] == truth.any(1).sum()
+    assert result["metrics"] == pytest.approx(expected, rel=1e-12)
+    assert result["metrics"]["recall@20"] > 0.05  # not of nothing
+    assert run.evaluations()[split] == result
+
+
+def test_validation_during_training_is_the_same_measurement(run: Run, dataset: Dataset) -> None:
+    ranked = rankings(run, pairs(dataset, "train"))
+    expected = measured(ranked, pairs(dataset, "valid"), pairs(dataset, "train").sum(0), 20)
+    best = run.epochs()[run.result()["best_epoch"] - 1]["valid"]
+    assert {name: best[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_metrics_against_ranx(run: Run, dataset: Dataset, ranx) -> None:
+    truth, score = pairs(dataset, "test"), scores(run)
+    known = pairs(dataset, "train", "valid")
+    users = np.flatnonzero(truth.any(1)).tolist()
+    qrels = ranx.Qrels({f"u{u}": {f"i{i}": 1 for i in np.flatnonzero(truth[u])} for u in users})
+    ranked = ranx.Run(
+        {f"u{u}": {f"i{i}": float(score[u, i]) for i in np.flatnonzero(~known[u])} for u in users}
+    )
+    names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "precision", "mrr", "map") for k in KS]
+    expected = ranx.evaluate(qrels, ranked, names)
+    found = evaluate(run, "test", KS)["metrics"]
+    assert {name: found[name] for name in names} == pytest.approx(expected, abs=1e-6)
+
+
+# Recommendations.
+
+
+def read(folder: Path) -> dict[str, list[tuple[str, int, float]]]:
+    """(item, rank, score) of each user, in the order of the rows."""
+    rows: dict[str, list[tuple[str, int, float]]] = {}
+    for path in sorted(folder.glob("*")):
+        for row in pq.read_table(path).to_pylist():
+            assert list(row) == ["user", "item", "rank", "score"]
+            rows.setdefault(row["user"], []).append((row["item"], row["rank"], row["score"]))
+    return rows
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_recommend_to_all(
+    run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommending, "USERS_A_TASK", 90)  # four parts
+    progress: list[tuple[int, int]] = []
+    recommend(run, tmp_path / "top", 7, on_progress=lambda done, total: progress.append((done, total)))
+    assert len(list((tmp_path / "top").iterdir())) == 4
+    assert progress[-1] == (300, 300)
+    rows, score = read(tmp_path / "top"), scores(run)
+    ranked = rankings(run, pairs(dataset, "train", "valid", "test"))
+    assert list(rows) == dataset.user_keys().to_pylist()
+    for user, (key, own) in enumerate(rows.items()):
+        assert key == str(user)
+        assert [item for item, _, _ in own] == [str(item) for item in ranked[user][:7]]
+        assert [rank for _, rank, _ in own] == list(range(1, 8))
+        assert [s for _, _, s in own] == sorted((s for _, _, s in own), reverse=True)
+        assert [s for _, _, s in own] == pytest.approx(score[user, ranked[user][:7]].tolist(), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def hand_made_run(ray_cluster: None, hand_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("hand-made")
+    data = prepare(hand_made, folder / "data")
+    settings = ["train.epochs=2", "model.dim=8", "adar.pool=8", "train.device=cpu"]
+    return train(data, folder / "run", load_config(settings=settings), workers=0)
+
+
+def test_recommend_to_given_users_by_their_own_keys(hand_made_run: Run, tmp_path: Path) -> None:
+    recommend(hand_made_run, tmp_path / "top", 20, users=["日本", "ann", "9"])
+    rows = {user: [item for item, _, _ in own] for user, own in read(tmp_path / "top").items()}
+    # Fewer than 20 items are left to each: all that he has not met, in whatever split, and no others.
+    assert {user: sorted(items) for user, items in rows.items()} == {
+        "日本": ["10", "a", "b", "d", "Ä"],
+        "ann": ["10", "d", "Ä"],
+        "9": ["10", "c", "d"],
+    }
+
+
+def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(AdarError, match=r"knows no user 'nobody', nor 1 others") as caught:
+        recommend(hand_made_run, tmp_path / "top", users=["ann", "nobody", "x"])
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "mine.txt").write_text("dear")
+    with pytest.raises(AdarError, match="--replace"):
+        recommend(hand_made_run, tmp_path / "top")
+    assert (tmp_path / "top" / "mine.txt").read_text() == "dear"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
+    settings = load_config(settings=["train.epochs=1", "model.dim=4", "train.device=cpu"])
+    run = train(data, tmp_path / "run", settings, workers=0)
+    shard = data / "test" / "00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(AdarError) as caught:
+        recommend(run, tmp_path / "top")
+    assert str(caught.value).startswith(f"{shard}: is damaged")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "top").exists()
+
+
+# A sequential model.
+
+
+@pytest.fixture(scope="module")
+def sequential(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    settings = ["model.name=gru4rec", "model.dim=8", "model.layers=1", "train.epochs=2", "adar.pool=64"]
+    out = tmp_path_factory.mktemp("sequential") / "run"
+    return train(dataset, out, load_config(settings=[*settings, "train.device=cpu"]), workers=0)
+
+
+def sequential_vectors(run: Run, dataset: Dataset, *splits: str) -> np.ndarray:
+    """Users as the model knows them by the splits' interactions, one user after the other."""
+    own: list[list[int]] = [[] for _ in range(dataset.n_users)]
+    for split in splits:
+        for path in sorted((Path(dataset.folder.path) / split).glob("*")):
+            shard = pq.read_table(path)
+            for user, item in zip(shard["user"].to_pylist(), shard["item"].to_pylist(), strict=True):
+                own[user].append(item)
+    model = TrainedModel.load(run).model
+    histories = [torch.tensor([[-1] * (50 - len(items)) + items[-50:]]) for items in own]
+    with torch.no_grad():
+        users = [
+            model.users({"user": torch.tensor([user]), "history": history_1L})[0, -1]
+            for user, history_1L in enumerate(histories)
+        ]
+    return torch.stack(users).numpy()
+
+
+def item_vectors(run: Run, dataset: Dataset) -> np.ndarray:
+    with torch.no_grad():
+        return TrainedModel.load(run).model.items(torch.arange(dataset.n_items)).numpy()
+
+
+@pytest.mark.parametrize(("split", "known"), [("test", ["train", "valid"]), ("valid", ["train"])])
+def test_a_sequential_model_is_evaluated_by_what_came_before(
+    sequential: Run, dataset: Dataset, split: str, known: list[str]
+) -> None:
+    score = sequential_vectors(sequential, dataset, *known) @ item_vectors(sequential, dataset).T
+    score[pairs(dataset, *known)] = -np.inf
+    ranked = [np.argsort(-row, kind="stable")[:20].tolist() for row in score]
+    truth = pairs(dataset, split)
+    expected = measured(ranked, truth, pairs(dataset, "train").sum(0), 20)
+    found = evaluate(sequential, split, [20])["metrics"]
+    assert found == pytest.approx(expected, rel=1e-3)  # but for scores that rounding makes change places
+    assert found["recall@20"] > 0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sequential_model_recommends_and_is_exported_by_all_that_is_known(
+    sequential: Run, dataset: Dataset, tmp_path: Path
+) -> None:
+    user_UD = sequential_vectors(sequential, dataset, "train", "valid", "test")
+    item_ID = item_vectors(sequential, dataset)
+    export(sequential, tmp_path / "vectors")
+    np.testing.assert_allclose(vectors(tmp_path / "vectors", "users")[1], user_UD, atol=1e-5)
+    np.testing.assert_allclose(vectors(tmp_path / "vectors", "items")[1], item_ID, atol=1e-6)
+    score = user_UD @ item_ID.T
+    score[pairs(dataset, "train", "valid", "test")] = -np.inf
+    recommend(sequential, tmp_path / "top", 7)
+    for user, own in read(tmp_path / "top").items():
+        assert [s for _, _, s in own] == pytest.approx(np.sort(score[int(user)])[::-1][:7], abs=1e-5)
+        assert [score[int(user), int(item)] for item, _, _ in own] == pytest.approx(
+            [s for _, _, s in own], abs=1e-5
+        )
+
+
+# Export.
+
+
+def vectors(folder: Path, kind: str) -> tuple[list[str], np.ndarray]:
+    table = pq.read_table(folder / f"{kind}.parquet")
+    assert table.column_names == ["key", "vector"]
+    return table["key"].to_pylist(), np.array(table["vector"].to_pylist())
+
+
+def test_export(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+    export(run, tmp_path / "vectors")
+    user_keys, user_UD = vectors(tmp_path / "vectors", "users")
+    item_keys, item_ID = vectors(tmp_path / "vectors", "items")
+    assert user_keys == dataset.user_keys().to_pylist()
+    assert item_keys == dataset.item_keys().to_pylist()
+    np.testing.assert_allclose(user_UD @ item_ID.T, scores(run), rtol=1e-5, atol=1e-6)
+    with pytest.raises(AdarError, match="--replace"):
+        export(run, tmp_path / "vectors")
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool) -> None:
+    settings = ["model.name=lightgcn", f"model.cosine={cosine}", "model.layers=3", "model.dim=8"]
+    run = train(
+        dataset,
+        tmp_path / "run",
+        load_config(settings=[*settings, "train.epochs=1", "train.device=cpu", "adar.pool=64"]),
+        workers=0,
+    )
+    export(run, tmp_path / "vectors")
+    # The paper's formula: the mean over layers of the symmetrically normalized adjacency's powers.
+    weights = safetensors.numpy.load_file(tmp_path / "run" / "model" / "weights.safetensors")
+    adjacency = np.zeros((700, 700))
+    adjacency[:300, 300:] = pairs(dataset, "train")
+    adjacency += adjacency.T
+    degree = np.maximum(adjacency.sum(0), 1)
+    normalized = adjacency / np.sqrt(degree[:, None] * degree)
+    layer = weights["embedding.weight"].astype(np.float64)
+    layers = [layer]
+    for _ in range(3):
+        layers.append(normalized @ layers[-1])
+    mean = np.mean(layers, axis=0)
+    if cosine:
+        mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    exported = np.concatenate([vectors(tmp_path / "vectors", kind)[1] for kind in ("users", "items")])
+    np.testing.assert_allclose(exported, mean, rtol=1e-4, atol=1e-6)
+    expected = mean[:300] @ mean[300:].T
+    expected[pairs(dataset, "train", "valid")] = -np.inf
+    hits = [pairs(dataset, "test")[u, np.argsort(-row)[:10]].sum() for u, row in enumerate(expected)]
+    users = pairs(dataset, "test").any(1)
+    precision = evaluate(run, "test", [10])["metrics"]["precision@10"]
+    assert precision == pytest.approx(np.array(hits)[users].mean() / 10, abs=1e-9)

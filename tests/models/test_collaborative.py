@@ -1,0 +1,695 @@
+"""Collaborative base models: one suite for all, each against its paper by hand, and the training step."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing import get_context, start_processes
+from torch.nn.functional import cosine_similarity, embedding_bag, leaky_relu, normalize, softplus
+from torch.overrides import TorchFunctionMode
+
+from adar_ray.config import Config, load_config
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.losses import bpr
+from adar_ray.models import MF, NGCF, BaseModel, LightGCN, NeuMF, SimGCL, neumf
+from adar_ray.ranking.top_items import top_items
+from adar_ray.rng import RowRng
+from adar_ray.samplers import UniformSampler
+from adar_ray.samplers.base import Items
+from adar_ray.training.build import TrainingStep, build_model, build_optimizers, build_samplers
+
+USERS, ITEMS, DIM = 7, 9, 5
+GRAPH = [name + cosine for name in ("ngcf", "lightgcn", "simgcl") for cosine in ("", " cosine")]
+PRODUCT = ["mf", "mf cosine", *GRAPH]  # whose score is a dot product
+MODELS = ["neumf", *PRODUCT]
+
+
+def small_graph() -> UserItems:
+    """Random interactions of seven users with nine items; the last user and the last item have none."""
+    happened = torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(0)) < 0.4
+    happened[-1] = False
+    happened[:, -1] = False
+    return UserItems(*happened.nonzero().T, USERS, ITEMS)
+
+
+def connected_graph() -> UserItems:
+    pairs = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS))
+    return UserItems(*pairs[::2].T, USERS, ITEMS)
+
+
+def build(name: str, seed: int = 0, observed: UserItems | None = None, dim: int = DIM) -> nn.Module:
+    torch.manual_seed(seed)
+    family, _, cosine = name.partition(" ")
+    if family == "mf":
+        return MF(USERS, ITEMS, dim, cosine=bool(cosine))
+    if family == "neumf":
+        return NeuMF(USERS, ITEMS, dim)
+    kind = {"ngcf": NGCF, "lightgcn": LightGCN, "simgcl": SimGCL}[family]
+    return kind(observed or connected_graph(), dim, cosine=bool(cosine))
+
+
+def all_scores(model: BaseModel) -> torch.Tensor:
+    return model.score(model.users({"user": torch.arange(USERS)}), model.items(torch.arange(ITEMS))[None])
+
+
+def vectors(model: BaseModel) -> torch.Tensor:
+    return torch.cat([model.users({"user": torch.arange(USERS)}), model.items(torch.arange(ITEMS))])
+
+
+# Every model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_a_base_model_and_knows_items_of_any_shape(name):
+    model = build(name)
+    assert isinstance(model, BaseModel)
+    length = DIM * {"neumf": 2, "ngcf": 3}.get(name.split()[0], 1)
+    item = torch.randint(ITEMS, (2, 3, 4), generator=torch.Generator().manual_seed(0))
+    assert model.items(item).shape == (2, 3, 4, length)
+    assert torch.equal(model.items(item)[1, 2, 3], model.items(item[1, 2, 3]))
+    assert model.users({"user": torch.tensor([3, 3, 0])}).shape == (3, length)
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_a_score_is_the_product_of_the_vectors_and_with_cosine_their_cosine(name):
+    model = build(name)
+    user_BD, item_ID = model.users({"user": torch.arange(USERS)}), model.items(torch.arange(ITEMS))
+    by_hand = [[sum((u * i).tolist()) for i in item_ID] for u in user_BD]
+    torch.testing.assert_close(all_scores(model), torch.tensor(by_hand))
+    if name.endswith("cosine"):
+        torch.testing.assert_close(all_scores(model), cosine_similarity(user_BD[:, None], item_ID, dim=2))
+        torch.testing.assert_close(item_ID.norm(dim=1), torch.ones(ITEMS))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_items_vector_scores_the_same_whoever_else_is_asked_for(name):
+    model, scores = build(name), all_scores(build(name))
+    for user in range(USERS):
+        user_BD = model.users({"user": torch.tensor([user])})
+        for item in range(ITEMS):
+            alone = model.score(user_BD, model.items(torch.tensor([[item]])))
+            torch.testing.assert_close(alone[0, 0], scores[user, item])
+    user_B, item_BK = torch.tensor([5, 5, 0]), torch.tensor([[8, 1], [0, 0], [3, 8]])
+    own = model.score(model.users({"user": user_B}), model.items(item_BK))
+    torch.testing.assert_close(own, scores[user_B[:, None], item_BK])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("rows", [1, USERS])
+def test_shared_items_score_as_each_rows_own_do(name, rows):
+    model = build(name)
+    user_BD = model.users({"user": torch.arange(rows)})
+    shared = model.items(torch.tensor([4, 0, 8, 4]))[None]
+    own = shared.expand(rows, -1, -1).contiguous()
+    torch.testing.assert_close(model.score(user_BD, shared), model.score(user_BD, own))
+    assert model.score(user_BD, shared).shape == (rows, 4)
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_a_vector_that_is_no_item_can_be_scored(name):
+    model = build(name)
+    user_BD = model.users({"user": torch.tensor([2])})
+    first, second = model.items(torch.tensor([0, 1]))
+    middle = model.score(user_BD, (0.3 * first + 0.7 * second)[None, None])
+    torch.testing.assert_close(middle, 0.3 * all_scores(model)[2:3, 0:1] + 0.7 * all_scores(model)[2:3, 1:2])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradients_reach_every_parameter_and_every_row_of_a_table(name):
+    model = build(name)
+    weight = torch.randn(USERS, ITEMS, generator=torch.Generator().manual_seed(1))
+    (all_scores(model) * weight).sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any()
+    tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+    assert sum(len(table) for table in tables) == USERS + ITEMS
+    for table in tables:
+        assert table.grad.any(1).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_saved_weights_give_the_same_scores_to_a_model_that_had_others(name):
+    saved, other = build(name), build(name, seed=1)
+    with torch.no_grad():
+        assert not torch.allclose(all_scores(other), all_scores(saved))
+        other.load_state_dict(saved.state_dict())
+        assert torch.equal(all_scores(other), all_scores(saved))
+
+
+@pytest.mark.parametrize("name", PRODUCT)
+def test_the_l2_penalty_is_on_what_is_learned(name):
+    model = build(name)
+    batch, item_B = {"user": torch.tensor([1, 4])}, torch.tensor([8, 0])
+    own = model.l2_vectors  # None: the representations themselves
+    user_BD, item_BD = own(batch, item_B) if own else (model.users(batch), model.items(item_B))
+    tables = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Embedding)]
+    table = torch.cat(tables)  # users, then items
+    assert torch.equal(user_BD, table[[1, 4]])
+    assert torch.equal(item_BD, table[[USERS + 8, USERS]])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_tiny_set_is_learned_by_heart(name):
+    observed = small_graph()
+    model = build(name, observed=observed, dim=16)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    user_E, item_E = observed.pairs()
+    unseen_UI = ~observed.contains(torch.arange(USERS), torch.arange(ITEMS).expand(USERS, -1))
+    for _ in range(150):
+        score_EI = all_scores(model)[user_E]
+        loss = bpr(score_EI.gather(1, item_E[:, None])[:, 0], score_EI, unseen_UI[user_E]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    score_UI = all_scores(model.eval())
+    worst_seen_U = score_UI.masked_fill(unseen_UI, torch.inf).amin(1)
+    best_unseen_U = score_UI.masked_fill(~unseen_UI, -torch.inf).amax(1)
+    assert (worst_seen_U > best_unseen_U).all()
+
+
+# NeuMF
+
+
+def neumf_by_hand(weight: dict[str, np.ndarray], user: np.ndarray, item: np.ndarray) -> float:
+    """Eq. 8 to 12 without the sigmoid, for one user's row and one item vector; each is GMF, then MLP."""
+    half = len(user) // 2
+    matrix = np.concatenate([weight["user_half.weight"], weight["item_half.weight"]], axis=1)
+    hidden = matrix @ np.concatenate([user[half:], item[half:]]) + weight["user_half.bias"]
+    hidden = np.maximum(hidden, 0)
+    linears = sorted({name.rsplit(".", 1)[0] for name in weight if name.startswith("perceptron")})
+    for linear in linears[:-1]:
+        hidden = np.maximum(weight[f"{linear}.weight"] @ hidden + weight[f"{linear}.bias"], 0)
+    last = np.concatenate([weight["product_weight"], weight[f"{linears[-1]}.weight"][0]])
+    return last @ np.concatenate([user[:half] * item[:half], hidden]) + weight[f"{linears[-1]}.bias"][0]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("shared", [False, True])
+def test_neumf_scores_any_vector_as_the_papers_equations_do(layers, shared, monkeypatch):
+    torch.manual_seed(0)
+    model = NeuMF(USERS, ITEMS, 8, layers).double()
+    assert [tuple(p.shape) for p in model.perceptron.parameters() if p.dim() == 2] == [
+        *[(4, 8), (2, 4)][: layers - 1],
+        (1, 8 >> layers - 1),
+    ]
+    user_BD = torch.randn(3, 16, dtype=torch.float64)
+    item_BKD = torch.randn(1 if shared else 3, 6, 16, dtype=torch.float64)
+    weight = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    expected = [
+        [neumf_by_hand(weight, u, i) for i in items.numpy()]
+        for u, items in zip(user_BD.numpy(), item_BKD.expand(3, -1, -1), strict=True)
+    ]
+    torch.testing.assert_close(model.score(user_BD, item_BKD).tolist(), expected)
+    monkeypatch.setattr(neumf, "_NUMBERS", 4 * 3 * 8)  # four items at a time, then two
+    torch.testing.assert_close(model.score(user_BD, item_BKD).tolist(), expected)
+
+
+class LargestTensor(TorchFunctionMode):
+    """How many numbers the largest tensor that a function returns has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.numbers = max(self.numbers, result.numel())
+        return result
+
+
+def test_neumf_ranks_many_items_in_pieces():
+    rows, items = 8 * USERS, 6000
+    model = NeuMF(USERS, items, 64)
+    user_BD = model.users({"user": torch.arange(USERS).repeat(8)})
+    item_1KD = model.items(torch.arange(items))[None]
+    with torch.no_grad(), LargestTensor() as largest:
+        assert model.score(user_BD, item_1KD).shape == (rows, items)
+    assert largest.numbers <= 1 << 24 < rows * items * 64
+
+
+@pytest.mark.parametrize("name", ["neumf", "ngcf"])
+def test_dropout_drops_its_share_in_training_alone(name):
+    def dropping(dropout: float) -> nn.Module:
+        torch.manual_seed(0)
+        if name == "neumf":
+            return NeuMF(USERS, ITEMS, 64, dropout=dropout)
+        return NGCF(connected_graph(), 64, dropout=dropout)
+
+    never, often = dropping(0.0), dropping(0.25)
+    assert torch.equal(all_scores(often.eval()), all_scores(never))
+    often.train()
+    assert not torch.allclose(all_scores(often), all_scores(never))
+    if name == "ngcf":
+        dropped = vectors(often)[:, 64:] == 0
+        assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
+        assert torch.equal(vectors(often)[:, 64:] == 0, dropped)  # the same ones throughout a step
+
+
+# Graph models
+
+
+def adjacency(observed: UserItems) -> torch.Tensor:
+    """Who is whose neighbor, as a dense matrix."""
+    dense = torch.zeros(USERS + ITEMS, USERS + ITEMS)
+    for user, item in zip(*(column.tolist() for column in observed.pairs()), strict=True):
+        dense[user, USERS + item] = dense[USERS + item, user] = 1
+    return dense
+
+
+def dense_graph(observed: UserItems) -> torch.Tensor:
+    dense = adjacency(observed)
+    degree = dense.sum(1)
+    scale = torch.where(degree > 0, degree, 1).rsqrt()
+    return scale[:, None] * dense * scale
+
+
+def dense_lightgcn(observed: UserItems, weight: torch.Tensor, layers: range) -> torch.Tensor:
+    """The mean of A^l E over the given layers."""
+    graph = dense_graph(observed)
+    return torch.stack([torch.linalg.matrix_power(graph, layer) @ weight for layer in layers]).mean(0)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize(("kind", "first"), [(LightGCN, 0), (SimGCL, 1)])
+def test_lightgcn_and_simgcl_and_their_gradients_are_those_of_dense_matrices(kind, first, layers, cosine):
+    observed = small_graph()
+    torch.manual_seed(0)
+    model = kind(observed, DIM, layers, cosine=cosine)
+    weight = model.embedding.weight.detach().clone().requires_grad_()
+    expected = dense_lightgcn(observed, weight, range(first, layers + 1))
+    expected = normalize(expected, dim=1) if cosine else expected
+    torch.testing.assert_close(vectors(model), expected)
+
+    upstream = torch.randn(USERS + ITEMS, DIM, generator=torch.Generator().manual_seed(2))
+    (vectors(model) * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    torch.testing.assert_close(model.embedding.weight.grad, weight.grad)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize(("kind", "first"), [(LightGCN, 0), (SimGCL, 1)])
+def test_an_items_layers_are_powers_of_the_graph_and_their_mean_is_the_item(kind, first, cosine):
+    observed = small_graph()
+    torch.manual_seed(0)
+    model = kind(observed, DIM, 3, cosine=cosine)
+    item = torch.tensor([[3, 0], [5, 3]])
+    layers = model.item_layers(item)
+    torch.testing.assert_close(layers.mean(-2), model.items(item))
+    expected = torch.stack(
+        [dense_lightgcn(observed, model.embedding.weight, range(hop, hop + 1)) for hop in range(first, 4)], 1
+    )[USERS + item]
+    if cosine:
+        expected = expected / expected.mean(-2).norm(dim=-1)[..., None, None]
+    torch.testing.assert_close(layers, expected)
+
+
+def ngcf_by_messages(observed: UserItems, model: NGCF) -> torch.Tensor:
+    """Message by message (eq. 2 to 6), then all layers end to end, normalized but for the first."""
+    dense = adjacency(observed)
+    now = list(model.embedding.weight)
+    end_to_end = [now]
+    for W1, W2 in zip((m.weight for m in model.sums), (m.weight for m in model.products), strict=True):
+        after = []
+        for u, vector in enumerate(now):
+            total = W1 @ vector
+            for i in dense[u].nonzero()[:, 0].tolist():
+                share = 1 / math.sqrt(dense[u].sum() * dense[i].sum())
+                total = total + share * (W1 @ now[i] + W2 @ (now[i] * vector))
+            after.append(leaky_relu(total, 0.2))
+        now = after
+        end_to_end.append([vector / vector.norm() for vector in now])
+    return torch.cat([torch.stack(layer) for layer in end_to_end], 1)
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_ngcf_and_its_gradients_are_those_of_its_messages(layers, cosine):
+    observed = small_graph()
+    torch.manual_seed(0)
+    model = NGCF(observed, DIM, layers, cosine=cosine)
+    upstream = torch.randn(USERS + ITEMS, (layers + 1) * DIM)
+    expected = ngcf_by_messages(observed, model)
+    expected = normalize(expected, dim=1) if cosine else expected
+    torch.testing.assert_close(vectors(model), expected)
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad((vectors(model) * upstream).sum(), parameters)
+    by_hand = torch.autograd.grad((expected * upstream).sum(), parameters)
+    torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_an_interaction_given_twice_is_one_edge():
+    once = UserItems(torch.tensor([0, 1]), torch.tensor([3, 3]), USERS, ITEMS)
+    twice = UserItems(torch.tensor([0, 1, 0]), torch.tensor([3, 3, 3]), USERS, ITEMS)
+    assert torch.equal(LightGCN(once).graph.to_dense(), LightGCN(twice).graph.to_dense())
+
+
+class Products(TorchFunctionMode):
+    """Counts the products with the graph that are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.count += function is embedding_bag
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", GRAPH)
+@pytest.mark.parametrize("gradient", [True, False])
+def test_a_graph_model_propagates_once_however_often_vectors_are_looked_up(name, gradient):
+    model = build(name).train(gradient)
+    with torch.set_grad_enabled(gradient), Products() as products:
+        for _ in range(3):
+            vectors(model)
+        with torch.no_grad():
+            assert not vectors(model).requires_grad
+        if hasattr(model, "item_layers"):
+            model.item_layers(torch.arange(ITEMS))
+    assert products.count == 2  # layers
+
+
+@pytest.mark.parametrize("name", ["ngcf", "lightgcn", "simgcl"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.5),
+        lambda p: torch.optim.Adam(p, lr=0.5, foreach=True),
+        lambda p: torch.optim.Adam(p, lr=0.5, fused=True),
+    ],
+    ids=["sgd", "foreach adam", "fused adam"],
+)
+def test_a_graph_model_propagates_again_after_every_step(name, optimizer):
+    model = build(name)
+    optimizer = optimizer(model.parameters())
+
+    def expected() -> torch.Tensor:
+        other = build(name, seed=1)
+        other.load_state_dict(model.state_dict())
+        return vectors(other)
+
+    def is_current() -> bool:
+        with torch.no_grad():
+            return torch.equal(vectors(model), expected())
+
+    for _ in range(3):
+        vectors(model).square().sum().backward()
+        assert is_current()  # looked up between the backward pass and the step
+        optimizer.step()
+        assert is_current()
+        assert torch.equal(vectors(model), expected())
+        (vectors(model) ** 3).sum().backward()
+        model.eval()
+        assert is_current()
+        model.train()
+        optimizer.step()
+        model.eval()
+        assert is_current()
+        model.train()
+        if hasattr(model, "item_layers"):
+            model.item_layers(torch.arange(ITEMS))[:, -1].sum().backward()
+            optimizer.step()
+            assert torch.equal(vectors(model), expected())
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["ngcf", "lightgcn", "simgcl"])
+def test_a_graph_model_can_be_differentiated_again_after_a_backward_pass(name):
+    model = build(name)
+    gradients = []
+    for _ in range(2):
+        model.zero_grad()
+        all_scores(model).square().sum().backward()
+        gradients.append(model.embedding.weight.grad.clone())
+    assert torch.equal(*gradients)
+    with torch.no_grad():
+        all_scores(model)
+    all_scores(model).sum().backward()  # vectors without gradients in between are not taken for these
+
+
+# SimGCL's loss between views
+
+
+def contrast_by_hand(observed: UserItems, model: SimGCL, user: list, item: list, rng: RowRng) -> torch.Tensor:
+    """Node by node: the mean over users, plus the mean over items, of -log softmax of the views' cosines."""
+    noise = torch.Generator().manual_seed(int(rng.shared_integers(2**31, 1)))
+    views = []
+    for _ in range(2):
+        layers, vector = [], model.embedding.weight
+        for _ in range(model.layers):
+            vector = dense_graph(observed) @ vector
+            uniform = torch.rand(vector.shape, generator=noise)
+            vector = vector + torch.sign(vector) * uniform / uniform.norm(dim=1, keepdim=True) * model.eps
+            layers.append(vector)
+        mean = torch.stack(layers).mean(0)
+        views.append(mean / mean.norm(dim=1, keepdim=True))
+    total = torch.zeros(())
+    for nodes in (sorted(set(user)), sorted({USERS + i for i in item})):
+        for v in nodes:
+            against = [(views[0][v] @ views[1][w] / model.temperature).exp() for w in nodes]
+            total = total - torch.log(against[nodes.index(v)] / sum(against)) / len(nodes)
+    return model.weight * total
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_the_mean_of_the_rows_losses_is_the_contrast_of_two_views_by_hand(eps):
+    observed = connected_graph()
+    torch.manual_seed(0)
+    model = SimGCL(observed, DIM, 3, eps, weight=0.7, temperature=0.3)
+    user, item = [1, 1, 4, 0, 1], [3, 8, 3, 0, 5]
+    rng = RowRng(torch.arange(5), 1, 2, 3)
+    loss_B = model.auxiliary_loss({"user": torch.tensor(user)}, torch.tensor(item), rng)
+    expected = contrast_by_hand(observed, model, user, item, rng)
+    torch.testing.assert_close(loss_B.mean(), expected)
+    (weight,) = model.parameters()
+    ours, by_hand = torch.autograd.grad(loss_B.mean(), weight), torch.autograd.grad(expected, weight)
+    torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-6)
+
+
+def test_noise_has_its_length_and_the_vectors_signs_and_is_another_in_every_view_and_step():
+    torch.manual_seed(0)
+    model = SimGCL(connected_graph(), DIM, 1, eps=0.05)
+    table = model.embedding.weight
+    (plain,) = model.propagate(table)
+    noise = torch.Generator().manual_seed(0)
+    (first,), (second,) = model.propagate(table, noise), model.propagate(table, noise)
+    for view in (first, second):
+        torch.testing.assert_close((view - plain).norm(dim=1), torch.full((USERS + ITEMS,), 0.05))
+        assert torch.equal(view.sign(), plain.sign())
+    assert not torch.isclose(first, second, atol=1e-5).all(1).any()
+
+    batch, item_B = {"user": torch.arange(USERS)}, torch.arange(USERS)
+    same, again, other = (
+        model.auxiliary_loss(batch, item_B, RowRng(torch.arange(USERS), 0, step)) for step in (1, 1, 2)
+    )
+    assert torch.equal(same, again)
+    assert not torch.isclose(same, other).any()
+
+
+# The training step
+
+
+def training_step(model: nn.Module, observed: UserItems, *settings: str) -> tuple[Config, TrainingStep]:
+    config = load_config(settings=settings)
+    return config, TrainingStep(config, model, build_samplers(config, model, observed), observed)
+
+
+def interactions(observed: UserItems) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    user_B, item_B = observed.pairs()
+    return user_B, item_B, torch.arange(len(user_B))
+
+
+def test_the_loss_of_a_step_by_hand():
+    observed, model = connected_graph(), build("mf")
+    _, step = training_step(model, observed, "sampler.name=uniform", "sampler.negatives=3", "loss.l2=0.2")
+    user_B, item_B, row_B = interactions(observed)
+    loss, _ = step(user_B, item_B, row_B, (1, 2, 3))
+
+    user_BD, positive_BD = model.user.weight[user_B], model.item.weight[item_B]
+    items = Items(model.items, ITEMS, seen=lambda item: observed.contains(user_B, item))
+    drawn = UniformSampler(3)(user_BD, positive_BD, items, RowRng(row_B, 1, 2, 3, 0))
+    assert drawn.mask_BK.all()
+    expected = 0.0
+    for b in range(len(user_B)):
+        u, i, negatives = user_BD[b], positive_BD[b], model.item.weight[drawn.item_BK[b]]
+        expected += softplus(negatives @ u - i @ u).mean()
+        expected += 0.2 * 0.5 * (u @ u + i @ i + negatives.square().sum() / 3)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("sampler", ["adar", "mixgcf"])
+@pytest.mark.parametrize("name", ["mf", "lightgcn"])
+def test_the_penalty_of_generated_negatives_is_that_of_the_items_they_are_made_of(name, sampler):
+    observed, model = connected_graph(), build(name)
+    _, step = training_step(model, observed, f"sampler.name={sampler}", "adar.K=3", "loss.l2=0.2")
+    kept = []
+    step.samplers[-1].register_forward_hook(lambda module, asked, answer: kept.append(answer))
+    user_B, item_B, row_B = interactions(observed)
+    _, statistics = step(user_B, item_B, row_B, (1, 2, 3))
+    tables = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Embedding)]
+    square_N = torch.cat(tables).square().sum(1)  # users, then items
+    made_of_BK = kept[0].source[0]
+    expected_B = square_N[user_B] + square_N[USERS + item_B] + square_N[USERS + made_of_BK].mean(1)
+    torch.testing.assert_close(statistics[1].float(), 0.2 * 0.5 * expected_B.sum())
+
+
+@pytest.mark.parametrize("name", ["mf", "neumf", "ngcf", "lightgcn"])
+@pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
+@pytest.mark.parametrize("sampler", ["uniform", "adar"])
+def test_workers_losses_and_gradients_add_up_to_those_of_the_whole_batch(name, loss, sampler):
+    observed, model = connected_graph(), build(name).double()
+    _, step = training_step(
+        model,
+        observed,
+        f"loss.name={loss}",
+        f"sampler.name={sampler}",
+        "sampler.shared=20",
+        "adar.pool=30",
+        "adar.M=2",
+    )
+    rows = interactions(observed)
+
+    def gradients(parts: list[slice]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        total, statistics = torch.zeros(()), torch.zeros(())
+        for part in parts:
+            value, sums = step(*(column[part] for column in rows), (0, 1, 0))
+            value.backward()
+            total, statistics = total + value.detach(), statistics + sums
+        return total, statistics, torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    whole = gradients([slice(None)])
+    nothing = slice(0, 0)
+    for parts in (
+        [slice(0, None, 2), slice(1, None, 2)],
+        [slice(0, None, 3), nothing, slice(1, None, 3), slice(2, None, 3)],
+    ):
+        for ours, expected in zip(gradients(parts), whole, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+PARTS = [slice(0, 11), slice(0, 0), slice(11, None)]  # other users in each
+
+
+def work(rank: int, folder: str) -> None:
+    """One of several workers: its share of every model's step, added up over all."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
+    totals = {}
+    for name in MODELS:
+        observed, model = connected_graph(), build(name).double()
+        _, step = training_step(model, observed)
+        value, statistics = step(*(column[PARTS[rank]] for column in interactions(observed)), (0, 1, 0))
+        value.backward()
+        totals[name] = [value.detach(), statistics, *(p.grad for p in model.parameters())]
+        for tensor in totals[name]:
+            dist.all_reduce(tensor)
+    if rank == 0:
+        torch.save(totals, Path(folder, "totals"))
+    dist.destroy_process_group()
+
+
+def test_processes_that_share_a_batch_add_up_to_one_that_has_it_all(tmp_path):
+    """SimGCL's loss is that of the whole batch, of which each process holds a part; one holds none."""
+    get_context("forkserver").set_forkserver_preload([build_model.__module__])  # imported once for all
+    start_processes(work, (str(tmp_path),), len(PARTS), start_method="forkserver")
+    totals = torch.load(tmp_path / "totals")
+    for name in MODELS:
+        observed, model = connected_graph(), build(name).double()
+        _, step = training_step(model, observed)
+        value, statistics = step(*interactions(observed), (0, 1, 0))
+        value.backward()
+        expected = [value.detach(), statistics, *(p.grad for p in model.parameters())]
+        torch.testing.assert_close(totals[name], expected, rtol=1e-9, atol=1e-12)
+
+
+class OwnModel(nn.Module):
+    """Somebody's own: a user is a bag of two embeddings through a layer, an item is a row of a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bucket, self.layer, self.table = (
+            nn.Embedding(USERS, 4),
+            nn.Linear(4, DIM),
+            nn.Embedding(ITEMS, DIM),
+        )
+
+    def users(self, batch):
+        return torch.tanh(self.layer(self.bucket(batch["user"]) + self.bucket.weight.mean(0)))
+
+    def items(self, item):
+        return self.table(item)
+
+    def score(self, user_BD, item_BKD):
+        return (user_BD[:, None] * item_BKD).sum(-1) / math.sqrt(DIM)
+
+
+@pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
+@pytest.mark.parametrize("sampler", ["uniform", "adar"])
+def test_a_model_of_ones_own_needs_three_methods_and_nothing_else(loss, sampler):
+    observed, model = connected_graph(), OwnModel()
+    config, step = training_step(
+        model,
+        observed,
+        f"loss.name={loss}",
+        f"sampler.name={sampler}",
+        "optimizer.lr=0.05",
+        "sampler.shared=20",
+    )
+    (optimizer,) = build_optimizers(config, model)
+    rows, losses = interactions(observed), []
+    for number in range(30):
+        value, _ = step(*rows, (0, 1, number))
+        optimizer.zero_grad()
+        value.backward()
+        assert all(parameter.grad.any() for parameter in model.parameters())
+        optimizer.step()
+        losses.append(value.item())
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("name", ["mf", "neumf", "ngcf", "lightgcn", "simgcl"])
+@pytest.mark.parametrize("sampler", ["uniform", "adar"])
+def test_a_checkerboard_is_learned_so_that_the_withheld_pairs_come_out_on_top(name, sampler):
+    """Even users like even items, odd users odd ones; one pair of each user is kept from training."""
+    size = 24
+    user, item = torch.tensor([(u, i) for u in range(size) for i in range(size) if (u - i) % 2 == 0]).T
+    withheld = item == (user + user * 3 % 7 * 2) % size
+    wanted = item[withheld]
+    assert user[withheld].tolist() == list(range(size))
+    user, item = user[~withheld], item[~withheld]
+    observed = UserItems(user, item, size, size)
+    # A network can learn by heart that the withheld pairs, too, were not seen.
+    slower = ["model.dim=4", "model.dropout=0", "optimizer.lr=0.02"]
+    config = load_config(
+        settings=[
+            *(
+                f"model.name={name}",
+                "model.dim=8",
+                f"sampler.name={sampler}",
+                "optimizer.lr=0.05",
+                "loss.l2=0.01",
+            ),
+            *("adar.M=2", "adar.K=2", "adar.pool=32"),
+            *(slower if name == "neumf" else []),
+        ]
+    )
+    torch.manual_seed(0)
+    model = build_model(config, observed)
+    step = TrainingStep(config, model, build_samplers(config, model, observed), observed)
+    (optimizer,) = build_optimizers(config, model)
+    for number in range(100):
+        loss, _ = step(user, item, torch.arange(len(user)), (0, number))
+        optimizer.zero_grad()
+        (loss / len(user)).backward()
+        optimizer.step()
+    ((_, best, _),) = top_items(model.eval(), torch.arange(size), observed, 1, size)
+    assert best[:, 0].tolist() == wanted.tolist()

@@ -1,0 +1,258 @@
+"""From a batch to its loss: pairs and sequence rows, every loss, every way in which ADAR joins them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, softplus
+
+from adar_ray.config import load_config
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.models import MF
+from adar_ray.models.protocol import dot_score
+from adar_ray.rng import RowRng
+from adar_ray.samplers import UniformSampler
+from adar_ray.samplers.base import Items
+from adar_ray.training.build import TrainingStep, build_samplers, is_sequential
+
+USERS, ITEMS, DIM, LENGTH = 12, 40, 6, 5
+KEY = (3, 1, 4)
+
+
+def random_pairs() -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(USERS, (90,), generator=draw), torch.randint(ITEMS, (90,), generator=draw)
+
+
+def observed() -> UserItems:
+    return UserItems(*random_pairs(), USERS, ITEMS)
+
+
+class MeanOfHistory(nn.Module):
+    """At each position the user is the mean of the items so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(ITEMS, DIM, dtype=torch.float64)
+
+    def users(self, batch):
+        history_BL = batch["history"]
+        is_item_BL1 = (history_BL >= 0)[..., None]
+        vector_BLD = self.table(history_BL.clamp_min(0)) * is_item_BL1
+        return vector_BLD.cumsum(1) / is_item_BL1.cumsum(1).clamp_min(1)
+
+    def items(self, item):
+        return self.table(item)
+
+    def score(self, user_BD, item_BKD):
+        return dot_score(user_BD, item_BKD)
+
+
+def mf() -> MF:
+    torch.manual_seed(1)
+    return MF(USERS, ITEMS, DIM).double()
+
+
+def step_of(model: nn.Module, *settings: str, targets: int = LENGTH) -> TrainingStep:
+    config = load_config(settings=["adar.pool=30", "adar.M=2", "sampler.shared=20", "loss.l2=0", *settings])
+    seen = observed()
+    return TrainingStep(config, model, build_samplers(config, model, seen), seen, targets)
+
+
+def sequence_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(2)
+    item_BN = torch.randint(ITEMS, (8, LENGTH + 1), generator=draw)
+    for row, padding in enumerate([0, 1, 2, 3, 4, 0, 0, 2]):
+        item_BN[row, :padding] = -1
+    return torch.arange(8), item_BN, torch.arange(8) + 100
+
+
+def pair_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    user, item = observed().pairs()
+    return user, item, torch.arange(len(user)) + 100
+
+
+# Sequence rows
+
+
+@pytest.mark.parametrize("targets", [1, 2, LENGTH])
+def test_every_position_of_a_sequence_row_is_a_pair_of_the_user_then_and_the_next_item(targets):
+    model = MeanOfHistory()
+    step = step_of(
+        model, "loss.name=cross_entropy", "sampler.name=all", "loss.temperature=1", targets=targets
+    )
+    user_B, item_BN, row_B = sequence_rows()
+    loss, statistics = step(user_B, item_BN, row_B, KEY)
+
+    expected, pairs = 0.0, 0
+    for sequence in item_BN.tolist():
+        items = [item for item in sequence if item >= 0]
+        for at in list(range(1, len(items)))[-targets:]:
+            user_D = model.table.weight[items[:at]].mean(0)
+            expected += cross_entropy(model.table.weight @ user_D, torch.tensor(items[at]))
+            pairs += 1
+    torch.testing.assert_close(loss, expected)
+    assert statistics[2] == pairs
+
+
+def test_no_position_takes_what_its_user_has_seen_for_a_negative():
+    step, seen = step_of(MeanOfHistory(), "sampler.name=uniform", "sampler.negatives=9"), observed()
+    user_B, item_BN, row_B = sequence_rows()
+    _, pairs = step._pairs(user_B, item_BN, row_B, KEY)
+    sampler = step.samplers[0]
+    items = Items(step.model.items, ITEMS, dot_score, step._seen(user_B, pairs))
+    drawn = sampler(pairs.user_ND, pairs.user_ND, items, RowRng(pairs.row_N, *KEY, 0))
+    assert not seen.contains(pairs.user_N, drawn.item_BK)[drawn.mask_BK].any()
+    shared = torch.arange(ITEMS)
+    assert torch.equal(step._seen(user_B, pairs)(shared), seen.contains_shared(pairs.user_N, shared))
+
+
+class Recorder(nn.Module):
+    """A sampler that keeps what it is told of the items."""
+
+    def forward(self, user_BD, positive_BD, items, rng):
+        self.items = items
+        return UniformSampler()(user_BD, positive_BD, items, rng)
+
+
+@pytest.mark.parametrize(("model", "rows"), [(mf, pair_rows), (MeanOfHistory, sequence_rows)])
+def test_samplers_learn_how_much_a_user_has_seen_unless_the_next_item_is_to_be_found(model, rows):
+    step = step_of(model(), "sampler.name=uniform", "loss.name=bpr")
+    step.samplers[0] = Recorder()
+    step(*rows(), KEY)
+    count_N = step.samplers[0].items.seen_count_B
+    if rows is sequence_rows:
+        assert count_N is None
+    else:
+        assert torch.equal(count_N, observed().counts()[rows()[0]])
+
+
+# Workers
+
+EVERYTHING = [
+    (loss, sampler)
+    for loss in ("bpr", "bce", "sampled_softmax", "cross_entropy")
+    for sampler in ("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar", "all")
+    if (loss == "cross_entropy" and sampler in ("all", "adar"))
+    or (loss != "cross_entropy" and sampler != "all")
+]
+
+
+@pytest.mark.parametrize("rows", [pair_rows, sequence_rows], ids=["pairs", "sequences"])
+@pytest.mark.parametrize(("loss", "sampler"), EVERYTHING)
+def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(loss, sampler, rows):
+    model = mf() if rows is pair_rows else MeanOfHistory()
+    settings = [f"loss.name={loss}", f"sampler.name={sampler}"]
+    parts = [slice(0, None, 2), slice(0, 0), slice(1, None, 2)]
+
+    def total(slices: list[slice]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        step = step_of(model, *settings).double()
+        model.zero_grad()
+        value, statistics = 0.0, 0.0
+        for part in slices:
+            loss, sums = step(*(column[part] for column in rows()), KEY)
+            loss.backward()
+            value, statistics = value + loss.detach(), statistics + sums
+        return value, statistics, [p.grad for p in model.parameters()]
+
+    torch.manual_seed(0)
+    whole = total([slice(None)])
+    torch.manual_seed(0)
+    for ours, expected in zip(total(parts), whole, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-9)
+
+
+# Losses
+
+
+def test_bce_with_adar_is_the_uniform_negatives_and_weighted_pairs_with_the_generated_ones():
+    model = mf()
+    step = step_of(
+        model,
+        "loss.name=bce",
+        "sampler.name=adar",
+        "sampler.negatives=2",
+        "adar.weight=0.7",
+        "adar.K=3",
+        "adar.M=9",
+    )
+    user_B, item_B, row_B = pair_rows()
+    loss, _ = step(user_B, item_B, row_B, KEY)
+    user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
+    seen = observed()
+    items = Items(
+        model.items,
+        ITEMS,
+        seen=seen.seen_by(user_B),
+        seen_count_B=seen.counts()[user_B],
+    )
+    uniform, adar = (
+        sampler(user_BD, positive_BD, items, RowRng(row_B, *KEY, stream))
+        for stream, sampler in enumerate(step.samplers)
+    )
+    assert uniform.mask_BK.all()
+    assert adar.mask_BK.all()
+    positive_B1 = (user_BD * positive_BD).sum(1, keepdim=True)
+    expected = softplus(-positive_B1).sum()
+    expected += softplus(dot_score(user_BD, uniform.vector_BKD)).mean(1).sum()
+    expected += 0.7 * softplus(dot_score(user_BD, adar.vector_BKD) - positive_B1).mean(1).sum()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_in_batch_softmax_is_that_of_corrected_scores_over_the_batch():
+    """Yi et al. (RecSys 2019): logits less the logarithm of an item's share of all interactions."""
+    model = mf()
+    step = step_of(model, "loss.name=sampled_softmax", "sampler.name=in_batch", "loss.temperature=0.5")
+    user_B, item_B, row_B = pair_rows()
+    loss, _ = step(user_B, item_B, row_B, KEY)
+    seen, count_I = observed(), observed().item_counts()
+    expected = 0.0
+    for user, positive in zip(user_B.tolist(), item_B.tolist(), strict=True):
+        corrected_I = (model.item.weight @ model.user.weight[user]) / 0.5 - (count_I / count_I.sum()).log()
+        others = [
+            i for i in item_B.tolist() if not seen.contains(torch.tensor([user]), torch.tensor([[i]])).item()
+        ]
+        logits = torch.cat([corrected_I[positive][None], corrected_I[others]])
+        expected += cross_entropy(logits, torch.tensor(0))
+    torch.testing.assert_close(loss, expected)
+    plain, _ = step_of(
+        model,
+        "loss.name=sampled_softmax",
+        "sampler.name=in_batch",
+        "loss.temperature=0.5",
+        "loss.log_q=false",
+    )(user_B, item_B, row_B, KEY)
+    assert not torch.isclose(plain, loss)
+
+
+def test_generated_negatives_join_the_softmax_with_their_weight_and_its_temperature():
+    model = mf()
+    rows = pair_rows()
+
+    def gradients(loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(loss, tuple(model.parameters()), retain_graph=True)
+
+    settings = ("loss.name=cross_entropy", "loss.temperature=0.5", "adar.M=6", "adar.hidden=1.1")
+    without, _ = step_of(model, *settings, "sampler.name=all")(*rows, KEY)
+    light, heavy = (step_of(model, *settings, f"adar.weight={weight}")(*rows, KEY)[0] for weight in (0.5, 1))
+    user_BD, positive_BD = model.users({"user": rows[0]}), model.items(rows[1])
+    seen = observed()
+    items = Items(model.items, ITEMS, seen=seen.seen_by(rows[0]), seen_count_B=seen.counts()[rows[0]])
+    sampler = step_of(model, *settings).samplers[-1]
+    made = sampler(user_BD, positive_BD, items, RowRng(rows[2], *KEY, 1))
+    assert made.mask_BK.all()
+    # For who has seen little the pair pushes and does not pull: no gradient through the positive's score.
+    assert set(made.softened_B.tolist()) == {True, False}
+    positive_B = (user_BD * positive_BD).sum(1)
+    beside_B = torch.where(made.softened_B, positive_B, positive_B.detach())
+    gap_BK = dot_score(user_BD, made.vector_BKD) - beside_B[:, None]
+    joined = softplus(gap_BK / 0.5).mean(1).sum()
+    torch.testing.assert_close(heavy - without, joined)
+    torch.testing.assert_close(light - without, joined / 2)
+    for ours, expected in zip(gradients(heavy - without), gradients(joined), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_only_models_that_read_histories_are_sequential():
+    assert is_sequential(load_config(settings=["model.name=sasrec"]))
+    assert not is_sequential(load_config(settings=["model.name=neumf"]))

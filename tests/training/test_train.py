@@ -1,0 +1,424 @@
+"""Runs: that they repeat, resume, keep the best and learn, in this process and on Ray Train workers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from adar_ray.config import Config, load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.prepare import prepare
+from adar_ray.errors import AdarError
+from adar_ray.inference.evaluate import evaluate
+from adar_ray.training.data_source import of_some_users
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import resume, train
+
+SMALL = ["model.dim=16", "train.batch_size=256", "train.device=cpu", "adar.pool=64", "adar.gamma=0.5"]
+
+
+def config(*settings: str, epochs: int = 4) -> Config:
+    return load_config(settings=[*SMALL, f"train.epochs={epochs}", *settings])
+
+
+def metrics(run: Run | Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl but for the times, which no two runs share."""
+    folder = Path(run.folder.path) if isinstance(run, Run) else run
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line.pop("time")["train_seconds"] > 0
+    return lines
+
+
+def weights(run: Run | Path) -> bytes:
+    folder = Path(run.folder.path) if isinstance(run, Run) else run
+    return (folder / "model" / "weights.safetensors").read_bytes()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def numbers(value: Any, name: str = "") -> dict[str, float]:
+    """All numbers in nested mappings and lists, under the names of their places."""
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    else:
+        return {name: value}
+    return {place: leaf for key, child in children for place, leaf in numbers(child, f"{name}/{key}").items()}
+
+
+def message_of(call) -> str:
+    with pytest.raises(AdarError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def stop_after(epoch: int):
+    def on_epoch(record: dict[str, Any]) -> None:
+        if record["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    return on_epoch
+
+
+def interrupted(data: Dataset, out: Path, settings: Config, epoch: int) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(data, out, settings, workers=0, on_epoch=stop_after(epoch))
+    assert len(metrics(out)) == epoch
+    assert not (out / "result.json").exists()
+
+
+@pytest.fixture(scope="module")
+def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing interrupts."""
+    return train(dataset, tmp_path_factory.mktemp("whole") / "run", config(), workers=0)
+
+
+# In this process.
+
+
+def test_the_same_twice(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    again = train(dataset, tmp_path / "run", config(), workers=0, on_epoch=told.append)
+    assert metrics(again) == metrics(whole)
+    assert weights(again) == weights(whole)
+    assert told == again.epochs()
+    assert [line["epoch"] for line in metrics(again)] == [1, 2, 3, 4]
+    other = train(dataset, tmp_path / "other", config("train.seed=1"), workers=0)
+    assert metrics(other) != metrics(whole)
+
+
+def test_what_a_run_holds(dataset: Dataset, whole: Run) -> None:
+    folder = Path(whole.folder.path)
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "result.json",
+        "model",
+    }
+    assert not (folder / "progress.json").exists()
+    assert load_config(folder / "config.yaml") == config()
+    result, lines = json.loads((folder / "result.json").read_text()), metrics(whole)
+    values = [line["valid"]["ndcg@20"] for line in lines]
+    assert result["best_epoch"] == 1 + values.index(max(values))
+    assert result["epochs"] == 4
+    assert result["valid"] == lines[result["best_epoch"] - 1]["valid"]
+    for name in ("users.parquet", "items.parquet"):
+        assert (folder / "model" / name).read_bytes() == dataset.folder.read_bytes(name)
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_resumes_as_if_it_had_never_stopped(dataset: Dataset, whole: Run, tmp_path: Path, epoch: int) -> None:
+    interrupted(dataset, tmp_path / "run", config(), epoch)
+    told: list[int] = []
+    resumed = resume(tmp_path / "run", on_epoch=lambda record: told.append(record["epoch"]))
+    assert told == list(range(epoch + 1, 5))
+    assert metrics(resumed) == metrics(whole)
+    assert weights(resumed) == weights(whole)
+
+
+def test_resumes_a_run_that_died_in_its_first_epoch(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    def die(epoch: int, step: int, steps: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "run", config(), workers=0, on_step=die)
+    resumed = resume(tmp_path / "run")
+    assert metrics(resumed) == metrics(whole)
+    assert weights(resumed) == weights(whole)
+
+
+def test_resumes_a_run_that_died_between_metrics_and_checkpoint(
+    dataset: Dataset, whole: Run, tmp_path: Path
+) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 2)
+    third = (Path(whole.folder.path) / "metrics.jsonl").read_text().splitlines(keepends=True)[2]
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as lines:
+        lines.write(third)
+    resumed = resume(tmp_path / "run")
+    assert metrics(resumed) == metrics(whole)
+    assert weights(resumed) == weights(whole)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole: Run) -> None:
+    before = contents(Path(whole.folder.path))
+    told: list[dict[str, Any]] = []
+    assert resume(whole.folder.path, on_epoch=told.append).result() == whole.result()
+    assert contents(Path(whole.folder.path)) == before
+    assert not told
+
+
+def test_stops_early_and_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path) -> None:
+    after: list[dict[str, torch.Tensor]] = []
+
+    def remember(record: dict[str, Any]) -> None:
+        checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+        after.append(checkpoint["model"])
+
+    # So fast that it soon overfits.
+    settings = config("optimizer.lr=0.05", "train.patience=3", "train.metric=recall@10", epochs=60)
+    run = train(dataset, tmp_path / "run", settings, workers=0, on_epoch=remember)
+    values = [line["valid"]["recall@10"] for line in metrics(run)]
+    best = values.index(max(values))
+    assert len(values) < 60
+    assert len(values) == best + 1 + 3
+    assert run.result()["best_epoch"] == best + 1
+    kept = safetensors.torch.load(weights(run))
+    assert kept.keys() == after[best].keys()
+    assert all(torch.equal(kept[name], after[best][name]) for name in kept)
+    assert not all(torch.equal(kept[name], after[-1][name]) for name in kept)
+
+
+def test_validation_on_some_users(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    rows = dataset.read_split("valid")
+    user, item = of_some_users(rows, 7)
+    assert len(set(user)) == 7
+    assert set(zip(user, item, strict=True)) == {
+        pair for pair in zip(*rows, strict=True) if pair[0] in set(user)
+    }
+
+    def losses_and_figures(users: int) -> list[tuple[float, dict[str, float]]]:
+        run = train(dataset, tmp_path / str(users), config(f"train.valid_users={users}"), workers=0)
+        return [(line["loss"], line["valid"]) for line in metrics(run)]
+
+    everybody = [(line["loss"], line["valid"]) for line in metrics(whole)]
+    assert losses_and_figures(10**6) == everybody
+    one = of_some_users(rows, 1)[0]
+    for (loss, figures), (same_loss, others) in zip(losses_and_figures(1), everybody, strict=True):
+        assert loss == same_loss
+        assert figures != others
+        found = figures["recall@20"] * len(one)  # of one user's interactions, a whole number
+        assert found == pytest.approx(round(found))
+
+
+def test_streamed_and_kept_data_train_alike(dataset: Dataset, tmp_path: Path) -> None:
+    always, never = (
+        train(dataset, tmp_path / cache, config(f"data.cache={cache}"), workers=0)
+        for cache in ("always", "never")
+    )
+    assert metrics(always) == metrics(never)
+    assert weights(always) == weights(never)
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_timesteps"),
+    [
+        (["sampler.name=uniform"], False),
+        (["sampler.name=uniform", "sampler.negatives=3", "sampler.mask_seen=false"], False),
+        (["optimizer.name=sparse_adam"], True),
+        (["model.name=lightgcn"], True),
+        (["model.cosine=true", "loss.name=sampled_softmax"], True),
+        (["loss.name=sampled_softmax", "sampler.name=uniform", "optimizer.lr=0.01"], False),
+        (["model.name=lightgcn", "loss.name=sampled_softmax", "adar.weight=2"], True),
+    ],
+)
+def test_models_losses_and_samplers(
+    dataset: Dataset, tmp_path: Path, settings: list[str], has_timesteps: bool
+) -> None:
+    lines = metrics(train(dataset, tmp_path / "run", config(*settings, "optimizer.lr=0.005"), workers=0))
+    assert len(lines) == 4
+    assert all(math.isfinite(number) for line in lines for number in numbers(line).values())
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    for line in lines:
+        assert ("timestep" in line["sampler"]) == has_timesteps
+        if has_timesteps:
+            assert 0.1 <= line["sampler"]["timestep"] <= 1  # adar.phi_min is 0.1
+            assert sum(line["sampler"]["timesteps"]) == pytest.approx(1)
+            assert 0 < line["sampler"]["uncrossed"] <= line["sampler"]["timesteps"][-1]
+
+
+@pytest.fixture(scope="module")
+def checkerboard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Even users like even items, odd users odd ones, 25 each."""
+    path = tmp_path_factory.mktemp("checkerboard") / "pairs.csv"
+    pairs = [(user, item) for user in range(60) for item in range(50) if user % 2 == item % 2]
+    path.write_text("user,item\n" + "".join(f"{user},{item}\n" for user, item in pairs))
+    return path
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("sampler", ["adar", "uniform"])
+@pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
+def test_learns(checkerboard: Path, tmp_path: Path, sampler: str, loss: str) -> None:
+    data = prepare(checkerboard, tmp_path / "data", split="ratio")
+    settings = config(
+        f"sampler.name={sampler}", f"loss.name={loss}", "optimizer.lr=0.02", "train.patience=5", epochs=15
+    )
+    run = train(data, tmp_path / "run", settings, workers=0)
+    found = evaluate(run, "test", [5])
+    assert found["users"] == 60
+    # 5 of 25 pairs are held out, and 2 of the other 20 validate: 30 items are left to rank, 5 of them
+    # right and 25 of the other color. By chance one would find 5 / 30 of them, and NDCG is as much.
+    assert found["metrics"]["recall@5"] > 0.8
+    assert found["metrics"]["ndcg@5"] > 0.8
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_without_validation(hand_made: Path, checkerboard: Path, tmp_path: Path) -> None:
+    data = prepare(checkerboard, tmp_path / "data", split="ratio", valid_fraction=0)
+    assert data.manifest["counts"]["valid"] == 0
+    run = train(data, tmp_path / "run", config("train.patience=1"), workers=0)
+    assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
+    assert all("valid" not in line for line in metrics(run))
+    assert run.result()["best_epoch"] == 4
+    assert run.result()["valid"] is None
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["model"]
+    kept = safetensors.torch.load(weights(run))
+    assert all(torch.equal(kept[name], last[name]) for name in last)
+    assert evaluate(run, "test", [5])["users"] == 60
+    assert "has no interactions in valid" in message_of(lambda: evaluate(run, "valid"))
+
+
+# What is refused.
+
+
+def test_an_existing_run_is_refused(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    before = contents(Path(whole.folder.path))
+    message = message_of(lambda: train(dataset, whole.folder.path, config(), workers=0))
+    assert "finished run" in message
+    assert "--replace" in message
+    assert contents(Path(whole.folder.path)) == before
+
+    interrupted(dataset, tmp_path / "unfinished", config(), 1)
+    message = message_of(lambda: train(dataset, tmp_path / "unfinished", config(), workers=0))
+    assert "unfinished run" in message
+    assert f"adar-ray train --resume {tmp_path / 'unfinished'}" in message
+    assert len(metrics(tmp_path / "unfinished")) == 1
+
+    replaced = train(dataset, tmp_path / "unfinished", config(epochs=2), workers=0, replace=True)
+    assert metrics(replaced) == metrics(whole)[:2]
+
+
+def test_a_folder_that_is_no_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "mine.txt").write_text("dear")
+    message = message_of(lambda: train(dataset, tmp_path / "letters", config(), workers=0))
+    assert "is not empty, and no run" in message
+    for open_it in (resume, evaluate):
+        assert "is no run" in message_of(lambda open_it=open_it: open_it(tmp_path / "letters"))
+    assert contents(tmp_path / "letters") == {"mine.txt": b"dear"}
+
+
+def test_a_changed_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
+    interrupted(Dataset.open(data), tmp_path / "run", config(), 1)
+    manifest = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**manifest, "name": "another"}))
+    before = contents(tmp_path / "run")
+    for use in (resume, evaluate):
+        message = message_of(lambda use=use: use(tmp_path / "run"))
+        assert f"{data}: has changed since {tmp_path / 'run'} was trained" in message
+    shutil.rmtree(data)
+    assert f"{data}: is no dataset" in message_of(lambda: resume(tmp_path / "run"))
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\0" * 99]
+)
+def test_damaged_files_of_a_run(dataset: Dataset, tmp_path: Path, damage) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 1)
+    best = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    good = best.read_bytes()
+    best.write_bytes(damage(good))
+    assert f"{best}: is damaged" in message_of(lambda: evaluate(tmp_path / "run"))
+    best.write_bytes(good)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    last.write_bytes(damage(last.read_bytes()))
+    message = message_of(lambda: resume(tmp_path / "run"))
+    assert f"{last}: cannot be read" in message
+    assert len(metrics(tmp_path / "run")) == 1
+
+
+def test_a_damaged_shard(dataset: Dataset, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
+    shard = data / "train" / "00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    for cache in ("always", "never"):
+        settings = config(f"data.cache={cache}")
+        message = message_of(lambda s=settings, c=cache: train(data, tmp_path / c, s, workers=0))
+        assert f"{shard}: is damaged" in message
+
+
+def test_a_batch_that_workers_cannot_share(dataset: Dataset, tmp_path: Path) -> None:
+    settings = config("train.batch_size=200")
+    message = message_of(lambda: train(dataset, tmp_path / "run", settings, workers=3))
+    assert "--set train.batch_size=201" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_no_number(dataset: Dataset, tmp_path: Path) -> None:
+    message = message_of(lambda: train(dataset, tmp_path / "run", config("optimizer.lr=1e30"), workers=0))
+    assert "epoch 1" in message
+    assert "optimizer.lr" in message
+
+
+# On Ray Train. Every test here starts workers, which takes most of its time.
+
+
+def assert_close(run: Run, reference: Run) -> None:
+    mine, theirs = numbers(metrics(run)), numbers(metrics(reference))
+    assert mine.keys() == theirs.keys()
+    for place in mine:
+        assert mine[place] == pytest.approx(theirs[place], rel=1e-5, abs=1e-12), place
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    run = train(dataset, tmp_path / "run", config(), workers=1, on_epoch=told.append)
+    assert metrics(run) == metrics(whole)
+    assert weights(run) == weights(whole)
+    assert told == run.epochs()
+    # Nothing of Ray's own is left in the run.
+    assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["best.safetensors", "last.pt"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_workers_that_keep_their_data(dataset: Dataset, tmp_path: Path) -> None:
+    # Uniform negatives that the batch shares and ADAR's, whose running mean (gamma is not 1) all share.
+    settings = config("data.cache=always", "loss.name=sampled_softmax", "model.cosine=true", epochs=3)
+    reference = train(dataset, tmp_path / "one", settings, workers=0)
+    assert_close(train(dataset, tmp_path / "two", settings, workers=2), reference)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -> None:
+    # Steps so small that Ctrl-C comes long before the end.
+    settings = config(
+        "data.cache=never", "sampler.name=uniform", "train.batch_size=32", "train.patience=99", epochs=6
+    )
+    reference = train(dataset, tmp_path / "one", settings, workers=0)
+
+    def press_control_c(record: dict[str, Any]) -> None:
+        if record["epoch"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "two", settings, workers=2, on_epoch=press_control_c)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (tmp_path / "two" / "result.json").exists()
+    assert 1 <= len(metrics(tmp_path / "two")) < 6
+    assert_close(resume(tmp_path / "two"), reference)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_error_in_a_worker_comes_out_as_its_own_line(dataset: Dataset, tmp_path: Path) -> None:
+    settings = config("optimizer.lr=1e30")
+    alone = message_of(lambda: train(dataset, tmp_path / "alone", settings, workers=0))
+    assert message_of(lambda: train(dataset, tmp_path / "ray", settings, workers=1)) == alone

@@ -1,0 +1,454 @@
+"""Searches: trials on Ray, how they end, that they resume, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+from adar_ray.storage import Folder
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import train
+from adar_ray.tuning.folder import Plan, Trial, best_of, read_trials
+from adar_ray.tuning.schedulers import build_scheduler, results, tell_scheduler
+from adar_ray.tuning.search import Progress, resume_search, tune_space
+from adar_ray.tuning.searcher import StudySearcher
+from adar_ray.tuning.spaces import Space
+
+BASE = {
+    "model": {"dim": 8},
+    "adar": {"pool": 16, "M": 2, "K": 2},
+    "train": {"epochs": 4, "batch_size": 512, "device": "cpu"},
+}
+LR = {"optimizer.lr": {"choice": [0.001, 0.003, 0.01, 0.03]}}
+
+
+def space(parameters: dict[str, Any] = LR, **sections: Any) -> Space:
+    content = {"base": BASE, "parameters": parameters, "scheduler": {"name": "none"}} | sections
+    return Space.from_mapping(content, "test")
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, but for the times."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in found:
+        del line["time"]
+    return found
+
+
+def trials_of(folder: Folder) -> list[Trial]:
+    return read_trials(Plan.open(folder.address))
+
+
+def message_of(call) -> str:
+    with pytest.raises(AdarError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Without a cluster: the study, the scheduler's memory.
+
+
+def plan(tmp_path: Path, **more: Any) -> Plan:
+    defaults = {
+        "folder": Folder.at(tmp_path / "search"),
+        "space": space({"adar.beta": {"uniform": [0.5, 0.9]}}),
+        "data": "data",
+        "checksum": "",
+        "settings": (),
+        "trials": 20,
+        "seconds": None,
+        "concurrent": None,
+        "workers": 1,
+        "retries": 0,
+        "seeds": 0,
+    }
+    return Plan(**defaults | more)
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = plan(tmp_path, settings=("adar.M=4",), seconds=3.5, concurrent=2)
+    written.write()
+    assert Plan.open(tmp_path / "search") == written
+
+
+def test_trials_are_numbered_and_written_down_before_they_run(tmp_path: Path) -> None:
+    searcher = StudySearcher(plan(tmp_path, trials=3), [], lambda: 1.5)
+    proposed = [searcher.suggest(name) for name in "abcd"]
+    assert proposed[3] == searcher.FINISHED
+    written = read_trials(searcher.plan)
+    assert [trial.number for trial in written] == [0, 1, 2]
+    assert [trial.values for trial in written] == [config["values"] for config in proposed[:3]]
+    assert {trial.started for trial in written} == {1.5}
+
+
+def test_a_study_that_was_told_of_earlier_trials_searches_near_the_best(tmp_path: Path) -> None:
+    """TPE proposes near 0.8, where all good trials were; without knowledge it is uniform."""
+    known = [
+        Trial(n, {"adar.beta": 0.5 + 0.01 * n}, 0.0, "finished", value=1 - abs(0.3 - 0.01 * n))
+        for n in range(40)
+    ]
+    searcher = StudySearcher(plan(tmp_path, trials=60), known, lambda: 0.0)
+    betas = []
+    for n in range(20):
+        config = searcher.suggest(str(n))
+        assert config["number"] == 40 + n
+        betas.append(config["values"]["adar.beta"])
+        searcher.trials[40 + n].value = 1 - abs(0.8 - betas[-1])
+        searcher.on_trial_complete(str(n))
+    assert sum(abs(beta - 0.8) < 0.06 for beta in betas) >= 14
+
+
+def test_what_was_interrupted_comes_first_and_keeps_its_number_and_values(tmp_path: Path) -> None:
+    known = [
+        Trial(0, {"adar.beta": 0.6}, 0.0, "finished", value=0.1),
+        Trial(1, {"adar.beta": 0.7}, 1.0, "interrupted", value=0.2),
+        Trial(2, {"adar.beta": 0.8}, 2.0, "failed", error="no"),
+        Trial(3, {"adar.beta": 0.9}, 3.0, "running"),
+    ]
+    searcher = StudySearcher(plan(tmp_path, trials=5), known, lambda: 9.0)
+    proposed = [searcher.suggest(name) for name in "abcd"]
+    assert [config["number"] for config in proposed[:3]] == [1, 3, 4]
+    assert [config["values"]["adar.beta"] for config in proposed[:2]] == [0.7, 0.9]
+    assert proposed[3] == searcher.FINISHED
+
+
+def test_asha_that_was_told_of_good_trials_stops_a_poor_one() -> None:
+    class Poor:
+        trial_id = "poor"
+
+    good = [Trial(n, {}, 0.0, "finished", curve=[0.4, 0.5, 0.6, 0.7]) for n in range(4)]
+    decisions = []
+    for known in ([], good):
+        scheduler = build_scheduler(space(scheduler={"name": "asha", "grace": 2, "reduction": 2}), 4)
+        for trial in known:
+            tell_scheduler(scheduler, trial, "max")
+        scheduler.on_trial_add(None, Poor)
+        decisions.append(
+            [
+                scheduler.on_trial_result(None, Poor, {"epoch": epoch, "value": 0.1, "best": 0.1})
+                for epoch in (1, 2)
+            ][-1]
+        )
+    assert decisions == [scheduler.CONTINUE, scheduler.STOP]
+
+
+def test_the_best_trial_is_the_first_of_equals_and_never_one_that_failed() -> None:
+    trials = [
+        Trial(0, {}, 0.0, "finished", value=0.1),
+        Trial(1, {}, 0.0, "stopped", value=0.3),
+        Trial(2, {}, 0.0, "finished", value=0.3),
+        Trial(3, {}, 0.0, "failed", value=0.9),
+        Trial(4, {}, 0.0, "running"),
+        Trial(5, {}, 0.0, "finished", value=math.nan),
+    ]
+    for some in (trials, trials[::-1]):  # a comparison with NaN is False, whichever comes first
+        assert best_of(some, "max") is trials[1]
+        assert best_of(some, "min") is trials[0]
+    assert best_of(trials[4:], "max") is None
+
+
+def test_an_epoch_without_a_number_is_passed_over() -> None:
+    curve = [math.nan, 0.3, math.nan, 0.2]
+    assert [result["best"] for result in results(curve, "max")][1:] == [0.3, 0.3, 0.3]
+    assert [result["best"] for result in results(curve, "min")][1:] == [0.3, 0.3, 0.2]
+
+
+def test_a_study_takes_a_trial_without_a_number_for_a_failed_one(tmp_path: Path) -> None:
+    known = [Trial(0, {"adar.beta": 0.6}, 0.0, "finished", value=math.nan)]
+    searcher = StudySearcher(plan(tmp_path, trials=3), known, lambda: 0.0)
+    searcher.suggest("a")
+    searcher.trials[1].value = math.nan
+    searcher.on_trial_complete("a")
+    assert searcher.suggest("b")["number"] == 2
+
+
+def test_a_quantized_value_is_written_as_one_would_write_it(tmp_path: Path) -> None:
+    quantized = space({"adar.beta": {"quantized": [0.05, 0.95, 0.05]}}, search={"algorithm": "random"})
+    searcher = StudySearcher(plan(tmp_path, space=quantized, trials=60), [], lambda: 0.0)
+    for n in range(60):
+        searcher.suggest(str(n))
+    written = [trial.values["adar.beta"] for trial in read_trials(searcher.plan)]
+    assert {str(beta) for beta in written} <= {f"{k / 20:.2f}".rstrip("0") for k in range(1, 20)}
+    assert 0.15 in written
+
+
+# On Ray.
+
+
+@pytest.fixture(scope="module")
+def grid(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """All four learning rates, to the end, and the winner with two seeds."""
+    out = tmp_path_factory.mktemp("tuning") / "search"
+    return tune_space(dataset, space(search={"algorithm": "grid"}), out, concurrent=2, seeds=2)
+
+
+def test_a_trial_is_what_train_makes_of_its_configuration(
+    dataset: Dataset, grid: Folder, tmp_path: Path
+) -> None:
+    trials = trials_of(grid)
+    assert [trial.values["optimizer.lr"] for trial in trials] == LR["optimizer.lr"]["choice"]
+    for trial in trials:
+        config = load_config(values=BASE, settings=[f"optimizer.lr={trial.values['optimizer.lr']}"])
+        alone = train(dataset, tmp_path / trial.name, config, workers=0)
+        assert lines(Path(grid.path, "trials", trial.name)) == lines(Path(alone.folder.path))
+        assert trial.status == "finished"
+        assert trial.curve == [epoch["valid"]["ndcg@20"] for epoch in alone.epochs()]
+        assert trial.value == max(trial.curve)
+        assert trial.best_epoch == trial.curve.index(trial.value) + 1
+
+
+def test_best_yaml_is_a_configuration_of_the_best_trial(grid: Folder) -> None:
+    best = max(trials_of(grid), key=lambda trial: trial.value)
+    config = load_config(Path(grid.path, "best.yaml"))
+    assert config == load_config(values=BASE, settings=[f"optimizer.lr={best.values['optimizer.lr']}"])
+
+
+def test_the_table_has_a_row_a_trial(grid: Folder) -> None:
+    rows = grid.read_table("trials.parquet").to_pylist()
+    assert [row["trial"] for row in rows] == ["00000", "00001", "00002", "00003"]
+    for row, trial in zip(rows, trials_of(grid), strict=True):
+        assert row["optimizer.lr"] == trial.values["optimizer.lr"]
+        assert (row["status"], row["epochs"], row["error"]) == ("finished", 4, None)
+        assert row["value"] == trial.value
+
+
+def test_only_the_winner_is_tested_once_a_seed(grid: Folder) -> None:
+    winner = Path(grid.path, "winner")
+    tested = sorted(path.parent.parent.name for path in Path(grid.path).rglob("evaluation/test.json"))
+    assert tested == ["seed-0", "seed-1"]
+    result = json.loads((winner / "result.json").read_text())
+    figures = [
+        json.loads((winner / f"seed-{seed}" / "evaluation" / "test.json").read_text())["metrics"]["ndcg@20"]
+        for seed in (0, 1)
+    ]
+    assert result["test"]["ndcg@20"]["mean"] == pytest.approx(sum(figures) / 2)
+    assert result["test"]["ndcg@20"]["deviation"] == pytest.approx(abs(figures[0] - figures[1]) / 2**0.5)
+    best = max(trials_of(grid), key=lambda trial: trial.value)
+    assert Run.open(winner / "seed-0").result()["valid"]["ndcg@20"] == best.value
+
+
+def test_nothing_of_ray_and_no_weights_of_ended_trials_are_left(grid: Folder) -> None:
+    left = {path.name for path in Path(grid.path).iterdir()}
+    assert left == {"search.yaml", "best.yaml", "trials.parquet", "report.html", "trials", "winner"}
+    assert not list(Path(grid.path, "trials").rglob("*.pt"))
+
+
+def test_a_finished_search_resumes_to_itself(grid: Folder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in Path(grid.path, "trials").rglob("*")}
+    winner = Path(grid.path, "winner", "result.json").stat().st_mtime_ns
+    resume_search(grid.address)
+    assert {path: path.stat().st_mtime_ns for path in Path(grid.path, "trials").rglob("*")} == before
+    assert Path(grid.path, "winner", "result.json").stat().st_mtime_ns == winner
+
+
+def test_an_interrupted_search_goes_on_where_it_was(dataset: Dataset, grid: Folder, tmp_path: Path) -> None:
+    """Ctrl-C in the second trial; in the end every trial is as in a search that nothing interrupted."""
+
+    def interrupt(progress: Progress) -> None:
+        if len(progress.trials) == 2 and progress.trials[1].epochs == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    out = tmp_path / "search"
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        tune_space(
+            dataset,
+            space(search={"algorithm": "grid"}),
+            out,
+            concurrent=1,
+            seeds=0,
+            on_progress=interrupt,
+        )
+    assert signal.getsignal(signal.SIGINT) is handler
+    first, second = trials_of(Folder.at(out))
+    assert (first.status, second.status) == ("finished", "interrupted")
+    assert Folder.at(out).read_table("trials.parquet")["status"].to_pylist() == ["finished", "interrupted"]
+    finished = Path(out, "trials", "00000", "metrics.jsonl").stat().st_mtime_ns
+    begun = len(lines(Path(out, "trials", "00001")))
+    assert 2 <= begun < 4
+    seen: list[int] = []
+    resume_search(out, on_progress=lambda p: seen.append(p.trials[1].epochs))
+    assert min(seen) >= begun  # from its checkpoint, not from the start
+    assert Path(out, "trials", "00000", "metrics.jsonl").stat().st_mtime_ns == finished
+    for number in range(4):
+        trial = Path("trials", f"{number:05d}")
+        assert lines(out / trial) == lines(Path(grid.path) / trial)
+    assert [trial.value for trial in trials_of(Folder.at(out))] == [t.value for t in trials_of(grid)]
+
+
+def test_a_trial_that_fails_is_tried_again_and_recorded_and_the_search_goes_on(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    rates = {"optimizer.lr": {"choice": [1e30, 0.01]}}
+    out = tune_space(
+        dataset,
+        space(rates, search={"algorithm": "grid"}),
+        tmp_path / "search",
+        concurrent=1,
+        retries=1,
+        seeds=0,
+    )
+    failed, finished = trials_of(out)
+    assert (failed.status, finished.status) == ("failed", "finished")
+    assert "the loss is" in failed.error
+    assert "\n" not in failed.error
+    assert yaml.safe_load(Path(out.path, "best.yaml").read_text())["optimizer"]["lr"] == 0.01
+
+
+def test_poor_trials_are_stopped_early(dataset: Dataset, tmp_path: Path) -> None:
+    rates = {"optimizer.lr": {"choice": [0.03, 1e-7, 2e-7, 3e-7]}}
+    out = tune_space(
+        dataset,
+        space(
+            rates,
+            search={"algorithm": "grid"},
+            scheduler={"name": "asha", "grace": 1, "reduction": 2},
+        ),
+        tmp_path / "search",
+        concurrent=1,
+        seeds=0,
+    )
+    good, *poor = trials_of(out)
+    assert (good.status, good.epochs) == ("finished", 4)
+    assert {trial.status for trial in poor} == {"stopped"}
+    assert max(trial.epochs for trial in poor) < 4
+
+
+@pytest.mark.parametrize("scheduler", ["hyperband", "median"])
+def test_other_schedulers_come_to_an_end(dataset: Dataset, tmp_path: Path, scheduler: str) -> None:
+    out = tune_space(
+        dataset,
+        space(scheduler={"name": scheduler, "grace": 1, "reduction": 2}, search={"algorithm": "random"}),
+        tmp_path / "search",
+        trials=4,
+        concurrent=4,
+        seeds=0,
+    )
+    trials = trials_of(out)
+    assert len(trials) == 4
+    assert {trial.status for trial in trials} <= {"finished", "stopped"}
+
+
+def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Dataset, tmp_path: Path) -> None:
+    """A trial that cannot learn ends near one that can, with its weights and a rate like its.
+
+    Two trials run at a time and wait for the other two, so that none is over before all have begun.
+    """
+    rates = {"optimizer.lr": {"loguniform": [1e-7, 0.03]}}
+    population = space(
+        rates,
+        base=BASE | {"train": BASE["train"] | {"epochs": 8, "batch_size": 128}},
+        scheduler={"name": "pbt", "interval": 2},
+        search={"algorithm": "random", "seed": 5},  # two rates that learn, two that do not
+    )
+    began: dict[int, float] = {}
+
+    def note(progress: Progress) -> None:
+        for trial in progress.trials:
+            began.setdefault(trial.number, trial.values["optimizer.lr"])
+
+    out = tune_space(
+        dataset, population, tmp_path / "search", trials=4, concurrent=2, seeds=0, on_progress=note
+    )
+    trials = trials_of(out)
+    best = max(trials, key=lambda trial: trial.value)
+    poor = [trial for trial in trials if began[trial.number] < 1e-4]
+    assert len(poor) == 2
+    assert max(trial.curve[0] for trial in poor) < 0.4 * best.value
+    # At such rates the figure would stay what it is after the first epoch. How near it comes to the best
+    # depends on how far the others are when it takes over.
+    took_over = [trial for trial in poor if trial.curve[-1] > 2 * trial.curve[0]]
+    assert took_over, [(trial.number, began[trial.number], trial.values, trial.curve) for trial in trials]
+    assert all(trial.values["optimizer.lr"] != began[trial.number] for trial in took_over)
+
+
+def test_a_trial_of_two_workers_is_what_train_makes_with_two(dataset: Dataset, tmp_path: Path) -> None:
+    out = tune_space(
+        dataset,
+        space({"optimizer.lr": {"choice": [0.01]}}, search={"algorithm": "grid"}),
+        tmp_path / "search",
+        workers=2,
+        seeds=0,
+    )
+    (trial,) = trials_of(out)
+    alone = train(
+        dataset, tmp_path / "alone", load_config(values=BASE, settings=["optimizer.lr=0.01"]), workers=0
+    )
+    assert trial.status == "finished"
+    assert trial.curve == pytest.approx([epoch["valid"]["ndcg@20"] for epoch in alone.epochs()], abs=1e-3)
+
+
+def test_limits_of_time_and_patience_end_a_search(dataset: Dataset, tmp_path: Path) -> None:
+    out = tune_space(dataset, space(), tmp_path / "time", trials=1000, seconds=15, concurrent=1, seeds=0)
+    ended = trials_of(out)
+    assert 1 <= len(ended) < 200
+    assert {trial.status for trial in ended} <= {"finished", "stopped"}
+    assert max(trial.started + trial.seconds for trial in ended) < 25
+    budget = {"trials": 1000, "patience": 2}
+    out = tune_space(
+        dataset,
+        space({"optimizer.lr": {"choice": [0.01]}}, budget=budget),
+        tmp_path / "patience",
+        concurrent=1,
+        seeds=0,
+    )
+    assert 3 <= len(trials_of(out)) <= 5
+
+
+# What is wrong is said before the first trial.
+
+
+def test_what_cannot_be_searched(dataset: Dataset, grid: Folder, hand_made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    assert "gpu" in message_of(lambda: tune_space(dataset, space(resources={"gpu": 1}), out))
+    assert "cpu" in message_of(lambda: tune_space(dataset, space(resources={"cpu": 99}), out))
+    assert "--workers-per-trial 64" in message_of(lambda: tune_space(dataset, space(), out, workers=64))
+    assert "adar.beta" in message_of(
+        lambda: tune_space(dataset, space({"adar.beta": {"uniform": [0.5, 2]}}), out)
+    )
+    assert "optimizer.lr" in message_of(
+        lambda: tune_space(dataset, space(), out, settings=("optimizer.lr=1",))
+    )
+    assert not out.exists()
+    assert "--resume" in message_of(lambda: tune_space(dataset, space(), grid.path))
+    assert "is no search" in message_of(lambda: resume_search(tmp_path))
+    other = tmp_path / "full"
+    other.mkdir()
+    (other / "mine").touch()
+    assert "no search" in message_of(lambda: tune_space(dataset, space(), other))
+    assert (other / "mine").exists()
+
+
+def test_a_search_that_was_killed_goes_on(dataset: Dataset, grid: Folder, tmp_path: Path) -> None:
+    """kill -9 of the driver, and with it of its cluster."""
+    out, file = tmp_path / "search", tmp_path / "space.yaml"
+    file.write_text(yaml.safe_dump(space(search={"algorithm": "grid"}).model_dump(mode="json")))
+    command = [Path(sys.executable).with_name("adar-ray"), "tune", "--data", dataset.folder.path]
+    command += ["--space", str(file), "--out", str(out), "--concurrent", "1", "--seeds", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    second = out / "trials" / "00001" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = Path(out, "trials", "00000", "metrics.jsonl").stat().st_mtime_ns
+    resume_search(out)
+    assert Path(out, "trials", "00000", "metrics.jsonl").stat().st_mtime_ns == finished
+    for number in range(4):
+        trial = Path("trials", f"{number:05d}")
+        assert lines(out / trial) == lines(Path(grid.path) / trial)
