@@ -65,7 +65,7 @@ lint: $(INSTALLED)
 
 # Pins every dependency for every supported Python; needs uv.
 constraints:
-	uv pip compile --universal --python-version 3.10 --extra dev --extra recbole --extra cluster-tests \
+	uv pip compile --universal --python-version 3.10 --extra dev --extra docs --extra recbole --extra cluster-tests \
 		--no-annotate --no-header --quiet pyproject.toml --output-file constraints.txt
 	sed -i '1i # Every dependency of every supported Python, pinned. Made by `make constraints`; do not edit.' constraints.txt
 
