@@ -1,4 +1,8 @@
-"""The configuration of a run: one YAML file, and `--set section.key=value` over it."""
+"""The configuration of a run: one YAML file, and `--set section.key=value` over it.
+
+`model.name`, `loss.name` and `sampler.name` pick components. Each component has a block of its own settings,
+named after it and declared in its own file; see `adar_ray.component`.
+"""
 
 from __future__ import annotations
 
@@ -9,233 +13,105 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, create_model, field_validator, model_validator
 
+from adar_ray.component import Settings, setting
+from adar_ray.custom import is_custom
 from adar_ray.errors import AdarError, one_line
 from adar_ray.metrics import METRICS
+from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(Section):
+class DataConfig(Settings):
     """How interactions reach the workers."""
 
-    cache: Literal["auto", "always", "never"] = Field(
+    cache: Literal["auto", "always", "never"] = setting(
         "auto",
-        description="Keep the training rows in every worker after the first pass (always), stream them "
-        "again each epoch (never), or keep them if they are at most 64 million interactions (auto).",
+        "Keep the training rows in every worker after the first pass (always), stream them again each epoch "
+        "(never), or keep them up to 64 million interactions (auto).",
     )
 
 
-MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
-SEQUENTIAL_MODELS = ("gru4rec", "sasrec", "bert4rec", "fmlprec")
-GRAPH_MODELS = ("ngcf", "lightgcn", "simgcl")
+def _known(kind: str, name: str, components: Mapping[str, Any]) -> str:
+    if name not in components and not is_custom(name):
+        raise ValueError(f"there is no {kind} {name!r}{nearest(name, components)}")
+    return name
 
 
-class ModelConfig(Section):
+class ModelConfig(Settings):
     """The base model."""
 
-    name: str = Field(
-        "mf",
-        description=f"The base model: one of {', '.join(MODELS)}; or your own, as module:callable.",
+    name: str = setting("mf", f"One of {', '.join(MODELS)}; or a custom model, as module:callable.")
+    embedding_dim: int = setting(
+        64, "Length of a user's or an item's embedding.", search={"choice": [32, 64, 128]}, ge=1
     )
-    dim: int = Field(64, ge=1, description="Length of a representation.")
-    layers: int = Field(2, ge=1, description="Layers of whatever the model has; mf has none.")
-    heads: int = Field(2, ge=1, description="Attention heads; for sasrec and bert4rec.")
-    dropout: float = Field(
-        0.2, ge=0, lt=1, description="Share of activations dropped; for neumf, ngcf and sequential models."
+    cosine: bool = setting(
+        False, "Score by the cosine instead of the dot product.", search={"choice": [True, False]}
     )
-    cosine: bool = Field(False, description="Score by the cosine instead of the dot product; not for neumf.")
-    mask: float = Field(0.2, gt=0, lt=1, description="Share of positions hidden in training; for bert4rec.")
-    noise: float = Field(0.1, ge=0, description="Length of the views' noise; for simgcl.")
-    contrast: float = Field(0.2, ge=0, description="Weight of the loss between views; for simgcl.")
-    contrast_temperature: float = Field(0.2, gt=0, description="Temperature of that loss; for simgcl.")
 
     @field_validator("name")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in MODELS and not re.fullmatch(r"[\w.]+:\w+", name):
-            raise ValueError(f"there is no model {name!r}{nearest(name, MODELS)}")
-        return name
+        return _known("model", name, MODELS)
 
 
-class LossConfig(Section):
-    """What is minimized."""
+class LossConfig(Settings):
+    """What training minimizes."""
 
-    name: Literal["bpr", "bce", "sampled_softmax", "cross_entropy"] = Field(
-        "bpr", description="The loss: pairwise, pointwise, over sampled items, over all items."
-    )
-    temperature: float = Field(
-        0.2, gt=0, description="Divides the scores; for sampled_softmax and cross_entropy."
-    )
-    log_q: bool = Field(
-        True,
-        description="Correct for popular items being drawn more often, where they are; for sampled_softmax.",
-    )
-    l2: float = Field(
-        1e-4, ge=0, description="Penalty: times half the squared length of the batch's vectors, mean a row."
+    name: str = setting("bpr", f"One of {', '.join(LOSSES)}; or a custom loss, as module:callable.")
+    l2: float = setting(
+        1e-4,
+        "L2 regularization: times half the squared length of the batch's vectors, mean per row.",
+        search={"loguniform": [1e-5, 1e-1]},
+        ge=0,
     )
 
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _known("loss", name, LOSSES)
 
-class SamplerConfig(Section):
+
+class SamplerConfig(Settings):
     """Where negatives come from."""
 
-    name: Literal[
-        "adar", "uniform", "popularity", "in_batch", "dns", "mixgcf", "dens", "ahns", "srns", "all"
-    ] = Field("adar", description="The sampler; all is cross_entropy without ADAR.")
-    joins: Literal["uniform", "popularity", "in_batch"] = Field(
-        "uniform", description="The ordinary negatives that ADAR's join; with bce and sampled_softmax."
-    )
-    negatives: int = Field(
-        1, ge=1, description="Negatives a positive, of every sampler but adar and shared ones."
-    )
-    shared: int = Field(
-        512, ge=1, description="Uniform or popular negatives that the batch shares; with sampled_softmax."
-    )
-    candidates: int = Field(
-        16, ge=1, description="Items among which a negative is chosen; for dns, mixgcf, dens, ahns and srns."
-    )
-    top: int = Field(1, ge=1, description="One of this many hardest candidates is taken; for dns.")
-    alpha: float = Field(0.75, ge=0, description="Power of the popularity; for popularity.")
-    mask_seen: bool = Field(True, description="Never give a training item of the user as a negative.")
+    name: str = setting("adar", f"One of {', '.join(SAMPLERS)}; or a custom sampler, as module:callable.")
+    mask_seen: bool = setting(True, "Never give a training item of the user as a negative.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        return _known("sampler", name, SAMPLERS)
 
 
-class AhnsConfig(Section):
-    """The ahns sampler: the candidate whose score is nearest to `beta (positive's + alpha)^(p + 1)`."""
-
-    alpha: float = Field(1.0, gt=0, description="Added to the positive's score.")
-    beta: float = Field(0.1, gt=0, description="Hardness of negatives.")
-    p: float = Field(
-        -2.0, le=-1, description="At -1 the target is fixed; the lower, the faster it falls with the score."
-    )
-
-
-class DensConfig(Section):
-    """The dens sampler."""
-
-    warmup: int = Field(100, ge=1, description="Epochs over which irrelevant factors come to matter less.")
-    gamma: float = Field(0.3, ge=0, description="Weight of the gates' own loss.")
-
-
-class SrnsConfig(Section):
-    """The srns sampler."""
-
-    memory: int = Field(20, ge=1, description="Candidates remembered a user.")
-    alpha: float = Field(1.0, ge=0, description="Weight of the deviation of a candidate's score.")
-    warmup: int = Field(50, ge=1, description="Epochs over which the deviation comes to count.")
-    temperature: float = Field(1.0, gt=0, description="The lower, the harder what is remembered.")
-
-
-class AdarConfig(Section):
-    """The method's own parameters; see docs/method.md."""
-
-    beta: float = Field(0.9, gt=0, le=1, description="The boundary as a share of the positive's score.")
-    gamma: float = Field(1.0, ge=-3, le=3, description="Slope of the boundary over the positive's score.")
-    M: int = Field(16, ge=1, description="The noise is the hardest of M from the pool.")
-    hidden: float = Field(
-        16.0, ge=0, description="Hidden positives to expect a seen item: who has seen much gets a lower M."
-    )
-    K: int = Field(4, ge=1, description="Negatives a positive.")
-    phi_min: float = Field(
-        0.1, ge=0, le=1, description="Never nearer to the positive than this share of the way."
-    )
-    pool: int = Field(256, ge=2, description="Noise vectors that the batch shares.")
-    noise: Literal["catalog", "gaussian", "gaussian_diagonal", "isotropic"] = Field(
-        "catalog",
-        description="What positives are diffused into: random items; Gaussian vectors with the catalog's "
-        "mean and covariance, or its diagonal; of mean 0 and variance 1.",
-    )
-    schedule: Literal["cosine", "linear", "sigmoid"] = Field(
-        "cosine", description="Which steps there are between a positive and its noise."
-    )
-    T: int = Field(1000, ge=1, description="Their number.")
-    warmup: int = Field(0, ge=0, description="Epochs in which negatives are plain noise.")
-    attach: bool = Field(
-        False, description="Let the gradient of a negative push the positive that it was made of, too."
-    )
-    weight: float = Field(
-        0.5, gt=0, description="Weight of generated negatives beside ordinary ones; with any loss but bpr."
-    )
-
-
-class OptimizerConfig(Section):
+class OptimizerConfig(Settings):
     """How parameters follow the gradient."""
 
-    name: Literal["adam", "sparse_adam"] = Field(
-        "adam", description="sparse_adam updates the rows of the batch alone: for large tables."
+    name: Literal["adam", "sparse_adam"] = setting(
+        "adam", "sparse_adam updates only the rows of the batch: for large tables."
     )
-    lr: float = Field(1e-3, gt=0, description="Learning rate.")
+    lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0)
 
 
-class TrainConfig(Section):
+class TrainConfig(Settings):
     """The training loop."""
 
-    epochs: int = Field(100, ge=1, description="Passes over the training interactions, at most.")
-    batch_size: int = Field(
-        2048, ge=1, description="Interactions, or sequence rows, a step, over all workers together."
+    epochs: int = setting(100, "Most passes over the training interactions.", ge=1)
+    batch_size: int = setting(
+        2048, "Interactions, or sequence rows, per step, over all workers together.", ge=1
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="Of everything random.")
-    metric: str = Field("ndcg@20", description="Decides on validation which epoch is best.")
-    valid_users: int = Field(
-        0, ge=0, description="Rank for so many of validation's users at most, drawn at random; 0: for all."
+    seed: int = setting(0, "Seed of everything random.", ge=0, lt=2**31)
+    metric: str = setting("ndcg@20", "Validation metric that decides which epoch is best.")
+    valid_users: int = setting(
+        0, "Validate on at most this many users, drawn at random once; 0: on all.", ge=0
     )
-    patience: int = Field(10, ge=1, description="Epochs without a better one after which training stops.")
-    threads: int = Field(
-        1, ge=1, description="CPU threads a worker. Another number rounds sums in another order."
+    patience: int = setting(10, "Stop after this many epochs without a better one.", ge=1)
+    threads: int = setting(
+        1, "CPU threads per worker. Another number adds in another order and rounds differently.", ge=1
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: a GPU a worker where there are."
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "auto gives each worker a GPU if there are enough."
     )
-
-
-class Config(Section):
-    """Everything that tells one run from another, but for the data set and the number of workers."""
-
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    sampler: SamplerConfig = SamplerConfig()
-    adar: AdarConfig = AdarConfig()
-    ahns: AhnsConfig = AhnsConfig()
-    dens: DensConfig = DensConfig()
-    srns: SrnsConfig = SrnsConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    train: TrainConfig = TrainConfig()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Config:
-        if self.optimizer.name == "sparse_adam" and self.model.name != "mf":
-            raise ValueError(
-                f"optimizer.name sparse_adam does not go with model.name {self.model.name}, "
-                "whose gradient reaches every row: use adam"
-            )
-        if self.model.cosine and self.model.name == "neumf":
-            raise ValueError("model.cosine does not go with model.name neumf, whose score is a network's")
-        if self.model.dim % self.model.heads and self.model.name in ("sasrec", "bert4rec"):
-            raise ValueError(f"model.dim {self.model.dim} is no multiple of model.heads {self.model.heads}")
-        if self.loss.name == "cross_entropy" and self.sampler.name not in ("all", "adar"):
-            raise ValueError(
-                f"loss.name cross_entropy takes all items as negatives, not those of sampler.name "
-                f"{self.sampler.name}: use all or adar"
-            )
-        if self.sampler.name == "all" and self.loss.name != "cross_entropy":
-            raise ValueError("sampler.name all goes with loss.name cross_entropy alone")
-        if self.sampler.top > self.sampler.candidates:
-            raise ValueError(
-                f"sampler.top {self.sampler.top} is more than sampler.candidates {self.sampler.candidates}"
-            )
-        if self.sampler.name == "srns" and self.sampler.negatives > self.srns.memory:
-            raise ValueError(
-                f"sampler.negatives {self.sampler.negatives} is more than srns.memory {self.srns.memory}, "
-                "among which they are chosen"
-            )
-        parse_metric(self.train.metric)
-        return self
-
-
-_KEYS = {section: tuple(field.annotation.model_fields) for section, field in Config.model_fields.items()}
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
@@ -245,6 +121,98 @@ def parse_metric(metric: str) -> tuple[str, int]:
         known = ", ".join(f"{known}@K" for known in METRICS)
         raise ValueError(f"train.metric {metric!r} is no metric: give one of {known} with a whole number K")
     return name, int(k)
+
+
+# A class made at run time, which a type checker cannot follow.
+_Blocks: Any = create_model(
+    "_Blocks",
+    __base__=Settings,
+    **{name: (block, block()) for name, block in settings_blocks().items()},
+)
+
+
+class Config(_Blocks):
+    """Everything that tells one run from another, except the dataset and the number of workers.
+
+    Beside the sections below, it has a block of settings for every component that has any, such as
+    `config.adar.beta`.
+    """
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    custom: dict[str, Any] = setting({}, "Settings of custom components, for them to read.")
+
+    def settings_of(self, name: str) -> Settings:
+        """The settings block of a component of the registry; an empty one if it has no settings."""
+        block: Settings | None = getattr(self, name, None)
+        return Settings() if block is None else block
+
+    def sampler_names(self) -> list[str]:
+        """The samplers that train: that of the loss, then the one that joins it, if any; the last one is
+        studied.
+
+        Generated negatives replace ordinary ones in a pairwise loss and join them beside any other.
+        """
+        sampler, loss = SAMPLERS.get(self.sampler.name), LOSSES.get(self.loss.name)
+        if sampler is None or sampler.joins is None or (loss is not None and loss.is_pairwise):
+            return [self.sampler.name]
+        if loss is not None and loss.takes_all_items:
+            return ["all", self.sampler.name]
+        return [sampler.joins(self.settings_of(self.sampler.name)), self.sampler.name]
+
+    def used(self) -> dict[str, dict[str, Any]]:
+        """The sections and blocks that have an effect, as plain values: what a run's config.yaml records."""
+        blocks = {
+            "model": [self.model.name],
+            "loss": [self.loss.name],
+            "sampler": self.sampler_names()[::-1],
+        }
+        names = []
+        for section in ("data", "model", "loss", "sampler", "optimizer", "train"):
+            names += [section, *blocks.get(section, [])]
+        used = {name: getattr(self, name).model_dump() for name in names if hasattr(self, name)}
+        return used | ({"custom": dict(self.custom)} if self.custom else {})
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        model, loss = MODELS.get(self.model.name), LOSSES.get(self.loss.name)
+        if self.optimizer.name == "sparse_adam" and not (model and model.has_sparse_gradients):
+            raise ValueError(
+                f"optimizer.name sparse_adam does not go with model.name {self.model.name}, "
+                "whose gradient reaches every row: use adam"
+            )
+        if model is not None:
+            if self.model.cosine and not model.has_cosine:
+                raise ValueError(
+                    f"model.cosine does not go with model.name {model.name}, whose score is a network's"
+                )
+            model.check(self.model.embedding_dim, self.settings_of(model.name))
+        takes_all_items = loss is not None and loss.takes_all_items
+        first = SAMPLERS.get(self.sampler_names()[0])
+        if takes_all_items and not (first and first.takes_all_items):
+            raise ValueError(
+                f"loss.name {self.loss.name} takes all items as negatives, not those of sampler.name "
+                f"{self.sampler.name}: use all or adar"
+            )
+        if first is not None and first.takes_all_items and not takes_all_items:
+            raise ValueError(f"sampler.name {first.name} goes only with loss.name cross_entropy")
+        parse_metric(self.train.metric)
+        return self
+
+
+_SECTIONS: dict[str, type[Settings]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "loss": LossConfig,
+    "sampler": SamplerConfig,
+    "optimizer": OptimizerConfig,
+    "train": TrainConfig,
+    **settings_blocks(),
+}
 
 
 def load_config(
@@ -260,7 +228,7 @@ def load_config(
     origin = "configuration" if file is None else str(file)
     content = {} if file is None else read_yaml(Path(file))
     if not isinstance(content, Mapping):
-        raise AdarError(f"{file}: holds no sections; see `adar-ray train --show-config` for what it may hold")
+        raise AdarError(f"{file}: has no sections; `adar-ray train --show-config` shows what it may hold")
     return build_config([(origin, content), (origin, values or {}), *map(read_setting, settings)], origin)
 
 
@@ -268,8 +236,8 @@ def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -
     """The configuration of several layers of sections, each over those before it.
 
     Args:
-        layers: where a layer comes from, for messages, and its sections.
-        origin: where they all come from, for what is wrong with them together.
+        layers: each layer's origin, for messages, and its sections.
+        origin: their common origin, for faults of the combination.
     """
     merged: dict[str, dict[str, Any]] = {}
     set_by: dict[str, str] = {}
@@ -279,7 +247,9 @@ def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -
         return Config.model_validate(merged)
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise AdarError(f"{set_by.get(where, origin)}: {explain(error)}") from error
+        # A fault of a whole block is blamed on the layer that set it last.
+        blamed = [by for key, by in set_by.items() if key == where or key.startswith(f"{where}.")]
+        raise AdarError(f"{blamed[-1] if blamed and where else origin}: {explain(error)}") from error
 
 
 def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
@@ -295,7 +265,7 @@ def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def read_value(text: str, origin: str) -> Any:
-    """What stands behind the equals sign of a setting, as YAML."""
+    """The value of a setting, read as YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -303,7 +273,7 @@ def read_value(text: str, origin: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number (YAML 1.1 wants 1.0e-3)."""
+    """YAML as people write it: 1e-3 is a number, although YAML 1.1 wants 1.0e-3."""
 
 
 _Loader.add_implicit_resolver(
@@ -312,7 +282,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(file: Path) -> Any:
-    """What a YAML file holds; `{}` if that is nothing. Runs nothing that it names."""
+    """The content of a YAML file; `{}` if it is empty. Never constructs objects."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -327,10 +297,10 @@ def _merge(
 ) -> None:
     for section, keys in values.items():
         if section == "run":
-            continue  # what a run's own config.yaml says of itself: data set, workers, versions
+            continue  # a run's own config.yaml: its dataset, workers and versions
         check_key(section, None, origin)
         if keys is not None and not isinstance(keys, Mapping):
-            raise AdarError(f"{origin}: section {section} holds no keys")
+            raise AdarError(f"{origin}: section {section} has no keys")
         for key in keys or {}:
             check_key(section, key, origin)
             set_by[f"{section}.{key}"] = origin
@@ -338,39 +308,63 @@ def _merge(
 
 
 def check_key(section: str, key: str | None, origin: str) -> None:
-    """Refuses a section, or a key of it, that the configuration does not have."""
-    if section not in _KEYS:
-        raise AdarError(f"{origin}: there is no section {section!r}{nearest(section, _KEYS)}")
-    if key is not None and key not in _KEYS[section]:
-        everywhere = [f"{known}.{k}" for known, keys in _KEYS.items() for k in keys]
+    """Refuses a section or key that the configuration does not have."""
+    if section == "custom":
+        return
+    if section not in _SECTIONS:
+        raise AdarError(
+            f"{origin}: there is no section {section!r}{nearest(section, (*_SECTIONS, 'custom'))}"
+        )
+    if key is not None and key not in _SECTIONS[section].model_fields:
+        everywhere = [f"{known}.{k}" for known, block in _SECTIONS.items() for k in block.model_fields]
         same_key = [name for name in everywhere if name.partition(".")[2] == key]
         hint = f"; did you mean {same_key[0]}?" if same_key else nearest(f"{section}.{key}", everywhere)
         raise AdarError(f"{origin}: there is no key {section}.{key}{hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, or all of them."""
+    """How a message about an unknown name ends: with the nearest known name, or with all of them."""
     known = sorted(known)
     match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else f"; there are {', '.join(known)}"
+    return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(known)}"
 
 
 def explain(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line: where, what, and the value."""
+    """The first fault, in one line: where, what, and the value."""
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     where = ".".join(str(part) for part in first["loc"])
-    return one_line(f"{where}: {message}, not {first['input']!r}" if where else message)
+    if not where or isinstance(first["input"], Mapping):
+        return one_line(f"{where}: {message}" if where else message)
+    return one_line(f"{where}: {message}, not {first['input']!r}")
+
+
+def search_range(name: str) -> dict[str, list[Any]] | None:
+    """The distribution that a key such as `adar.beta` declares for searches; None if it declares none.
+
+    Raises:
+        AdarError: there is no such key.
+    """
+    section, _, key = name.partition(".")
+    check_key(section, key, name)
+    extra = _SECTIONS[section].model_fields[key].json_schema_extra if section in _SECTIONS else None
+    return extra.get("search") if isinstance(extra, dict) else None  # type: ignore[return-value]
 
 
 def explained(config: Config) -> str:
-    """The configuration as YAML, with the sentence that explains each key."""
+    """The sections in use as YAML, with the sentence that explains each key."""
     lines = []
-    for name, section in config:
-        lines += [f"# {type(section).__doc__}", f"{name}:"]
-        for key, field in type(section).model_fields.items():
-            lines += [
-                f"  # {field.description}",
-                f"  {key}: {yaml.safe_dump(getattr(section, key)).split()[0]}",
-            ]
+    for name, values in config.used().items():
+        block = _SECTIONS.get(name)
+        lines += [f"# {block.__doc__}" if block else "# Settings of custom components.", f"{name}:"]
+        for key, value in values.items():
+            if block:
+                lines.append(f"  # {block.model_fields[key].description}")
+            lines.append(f"  {key}: {yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}")
+    lines += [
+        "# Other components have blocks of their own. Name one to see its block, such as sampler.name=dns.",
+        f"#   models: {', '.join(MODELS)}",
+        f"#   losses: {', '.join(LOSSES)}",
+        f"#   samplers: {', '.join(SAMPLERS)}",
+    ]
     return "\n".join(lines) + "\n"

@@ -1,57 +1,66 @@
-"""A base model of one's own, named in a configuration as `module:callable`."""
+"""Custom models, samplers and losses, which a configuration names as `module:callable`."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from adar_ray.errors import AdarError, one_line
-from adar_ray.models.protocol import BaseModel
 
 
-def find_custom(name: str) -> Callable[[Any, Any], nn.Module]:
-    """The callable that a name such as `my_models:two_tower` means.
+def is_custom(name: str) -> bool:
+    """Whether a component's name has the form `module:callable`."""
+    return re.fullmatch(r"[\w.]+:\w+", name) is not None
 
-    The module is imported from where Python finds modules, or from the working directory.
+
+def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:
+    """Imports the callable that a name such as `my_models:two_tower` refers to.
+
+    The module may be anywhere Python looks for modules, or in the working directory. `sys.path` stays as it
+    is.
+
+    Args:
+        key: the configuration key, for the message.
 
     Raises:
         AdarError: there is no such module or callable.
     """
     module, _, attribute = name.partition(":")
-    look_in([str(Path.cwd())])
     try:
-        return getattr(importlib.import_module(module), attribute)
+        with _also_in(str(Path.cwd())):
+            return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise AdarError(
-            f"model.name {name}: cannot be imported ({one_line(error)}); "
-            f"run it where {module} lies, or set PYTHONPATH, on every machine of a cluster"
+            f"{key} {name}: cannot be imported ({one_line(error)}); run from the folder of {module}, "
+            "or set PYTHONPATH, on every machine of the cluster"
         ) from error
 
 
+def build_custom(key: str, name: str, dataset: Any, config: Any) -> Any:
+    """Calls a custom component's callable with the dataset and the configuration; returns what it returns."""
+    return find_custom(key, name)(dataset, config)
+
+
 def search_path() -> list[str]:
-    """The folders where this process looks for a model of one's own, for others to `look_in`."""
+    """The folders where this process looks for modules; workers pass them to `look_in`."""
     return [*sys.path, str(Path.cwd())]
 
 
 def look_in(folders: Iterable[str]) -> None:
-    """Adds folders to those where Python finds modules; what it found before, it finds there still."""
+    """Appends folders to `sys.path`, for good: for a worker process, which has no caller to protect."""
     sys.path.extend(folder for folder in folders if folder not in sys.path)
 
 
-def build_custom(name: str, dataset: Any, config: Any) -> BaseModel:
-    """The model that the callable makes of the dataset and the configuration.
-
-    Raises:
-        AdarError: it is no module with the three methods.
-    """
-    model = find_custom(name)(dataset, config)
-    missing = [method for method in ("users", "items", "score") if not callable(getattr(model, method, None))]
-    if missing or not isinstance(model, nn.Module):
-        wanted = f"a method {missing[0]}" if missing else "torch.nn.Module as a base"
-        raise AdarError(f"model.name {name}: {type(model).__name__} lacks {wanted}")
-    return model
+@contextlib.contextmanager
+def _also_in(folder: str) -> Iterator[None]:
+    before = sys.path[:]
+    look_in([folder])
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -5,15 +5,41 @@ Legend: B rows of the batch, K negatives a row.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch.nn.functional import softplus
+
+from adar_ray.component import LossComponent, Settings, setting
+
+
+class LossFunction(Protocol):
+    """What a loss is: scores in, a number per row out."""
+
+    def __call__(
+        self,
+        positive_B: torch.Tensor,
+        negative_BK: torch.Tensor,
+        mask_BK: torch.Tensor,
+        log_q_BK: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`[B]` losses.
+
+        Args:
+            positive_B: the positives' scores.
+            negative_BK: the negatives' scores.
+            mask_BK: False for negatives that do not count.
+            log_q_BK: log-probability of drawing each negative, less that of drawing the row's positive; None
+                if all items are equally likely.
+        """
+        ...
 
 
 def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
     """`[B]`: mean over the row's negatives of `softplus(s_negative - s_positive)`.
 
-    Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row with no negative
-    left by the mask costs nothing.
+    Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row whose
+    negatives are all masked costs nothing.
     """
     return (shares(mask_BK) * softplus(negative_BK - positive_B[:, None])).sum(1)
 
@@ -27,7 +53,7 @@ def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
 
 
 def shares(mask_BK: torch.Tensor) -> torch.Tensor:
-    """`[B, K]`: the weight 1 shared equally by each row's negatives that the mask leaves."""
+    """`[B, K]`: a weight of 1 per row, shared equally by its unmasked negatives."""
     return mask_BK / mask_BK.sum(1, keepdim=True).clamp_min(1)
 
 
@@ -42,17 +68,25 @@ def sampled_softmax(
 
     Logits are scores over the temperature; `log_weight_BK` is added to the negatives' (0 counts a
     negative once, log 2 twice). With all items but the positive for negatives it is the full
-    cross-entropy. A row with no negative left by the mask costs nothing.
+    cross-entropy. A row whose negatives are all masked costs nothing.
     """
     return _Softmax.apply(positive_B, negative_BK, mask_BK, temperature, log_weight_BK)
 
 
 class _Softmax(torch.autograd.Function):
-    """On a CPU it is the passes over a row's thousands of negatives that cost. Written as one function they
-    are a third of what autograd makes of its parts."""
+    """On a CPU the passes over a row's thousands of negatives dominate. As one function they take a third of
+    the
+    time that autograd needs for the parts."""
 
     @staticmethod
-    def forward(ctx, positive_B, negative_BK, mask_BK, temperature, log_weight_BK):
+    def forward(
+        ctx: Any,
+        positive_B: torch.Tensor,
+        negative_BK: torch.Tensor,
+        mask_BK: torch.Tensor,
+        temperature: float,
+        log_weight_BK: torch.Tensor | float,
+    ) -> torch.Tensor:
         logit_BK = negative_BK / temperature
         if isinstance(log_weight_BK, torch.Tensor) or log_weight_BK:
             logit_BK += log_weight_BK
@@ -68,7 +102,81 @@ class _Softmax(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient_B):
+    def backward(ctx: Any, gradient_B: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         share_BK, negatives_B, total_B = ctx.saved_tensors
         scale_B = gradient_B / (total_B * ctx.temperature)
         return -scale_B * negatives_B, share_BK * scale_B[:, None], None, None, None
+
+
+class BPRSettings(Settings):
+    """BPR (Rendle et al., UAI 2009): pairwise; a positive should score above each of its negatives."""
+
+
+class BCESettings(Settings):
+    """Binary cross-entropy: pointwise; positives should score high and negatives low."""
+
+
+class SampledSoftmaxSettings(Settings):
+    """Softmax over the positive and sampled negatives that the batch shares."""
+
+    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0)
+    log_q: bool = setting(True, "Correct for popular items being drawn more often, where they are.")
+    shared_negatives: int = setting(
+        512,
+        "Uniform or popular negatives that the batch shares.",
+        search={"choice": [128, 512, 2048]},
+        ge=1,
+    )
+
+
+class CrossEntropySettings(Settings):
+    """Softmax over all items."""
+
+    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0)
+
+
+def _build_sampled_softmax(settings: SampledSoftmaxSettings) -> LossFunction:
+    def loss(
+        positive_B: torch.Tensor,
+        negative_BK: torch.Tensor,
+        mask_BK: torch.Tensor,
+        log_q_BK: torch.Tensor | None,
+    ) -> torch.Tensor:
+        log_weight = -log_q_BK if settings.log_q and log_q_BK is not None else 0.0
+        return sampled_softmax(positive_B, negative_BK, mask_BK, settings.temperature, log_weight)
+
+    return loss
+
+
+BPR = LossComponent(
+    name="bpr",
+    settings=BPRSettings,
+    build=lambda _: lambda positive_B, negative_BK, mask_BK, log_q_BK: bpr(positive_B, negative_BK, mask_BK),
+    is_pairwise=True,
+)
+BCE = LossComponent(
+    name="bce",
+    settings=BCESettings,
+    build=lambda _: lambda positive_B, negative_BK, mask_BK, log_q_BK: bce(positive_B, negative_BK, mask_BK),
+)
+SAMPLED_SOFTMAX = LossComponent(
+    name="sampled_softmax",
+    settings=SampledSoftmaxSettings,
+    build=_build_sampled_softmax,
+    is_softmax=True,
+    temperature=lambda settings: settings.temperature,
+    shared_negatives=lambda settings: settings.shared_negatives,
+)
+CROSS_ENTROPY = LossComponent(
+    name="cross_entropy",
+    settings=CrossEntropySettings,
+    # With all items but the positive as negatives, the sampled softmax is the full one.
+    build=lambda settings: (
+        lambda positive_B, negative_BK, mask_BK, log_q_BK: sampled_softmax(
+            positive_B, negative_BK, mask_BK, settings.temperature
+        )
+    ),
+    is_softmax=True,
+    takes_all_items=True,
+    temperature=lambda settings: settings.temperature,
+)

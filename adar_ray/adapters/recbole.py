@@ -31,7 +31,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
 from adar_ray.models.protocol import dot_score
-from adar_ray.samplers.base import Items, Sampler
+from adar_ray.samplers.base import Sampler, SamplingContext
 
 _PROBED = 8  # rows that tell how a model scores
 
@@ -144,7 +144,7 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
         returned.clear()
         positive_BD = vectors(positive_B + 1)
 
-        items = Items(
+        context = SamplingContext(
             lambda item: vectors(item + 1),
             model.n_items - 1,
             seen=observed.seen_by(user_B),
@@ -152,7 +152,7 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
             user_B=user_B,
             positive_B=positive_B,
         )
-        negatives = sampler(user_BD, positive_BD, items)
+        negatives = sampler(user_BD, positive_BD, context)
         positive_score_B = dot_score(user_BD, positive_BD[:, None])[:, 0]
         negative_score_BK = dot_score(user_BD, negatives.vector_BKD)
         term = weight * bpr(positive_score_B, negative_score_BK, negatives.mask_BK).mean()

@@ -1,8 +1,16 @@
-"""The method, in pure torch: schedule, transition point and score-aware function, sampler."""
+"""The method, in pure torch: schedule, noise, transition point and score-aware function, sampler."""
 
-from adar_ray.adar.sampler import AdarSampler
+from adar_ray.adar.sampler import AdarSampler, AdarSettings
 from adar_ray.adar.transition import score_aware_boundary, transition_angle
 from adar_ray.models.protocol import dot_score
-from adar_ray.samplers.base import Items, Negatives
+from adar_ray.samplers.base import Negatives, SamplingContext
 
-__all__ = ["AdarSampler", "Items", "Negatives", "dot_score", "score_aware_boundary", "transition_angle"]
+__all__ = [
+    "AdarSampler",
+    "AdarSettings",
+    "Negatives",
+    "SamplingContext",
+    "dot_score",
+    "score_aware_boundary",
+    "transition_angle",
+]

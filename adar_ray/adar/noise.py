@@ -1,7 +1,8 @@
 """What a positive is diffused into.
 
-A source fills the pool of noise vectors that a batch shares. Everything after it is the same for all: the
-user's units are taken from the scores of the pool, the noise of a negative is the hardest of M in it.
+A source fills the pool of noise vectors that a batch shares. All that follows is the same for every source:
+the user's units come from the scores of the pool, and a negative's noise is the hardest of M candidates in
+it.
 
 Legend: P vectors of the pool, D dimensions.
 """
@@ -14,9 +15,9 @@ import torch
 from torch import nn
 
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items
+from adar_ray.samplers.base import SamplingContext
 
-# Vectors `[P, D]`, and the items that they are, `[P]`; None where they are no items.
+# Vectors `[P, D]`, and the items that they are, `[P]`; None if they are not items.
 Pool = tuple[torch.Tensor, torch.Tensor | None]
 
 
@@ -27,22 +28,26 @@ class CatalogNoise(nn.Module):
     of a negative reaches a real item.
     """
 
-    def forward(self, items: Items, n: int, rng: RowRng) -> Pool:
-        item_P = rng.shared_integers(items.n_items, n)
-        return items.vectors(item_P), item_P
+    def forward(self, context: SamplingContext, n: int, rng: RowRng) -> Pool:
+        item_P = rng.shared_integers(context.n_items, n)
+        return context.vectors(item_P), item_P
 
 
 class GaussianNoise(nn.Module):
     """Gaussian vectors with the catalog's mean and covariance: `mu + L z`, with `L L' = Sigma`.
 
-    The same as the catalog to second order; the gradient of a negative reaches no item. The moments are
-    running means over random items of each batch, in training mode alone.
+    They match the catalog to second order, but the gradient of a negative reaches no item. The moments are
+    running means over random items of each batch, updated in training mode only.
 
     Args:
         dim: D.
-        full: the whole covariance, or its diagonal alone.
+        full: use the whole covariance instead of its diagonal.
         momentum: of the running moments.
     """
+
+    batches: torch.Tensor
+    mean_D: torch.Tensor
+    covariance_DD: torch.Tensor
 
     def __init__(self, dim: int, full: bool, momentum: float = 0.9) -> None:
         super().__init__()
@@ -52,11 +57,11 @@ class GaussianNoise(nn.Module):
         self.register_buffer("covariance_DD", torch.zeros(dim, dim))
 
     @torch.no_grad()
-    def forward(self, items: Items, n: int, rng: RowRng) -> Pool:
+    def forward(self, context: SamplingContext, n: int, rng: RowRng) -> Pool:
         if self.training or not self.batches:
-            self._see(items.vectors(rng.shared_integers(items.n_items, n)))
+            self._see(context.vectors(rng.shared_integers(context.n_items, n)))
         if self.full:
-            # A covariance of few items is singular: a little is added to all of its axes.
+            # The covariance of a few items is singular: a ridge makes it invertible.
             ridge_D = (1e-6 * self.covariance_DD.diagonal().mean() + 1e-12).expand_as(self.mean_D)
             root_DD = torch.linalg.cholesky(self.covariance_DD + ridge_D.diag())
         else:
@@ -67,7 +72,7 @@ class GaussianNoise(nn.Module):
         vector_PD = vector_PD.to(self.mean_D.dtype)
         mean_D = vector_PD.mean(0)
         off_PD = vector_PD - mean_D
-        # The first batch counts fully, later ones for what is new in them.
+        # The first batch counts in full, later ones with the momentum's share.
         weight = max(1 - self.momentum, 1 / (1 + float(self.batches)))
         self.batches += 1
         self.covariance_DD.lerp_(off_PD.T @ off_PD / max(len(off_PD) - 1, 1), weight)
@@ -75,12 +80,14 @@ class GaussianNoise(nn.Module):
 
 
 class IsotropicNoise(nn.Module):
-    """Gaussian vectors of mean 0 and variance 1 in every dimension: the forward process as the paper's text
-    has it, whatever the catalog looks like."""
+    """Gaussian vectors of mean 0 and variance 1 in every dimension, whatever the catalog looks like.
+
+    This is the forward process as the paper's text describes it.
+    """
 
     @torch.no_grad()
-    def forward(self, items: Items, n: int, rng: RowRng) -> Pool:
-        like = items.vectors(torch.zeros(1, dtype=torch.int64, device=rng.row_B.device))
+    def forward(self, context: SamplingContext, n: int, rng: RowRng) -> Pool:
+        like = context.vectors(torch.zeros(1, dtype=torch.int64, device=rng.row_B.device))
         return _mirrored_normals(rng, n, like.shape[-1], like), None
 
 

@@ -1,9 +1,8 @@
 """The forward process, in its angle.
 
-A schedule gives `alpha_bar_t`, the share of signal variance left after t of T steps. All that the
-method needs of it is the angle `phi_t = arccos sqrt(alpha_bar_t)`, from 0 (the positive itself) to
-pi / 2 (nothing left of it). The transition point is an angle; a schedule says which steps there are
-to stop at.
+A schedule gives `alpha_bar_t`, the share of signal variance left after t of T steps. The method only needs
+the angle `phi_t = arccos sqrt(alpha_bar_t)`, from 0 (the positive itself) to pi / 2 (nothing left of it). The
+transition point is an angle; a schedule says at which steps the process may stop.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ def cosine_signal(time: torch.Tensor) -> torch.Tensor:
     """`alpha_bar = cos^2(pi time / 2)`: equal steps of the angle.
 
     Nichol and Dhariwal, "Improved Denoising Diffusion Probabilistic Models" (ICML 2021), eq. 17, without
-    its offset, which keeps the first step of an image above the grain of its pixels.
+    its offset, which keeps the first step of an image above its pixels' resolution.
     """
     return torch.cos(time * (math.pi / 2)) ** 2
 
@@ -36,7 +35,7 @@ def linear_signal(time: torch.Tensor) -> torch.Tensor:
 
 
 def sigmoid_signal(time: torch.Tensor) -> torch.Tensor:
-    """`alpha_bar` falls as a sigmoid does from -3 to 3, brought to 1 at the start and 0 at the end.
+    """`alpha_bar` falls like a sigmoid from -3 to 3, scaled to 1 at the start and 0 at the end.
 
     Jabri et al., "Scalable Adaptive Computation for Iterative Generation" (ICML 2023), with start -3, end 3
     and temperature 1.
@@ -56,7 +55,10 @@ class Schedule(nn.Module):
         T: steps.
     """
 
-    def __init__(self, name: str = "cosine", T: int = 1000) -> None:
+    phi_T: torch.Tensor
+    _middle: torch.Tensor
+
+    def __init__(self, name: str, T: int) -> None:
         super().__init__()
         time = torch.linspace(0, 1, T + 1, dtype=torch.float64)
         phi_T = torch.arccos(SIGNALS[name](time).clamp(0, 1).sqrt())
@@ -66,7 +68,7 @@ class Schedule(nn.Module):
         self.register_buffer("_middle", (phi_T[1:] + phi_T[:-1]) / 2, persistent=False)
 
     def angle(self, timestep: torch.Tensor) -> torch.Tensor:
-        """`phi_t` in double precision, of whole steps t in `[0, T]`."""
+        """`phi_t` in double precision, for whole steps t in `[0, T]`."""
         return self.phi_T[timestep]
 
     def timestep(self, phi: torch.Tensor) -> torch.Tensor:

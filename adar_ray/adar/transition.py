@@ -1,4 +1,4 @@
-"""Where a diffused positive stops being a positive, and who decides how near that is.
+"""Where a diffused positive stops being a positive, and the score-aware function that decides it.
 
 Scores are in the user's own units: the score less its mean over the catalog, divided by its standard
 deviation there. `r` is the positive's, `b` the noise item's. Along the trajectory the score is
@@ -24,12 +24,11 @@ def score_aware_boundary(
     Args:
         r: scores of positives, in the user's units, any shape.
         beta: the boundary as a share of the positive's score, where `r = r_mean`.
-        gamma: its slope over the score: 1, a fixed share of each score; 0, one boundary for all;
-            negative, the better a positive is learned the easier its negatives.
+        gamma: its slope over the score: 1 is a fixed share of each score, 0 one boundary for all; below 0,
+            positives that the model has learned better get easier negatives.
         r_mean: running mean of `r`; it cancels out at `gamma = 1`.
 
-    A positive that scores no better than the average item (`r <= 0`) has no share to speak of: it is
-    its own boundary.
+    A positive that scores no better than the average item (`r <= 0`) is its own boundary.
     """
     if gamma == 1:
         return torch.minimum(r, beta * r)
@@ -39,12 +38,11 @@ def score_aware_boundary(
 
 
 def transition_angle(r: torch.Tensor, b: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """The angle `phi*` in `[0, pi / 2]` at which `r cos(phi) + b sin(phi)` falls to `z <= r`.
+    """Angle `phi*` in `[0, pi / 2]` at which `r cos(phi) + b sin(phi)` falls to `z <= r`.
 
     With `R = sqrt(r^2 + b^2)` and `delta = atan2(b, r)` the score is `R cos(phi - delta)`, whose falling
     crossing is `phi* = delta + arccos(z / R)`. It lies in the interval if and only if `b <= z <= r`. A
-    noise item with `b > z` is itself harder than the boundary, and no diffusion is needed to reach it:
-    the angle is `pi / 2`, the item as it is.
+    noise item with `b > z` is itself harder than the boundary: the angle is `pi / 2`, the item as it is.
     """
     R = torch.hypot(r, b).clamp_min(_TINY)
     phi = torch.atan2(b, r) + torch.arccos((z / R).clamp(-1.0, 1.0))
@@ -55,12 +53,12 @@ def transition_angle(r: torch.Tensor, b: torch.Tensor, z: torch.Tensor) -> torch
 def search_angle(
     score_at: Callable[[torch.Tensor], torch.Tensor], b: torch.Tensor, z: torch.Tensor
 ) -> torch.Tensor:
-    """`transition_angle` for a score that is a network: the angle is searched for by bisection.
+    """`transition_angle` for a score that is a network: finds the angle by bisection.
 
     Args:
-        score_at: angles -> scores of the diffused positive there, in the user's units; all of one shape. At
-            angle 0 the score must be at least `z`. Where it falls to `z` more than once, one of these
-            crossings is found.
+        score_at: angles -> scores of the diffused positive there, in the user's units, all of one shape. The
+            score at angle 0 must be at least `z`. If it falls to `z` more than once, bisection finds one of
+            the crossings.
         b: scores of the noise items, which are those at `pi / 2`.
         z: the boundary.
     """

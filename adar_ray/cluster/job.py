@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 
-from adar_ray.config import Config, Section, explain, nearest, read_setting, read_value, read_yaml
+from adar_ray.component import Settings
+from adar_ray.config import Config, explain, nearest, read_setting, read_value, read_yaml
 from adar_ray.errors import AdarError
 from adar_ray.tuning.spaces import parse_duration
 
@@ -35,7 +36,7 @@ _PASSWORD = re.compile(r"://[^/\s@:]*:[^/\s@]+@|((secret|token|passw|signature)[
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 
 
-class EntryPoint(Section):
+class EntryPoint(Settings):
     """What is reserved for the process that runs the steps."""
 
     cpus: float = Field(1, ge=0, description="0: on the head, without a CPU of its own.")
@@ -43,7 +44,7 @@ class EntryPoint(Section):
     memory: ByteSize = Field(ByteSize(0), description="Such as 2GiB.")
 
 
-class Workers(Section):
+class Workers(Settings):
     """What each `train` gets, and each trial of a `tune`."""
 
     number: int = Field(1, ge=0, description="Ray Train workers; 0: train in the entry point itself.")
@@ -51,7 +52,7 @@ class Workers(Section):
     gpus: Literal[0, 1] | None = Field(None, description="GPUs of each; sets train.device.")
 
 
-class Job(Section):
+class Job(Settings):
     """Everything that is submitted, but for the name."""
 
     storage: str = Field(description="Address under which data and runs lie: $storage in the steps.")
@@ -236,7 +237,7 @@ def _read_setting(setting: str) -> tuple[str, dict[str, Any]]:
     return origin, {key: {inner: value} if dot else value}
 
 
-def _check_keys(content: Mapping[str, Any], section: type[Section], origin: str, where: str = "") -> None:
+def _check_keys(content: Mapping[str, Any], section: type[Settings], origin: str, where: str = "") -> None:
     fields = section.model_fields
     for key, value in content.items():
         if key not in fields:

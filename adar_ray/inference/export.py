@@ -13,6 +13,7 @@ import torch
 from adar_ray.data.dataset import SPLITS
 from adar_ray.data.matrix import to_column
 from adar_ray.inference.model import TrainedModel
+from adar_ray.models.protocol import snapshot
 from adar_ray.ranking.top_items import TILE, user_vectors
 from adar_ray.storage import Folder, new_folder
 from adar_ray.training.run import Run
@@ -28,12 +29,12 @@ def export(run: str | Path | Run, out: str | Path, *, replace: bool = False) -> 
     trained = TrainedModel.load(run)
     dataset = trained.dataset
     with new_folder(out, replace=replace, mark="*.parquet") as folder, torch.no_grad():
-        history = trained.history(*SPLITS)
+        model, history = snapshot(trained.model), trained.history(*SPLITS)
         tiles = torch.arange(dataset.n_users).split(TILE)
-        user_UD = torch.cat([user_vectors(trained.model, user_B, history) for user_B in tiles])
+        user_UD = torch.cat([user_vectors(model, user_B, history) for user_B in tiles])
         vectors = {
             "users": (dataset.user_keys(), user_UD),
-            "items": (dataset.item_keys(), trained.model.items(torch.arange(dataset.n_items))),
+            "items": (dataset.item_keys(), model.items(torch.arange(dataset.n_items))),
         }
         for name, (keys, vector) in vectors.items():
             table = pa.table({"key": keys, "vector": to_column(vector.numpy())})

@@ -78,7 +78,7 @@ def _recommend_part(
     keep_freed_memory()
     look_in(modules)
     if ":" in name:  # Ray Data tries a task without end if it cannot unpickle; an error of ours ends it
-        find_custom(name)
+        find_custom("model.name", name)
     model, known, history, keys = ray.get(shared)
     (part,), (users,) = batch["part"], batch["users"]
     user = torch.from_numpy(np.asarray(users, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Base models, one file each."""
+"""Base models, one file each: its class, its settings and its declaration."""
 
 from adar_ray.models.bert4rec import BERT4Rec
 from adar_ray.models.fmlprec import FMLPRec
@@ -7,7 +7,7 @@ from adar_ray.models.lightgcn import LightGCN
 from adar_ray.models.mf import MF
 from adar_ray.models.neumf import NeuMF
 from adar_ray.models.ngcf import NGCF
-from adar_ray.models.protocol import BaseModel
+from adar_ray.models.protocol import BaseModel, dot_score
 from adar_ray.models.sasrec import SASRec
 from adar_ray.models.simgcl import SimGCL
 
@@ -22,4 +22,5 @@ __all__ = [
     "NeuMF",
     "SASRec",
     "SimGCL",
+    "dot_score",
 ]

@@ -8,18 +8,47 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, normalize, pad
+from torch.nn.functional import gelu, pad
 
+from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions import PADDING
-from adar_ray.models.protocol import dot_score
-from adar_ray.models.sequence import InputLayer, Transformer, embed_items, initialize, visible_positions
+from adar_ray.models.dot_product import DotProductModel
+from adar_ray.models.sequence import (
+    InputLayer,
+    Transformer,
+    embed_items,
+    heads_divide,
+    initialize,
+    visible_positions,
+)
 from adar_ray.rng import RowRng
 
 _LAST_ONLY = 0.5
 _DRAWN = 1 << 30  # random integers are below this
 
 
-class BERT4Rec(nn.Module):
+class BERT4RecSettings(Settings):
+    """BERT4Rec (Sun et al., CIKM 2019): items hidden in a history are predicted from both sides."""
+
+    layers: int = setting(
+        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, ge=1
+    )
+    heads: int = setting(
+        2, "Attention heads; divides the embedding dimension.", search={"choice": [1, 2, 4]}, ge=1
+    )
+    dropout: float = setting(
+        0.2,
+        "Share that is dropped of input vectors, attention weights and what each layer adds.",
+        search={"quantized": [0.1, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
+    mask_share: float = setting(
+        0.2, "Share of positions hidden in training.", search={"quantized": [0.1, 0.6, 0.1]}, gt=0, lt=1
+    )
+
+
+class BERT4Rec(DotProductModel):
     """Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
     Transformer" (CIKM 2019).
 
@@ -34,31 +63,30 @@ class BERT4Rec(nn.Module):
     Args:
         n_items: size of the catalog; the table has one row more, the mask's.
         length: L; a longer history is an error.
-        dim: D, a multiple of `heads`.
-        layers: blocks.
-        heads: of the attention.
-        dropout: of the entering vectors, of attention weights and of what each layer adds.
-        mask_share: share of a history's positions hidden in training.
-        cosine: representations have length one, so that the score is the cosine.
+        embedding_dim: D, a multiple of `heads`.
+        cosine: score by the cosine: representations have length one.
     """
 
     def __init__(
         self,
         n_items: int,
         length: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.2,
-        mask_share: float = 0.2,
+        embedding_dim: int,
+        settings: BERT4RecSettings = BERT4RecSettings(),
         cosine: bool = False,
     ) -> None:
-        super().__init__()
-        self.mask, self.mask_share, self.cosine = n_items, mask_share, cosine
-        self.item, self.position = nn.Embedding(n_items + 1, dim), nn.Embedding(length + 1, dim)
-        self.input_layer = InputLayer(dim, dropout)
-        self.transformer = Transformer(dim, layers, heads, dropout)
-        self.projection, self.projection_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=1e-12)
+        super().__init__(cosine)
+        self.mask, self.mask_share = n_items, settings.mask_share
+        self.item, self.position = (
+            nn.Embedding(n_items + 1, embedding_dim),
+            nn.Embedding(length + 1, embedding_dim),
+        )
+        self.input_layer = InputLayer(embedding_dim, settings.dropout)
+        self.transformer = Transformer(embedding_dim, settings.layers, settings.heads, settings.dropout)
+        self.projection, self.projection_norm = (
+            nn.Linear(embedding_dim, embedding_dim),
+            nn.LayerNorm(embedding_dim, eps=1e-12),
+        )
         initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -70,15 +98,8 @@ class BERT4Rec(nn.Module):
         x_BND = self.input_layer(embed_items(self.item, shown_BN), position_ND)
         x_BND = self.transformer(x_BND, visible_positions(shown_BN, causal=False))
         user_BND = self.projection_norm(gelu(self.projection(x_BND)))
-        user_BND = normalize(user_BND, dim=-1) if self.cosine else user_BND
+        user_BND = self.represent(user_BND)
         return user_BND.masked_fill((shown_BN != self.mask)[..., None], 0.0)[:, -width:]
-
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        vector = self.item(item)
-        return normalize(vector, dim=-1) if self.cosine else vector
-
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
 
     def cloze(
         self, sequence_BN: torch.Tensor, targets: int, rng: RowRng
@@ -97,3 +118,14 @@ class BERT4Rec(nn.Module):
         last_only_B1 = rng.integers(_DRAWN, 1, stream=1) < _LAST_ONLY * _DRAWN
         hidden_BN = torch.where(last_only_B1, last_BN, hidden_BN) & real_BN
         return sequence_BN.masked_fill(hidden_BN, self.mask), sequence_BN.masked_fill(~hidden_BN, PADDING)
+
+
+COMPONENT = ModelComponent(
+    name="bert4rec",
+    settings=BERT4RecSettings,
+    build=lambda inputs, settings: BERT4Rec(
+        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+    ),
+    is_sequential=True,
+    check=heads_divide,
+)

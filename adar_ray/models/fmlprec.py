@@ -7,17 +7,31 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
+from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions import PADDING
-from adar_ray.models.protocol import dot_score
+from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import FeedForward, InputLayer, Residual, embed_items, initialize
 from adar_ray.rng import RowRng
 
 _DRAWN = 1 << 30  # random integers are below this
 
 
-class FMLPRec(nn.Module):
+class FMLPRecSettings(Settings):
+    """FMLP-Rec (Zhou et al., WWW 2022): learnable filters over the spectrum of a history."""
+
+    layers: int = setting(2, "Blocks of a filter and a feed-forward layer.", search={"integer": [1, 4]}, ge=1)
+    dropout: float = setting(
+        0.2,
+        "Share that is dropped of input vectors and of what each layer adds.",
+        search={"quantized": [0.1, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
+
+
+class FMLPRec(DotProductModel):
     """Zhou et al., "Filter-enhanced MLP is All You Need for Sequential Recommendation" (WWW 2022).
 
     A product of spectra is a circular convolution: every position's state knows the whole history, what came
@@ -29,27 +43,28 @@ class FMLPRec(nn.Module):
     Args:
         n_items: size of the item table.
         length: L; longer histories are cut to their last L.
-        dim: D.
-        layers: blocks of a filter and a feed-forward layer.
-        dropout: of the entering vectors and of what each layer adds.
-        cosine: representations have length one, so that the score is the cosine.
+        embedding_dim: D.
+        cosine: score by the cosine: representations have length one.
     """
 
     def __init__(
         self,
         n_items: int,
         length: int,
-        dim: int = 64,
-        layers: int = 2,
-        dropout: float = 0.2,
+        embedding_dim: int,
+        settings: FMLPRecSettings = FMLPRecSettings(),
         cosine: bool = False,
     ) -> None:
-        super().__init__()
-        self.length, self.cosine = length, cosine
-        self.item, self.position = nn.Embedding(n_items, dim), nn.Embedding(length, dim)
-        self.input_layer = InputLayer(dim, dropout)
-        self.filter = nn.ModuleList(Filter(length, dim, dropout) for _ in range(layers))
-        self.feed_forward = nn.ModuleList(FeedForward(dim, dropout) for _ in range(layers))
+        super().__init__(cosine)
+        self.length = length
+        self.item, self.position = nn.Embedding(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.input_layer = InputLayer(embedding_dim, settings.dropout)
+        self.filter = nn.ModuleList(
+            Filter(length, embedding_dim, settings.dropout) for _ in range(settings.layers)
+        )
+        self.feed_forward = nn.ModuleList(
+            FeedForward(embedding_dim, settings.dropout) for _ in range(settings.layers)
+        )
         initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -60,15 +75,8 @@ class FMLPRec(nn.Module):
         for filter_, feed_forward in zip(self.filter, self.feed_forward, strict=True):
             x_BLD = feed_forward(filter_(x_BLD))
         user_B1D = x_BLD[:rows, -1:]
-        user_B1D = normalize(user_B1D, dim=-1) if self.cosine else user_B1D
+        user_B1D = self.represent(user_B1D)
         return pad(user_B1D, (0, 0, width - 1, 0))
-
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        vector = self.item(item)
-        return normalize(vector, dim=-1) if self.cosine else vector
-
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
 
     def cloze(
         self, sequence_BN: torch.Tensor, targets: int, rng: RowRng
@@ -103,3 +111,13 @@ class Filter(nn.Module):
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
         spectrum_BFD = torch.fft.rfft(x_BLD, dim=1) * torch.view_as_complex(self.weight)
         return self.residual(x_BLD, torch.fft.irfft(spectrum_BFD, n=x_BLD.shape[1], dim=1))
+
+
+COMPONENT = ModelComponent(
+    name="fmlprec",
+    settings=FMLPRecSettings,
+    build=lambda inputs, settings: FMLPRec(
+        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+    ),
+    is_sequential=True,
+)

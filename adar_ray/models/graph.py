@@ -1,18 +1,20 @@
-"""The graph of who interacted with what, one step of smoothing over it, and what graph models share.
+"""The graph of interactions, one step of smoothing over it, and what graph models share.
 
-Legend: U users, I items, N = U + I nodes, B rows of the batch, K items a row, D dimensions.
+Legend: U users, I items, N = U + I nodes, B rows of the batch, K items a row, H layers
+that are averaged, D dimensions.
 """
 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding_bag, normalize
+from torch.nn.functional import embedding_bag
 
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models.protocol import dot_score
+from adar_ray.models.dot_product import DotProductModel
 
 
 def normalized_graph(observed: UserItems) -> torch.Tensor:
@@ -24,7 +26,7 @@ def normalized_graph(observed: UserItems) -> torch.Tensor:
     degree = torch.bincount(row, minlength=nodes).clamp_min(1).to(torch.float32)
     value = (degree[row] * degree[column]).rsqrt()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # of being in beta, and of unchecked input
+        warnings.filterwarnings("ignore", message="Sparse")  # that it is in beta, and that input is unchecked
         graph = torch.sparse_coo_tensor(torch.stack([row, column]), value, (nodes, nodes))
         return graph.coalesce().to_sparse_csr()
 
@@ -39,12 +41,12 @@ class _SymmetricProduct(torch.autograd.Function):
     which takes longer than the product."""
 
     @staticmethod
-    def forward(ctx, graph: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, graph: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
         ctx.graph = graph
         return _product(graph, vector)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
         return None, _product(ctx.graph, gradient)
 
 
@@ -63,80 +65,106 @@ def _product(graph: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
     )
 
 
-class GraphModel(nn.Module):
-    """A table with a vector a node, and representations made of it by propagation over the graph.
+class GraphModel(DotProductModel):
+    """A table with a vector per node, and representations made of it by propagation over the graph.
 
-    A model says with `propagate` what the layers are and with `combine` how they make a representation.
-    All nodes are propagated once a step, however often they are looked up.
+    A model says with `propagate` what the layers are and with `combine` how they make a representation. Every
+    look-up propagates all nodes. Whoever makes several takes a `snapshot`, which propagates once.
 
     Args:
         observed: the training interactions, which are the graph's edges.
-        dim: D.
+        embedding_dim: D.
         layers: how many steps vectors take over the graph.
-        cosine: representations have length one, so that the score is the cosine.
+        cosine: score by the cosine: representations have length one.
     """
 
-    def __init__(self, observed: UserItems, dim: int = 64, layers: int = 2, cosine: bool = False) -> None:
-        super().__init__()
+    graph: torch.Tensor
+
+    def __init__(self, observed: UserItems, embedding_dim: int, layers: int, cosine: bool = False) -> None:
+        super().__init__(cosine)
         self.n_users, self.n_items = observed.n_users, observed.n_items
-        self.layers, self.cosine = layers, cosine
-        self.embedding = nn.Embedding(self.n_users + self.n_items, dim)
+        self.layers = layers
+        self.embedding = nn.Embedding(self.n_users + self.n_items, embedding_dim)
         nn.init.normal_(self.embedding.weight, std=0.1)
         # Derived from the data set, hence not part of the weights.
         self.register_buffer("graph", normalized_graph(observed), persistent=False)
-        self._kept: tuple[tuple, list[torch.Tensor], torch.Tensor] | None = None
 
     def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
         """The layers that a representation is made of, each `[N, ...]`, from the table's vectors."""
         raise NotImplementedError
 
     def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
-        """Representations `[N, ...]` before they are brought to length one for the cosine."""
+        """Representations `[N, ...]` before the cosine brings them to length one."""
         raise NotImplementedError
 
+    def snapshot(self) -> PropagatedGraph:
+        # One view for all layers: their gradients add up before the penalty's join them, whatever the order.
+        layers = self.propagate(self.embedding.weight.view_as(self.embedding.weight))
+        return self._propagated(layers, self.combine(layers))
+
+    def _propagated(self, layers: list[torch.Tensor], vector_N: torch.Tensor) -> PropagatedGraph:
+        return PropagatedGraph(self, layers, vector_N)
+
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self._lookup(batch["user"])
+        return self.snapshot().users(batch)
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
-        return self._lookup(item + self.n_users)
-
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
+        return self.snapshot().items(item)
 
     def l2_vectors(
         self, batch: dict[str, torch.Tensor], item: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The table's rows, as in LightGCN's paper, where they are the only parameters there are."""
+        """The table's rows, as in LightGCN's paper, where they are the only parameters."""
         return self.embedding(batch["user"]), self.embedding(item + self.n_users)
 
-    def _lookup(self, node: torch.Tensor) -> torch.Tensor:
-        vector = self._propagated()[1][node]
-        return normalize(vector, dim=-1) if self.cosine else vector
 
-    def _propagated(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """All nodes' layers and representations, as of the present weights."""
-        state = tuple((p._version, p.device, p.data_ptr()) for p in self.parameters())
-        gradient = torch.is_grad_enabled()
-        # Vectors with gradients serve those who ask for none, and not the other way round.
-        if self._kept and self._kept[0] in ((state, True), (state, gradient)):
-            return self._kept[1:]
-        table = self.embedding.weight
-        table = table.view_as(table)  # all gradients pass here, and the hook is not the parameter's
-        layers = self.propagate(table)
-        vectors = self.combine(layers)
-        if gradient and table.requires_grad:
-            # A backward pass uses up the vectors' autograd graph: they are of no use after it.
-            table.register_hook(self._forget)
-        elif self.training:
-            # A fused optimizer changes the weights without raising their version: only vectors that
-            # a backward pass, or the change to evaluation mode and back, clears away may be kept.
-            return layers, vectors
-        self._kept = ((state, gradient), layers, vectors)
-        return layers, vectors
+class PropagatedGraph:
+    """A graph model whose nodes have been propagated: look-ups read the result.
 
-    def train(self, mode: bool = True) -> GraphModel:
-        self._kept = None
-        return super().train(mode)
+    Attributes:
+        layers: what `propagate` gave.
+        vector_N: what `combine` made of it.
+    """
 
-    def _forget(self, _gradient: torch.Tensor) -> None:
-        self._kept = None
+    def __init__(self, model: GraphModel, layers: list[torch.Tensor], vector_N: torch.Tensor) -> None:
+        self.model, self.layers, self.vector_N = model, layers, vector_N
+
+    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.model.represent(self.vector_N[batch["user"]])
+
+    def items(self, item: torch.Tensor) -> torch.Tensor:
+        return self.model.represent(self.vector_N[item + self.model.n_users])
+
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        return self.model.score(user_BD, item_BKD)
+
+    def snapshot(self) -> PropagatedGraph:
+        return self
+
+
+class MeanGraphModel(GraphModel):
+    """A graph model whose representations are means over layers."""
+
+    def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
+        total = layers[0]
+        for layer in layers[1:]:
+            total = total + layer
+        return total / len(layers)
+
+    def _propagated(self, layers: list[torch.Tensor], vector_N: torch.Tensor) -> PropagatedMean:
+        return PropagatedMean(self, layers, vector_N)
+
+
+class PropagatedMean(PropagatedGraph):
+    """A propagated graph that also knows each layer that goes into a mean."""
+
+    def item_layers(self, item: torch.Tensor) -> torch.Tensor:
+        """`[..., H, D]`: the layers that are averaged; their mean is `items(item)`.
+
+        With the cosine each is divided by the length of their mean, so that this holds as well.
+        """
+        node = item + self.model.n_users
+        layer = torch.stack([layer[node] for layer in self.layers], -2)
+        if not self.model.cosine:
+            return layer
+        return layer / self.vector_N[node].norm(dim=-1).clamp_min(1e-12)[..., None, None]

@@ -7,13 +7,26 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
-from adar_ray.models.protocol import dot_score
+from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import embed_items
 
 
-class GRU4Rec(nn.Module):
+class GRU4RecSettings(Settings):
+    """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network reads the history."""
+
+    layers: int = setting(2, "Layers of the GRU.", search={"integer": [1, 4]}, ge=1)
+    dropout: float = setting(
+        0.2,
+        "Share of the elements of input vectors that is dropped.",
+        search={"quantized": [0.1, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
+
+
+class GRU4Rec(DotProductModel):
     """Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016).
 
     As in RecBole's version of it, items enter as learned vectors instead of one-hot ones, the state is twice
@@ -28,27 +41,23 @@ class GRU4Rec(nn.Module):
     Args:
         n_items: size of the item table.
         length: L; any history will do, and the model has no parameter that depends on it.
-        dim: D.
-        layers: of the GRU.
-        dropout: share of the entering vectors' elements that is dropped.
-        cosine: representations have length one, so that the score is the cosine.
+        embedding_dim: D.
+        cosine: score by the cosine: representations have length one.
     """
 
     def __init__(
         self,
         n_items: int,
         length: int,
-        dim: int = 64,
-        layers: int = 1,
-        dropout: float = 0.0,
+        embedding_dim: int,
+        settings: GRU4RecSettings = GRU4RecSettings(),
         cosine: bool = False,
     ) -> None:
-        super().__init__()
-        self.cosine = cosine
-        self.item = nn.Embedding(n_items, dim)
-        self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(dim, 2 * dim, layers, bias=False, batch_first=True)
-        self.dense = nn.Linear(2 * dim, dim)
+        super().__init__(cosine)
+        self.item = nn.Embedding(n_items, embedding_dim)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.gru = nn.GRU(embedding_dim, 2 * embedding_dim, settings.layers, bias=False, batch_first=True)
+        self.dense = nn.Linear(2 * embedding_dim, embedding_dim)
         nn.init.xavier_normal_(self.item.weight)
         for weight in self.gru.parameters():
             nn.init.xavier_uniform_(weight)
@@ -56,11 +65,14 @@ class GRU4Rec(nn.Module):
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         state, _ = self.gru(self.dropout(embed_items(self.item, batch["history"])))
         user_BLD = self.dense(state)
-        return normalize(user_BLD, dim=-1) if self.cosine else user_BLD
+        return self.represent(user_BLD)
 
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        vector = self.item(item)
-        return normalize(vector, dim=-1) if self.cosine else vector
 
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
+COMPONENT = ModelComponent(
+    name="gru4rec",
+    settings=GRU4RecSettings,
+    build=lambda inputs, settings: GRU4Rec(
+        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+    ),
+    is_sequential=True,
+)

@@ -1,26 +1,44 @@
-"""LightGCN: vectors smoothed over the graph of who interacted with what.
+"""LightGCN: vectors smoothed over the graph of interactions.
 
-Legend: U users, I items, N = U + I nodes, H layers that are averaged, D dimensions.
+Legend: U users, I items, N = U + I nodes, D dimensions.
 """
 
 from __future__ import annotations
 
 import torch
 
-from adar_ray.models.graph import GraphModel, smooth
+from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.models.graph import MeanGraphModel, smooth
 
 
-class LightGCN(GraphModel):
-    """He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation"
-    (SIGIR 2020): the mean over layers 0 to L of `A^l E`, with A the symmetrically normalized graph
-    (eq. 3 and 4).
+class LightGCNSettings(Settings):
+    """LightGCN (He et al., SIGIR 2020): the mean over steps of smoothing on the interaction graph."""
+
+    layers: int = setting(2, "Steps over the graph.", search={"integer": [1, 4]}, ge=1)
+
+
+class LightGCN(MeanGraphModel):
+    """He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation" (SIGIR
+    2020).
+
+    A representation is the mean over layers 0 to L of `A^l E`, with A the symmetrically normalized graph (eq.
+    3 and 4).
 
     Args:
         observed: the training interactions, which are the graph's edges.
-        dim: D.
-        layers: L.
-        cosine: representations have length one, so that the score is the cosine.
+        embedding_dim: D.
+        cosine: score by the cosine: representations have length one.
     """
+
+    def __init__(
+        self,
+        observed: UserItems,
+        embedding_dim: int,
+        settings: LightGCNSettings = LightGCNSettings(),
+        cosine: bool = False,
+    ) -> None:
+        super().__init__(observed, embedding_dim, settings.layers, cosine)
 
     def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
         layers = [table_ND]
@@ -28,17 +46,9 @@ class LightGCN(GraphModel):
             layers.append(smooth(self.graph, layers[-1]))
         return layers
 
-    def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
-        return sum(layers) / len(layers)
 
-    def item_layers(self, item: torch.Tensor) -> torch.Tensor:
-        """`[..., H, D]`: the layers that are averaged, whose mean is `items(item)`.
-
-        With the cosine each is divided by the length of their mean, so that this holds as well.
-        """
-        layers, vectors = self._propagated()
-        node = item + self.n_users
-        layer = torch.stack([layer[node] for layer in layers], -2)
-        if not self.cosine:
-            return layer
-        return layer / vectors[node].norm(dim=-1).clamp_min(1e-12)[..., None, None]
+COMPONENT = ModelComponent(
+    name="lightgcn",
+    settings=LightGCNSettings,
+    build=lambda inputs, settings: LightGCN(inputs.observed, inputs.embedding_dim, settings, inputs.cosine),
+)

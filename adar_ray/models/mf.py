@@ -1,4 +1,4 @@
-"""Matrix factorization: a vector a user, a vector an item, and their dot product.
+"""Matrix factorization: a vector per user, a vector per item, and their dot product.
 
 Legend: B rows of the batch, K items a row, D dimensions.
 """
@@ -9,51 +9,62 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
-from adar_ray.models.protocol import dot_score
+from adar_ray.component import ModelComponent, Settings
+from adar_ray.models.dot_product import DotProductModel
 
 
-class MF(nn.Module):
-    """Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems" (2009),
-    without biases. Tables start small (Glorot and Bengio, AISTATS 2010), so that on sparse data a vector is
-    what its few interactions made of it.
+class MFSettings(Settings):
+    """Matrix factorization (Koren et al., 2009)."""
+
+
+class MF(DotProductModel):
+    """Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems" (2009), without
+    biases.
+
+    Tables start small (Glorot and Bengio, AISTATS 2010), so that on sparse data a vector is what its few
+    interactions made of it.
 
     Args:
         n_users, n_items: sizes of the tables.
-        dim: D.
-        cosine: representations have length one, so that the score is the cosine.
-        sparse: gradients hold the batch's rows only, for the sparse optimizer.
+        embedding_dim: D.
+        cosine: score by the cosine: representations have length one.
+        sparse: gradients hold the rows of the batch only, for the sparse optimizer.
     """
 
     def __init__(
-        self, n_users: int, n_items: int, dim: int = 64, cosine: bool = False, sparse: bool = False
+        self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False, sparse: bool = False
     ) -> None:
-        super().__init__()
-        self.cosine = cosine
-        self.user = nn.Embedding(n_users, dim, sparse=sparse)
-        self.item = nn.Embedding(n_items, dim, sparse=sparse)
+        super().__init__(cosine)
+        self.user = nn.Embedding(n_users, embedding_dim, sparse=sparse)
+        self.item = nn.Embedding(n_items, embedding_dim, sparse=sparse)
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        user_BD = self.user(batch["user"])
-        return normalize(user_BD, dim=-1) if self.cosine else user_BD
-
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        vector = self.item(item)
-        return normalize(vector, dim=-1) if self.cosine else vector
-
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
+        return self.represent(self.user(batch["user"]))
 
     @property
-    def l2_vectors(self) -> Callable | None:
-        """The tables' rows where representations, being of length one, cannot shrink.
+    def l2_vectors(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
+        """The tables' rows if representations, being of length one, cannot shrink.
 
-        None where they are the representations: each look-up makes a gradient as large as its table.
+        None if they are the representations: each look-up makes a gradient as large as its table.
         """
         return self._rows if self.cosine else None
 
     def _rows(self, batch: dict[str, torch.Tensor], item: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.user(batch["user"]), self.item(item)
+
+
+COMPONENT = ModelComponent(
+    name="mf",
+    settings=MFSettings,
+    build=lambda inputs, _: MF(
+        inputs.observed.n_users,
+        inputs.observed.n_items,
+        inputs.embedding_dim,
+        inputs.cosine,
+        inputs.sparse,
+    ),
+    has_sparse_gradients=True,
+)

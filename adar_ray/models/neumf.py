@@ -10,9 +10,24 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.models.protocol import dot_score
 
-_NUMBERS = 1 << 24  # that score holds of a hidden layer at a time where it keeps none for gradients: 64 MiB
+# Numbers of a hidden layer that `score` holds at a time if it keeps none for gradients: 64 MiB.
+_NUMBERS = 1 << 24
+
+
+class NeuMFSettings(Settings):
+    """NeuMF (He et al., WWW 2017): matrix factorization beside a perceptron; its score is a network's."""
+
+    layers: int = setting(2, "Hidden layers of the perceptron.", search={"integer": [1, 4]}, ge=1)
+    dropout: float = setting(
+        0.2,
+        "Share of each hidden layer's activations that is dropped.",
+        search={"quantized": [0.0, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
 
 
 class NeuMF(nn.Module):
@@ -23,28 +38,27 @@ class NeuMF(nn.Module):
 
     Args:
         n_users, n_items: sizes of the tables.
-        dim: D; a representation is the embeddings of both towers, 2 D numbers, matrix factorization first.
-        layers: hidden layers of the perceptron, at least 1.
-        dropout: share of each hidden layer's activations that is dropped.
+        embedding_dim: D; a representation is the embeddings of both towers, 2 D numbers, matrix factorization
+            first.
     """
 
     def __init__(
-        self, n_users: int, n_items: int, dim: int = 64, layers: int = 2, dropout: float = 0.0
+        self, n_users: int, n_items: int, embedding_dim: int, settings: NeuMFSettings = NeuMFSettings()
     ) -> None:
         super().__init__()
-        self.user = nn.Embedding(n_users, 2 * dim)
-        self.item = nn.Embedding(n_items, 2 * dim)
+        self.user = nn.Embedding(n_users, 2 * embedding_dim)
+        self.item = nn.Embedding(n_items, 2 * embedding_dim)
         nn.init.normal_(self.user.weight, std=0.01)  # the paper's section 4.1
         nn.init.normal_(self.item.weight, std=0.01)
         # The first layer is linear in user and item end to end, hence a sum of two halves.
-        self.user_half = nn.Linear(dim, dim)
-        self.item_half = nn.Linear(dim, dim, bias=False)
-        units = [max(dim >> layer, 1) for layer in range(layers)]
-        rest: list[nn.Module] = [nn.ReLU(), nn.Dropout(dropout)]
+        self.user_half = nn.Linear(embedding_dim, embedding_dim)
+        self.item_half = nn.Linear(embedding_dim, embedding_dim, bias=False)
+        units = [max(embedding_dim >> layer, 1) for layer in range(settings.layers)]
+        rest: list[nn.Module] = [nn.ReLU(), nn.Dropout(settings.dropout)]
         for wide, narrow in pairwise(units):
-            rest += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(dropout)]
+            rest += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(settings.dropout)]
         self.perceptron = nn.Sequential(*rest, nn.Linear(units[-1], 1))
-        self.product_weight = nn.Parameter(torch.empty(dim).uniform_(-1, 1) / dim**0.5)
+        self.product_weight = nn.Parameter(torch.empty(embedding_dim).uniform_(-1, 1) / embedding_dim**0.5)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.user(batch["user"])
@@ -62,3 +76,13 @@ class NeuMF(nn.Module):
             hidden_BKD = user_BD[:, None] + self.item_half(part_BKD)
             score.append(dot_score(factor_BD, factor_BKD) + self.perceptron(hidden_BKD)[..., 0])
         return torch.cat(score, 1)
+
+
+COMPONENT = ModelComponent(
+    name="neumf",
+    settings=NeuMFSettings,
+    build=lambda inputs, settings: NeuMF(
+        inputs.observed.n_users, inputs.observed.n_items, inputs.embedding_dim, settings
+    ),
+    has_cosine=False,
+)

@@ -9,10 +9,24 @@ import torch
 from torch import nn
 from torch.nn.functional import dropout, leaky_relu, normalize
 
+from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.graph import GraphModel, smooth
 
 _SLOPE = 0.2  # below zero; that of TensorFlow, in which the authors' code is written
+
+
+class NGCFSettings(Settings):
+    """NGCF (Wang et al., SIGIR 2019): transformed messages between neighbors in the interaction graph."""
+
+    layers: int = setting(2, "Steps over the graph.", search={"integer": [1, 4]}, ge=1)
+    dropout: float = setting(
+        0.2,
+        "Message dropout: share of each layer's numbers that is dropped.",
+        search={"quantized": [0.0, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
 
 
 class NGCF(GraphModel):
@@ -26,24 +40,23 @@ class NGCF(GraphModel):
 
     Args:
         observed: the training interactions, which are the graph's edges.
-        dim: D, of every layer.
-        layers: L.
-        dropout: message dropout, the share of each layer's numbers that is dropped.
-        cosine: representations have length one, so that the score is the cosine.
+        embedding_dim: D, of every layer.
+        cosine: score by the cosine: representations have length one.
     """
 
     def __init__(
         self,
         observed: UserItems,
-        dim: int = 64,
-        layers: int = 2,
-        dropout: float = 0.0,
+        embedding_dim: int,
+        settings: NGCFSettings = NGCFSettings(),
         cosine: bool = False,
     ) -> None:
-        super().__init__(observed, dim, layers, cosine)
-        self.dropout = dropout
-        self.sums = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(layers))
-        self.products = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(layers))
+        super().__init__(observed, embedding_dim, settings.layers, cosine)
+        self.dropout = settings.dropout
+        self.sums, self.products = (
+            nn.ModuleList(nn.Linear(embedding_dim, embedding_dim, bias=False) for _ in range(self.layers))
+            for _ in range(2)
+        )
         for linear in [*self.sums, *self.products]:
             nn.init.xavier_uniform_(linear.weight)
 
@@ -58,3 +71,10 @@ class NGCF(GraphModel):
 
     def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(layers, dim=1)
+
+
+COMPONENT = ModelComponent(
+    name="ngcf",
+    settings=NGCFSettings,
+    build=lambda inputs, settings: NGCF(inputs.observed, inputs.embedding_dim, settings, inputs.cosine),
+)

@@ -7,14 +7,39 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
+from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions import PADDING
-from adar_ray.models.protocol import dot_score
-from adar_ray.models.sequence import InputLayer, Transformer, embed_items, initialize, visible_positions
+from adar_ray.models.dot_product import DotProductModel
+from adar_ray.models.sequence import (
+    InputLayer,
+    Transformer,
+    embed_items,
+    heads_divide,
+    initialize,
+    visible_positions,
+)
 
 
-class SASRec(nn.Module):
+class SASRecSettings(Settings):
+    """SASRec (Kang and McAuley, ICDM 2018): each position of a history attends to those before it."""
+
+    layers: int = setting(
+        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, ge=1
+    )
+    heads: int = setting(
+        2, "Attention heads; divides the embedding dimension.", search={"choice": [1, 2, 4]}, ge=1
+    )
+    dropout: float = setting(
+        0.2,
+        "Share that is dropped of input vectors, attention weights and what each layer adds.",
+        search={"quantized": [0.1, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
+
+
+class SASRec(DotProductModel):
     """Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018).
 
     The blocks are BERT's, as in RecBole's version: layers are normalized after instead of before, the feed-
@@ -28,28 +53,22 @@ class SASRec(nn.Module):
     Args:
         n_items: size of the item table.
         length: L; a longer history is an error.
-        dim: D, a multiple of `heads`.
-        layers: blocks.
-        heads: of the attention.
-        dropout: of the entering vectors, of attention weights and of what each layer adds.
-        cosine: representations have length one, so that the score is the cosine.
+        embedding_dim: D, a multiple of `heads`.
+        cosine: score by the cosine: representations have length one.
     """
 
     def __init__(
         self,
         n_items: int,
         length: int,
-        dim: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.2,
+        embedding_dim: int,
+        settings: SASRecSettings = SASRecSettings(),
         cosine: bool = False,
     ) -> None:
-        super().__init__()
-        self.cosine = cosine
-        self.item, self.position = nn.Embedding(n_items, dim), nn.Embedding(length, dim)
-        self.input_layer = InputLayer(dim, dropout)
-        self.transformer = Transformer(dim, layers, heads, dropout)
+        super().__init__(cosine)
+        self.item, self.position = nn.Embedding(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.input_layer = InputLayer(embedding_dim, settings.dropout)
+        self.transformer = Transformer(embedding_dim, settings.layers, settings.heads, settings.dropout)
         initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -57,11 +76,15 @@ class SASRec(nn.Module):
         position_BL = ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
         x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position(position_BL))
         user_BLD = self.transformer(x_BLD, visible_positions(item_BL, causal=True))
-        return normalize(user_BLD, dim=-1) if self.cosine else user_BLD
+        return self.represent(user_BLD)
 
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        vector = self.item(item)
-        return normalize(vector, dim=-1) if self.cosine else vector
 
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
+COMPONENT = ModelComponent(
+    name="sasrec",
+    settings=SASRecSettings,
+    build=lambda inputs, settings: SASRec(
+        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+    ),
+    is_sequential=True,
+    check=heads_divide,
+)

@@ -5,6 +5,8 @@ Legend: B rows of the batch, L positions of a history, D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
@@ -30,6 +32,12 @@ def visible_positions(item_BL: torch.Tensor, causal: bool) -> torch.Tensor:
     visible_BLL = (item_BL != PADDING)[:, None].expand(-1, length, -1)
     visible_BLL = visible_BLL.tril() if causal else visible_BLL
     return visible_BLL | torch.eye(length, dtype=torch.bool, device=item_BL.device)
+
+
+def heads_divide(embedding_dim: int, settings: Any) -> None:
+    """Raises ValueError if the attention heads of the settings do not divide the embedding dimension."""
+    if embedding_dim % settings.heads:
+        raise ValueError(f"model.embedding_dim {embedding_dim} is not a multiple of heads {settings.heads}")
 
 
 def initialize(model: nn.Module) -> None:

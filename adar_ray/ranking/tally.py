@@ -14,6 +14,7 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
+from adar_ray.models.protocol import snapshot
 from adar_ray.ranking.top_items import TILE, top_items
 
 
@@ -76,6 +77,8 @@ def tally_users(
     user = truth.counts().nonzero()[:, 0]
     n_tiles = -(-len(user) // TILE)
     tally = Tally(n_tiles, truth.n_items, ks)
+    with torch.no_grad():
+        model = snapshot(model)
     for tile in range(n_tiles) if tiles is None else tiles:
         users = user[tile * TILE : (tile + 1) * TILE].to(device)
         for user_B, item_Bk, score_Bk in top_items(model, users, seen, max(ks), truth.n_items, history):

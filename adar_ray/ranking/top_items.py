@@ -15,6 +15,7 @@ import torch
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
+from adar_ray.models.protocol import snapshot
 
 # A matrix product rounds differently for another number of rows. Tiles always have this many users,
 # filled up where need be, so that a user's scores do not depend on who else is asked for.
@@ -41,7 +42,7 @@ def top_items(
         k: items a user; cut to the number of items.
         history: what a sequential model knows the users by.
     """
-    k = min(k, n_items)
+    k, model = min(k, n_items), snapshot(model)
     chunks = [
         torch.arange(start, min(start + CHUNK, n_items), device=user.device)
         for start in range(0, n_items, CHUNK)

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
+from adar_ray.adar.sampler import AdarSettings
 from adar_ray.adar.transition import score_aware_boundary
-from adar_ray.config import AdarConfig, Config
+from adar_ray.config import Config
 from adar_ray.reporting.trials import BEST, Trial, finite, ranked
 
 LARGEST_SCORE = 3.0  # of the score-aware functions' axis, in units of the mean positive score
@@ -38,13 +39,13 @@ def score_aware_lines(
     return lines
 
 
-def _adar_settings(trial: Trial, fixed: Config) -> AdarConfig | None:
+def _adar_settings(trial: Trial, fixed: Config) -> AdarSettings | None:
     """The trial's beta and gamma, or None where it had another sampler, or values with which nothing runs."""
     if (trial.get("sampler.name") or fixed.sampler.name) != "adar":
         return None
     given = {key: finite(trial.get(f"adar.{key}")) for key in ("beta", "gamma")}
     given = {key: value for key, value in given.items() if value is not None}
     try:
-        return AdarConfig(**fixed.adar.model_dump() | given)
+        return AdarSettings(**fixed.adar.model_dump() | given)
     except ValidationError:
         return None

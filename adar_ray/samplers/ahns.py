@@ -1,4 +1,4 @@
-"""Adaptive hardness: the item whose score is nearest to a target that falls as the positive's score rises.
+"""AHNS: the item whose score is nearest to a target that falls as the positive's score rises.
 
 Legend: B rows of the batch, K negatives a row, N candidates a negative, D dimensions.
 """
@@ -6,45 +6,64 @@ Legend: B rows of the batch, K negatives a row, N candidates a negative, D dimen
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items, Negatives
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
 from adar_ray.samplers.candidates import pick, scored_candidates
 
 
-class AHNSSampler(nn.Module):
-    """Lai et al., "Adaptive Hardness Negative Sampling for Collaborative Filtering" (AAAI 2024): of N random
-    items the one whose score is nearest to `beta (s + alpha)^(p + 1)`, with s the positive's score.
+class AHNSSettings(Settings):
+    """AHNS (Lai et al., AAAI 2024): the candidate whose score is nearest to `beta (positive's + alpha)^(p +
+    1)`."""
 
-    Departs from the authors' code where `s + alpha` is not positive, which is no power's base: such a
-    positive, as badly learned as can be, gets the hardest candidate.
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    candidates: int = setting(
+        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+    )
+    alpha: float = setting(1.0, "Added to the positive's score.", search={"loguniform": [0.1, 10]}, gt=0)
+    beta: float = setting(0.1, "Hardness of negatives.", search={"loguniform": [0.01, 1]}, gt=0)
+    p: float = setting(
+        -2.0,
+        "At -1 the target is fixed; the lower, the faster it falls with the positive's score.",
+        search={"quantized": [-4, -1, 0.5]},
+        le=-1,
+    )
 
-    Args:
-        K: negatives a positive, each of candidates of its own.
-        candidates: N; 32 in the paper.
-        alpha, beta, p: of the target; p is -2 in the paper. With -1 the target is beta, whatever s is; above
-            that it would rise with s.
+
+class AHNSSampler(BaseSampler):
+    """Lai et al., "Adaptive Hardness Negative Sampling for Collaborative Filtering" (AAAI 2024).
+
+    Among N random items it takes the one whose score is nearest to `beta (s + alpha)^(p + 1)`, with s the
+    positive's score. The paper uses N = 32 and p = -2. With p = -1 the target is beta for every s; a higher p
+    would let it rise with s.
+
+    Departs from the authors' code if `s + alpha` is not positive and cannot be raised to a power: such a
+    positive, which the model has not learned at all, gets the hardest candidate.
     """
 
-    def __init__(
-        self, K: int = 1, candidates: int = 32, alpha: float = 1.0, beta: float = 0.1, p: float = -2.0
-    ) -> None:
+    def __init__(self, settings: AHNSSettings = AHNSSettings()) -> None:
         super().__init__()
-        self.K, self.candidates, self.alpha, self.beta, self.p = K, candidates, alpha, beta, p
+        self.settings = settings
 
-    def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
+    def sample(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
-        """Negatives `[B, K, D]`."""
-        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
-        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, rng, self.K, self.candidates)
+        """Negatives `[B, K, D]`, each chosen among candidates of its own."""
+        K, N = self.settings.negatives, self.settings.candidates
+        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, context, rng, K, N)
         with torch.no_grad():
-            positive_B1 = items.score(user_BD, positive_BD[:, None])
-            target_B1 = self.beta * (positive_B1 + self.alpha).clamp_min(0) ** (self.p + 1)
-            # Distances from a target beyond all scores are rounded until they are equal, or are all infinite.
+            positive_B1 = context.score(user_BD, positive_BD[:, None])
+            power = self.settings.p + 1
+            target_B1 = self.settings.beta * (positive_B1 + self.settings.alpha).clamp_min(0) ** power
+            # Distances to a target beyond all scores would round to the same number, or all be infinite.
             hardest_BK1 = score_BKN.masked_fill(~mask_BKN, -torch.inf).amax(2, keepdim=True)
             target_BK1 = torch.minimum(target_B1[..., None], hardest_BK1)
             distance_BKN = (score_BKN - target_BK1).abs().masked_fill(~mask_BKN, torch.inf)
             item_BK = pick(item_BKN, distance_BKN.argmin(2))
-        return Negatives(items.vectors(item_BK), mask_BKN.any(2), item_BK)
+        return Negatives(context.vectors(item_BK), mask_BKN.any(2), item_BK)
+
+
+COMPONENT = SamplerComponent(
+    name="ahns", settings=AHNSSettings, build=lambda inputs, settings: AHNSSampler(settings)
+)

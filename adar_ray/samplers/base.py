@@ -1,6 +1,6 @@
-"""What a sampler is asked and what it answers.
+"""What a sampler is given and what it returns.
 
-Legend: B rows of the batch, K negatives a row, D dimensions, P items of a shared pool.
+Legend: B rows of the batch, K negatives a row, H hops, D dimensions, P items of a shared pool, I items.
 """
 
 from __future__ import annotations
@@ -10,26 +10,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 
 
 @dataclass(frozen=True)
-class Items:
-    """What a sampler may look items up with. The first two are always there, the others if somebody knows.
+class SamplingContext:
+    """What a sampler may look up for a batch. The first two are always there, the others if they are known.
 
     Attributes:
         vectors: ids of any shape -> item representations with a last dimension D.
         n_items: ids run from 0 to n_items - 1.
         score: (user_BD, item_BKD or item_1KD) -> score_BK.
         seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them.
-        seen_count_B: how many items each of this batch's users interacted with; None where what comes next is
-            to be found, and not all that he would like.
+        seen_count_B: how many items each of this batch's users interacted with; None for sequential models,
+            which predict the next item and not all that a user would like.
         user_B, positive_B: the rows' users and positives, as ids.
         popularity_I: interactions of each item.
-        layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops,
-            whose mean is `vectors`.
+        layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops; their
+            mean is `vectors`.
         epoch: the pass over the data, from 1.
     """
 
@@ -50,17 +51,17 @@ class Negatives:
     """A sampler's answer.
 
     Attributes:
-        vector_BKD: representations; `[1, K, D]` where all rows share their negatives.
-        mask_BK: False where a row has no negative to give, as for a user who has seen every item.
-        item_BK: the items that the vectors are, `[1, K]` where shared; None if they are generated.
-        timestep_BK: for ADAR, the diffusion step of each negative, as a share of T; else None.
-        softened_B: for ADAR, whether the user has seen so much that noise was softened; None if that is not
-            known.
+        vector_BKD: representations; `[1, K, D]` if all rows share their negatives.
+        mask_BK: False where a row has no negative, as for a user who has seen every item.
+        item_BK: the items that the vectors are, `[1, K]` if shared; None if they are generated.
+        timestep_BK: for ADAR, the diffusion timestep of each negative, as a share of T; else None.
+        softened_B: for ADAR, whether the noise was softened because the user is active; None if activity is
+            not known.
         log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's
-            positive; `[B, K]`. None where all items are as likely.
-        loss_B: what the sampler itself wants minimized, for parameters of its own; `[B]`.
-        source: of generated negatives, the items that they are made of beside the positive: ids `[B, K]` and
-            vectors `[B, K, D]`; None if they are made of none.
+            positive, `[B, K]`; None if all items are equally likely.
+        loss_B: a loss for parameters of the sampler's own, `[B]`.
+        source: for generated negatives, the items mixed into them: ids `[B, K]` and vectors `[B, K, D]`; None
+            if there are none.
     """
 
     vector_BKD: torch.Tensor
@@ -77,5 +78,44 @@ class Sampler(Protocol):
     """Gives negatives for a batch; never a seen item as a sure negative."""
 
     def __call__(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
+        self,
+        user_BD: torch.Tensor,
+        positive_BD: torch.Tensor,
+        context: SamplingContext,
+        rng: RowRng | None = None,
     ) -> Negatives: ...
+
+
+class BaseSampler(nn.Module):
+    """A sampler as a module: a subclass implements `sample`."""
+
+    def forward(
+        self,
+        user_BD: torch.Tensor,
+        positive_BD: torch.Tensor,
+        context: SamplingContext,
+        rng: RowRng | None = None,
+    ) -> Negatives:
+        """Negatives for a batch of users and their positives.
+
+        Args:
+            rng: random numbers that belong to the rows, so that several workers repeat what one would draw;
+                by default they come from torch's own generator.
+        """
+        return self.sample(user_BD, positive_BD, context, rng or RowRng.fresh(len(user_BD), user_BD.device))
+
+    def sample(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
+    ) -> Negatives:
+        raise NotImplementedError
+
+
+def need(value: torch.Tensor | None, name: str) -> torch.Tensor:
+    """A field of the context that a sampler cannot do without.
+
+    Raises:
+        ValueError: the context does not have it.
+    """
+    if value is None:
+        raise ValueError(f"this sampler needs SamplingContext.{name}")
+    return value

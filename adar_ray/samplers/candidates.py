@@ -1,4 +1,4 @@
-"""Random items that a row's user has not interacted with, which several samplers choose among.
+"""Random items that a row's user has not interacted with; several samplers choose among them.
 
 Legend: B rows of the batch, K negatives a row, N candidates a row or a negative, W some of their columns,
 D dimensions.
@@ -11,23 +11,25 @@ from collections.abc import Callable
 import torch
 
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items
+from adar_ray.samplers.base import SamplingContext
 
 _REDRAWS = 8
 _FINE = 1 << 23  # single precision tells so many numbers apart
 
 
 def unseen(
-    items: Items, rng: RowRng, n: int, high: int, item_of: Callable[[torch.Tensor], torch.Tensor]
+    context: SamplingContext, rng: RowRng, n: int, high: int, item_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, n]` item ids, and False where no unseen one was found.
 
     Args:
-        item_of: what item an integer in `[0, high)` stands for, elementwise.
+        item_of: the item that an integer in `[0, high)` stands for, elementwise.
     """
     column_1N = torch.arange(n, device=rng.row_B.device)[None]
     item_BN = item_of(rng.integers_at(column_1N, high))
-    seen_BN = torch.zeros_like(item_BN, dtype=torch.bool) if items.seen is None else items.seen(item_BN)
+    if context.seen is None:
+        return item_BN, torch.ones_like(item_BN, dtype=torch.bool)
+    seen_BN = context.seen(item_BN)
     # Redrawing the seen ones leaves the others distributed as they were, among the unseen. Only the columns W
     # that still matter are drawn and looked up: each row's seen ones, and others in rows that have fewer.
     column_BW, seen_BW = column_1N.expand_as(item_BN), seen_BN
@@ -39,24 +41,24 @@ def unseen(
         drawn_BW = item_of(rng.integers_at(column_BW, high, stream))
         item_BW = torch.where(seen_BW, drawn_BW, item_BN.gather(1, column_BW))
         item_BN.scatter_(1, column_BW, item_BW)
-        seen_BW &= items.seen(item_BW)
-    # A user who has seen nearly everything may still be left with a seen item: it is masked, not used.
+        seen_BW &= context.seen(item_BW)
+    # A user who has seen nearly everything may still get a seen item: it is masked, not used.
     return item_BN, torch.ones_like(seen_BN).scatter(1, column_BW, ~seen_BW)
 
 
-def uniform_candidates(items: Items, rng: RowRng, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[B, n]` unseen items, each equally likely, and False where none was found."""
-    return unseen(items, rng, n, items.n_items, lambda item_BN: item_BN)
+def uniform_candidates(context: SamplingContext, rng: RowRng, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[B, n]` unseen items, all equally likely, and False where none was found."""
+    return unseen(context, rng, n, context.n_items, lambda item_BN: item_BN)
 
 
 @torch.no_grad()
 def scored_candidates(
-    user_BD: torch.Tensor, items: Items, rng: RowRng, K: int, n: int
+    user_BD: torch.Tensor, context: SamplingContext, rng: RowRng, K: int, n: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """n unseen items for each of K negatives, `[B, K, n]`, their scores, and False where none was found."""
-    item_BN, mask_BN = uniform_candidates(items, rng, K * n)
-    score_BN = items.score(user_BD, items.vectors(item_BN))
-    return tuple(x_BN.unflatten(1, (K, n)) for x_BN in (item_BN, score_BN, mask_BN))
+    item_BN, mask_BN = uniform_candidates(context, rng, K * n)
+    score_BN = context.score(user_BD, context.vectors(item_BN))
+    return item_BN.unflatten(1, (K, n)), score_BN.unflatten(1, (K, n)), mask_BN.unflatten(1, (K, n))
 
 
 def pick(value_BKN: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
@@ -65,5 +67,5 @@ def pick(value_BKN: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
 
 
 def uniform_numbers(rng: RowRng, n: int, stream: int) -> torch.Tensor:
-    """`[B, n]` numbers between 0 and 1, neither of them included."""
+    """`[B, n]` numbers between 0 and 1, both excluded."""
     return (rng.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE

@@ -1,46 +1,67 @@
-"""Dynamic negatives: the hardest of a few random items, or one of the hardest.
+"""DNS: the hardest of a few random context, or one of the hardest.
 
-Legend: B rows of the batch, K negatives a row, N candidates a negative, D dimensions.
+Legend: B rows of the batch, K negatives a row, N candidates a negative, M of them, D dimensions.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from pydantic import model_validator
 
+from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items, Negatives
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
 from adar_ray.samplers.candidates import pick, scored_candidates
 
-_CHOICE = 100  # a stream of random numbers apart from the candidates'
+_CHOICE = 100  # the stream of random numbers of this choice; the candidates have others
 
 
-class DNSSampler(nn.Module):
+class DNSSettings(Settings):
+    """DNS (Zhang et al., SIGIR 2013): the hardest of a few random items, or one of the hardest."""
+
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    candidates: int = setting(
+        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+    )
+    top: int = setting(
+        1, "Take one of this many hardest candidates at random.", search={"choice": [1, 2, 4]}, ge=1
+    )
+
+    @model_validator(mode="after")
+    def _top_is_among_the_candidates(self) -> DNSSettings:
+        if self.top > self.candidates:
+            raise ValueError(f"top {self.top} is more than candidates {self.candidates}")
+        return self
+
+
+class DNSSampler(BaseSampler):
     """Zhang et al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item Sampling" (SIGIR
-    2013): the item with the highest score of N random ones. With `top` above 1 it is DNS(M, N) of Shi et al.,
-    "On the Theories Behind Hard Negative Sampling for Recommendation" (WWW 2023): one of the M hardest of N,
-    each as likely.
+    2013):
+    the highest-scoring of N random items.
 
-    Args:
-        K: negatives a positive, each of candidates of its own.
-        candidates: N.
-        top: M.
+    With `top` above 1 it is DNS(M, N) of Shi et al., "On the Theories Behind Hard Negative Sampling for
+    Recommendation" (WWW 2023): one of the M = `top` hardest of N, all equally likely.
     """
 
-    def __init__(self, K: int = 1, candidates: int = 16, top: int = 1) -> None:
+    def __init__(self, settings: DNSSettings = DNSSettings()) -> None:
         super().__init__()
-        self.K, self.candidates, self.top = K, candidates, top
+        self.settings = settings
 
-    def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
+    def sample(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
-        """Negatives `[B, K, D]`."""
-        rng = rng or RowRng.fresh(len(user_BD), user_BD.device)
-        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, items, rng, self.K, self.candidates)
+        """Negatives `[B, K, D]`, each chosen among candidates of its own."""
+        K, N = self.settings.negatives, self.settings.candidates
+        item_BKN, score_BKN, mask_BKN = scored_candidates(user_BD, context, rng, K, N)
         score_BKN = score_BKN.masked_fill(~mask_BKN, -torch.inf)
-        best_BKM, at_BKM = score_BKN.topk(self.top, dim=2)
-        # Of fewer unseen candidates than M, one of those.
+        best_BKM, at_BKM = score_BKN.topk(self.settings.top, dim=2)
+        # With fewer unseen candidates than M, one of those.
         choices_BK = (best_BKM > -torch.inf).sum(2)
-        rank_BK = rng.integers(1 << 20, self.K, _CHOICE) * choices_BK >> 20
+        rank_BK = rng.integers(1 << 20, K, _CHOICE) * choices_BK >> 20
         item_BK = pick(item_BKN, pick(at_BKM, rank_BK))
-        return Negatives(items.vectors(item_BK), choices_BK > 0, item_BK)
+        return Negatives(context.vectors(item_BK), choices_BK > 0, item_BK)
+
+
+COMPONENT = SamplerComponent(
+    name="dns", settings=DNSSettings, build=lambda inputs, settings: DNSSampler(settings)
+)

@@ -8,28 +8,43 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
+from adar_ray.component import SamplerComponent, Settings
 from adar_ray.distributed import gather_rows
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items, Negatives
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need
 from adar_ray.samplers.popularity import log_q
 from adar_ray.samplers.uniform import shared_negatives
 
 
-class InBatchSampler(nn.Module):
-    """Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations"
-    (RecSys 2019): an item stands in a batch as often as it is popular, which `log_q_BK` tells a softmax.
+class InBatchSettings(Settings):
+    """In-batch negatives (Yi et al., RecSys 2019): the positives of the other rows."""
 
-    Departs from it by knowing each item's popularity, where the paper estimates it from a stream, and by
-    leaving out what the user has interacted with. The batch is that of all workers: they exchange ids.
+
+class InBatchSampler(BaseSampler):
+    """Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations"
+    (RecSys 2019): an item is in a batch as often as it is popular, and `log_q_BK` tells a softmax so.
+
+    Departs from the paper in two ways: it knows each item's popularity, which the paper estimates from a
+        stream,
+    and it leaves out what the user has interacted with. The batch is that of all workers: they exchange ids.
     """
 
-    def forward(
-        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, items: Items, rng: RowRng | None = None
+    def sample(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
-        """Negatives `[1, A, D]`. Needs `items.positive_B`, and for `log_q_BK` also `items.popularity_I`."""
-        negatives = shared_negatives(gather_rows(items.positive_B), len(user_BD), items)
-        if items.popularity_I is None:
+        """Negatives `[1, A, D]`. Needs `context.positive_B`, and for `log_q_BK` also
+        `context.popularity_I`."""
+        positive_B = need(context.positive_B, "positive_B")
+        negatives = shared_negatives(gather_rows(positive_B), len(user_BD), context)
+        if context.popularity_I is None:
             return negatives
-        return replace(negatives, log_q_BK=log_q(items.popularity_I.double(), negatives.item_BK, items))
+        return replace(
+            negatives,
+            log_q_BK=log_q(context.popularity_I.double(), need(negatives.item_BK, "item_BK"), context),
+        )
+
+
+COMPONENT = SamplerComponent(
+    name="in_batch", settings=InBatchSettings, build=lambda inputs, settings: InBatchSampler()
+)

@@ -25,15 +25,9 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users, tile_count
-from adar_ray.training.build import (
-    HISTOGRAM_BINS,
-    StepStatistics,
-    TrainingStep,
-    build_model,
-    build_optimizers,
-    build_samplers,
-)
+from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
 from adar_ray.training.run import Run
+from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
 
@@ -116,10 +110,11 @@ def fit(
     observed, valid = data.observed.to(device), data.valid.to(device)
     history = data.history and data.history.to(device)
     model = build_model(config, observed, data.dataset).to(device)
-    samplers = build_samplers(config, model, observed).to(device)
+    samplers = build_samplers(config, model, observed, data.dataset).to(device)
     optimizers = build_optimizers(config, model, samplers)
     state = _restore(run, config, model, samplers, optimizers)
-    step_module = TrainingStep(config, model, samplers, observed, data.dataset.sequences["stride"])
+    loss = build_loss(config, data.dataset)
+    step_module = TrainingStep(config, model, loss, samplers, observed, data.dataset.sequences["stride"])
     # Every worker has built the same model from the same seed: there is nothing to broadcast.
     parallel = (
         nn.parallel.DistributedDataParallel(step_module, broadcast_buffers=False, init_sync=False)
@@ -167,9 +162,7 @@ def _train_epoch(
         int.from_bytes(hashlib.sha256(repr((seed, epoch, worker.rank)).encode()).digest()[:7], "big")
     )
     rows = rows_per_batch(data.shard_rows, batch_size, seed, epoch, worker.size)
-    total = torch.zeros(
-        len(StepStatistics.FIELDS) + HISTOGRAM_BINS, dtype=torch.float64, device=worker.device
-    )
+    total = torch.zeros(StepStatistics.SIZE, dtype=torch.float64, device=worker.device)
     step_module.train()
     stripes = data.stripes(epoch)
     for step, (user, item) in enumerate(batches(stripes, batch_size // worker.size)):

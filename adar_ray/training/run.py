@@ -64,7 +64,7 @@ class Run:
             "workers": workers,
             "versions": _versions(),
         }
-        content = {"run": about, **config.model_dump()}
+        content = {"run": about, **config.used()}
         folder.write_bytes(CONFIG, yaml.safe_dump(content, sort_keys=False).encode())
         return cls(folder, config, about)
 

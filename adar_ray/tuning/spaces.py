@@ -41,9 +41,9 @@ from pydantic import (
     model_validator,
 )
 
+from adar_ray.component import Settings
 from adar_ray.config import (
     Config,
-    Section,
     build_config,
     check_key,
     explain,
@@ -114,7 +114,7 @@ def _scalar(value: Any) -> Any:
 Scalar = Annotated[Any, AfterValidator(_scalar)]
 
 
-class Parameter(Section):
+class Parameter(Settings):
     """A distribution, and the conditions under which the parameter is searched."""
 
     uniform: list[FiniteFloat] | None = None
@@ -212,14 +212,14 @@ class Parameter(Section):
         return trial.suggest_float(name, self.low, self.high, log=self.is_log)
 
 
-class Search(Section):
+class Search(Settings):
     """What proposes trials."""
 
     algorithm: Literal["random", "grid", "tpe", "bohb"] = "tpe"
     seed: int = Field(0, ge=0, lt=2**31)
 
 
-class Scheduler(Section):
+class Scheduler(Settings):
     """What ends poor trials early."""
 
     name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
@@ -228,7 +228,7 @@ class Scheduler(Section):
     interval: int = Field(4, ge=1, description="Epochs between exploitations; for pbt.")
 
 
-class Budget(Section):
+class Budget(Settings):
     """When the search ends: at whatever comes first."""
 
     trials: int = Field(64, ge=1)
@@ -238,14 +238,14 @@ class Budget(Section):
     _time_is_a_duration = field_validator("time", mode="before")(_seconds)
 
 
-class Resources(Section):
+class Resources(Settings):
     """Of a worker."""
 
     cpu: FiniteFloat = Field(1, gt=0)
     gpu: FiniteFloat = Field(0, ge=0)
 
 
-class Space(Section):
+class Space(Settings):
     """What is searched, how, and for how long."""
 
     base: dict[str, dict[str, Any] | None] = Field({}, description="Sections of a configuration.")

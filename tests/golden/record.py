@@ -22,10 +22,16 @@ import tempfile
 from pathlib import Path
 
 from adar_ray.config import load_config
-from adar_ray.data.synthetic import synthesise
+from adar_ray.data.synthetic import synthesize
 from adar_ray.training.trainer import train
 
-SMALL = ["model.dim=16", "train.epochs=2", "train.batch_size=256", "train.device=cpu", "adar.pool=64"]
+SMALL = [
+    "model.embedding_dim=16",
+    "train.epochs=2",
+    "train.batch_size=256",
+    "train.device=cpu",
+    "adar.pool=64",
+]
 MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
 SAMPLERS = ("uniform", "popularity", "in_batch", "dns", "mixgcf", "dens", "ahns", "srns")
 
@@ -35,25 +41,37 @@ RUNS: dict[str, list[str]] = {
     "sampler-adar-gamma": ["adar.gamma=0.5", "adar.warmup=1"],
     "sampler-adar-gaussian": ["adar.noise=gaussian", "adar.schedule=linear"],
     "sampler-adar-isotropic": ["adar.noise=isotropic", "adar.schedule=sigmoid", "adar.attach=true"],
-    "sampler-mixgcf-hops": ["sampler.name=mixgcf", "model.name=lightgcn", "sampler.negatives=2"],
-    "sampler-dns-top": ["sampler.name=dns", "sampler.negatives=2", "sampler.candidates=8", "sampler.top=3"],
-    "loss-bce": ["loss.name=bce", "sampler.name=uniform", "sampler.negatives=3"],
-    "loss-bce-adar": ["loss.name=bce", "adar.K=2", "adar.M=4"],
-    "loss-softmax": ["loss.name=sampled_softmax", "sampler.name=uniform", "sampler.shared=64"],
+    "sampler-mixgcf-hops": ["sampler.name=mixgcf", "model.name=lightgcn", "mixgcf.negatives=2"],
+    "sampler-dns-top": ["sampler.name=dns", "dns.negatives=2", "dns.candidates=8", "dns.top=3"],
+    "loss-bce": ["loss.name=bce", "sampler.name=uniform", "uniform.negatives=3"],
+    "loss-bce-adar": ["loss.name=bce", "adar.negatives=2", "adar.candidates=4"],
+    "loss-softmax": [
+        "loss.name=sampled_softmax",
+        "sampler.name=uniform",
+        "sampled_softmax.shared_negatives=64",
+    ],
     "loss-softmax-popularity": [
         *(
             "loss.name=sampled_softmax",
             "sampler.name=popularity",
-            "sampler.shared=64",
-            "loss.temperature=0.5",
+            "sampled_softmax.shared_negatives=64",
+            "sampled_softmax.temperature=0.5",
         ),
     ],
     "loss-softmax-in_batch": ["loss.name=sampled_softmax", "sampler.name=in_batch", "model.cosine=true"],
-    "loss-softmax-adar": ["loss.name=sampled_softmax", "sampler.shared=64", "sampler.joins=popularity"],
-    "loss-softmax-sasrec": ["loss.name=sampled_softmax", "sampler.shared=64", "model.name=sasrec"],
-    "loss-cross_entropy": ["loss.name=cross_entropy", "sampler.name=all", "loss.temperature=1"],
+    "loss-softmax-adar": [
+        "loss.name=sampled_softmax",
+        "sampled_softmax.shared_negatives=64",
+        "adar.joins=popularity",
+    ],
+    "loss-softmax-sasrec": [
+        "loss.name=sampled_softmax",
+        "sampled_softmax.shared_negatives=64",
+        "model.name=sasrec",
+    ],
+    "loss-cross_entropy": ["loss.name=cross_entropy", "sampler.name=all", "cross_entropy.temperature=1"],
     "loss-cross_entropy-adar": ["loss.name=cross_entropy", "adar.weight=0.3"],
-    "optimizer-sparse_adam": ["optimiser.name=sparse_adam", "optimiser.lr=0.003"],
+    "optimizer-sparse_adam": ["optimizer.name=sparse_adam", "optimizer.lr=0.003"],
     "streamed": ["data.cache=never", "sampler.mask_seen=false", "train.valid_users=50"],
 }
 
@@ -74,7 +92,7 @@ def record(out: Path, workers: int, names: list[str]) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     ray.init(address="local", num_cpus=4, **quiet)
     with tempfile.TemporaryDirectory() as scratch:
-        dataset = synthesise(120, 150, 2500, 1, f"{scratch}/data", rows_per_shard=900)
+        dataset = synthesize(120, 150, 2500, 1, f"{scratch}/data", rows_per_shard=900)
         for name in names:
             config = load_config(settings=[*SMALL, *RUNS[name]])
             train(dataset, f"{scratch}/{name}", config, workers=workers)

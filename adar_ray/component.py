@@ -1,0 +1,163 @@
+"""How a model, a sampler or a loss is declared.
+
+A component lives in one file: its class or function, its settings, and a declaration that says how to build
+    it
+and what it needs. `adar_ray/registry.py` names the declarations. Configuration, `--show-config`, search
+spaces and the reference pages follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from adar_ray.interactions.user_items import UserItems
+    from adar_ray.losses import LossFunction
+
+
+class Settings(BaseModel):
+    """The settings of one component, or one section of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(
+    default: Any, description: str, *, search: Mapping[str, list[Any]] | None = None, **limits: Any
+) -> Any:
+    """A field of `Settings`.
+
+    Args:
+        default: the only place where the default stands.
+        description: one sentence for people; `--show-config` and the reference print it.
+        search: a distribution to search, such as `{"uniform": [0.5, 0.95]}`; a space asks for it by
+            `default`.
+        limits: what Pydantic's `Field` takes, such as `ge=1`.
+    """
+    extra = None if search is None else {"search": dict(search)}
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """What a model may be built from.
+
+    Attributes:
+        observed: the training interactions.
+        embedding_dim: D, the length of a representation.
+        cosine: whether the score is the cosine instead of the dot product.
+        history_length: L, the longest history; for sequential models.
+        sparse: whether gradients should hold the rows of the batch only.
+    """
+
+    observed: UserItems
+    embedding_dim: int
+    cosine: bool = False
+    history_length: int = 0
+    sparse: bool = False
+
+
+def _fits_any(embedding_dim: int, settings: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class ModelComponent(Generic[S]):
+    """A base model.
+
+    Attributes:
+        name: what `model.name` calls it, and the name of its settings block.
+        settings: its own settings; their docstring is its one-line description.
+        build: makes the model.
+        is_sequential: whether it reads histories instead of user ids.
+        has_cosine: whether it can score by the cosine.
+        has_sparse_gradients: whether it can be trained with a sparse optimizer.
+        check: raises ValueError if the settings do not go with the embedding dimension.
+    """
+
+    name: str
+    settings: type[S]
+    build: Callable[[ModelInputs, S], nn.Module]
+    is_sequential: bool = False
+    has_cosine: bool = True
+    has_sparse_gradients: bool = False
+    check: Callable[[int, S], None] = _fits_any
+
+
+@dataclass(frozen=True)
+class SamplerInputs:
+    """What a sampler may be built from.
+
+    Attributes:
+        model: the base model.
+        observed: the training interactions.
+        shared_negatives: how many negatives the loss wants the whole batch to share; None if none.
+    """
+
+    model: Any
+    observed: UserItems
+    shared_negatives: int | None = None
+
+    @cached_property
+    def vector_size(self) -> int:
+        """D of the model's item representations. Some models concatenate, so it may exceed
+        `embedding_dim`."""
+        parameter = next(self.model.parameters())
+        with torch.no_grad():
+            return self.model.items(torch.zeros(1, dtype=torch.int64, device=parameter.device)).shape[-1]
+
+
+@dataclass(frozen=True)
+class SamplerComponent(Generic[S]):
+    """A source of negatives.
+
+    Attributes:
+        name: what `sampler.name` calls it, and the name of its settings block.
+        settings: its own settings; their docstring is its one-line description.
+        build: makes the sampler.
+        takes_all_items: whether its negatives are the whole catalog, as the full cross-entropy wants.
+        joins: for a sampler of generated negatives, the name of the ordinary sampler it joins beside a loss
+            that is not pairwise; None for a sampler that always stands alone.
+    """
+
+    name: str
+    settings: type[S]
+    build: Callable[[SamplerInputs, S], nn.Module]
+    takes_all_items: bool = False
+    joins: Callable[[S], str] | None = None
+
+
+@dataclass(frozen=True)
+class LossComponent(Generic[S]):
+    """A loss.
+
+    Attributes:
+        name: what `loss.name` calls it, and the name of its settings block.
+        settings: its own settings; their docstring is its one-line description.
+        build: makes the loss function.
+        is_pairwise: whether it compares each negative with its positive. Generated negatives may then replace
+            ordinary ones; with other losses they join them.
+        is_softmax: whether negatives share a softmax with their positive.
+        takes_all_items: whether its negatives are the whole catalog.
+        temperature: divides its scores; None if it has none.
+        shared_negatives: how many negatives it wants the whole batch to share; None if none.
+    """
+
+    name: str
+    settings: type[S]
+    build: Callable[[S], LossFunction]
+    is_pairwise: bool = False
+    is_softmax: bool = False
+    takes_all_items: bool = False
+    temperature: Callable[[S], float] | None = None
+    shared_negatives: Callable[[S], int] | None = None

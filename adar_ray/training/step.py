@@ -1,0 +1,270 @@
+"""Everything between a batch of interactions, or of sequence rows, and its loss.
+
+Legend: B rows of the batch, N pairs of user and positive in them, L positions of a history, K negatives a
+    pair,
+D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from adar_ray.config import Config
+from adar_ray.interactions import PADDING
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.losses import LossFunction, bpr
+from adar_ray.models.protocol import BaseModel, snapshot, training_positions
+from adar_ray.rng import RowRng
+from adar_ray.samplers.base import Negatives, SamplingContext
+
+HISTOGRAM_BINS = 10
+_HARDNESS_OF = 64  # negatives a row whose hardness is measured; of thousands, these are enough
+_MASKS = -1  # the stream of random numbers that hides positions; samplers count theirs from 0
+
+
+class StepStatistics:
+    """Sums over rows: a step returns them as one tensor, and epochs and workers add them up."""
+
+    FIELDS = ("loss", "penalty", "rows", "hardness", "negatives", "timesteps", "uncrossed")
+    SIZE = len(FIELDS) + HISTOGRAM_BINS
+
+    @staticmethod
+    def of(
+        loss_N: torch.Tensor,
+        penalty_N: torch.Tensor,
+        hardness_NK: torch.Tensor,
+        mask_NK: torch.Tensor,
+        timestep_NK: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The sums of one step, `[SIZE]`."""
+        histogram = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        timesteps = uncrossed = histogram.sum()
+        if timestep_NK is not None:
+            timestep = timestep_NK[mask_NK]
+            timesteps, uncrossed = timestep.sum(), (timestep == 1).sum()
+            # Clamped from below too: a model that has diverged has timesteps that are NaN.
+            bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
+            histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+        sums = [
+            loss_N.sum(),
+            penalty_N.sum(),
+            loss_N.new_tensor(len(loss_N)),
+            hardness_NK.sum(),
+            mask_NK.sum(),
+        ]
+        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram])
+
+    @staticmethod
+    def summary(total: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
+        """Losses and sampler statistics of an epoch from the sum of its steps' tensors."""
+        sums = dict(zip(StepStatistics.FIELDS, total.tolist(), strict=False))
+        rows, negatives = max(sums["rows"], 1), max(sums["negatives"], 1)
+        loss = {"loss": sums["loss"] / rows, "penalty": sums["penalty"] / rows}
+        sampler: dict[str, object] = {"hardness": sums["hardness"] / negatives}
+        histogram = total[len(StepStatistics.FIELDS) :]
+        if histogram.sum() > 0:
+            sampler["timestep"] = sums["timesteps"] / negatives
+            sampler["uncrossed"] = sums["uncrossed"] / negatives
+            sampler["timesteps"] = (histogram / histogram.sum()).tolist()
+        return loss, sampler
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss with its settings.
+
+    Attributes:
+        function: scores -> a number per row.
+        temperature: divides its scores.
+        is_softmax: whether negatives share a softmax with their positive.
+    """
+
+    function: LossFunction
+    temperature: float = 1.0
+    is_softmax: bool = False
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What a batch trains on: users, as they are when they meet their positive, and that positive.
+
+    Attributes:
+        user_ND: representations of the users.
+        user_N, positive_N: ids.
+        row_N: the pairs' positions in the batch of all workers.
+        of_N: the rows of this worker's batch that they come from.
+    """
+
+    user_ND: torch.Tensor
+    user_N: torch.Tensor
+    positive_N: torch.Tensor
+    row_N: torch.Tensor
+    of_N: torch.Tensor
+
+
+class TrainingStep(nn.Module):
+    """Computes the loss of a batch: model, samplers, loss function, L2 penalty.
+
+    One module, so that `DistributedDataParallel` can wrap it and average the gradients.
+
+    Args:
+        targets: how many positions of a sequence row, counted from its end, to train on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: Any,
+        loss: Loss,
+        samplers: nn.ModuleList,
+        observed: UserItems,
+        targets: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.samplers = model, samplers
+        self.config, self.loss, self.observed, self.targets = config, loss, observed, targets
+        self.popularity_I, self.seen_count_U = observed.item_counts(), observed.counts()
+
+    def forward(
+        self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the losses of all pairs, and the sums of `StepStatistics`.
+
+        Args:
+            user_B: users.
+            item: their positives `[B]`, or their sequence rows `[B, L + 1]`.
+            row_B: the rows' positions in the batch of all workers.
+            key: the step's key to random numbers: seed, epoch, step.
+        """
+        model = snapshot(self.model)
+        batch, pairs = self._pairs(model, user_B, item, row_B, key)
+        positive_ND = model.items(pairs.positive_N)
+        positive_N = model.score(pairs.user_ND, positive_ND[:, None])[:, 0]
+        context = SamplingContext(
+            model.items,
+            self.observed.n_items,
+            model.score,
+            seen=self._seen(user_B, pairs),
+            # A sequential model predicts one item, however many a user would like.
+            seen_count_B=None if "history" in batch else self.seen_count_U[pairs.user_N],
+            user_B=pairs.user_N,
+            positive_B=pairs.positive_N,
+            popularity_I=self.popularity_I,
+            layers=getattr(model, "item_layers", None),
+            epoch=key[1],
+        )
+        answers: list[Negatives] = [
+            sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream))
+            for stream, sampler in enumerate(self.samplers)
+        ]
+        scores = [model.score(pairs.user_ND, negatives.vector_BKD) for negatives in answers]
+        loss_N = self._loss(positive_N, scores, answers)
+        for negatives in answers:
+            if negatives.loss_B is not None:
+                loss_N = loss_N + negatives.loss_B
+        auxiliary_loss = getattr(self.model, "auxiliary_loss", None)
+        if auxiliary_loss:
+            loss_N = loss_N + auxiliary_loss(batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers)))
+        penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
+        with torch.no_grad():
+            studied, some = answers[-1], slice(_HARDNESS_OF)
+            mask_NK = studied.mask_BK[:, some]
+            margin_NK = (scores[-1][:, some] - positive_N[:, None]) / self.loss.temperature
+            hardness_NK = torch.sigmoid(margin_NK) * mask_NK
+            statistics = StepStatistics.of(loss_N, penalty_N, hardness_NK, mask_NK, studied.timestep_BK)
+        return (loss_N + penalty_N).sum(), statistics
+
+    def _pairs(
+        self,
+        model: BaseModel,
+        user_B: torch.Tensor,
+        item: torch.Tensor,
+        row_B: torch.Tensor,
+        key: tuple[int, ...],
+    ) -> tuple[dict[str, torch.Tensor], Pairs]:
+        """The model's input, and the pairs in it: all positions of all histories at once."""
+        if item.dim() == 1:
+            batch = {"user": user_B}
+            of_B = torch.arange(len(user_B), device=user_B.device)
+            return batch, Pairs(model.users(batch), user_B, item, row_B, of_B)
+        rng = RowRng(row_B, *key, _MASKS)
+        history_BL, target_BL = training_positions(self.model, item, self.targets, rng)
+        batch = {"user": user_B, "history": history_BL}
+        of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
+        return batch, Pairs(
+            model.users(batch)[of_N, at_N],
+            user_B[of_N],
+            target_BL[of_N, at_N],
+            row_B[of_N] * target_BL.shape[1] + at_N,
+            of_N,
+        )
+
+    def _loss(
+        self, positive_N: torch.Tensor, scores: list[torch.Tensor], answers: list[Negatives]
+    ) -> torch.Tensor:
+        """The loss of the ordinary negatives, and BPR's loss of generated negatives that join them.
+
+        A generated negative shares a direction with its positive. A loss that looked at its score alone would
+        push the user away from both, so each is compared with its positive. A softmax pulls the user back by
+        itself: there the pair only pushes, except for active users. docs/method.md says why.
+        """
+        ordinary = answers[0]
+        loss_N = self.loss.function(positive_N, scores[0], ordinary.mask_BK, ordinary.log_q_BK)
+        if len(answers) > 1:
+            scale, softened_N = self.loss.temperature, answers[1].softened_B
+            beside_N = positive_N
+            if self.loss.is_softmax and softened_N is not None:
+                beside_N = torch.where(softened_N, positive_N, positive_N.detach())
+            joined_N = bpr(beside_N / scale, scores[1] / scale, answers[1].mask_BK)
+            loss_N = loss_N + self.config.adar.weight * joined_N
+        return loss_N
+
+    def _penalty(
+        self,
+        batch: dict[str, torch.Tensor],
+        pairs: Pairs,
+        positive_ND: torch.Tensor,
+        answers: list[Negatives],
+    ) -> torch.Tensor:
+        """`[N]`: half the squared lengths of a pair's vectors, and the mean over its negatives'.
+
+        Generated negatives count by the items mixed into them: an item that is only ever pushed down has to
+            be
+        held back as well, or it would run away.
+        """
+        if not self.config.loss.l2:
+            return positive_ND.new_zeros(())
+        l2_vectors = getattr(self.model, "l2_vectors", None)
+        if "history" in batch:  # a hidden state is not a parameter
+            penalty_N = _half_square(positive_ND)
+        elif l2_vectors:
+            user_ND, item_ND = l2_vectors(batch, pairs.positive_N)
+            penalty_N = _half_square(user_ND) + _half_square(item_ND)
+        else:
+            penalty_N = _half_square(pairs.user_ND) + _half_square(positive_ND)
+        for negatives in answers:
+            item_NK, vector_NKD = negatives.source or (negatives.item_BK, negatives.vector_BKD)
+            if item_NK is not None:
+                vector_NKD = l2_vectors(batch, item_NK)[1] if l2_vectors else vector_NKD
+                penalty_N = penalty_N + _half_square(vector_NKD).mean(1)
+        return penalty_N
+
+    def _seen(self, user_B: torch.Tensor, pairs: Pairs) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        if not self.config.sampler.mask_seen:
+            return None
+
+        def seen(item: torch.Tensor) -> torch.Tensor:
+            if item.dim() == 1:  # once per user, however many positions
+                return self.observed.contains_shared(user_B, item)[pairs.of_N]
+            return self.observed.contains(pairs.user_N, item)
+
+        return seen
+
+
+def _half_square(vector: torch.Tensor) -> torch.Tensor:
+    return 0.5 * vector.square().sum(-1)
