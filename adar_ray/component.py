@@ -41,7 +41,7 @@ def setting(
             `default`.
         limits: what Pydantic's `Field` takes, such as `ge=1`.
     """
-    extra = None if search is None else {"search": dict(search)}
+    extra: dict[str, Any] | None = None if search is None else {"search": dict(search)}
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import ValidationError, create_model, field_validator, model_validator
@@ -124,11 +124,8 @@ def parse_metric(metric: str) -> tuple[str, int]:
 
 
 # A class made at run time, which a type checker cannot follow.
-_Blocks: Any = create_model(
-    "_Blocks",
-    __base__=Settings,
-    **{name: (block, block()) for name, block in settings_blocks().items()},
-)
+_fields: Any = {name: (block, block()) for name, block in settings_blocks().items()}
+_Blocks: Any = create_model("_Blocks", __base__=Settings, **_fields)
 
 
 class Config(_Blocks):
@@ -145,6 +142,10 @@ class Config(_Blocks):
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
     custom: dict[str, Any] = setting({}, "Settings of custom components, for them to read.")
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def settings_of(self, name: str) -> Settings:
         """The settings block of a component of the registry; an empty one if it has no settings."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from adar_ray import losses
@@ -34,5 +34,6 @@ LOSSES: dict[str, LossComponent[Any]] = _by_name(
 
 def settings_blocks() -> dict[str, type[Settings]]:
     """The settings class of every component that has settings of its own, by the component's name."""
-    components = (*MODELS.values(), *LOSSES.values(), *SAMPLERS.values())
-    return {c.name: c.settings for c in components if c.settings.model_fields}
+    tables: tuple[Mapping[str, Any], ...] = (MODELS, LOSSES, SAMPLERS)
+    every = {name: component.settings for table in tables for name, component in table.items()}
+    return {name: settings for name, settings in every.items() if settings.model_fields}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adar_ray.config import Config, explained, load_config, parse_metric
+from adar_ray.config import Config, explained, load_config, parse_metric, search_range
 from adar_ray.errors import AdarError
+from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
 
 def write(folder: Path, text: str) -> Path:
@@ -27,14 +28,16 @@ def test_without_anything_the_defaults_hold():
     config = load_config()
     assert config == Config()
     assert (config.model.name, config.loss.name, config.sampler.name) == ("mf", "bpr", "adar")
-    assert (config.adar.beta, config.adar.gamma, config.adar.M, config.adar.K) == (0.9, 1, 16, 4)
+    assert (config.adar.beta, config.adar.gamma) == (0.9, 1)
+    assert (config.adar.candidates, config.adar.negatives) == (16, 4)
 
 
 def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
-    file = write(tmp_path, "model:\n  name: lightgcn\n  layers: 3\nadar:\n  beta: 0.7\n")
+    file = write(tmp_path, "model:\n  name: lightgcn\nlightgcn:\n  layers: 3\nadar:\n  beta: 0.7\n")
     config = load_config(file)
-    assert (config.model.name, config.model.layers, config.adar.beta) == ("lightgcn", 3, 0.7)
-    assert (config.model.dim, config.adar.M, config.train) == (Config().model.dim, 16, Config().train)
+    assert (config.model.name, config.lightgcn.layers, config.adar.beta) == ("lightgcn", 3, 0.7)
+    assert (config.model.embedding_dim, config.adar.candidates) == (64, 16)
+    assert config.train == Config().train
 
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "model:\n", "{}"])
@@ -43,9 +46,9 @@ def test_a_file_may_say_nothing(tmp_path, text):
 
 
 def test_settings_go_over_the_file_and_the_last_one_wins(tmp_path):
-    file = write(tmp_path, "train:\n  epochs: 5\n  seed: 3\nmodel:\n  dim: 16\n")
-    config = load_config(file, ["train.epochs=7", "model.dim=8", "model.dim=32"])
-    assert (config.train.epochs, config.train.seed, config.model.dim) == (7, 3, 32)
+    file = write(tmp_path, "train:\n  epochs: 5\n  seed: 3\nmodel:\n  embedding_dim: 16\n")
+    config = load_config(file, ["train.epochs=7", "model.embedding_dim=8", "model.embedding_dim=32"])
+    assert (config.train.epochs, config.train.seed, config.model.embedding_dim) == (7, 3, 32)
 
 
 def test_values_go_over_the_file_and_settings_over_values(tmp_path):
@@ -86,7 +89,7 @@ def test_values_of_every_kind():
     [
         ("modle.dim=3", "did you mean model?"),
         ("optimiser.lr=1", "did you mean optimizer?"),
-        ("model.dims=3", "did you mean model.dim?"),
+        ("model.embedding_dims=3", "did you mean model.embedding_dim?"),
         ("adar.Beta=0.5", "did you mean adar.beta?"),
         ("train.lr=0.1", "did you mean optimizer.lr?"),
         ("model.epochs=3", "did you mean train.epochs?"),
@@ -111,9 +114,9 @@ def test_a_name_like_no_other_is_answered_with_all_there_are():
 @pytest.mark.parametrize(
     ("setting", "key"),
     [
-        ("model.dim=0", "model.dim"),
-        ("model.dim=many", "model.dim"),
-        ("model.dim=1.5", "model.dim"),
+        ("model.embedding_dim=0", "model.embedding_dim"),
+        ("model.embedding_dim=many", "model.embedding_dim"),
+        ("model.embedding_dim=1.5", "model.embedding_dim"),
         ("model.name=svd", "model.name"),
         ("adar.beta=1.5", "adar.beta"),
         ("adar.beta=", "adar.beta"),
@@ -133,13 +136,13 @@ def test_a_wrong_value_is_answered_with_its_key_and_the_value(tmp_path, setting,
     assert value in message.replace("'", "")
 
 
-@pytest.mark.parametrize("setting", ["model.dim", "dim=3", "=3", "model.=3", ""])
+@pytest.mark.parametrize("setting", ["model.embedding_dim", "dim=3", "=3", "model.=3", ""])
 def test_a_setting_of_another_form_is_answered_with_the_form(setting):
     assert "section.key=value" in refusal(None, setting)
 
 
 def test_a_value_that_is_no_yaml(tmp_path):
-    assert "--set model.dim=[1" in refusal(None, "model.dim=[1")
+    assert "--set model.embedding_dim=[1" in refusal(None, "model.embedding_dim=[1")
     file = write(tmp_path, "model: [1\n")
     assert refusal(file).startswith(f"{file}: is not valid YAML")
 
@@ -171,15 +174,72 @@ def test_what_does_not_go_together_is_said():
 
 
 def test_more_negatives_than_srns_remembers_are_refused():
-    message = refusal(None, "sampler.name=srns", "sampler.negatives=9", "srns.memory=8")
-    assert "sampler.negatives 9 is more than srns.memory 8" in message
-    load_config(settings=["sampler.name=srns", "sampler.negatives=8", "srns.memory=8"])
-    load_config(settings=["sampler.name=dns", "sampler.negatives=9", "srns.memory=8"])
+    message = refusal(None, "srns.negatives=9", "srns.memory=8")
+    assert message == (
+        "--set srns.memory=8: srns: negatives 9 is more than memory 8, among which they are chosen"
+    )
+    load_config(settings=["sampler.name=srns", "srns.negatives=8", "srns.memory=8"])
+
+
+def test_more_hard_candidates_than_candidates_are_refused():
+    assert "top 17 is more than candidates 16" in refusal(None, "dns.top=17")
+    load_config(settings=["dns.top=17", "dns.candidates=17"])
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
+def test_heads_have_to_divide_the_embedding_dimension_of_the_model_that_is_chosen(name):
+    settings = (f"{name}.heads=3", "model.embedding_dim=64")
+    assert "64 is not a multiple of heads 3" in refusal(None, f"model.name={name}", *settings)
+    load_config(settings=settings)
+
+
+# Components
+
+
+def test_every_component_can_be_chosen_and_its_block_is_explained():
+    for section, components in (("model", MODELS), ("loss", LOSSES), ("sampler", SAMPLERS)):
+        for name, component in components.items():
+            settings = [f"{section}.name={name}"]
+            if name == "all":
+                settings.append("loss.name=cross_entropy")
+            used = load_config(settings=settings).used()
+            assert used[section]["name"] == name
+            assert used.get(name, {}) == component.settings().model_dump()
+
+
+def test_only_the_blocks_that_have_an_effect_are_written():
+    assert set(Config().used()) == {"data", "model", "loss", "sampler", "adar", "optimizer", "train"}
+    joined = load_config(settings=["loss.name=bce", "adar.joins=popularity"])
+    assert joined.sampler_names() == ["popularity", "adar"]
+    assert set(joined.used()) - set(Config().used()) == {"popularity"}
+    full = load_config(settings=["loss.name=cross_entropy"])
+    assert full.sampler_names() == ["all", "adar"]
+    assert load_config(settings=["custom.depth=3"]).used()["custom"] == {"depth": 3}
+
+
+@pytest.mark.parametrize("section", ["model", "loss", "sampler"])
+def test_a_component_is_known_or_custom(section):
+    known = {"model": "mf", "loss": "bpr", "sampler": "adar"}[section]
+    assert known in refusal(None, f"{section}.name=nothing_like_it")
+    assert (
+        load_config(settings=[f"{section}.name=my.module:thing"]).used()[section]["name"] == "my.module:thing"
+    )
+
+
+def test_every_search_range_can_be_searched():
+    for name, block in settings_blocks().items():
+        for key in block.model_fields:
+            distribution = search_range(f"{name}.{key}")
+            if distribution is not None:
+                for value in distribution[next(iter(distribution))][:2]:
+                    load_config(values={name: {key: value}})
+    assert search_range("adar.beta") == {"uniform": [0.5, 0.95]}
+    assert search_range("train.seed") is None
 
 
 def test_a_configuration_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="frozen"):
-        load_config().model.dim = 3
+        load_config().model.embedding_dim = 3
 
 
 # Round trips
@@ -190,22 +250,23 @@ def test_a_configuration_cannot_be_changed_by_accident():
     [
         [],
         ["optimizer.lr=1e-5", "loss.l2=0", "adar.gamma=-0.5", "model.cosine=true", "train.metric=map@5"],
-        ["optimizer.lr=1e-12", "adar.weight=1e9", "train.seed=2147483647", "loss.temperature=0.07"],
+        ["optimizer.lr=1e-12", "adar.weight=1e9", "train.seed=2147483647", "loss.name=bce"],
     ],
 )
 def test_the_explained_configuration_reads_back_as_the_same(tmp_path, settings):
     config = load_config(settings=settings)
     text = explained(config)
     assert load_config(write(tmp_path, text)) == config
-    for name, section in config:
-        for key, field in type(section).model_fields.items():
-            assert f"  # {field.description}\n  {key}: " in text, f"{name}.{key}"
+    for name, values in config.used().items():
+        fields = type(getattr(config, name)).model_fields
+        for key in values:
+            assert f"  # {fields[key].description}\n  {key}: " in text, f"{name}.{key}"
 
 
 def test_a_runs_own_configuration_can_start_another(tmp_path):
-    config = load_config(settings=["model.dim=8", "optimizer.lr=1e-5"])
+    config = load_config(settings=["model.embedding_dim=8", "optimizer.lr=1e-5"])
     about = {"dataset": "/data", "dataset_checksum": "ab", "workers": 2, "versions": {"python": "3.11"}}
-    file = write(tmp_path, yaml.safe_dump({"run": about, **config.model_dump()}, sort_keys=False))
+    file = write(tmp_path, yaml.safe_dump({"run": about, **config.used()}, sort_keys=False))
     assert load_config(file) == config
 
 

@@ -29,20 +29,20 @@ import adar_ray.training.loop, adar_ray.ranking.tally
 
 OWN_LOOP = """
 import torch
-from adar_ray.adar import AdarSampler, Items, dot_score
+from adar_ray.adar import AdarSampler, AdarSettings, SamplingContext, dot_score
 from adar_ray.losses import bpr
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
 users, items = torch.nn.Embedding(40, 16), torch.nn.Embedding(60, 16)
-sampler = AdarSampler(beta=0.9, M=16, K=4)
+sampler = AdarSampler(AdarSettings(beta=0.9, candidates=16, negatives=4))
 optimizer = torch.optim.Adam([*users.parameters(), *items.parameters()], lr=3e-2)
 user = torch.arange(40).repeat(6)
 positive = (user % 10) * 6 + torch.arange(6).repeat_interleave(40)
 losses = []
 for epoch in range(60):
     user_BD, positive_BD = users(user), items(positive)
-    negatives = sampler(user_BD, positive_BD, Items(items, n_items=60))
+    negatives = sampler(user_BD, positive_BD, SamplingContext(items, n_items=60))
     score_B = (user_BD * positive_BD).sum(-1)
     loss = bpr(score_B, dot_score(user_BD, negatives.vector_BKD), negatives.mask_BK).mean()
     optimizer.zero_grad()

@@ -97,9 +97,17 @@ def _mirrored_normals(rng: RowRng, n: int, dim: int, like: torch.Tensor) -> torc
     return torch.stack([normal_HD, -normal_HD], 1).flatten(0, 1)[:n]
 
 
+def _known(dim: int | None) -> int:
+    if dim is None:
+        raise ValueError(
+            "Gaussian noise needs the dimension of item representations: AdarSampler(settings, dim)"
+        )
+    return dim
+
+
 NOISES: dict[str, Callable[[int | None], nn.Module]] = {
     "catalog": lambda dim: CatalogNoise(),
-    "gaussian": lambda dim: GaussianNoise(dim, full=True),
-    "gaussian_diagonal": lambda dim: GaussianNoise(dim, full=False),
+    "gaussian": lambda dim: GaussianNoise(_known(dim), full=True),
+    "gaussian_diagonal": lambda dim: GaussianNoise(_known(dim), full=False),
     "isotropic": lambda dim: IsotropicNoise(),
 }

@@ -15,7 +15,7 @@ import torch
 
 from adar_ray.adapters.recbole import add_adar, train
 from adar_ray.adapters.recbole_library import training_pairs, write_interactions
-from adar_ray.adar import AdarSampler
+from adar_ray.adar import AdarSampler, AdarSettings
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import SplitProtocol
@@ -187,7 +187,9 @@ def test_a_term_of_no_weight_changes_nothing(model: str, ratio: Dataset, left_ou
 def test_with_adar_every_table_learns(model: str, ratio: Dataset, left_out: Dataset) -> None:
     """The term alone, without the model's own loss, reaches users and items."""
     dataset = left_out if model in SEQUENTIAL else ratio
-    trained = train(model, dataset, settings_for(model), AdarSampler(M=4, K=2, pool=8))
+    trained = train(
+        model, dataset, settings_for(model), AdarSampler(AdarSettings(candidates=4, negatives=2, pool=8))
+    )
     network, batch = trained.model, next(iter(trained.loaders[0]))
     network.zero_grad()
     with_term = network.calculate_loss(batch)

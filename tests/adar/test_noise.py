@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from adar_ray.adar import AdarSampler, Items, dot_score
+from adar_ray.adar import AdarSampler, AdarSettings, SamplingContext, dot_score
 from adar_ray.adar.noise import NOISES, CatalogNoise, GaussianNoise, IsotropicNoise
 from adar_ray.rng import RowRng
 
@@ -19,8 +19,8 @@ def catalog(dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return (torch.randn(ITEMS, DIM, generator=draw, dtype=torch.float64).exp() @ mix + 3).to(dtype)
 
 
-def items_of(table_ID: torch.Tensor) -> Items:
-    return Items(lambda item: table_ID[item], len(table_ID))
+def items_of(table_ID: torch.Tensor) -> SamplingContext:
+    return SamplingContext(lambda item: table_ID[item], len(table_ID))
 
 
 def key(n: int, rows: int = 4) -> RowRng:
@@ -90,9 +90,15 @@ def test_a_negative_meets_the_boundary_whatever_the_noise(name):
     draw = torch.Generator().manual_seed(1)
     user_BD = torch.randn(40, DIM, generator=draw, dtype=torch.float64)
     positive_BD = table[:40] + 4 * user_BD
-    sampler = AdarSampler(beta=0.7, M=1, phi_min=0.0, noise=name, T=100_000, dim=DIM).double()
+    sampler = AdarSampler(
+        AdarSettings(beta=0.7, candidates=1, phi_min=0.0, noise=name, timesteps=100_000), dim=DIM
+    ).double()
     negatives = sampler(user_BD, positive_BD, items_of(table), key(0, rows=40))
-    pool_PD = AdarSampler(noise=name, dim=DIM).double().noise(items_of(table), 256, key(0, rows=40))[0]
+    pool_PD = (
+        AdarSampler(AdarSettings(noise=name), dim=DIM)
+        .double()
+        .noise(items_of(table), 256, key(0, rows=40))[0]
+    )
     score_BP = user_BD @ pool_PD.T
     mean_B1, spread_B1 = score_BP.mean(1, keepdim=True), score_BP.std(1, correction=0, keepdim=True)
     r_B1 = ((user_BD * positive_BD).sum(1, keepdim=True) - mean_B1) / spread_B1
@@ -106,9 +112,12 @@ def test_a_negative_meets_the_boundary_whatever_the_noise(name):
 def test_in_the_warmup_negatives_are_ordinary_random_items():
     table = catalog()
     user_BD, positive_BD = table[:30], table[30:60]
-    sampler, seen_count_B = AdarSampler(warmup=2, K=3), torch.tensor([0, ITEMS // 2]).repeat(15)
+    sampler, seen_count_B = (
+        AdarSampler(AdarSettings(warmup=2, negatives=3)),
+        torch.tensor([0, ITEMS // 2]).repeat(15),
+    )
     for epoch, ordinary in ((1, True), (2, True), (3, False)):
-        items = Items(lambda item: table[item], ITEMS, seen_count_B=seen_count_B, epoch=epoch)
+        items = SamplingContext(lambda item: table[item], ITEMS, seen_count_B=seen_count_B, epoch=epoch)
         negatives = sampler(user_BD, positive_BD, items, key(0, rows=30))
         made = negatives.vector_BKD.flatten(0, 1)
         is_item = (made[:, None] - table).abs().amax(2).amin(1) < 1e-9
@@ -121,7 +130,7 @@ def test_in_the_warmup_negatives_are_ordinary_random_items():
 def test_the_gradient_reaches_the_positive_through_its_copy_only_where_asked(attach):
     table = catalog()
     user_BD, positive_BD = table[:5], table[5:10].clone().requires_grad_()
-    sampler = AdarSampler(attach=attach, K=1)
+    sampler = AdarSampler(AdarSettings(attach=attach, negatives=1))
     negatives = sampler(user_BD, positive_BD, items_of(table), key(0, rows=5))
     assert negatives.vector_BKD.requires_grad == attach
     if attach:

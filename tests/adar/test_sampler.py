@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from adar_ray.adar import AdarSampler, Items, dot_score
+from adar_ray.adar import AdarSampler, AdarSettings, SamplingContext, dot_score
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.rng import RowRng
 
@@ -27,7 +27,7 @@ class World:
         self.item_ID = random_vectors(items, dim, seed=2) + 0.3
         # Learned to some degree: a positive scores better than most items.
         self.positive_BD = self.item_ID[torch.arange(rows) % items] + 0.5 * self.user_BD
-        self.items = Items(self.vectors, items, score, **known)
+        self.items = SamplingContext(self.vectors, items, score, **known)
         self.pool_P = torch.empty(0)
 
     def vectors(self, item: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,9 @@ class World:
 @pytest.mark.parametrize(("beta", "T"), [(0.9, 1000), (0.5, 1000), (0.7, 20)])
 def test_a_negative_scores_what_the_boundary_says_wherever_the_trajectory_crosses_it(beta, T):
     world = World()
-    negatives = world.negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    negatives = world.negatives(
+        AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3, phi_min=0.1, timesteps=T))
+    )
     pool = world.pool_scores()
     center_B1 = pool.mean(1, keepdim=True)
     excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1
@@ -80,7 +82,7 @@ def test_a_negative_scores_what_the_boundary_says_wherever_the_trajectory_crosse
 
 def test_with_another_gamma_the_boundary_follows_the_running_mean():
     world = World()
-    sampler = AdarSampler(beta=0.8, gamma=0, M=1, K=2)
+    sampler = AdarSampler(AdarSettings(beta=0.8, gamma=0, candidates=1, negatives=2))
     negatives = world.negatives(sampler)
     pool = world.pool_scores()
     center_B1, spread_B1 = pool.mean(1, keepdim=True), pool.std(1, correction=0, keepdim=True)
@@ -96,7 +98,14 @@ def test_with_another_gamma_the_boundary_follows_the_running_mean():
 
 
 def test_timesteps_are_whole_steps_between_phi_min_and_the_end():
-    t = World().negatives(AdarSampler(beta=0.99, M=1, K=8, phi_min=0.25, T=40)).timestep_BK * 40
+    t = (
+        World()
+        .negatives(
+            AdarSampler(AdarSettings(beta=0.99, candidates=1, negatives=8, phi_min=0.25, timesteps=40))
+        )
+        .timestep_BK
+        * 40
+    )
     torch.testing.assert_close(t, t.round(), rtol=0, atol=1e-9)
     assert t.min() == 10
     assert t.max() == 40
@@ -104,7 +113,7 @@ def test_timesteps_are_whole_steps_between_phi_min_and_the_end():
 
 def test_all_the_way_to_noise_the_negatives_are_real_items():
     world = World()
-    negatives = world.negatives(AdarSampler(phi_min=1))
+    negatives = world.negatives(AdarSampler(AdarSettings(phi_min=1)))
     assert (negatives.timestep_BK == 1).all()
     distance = (negatives.vector_BKD.flatten(0, 1)[:, None] - world.item_ID).abs().amax(2)
     assert distance.amin(1).max() < 1e-14
@@ -117,7 +126,10 @@ def test_rotating_the_embedding_space_rotates_the_negatives():
         vectors @ rotation for vectors in (world.user_BD, world.item_ID, world.positive_BD)
     )
     for gamma in (1, 0.3):
-        here, there = world.negatives(AdarSampler(gamma=gamma)), turned.negatives(AdarSampler(gamma=gamma))
+        here, there = (
+            world.negatives(AdarSampler(AdarSettings(gamma=gamma))),
+            turned.negatives(AdarSampler(AdarSettings(gamma=gamma))),
+        )
         assert torch.equal(here.timestep_BK, there.timestep_BK)
         torch.testing.assert_close(here.vector_BKD @ rotation, there.vector_BKD)
 
@@ -129,7 +141,10 @@ def test_scaling_the_embeddings_scales_the_negatives(scale):
         vectors * scale for vectors in (world.user_BD, world.item_ID, world.positive_BD)
     )
     for gamma in (1, -0.5):
-        here, there = world.negatives(AdarSampler(gamma=gamma)), scaled.negatives(AdarSampler(gamma=gamma))
+        here, there = (
+            world.negatives(AdarSampler(AdarSettings(gamma=gamma))),
+            scaled.negatives(AdarSampler(AdarSettings(gamma=gamma))),
+        )
         assert torch.equal(here.timestep_BK, there.timestep_BK)
         torch.testing.assert_close(here.vector_BKD * scale, there.vector_BKD)
 
@@ -150,8 +165,8 @@ def test_the_models_own_score_decides_and_its_units_do_not_matter():
     )
     easiest = World(score=lambda user, item: -dot_score(user, item))
     assert not torch.equal(
-        plain.negatives(AdarSampler(phi_min=1)).vector_BKD,
-        easiest.negatives(AdarSampler(phi_min=1)).vector_BKD,
+        plain.negatives(AdarSampler(AdarSettings(phi_min=1))).vector_BKD,
+        easiest.negatives(AdarSampler(AdarSettings(phi_min=1))).vector_BKD,
     )
 
 
@@ -164,7 +179,9 @@ def test_a_score_that_is_a_network_meets_its_boundary_too():
         return dot_score(user_BD, item_BKD) + torch.tanh(both @ hidden).sum(2)
 
     world, beta, T = World(score=network), 0.7, 1000
-    negatives = world.negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    negatives = world.negatives(
+        AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3, phi_min=0.1, timesteps=T))
+    )
     pool = network(world.user_BD, world.item_ID[world.pool_P][None])
     center_B1 = pool.mean(1, keepdim=True)
     excess_B1 = network(world.user_BD, world.positive_BD[:, None]) - center_B1
@@ -173,7 +190,9 @@ def test_a_score_that_is_a_network_meets_its_boundary_too():
     crosses = (negatives.timestep_BK > 0.1) & (negatives.timestep_BK < 1)
     assert crosses.sum() > 60
     assert off_BK[crosses].max() < 0.02
-    linear = World().negatives(AdarSampler(beta=beta, M=4, K=3, phi_min=0.1, T=T))
+    linear = World().negatives(
+        AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3, phi_min=0.1, timesteps=T))
+    )
     assert not torch.equal(linear.timestep_BK, negatives.timestep_BK)
 
 
@@ -182,13 +201,13 @@ def test_a_score_that_is_a_network_meets_its_boundary_too():
 
 def test_each_negative_is_made_of_one_item_of_the_pool():
     world = World(rows=8)
-    noise = world.noise_items(AdarSampler(K=3))
+    noise = world.noise_items(AdarSampler(AdarSettings(negatives=3)))
     assert all(len(items) == 1 and items <= set(world.pool_P.tolist()) for row in noise for items in row)
 
 
 def test_a_negative_tells_what_item_it_is_made_of():
     world = World()
-    negatives = world.negatives(AdarSampler(K=3))
+    negatives = world.negatives(AdarSampler(AdarSettings(negatives=3)))
     item_BK, vector_BKD = negatives.source
     assert torch.equal(vector_BKD, world.item_ID[item_BK])
     angle_BK1 = (negatives.timestep_BK * math.pi / 2)[..., None]  # of the cosine schedule
@@ -200,13 +219,15 @@ def test_a_negative_tells_what_item_it_is_made_of():
 
 
 def test_gaussian_noise_is_no_item():
-    assert World().negatives(AdarSampler(noise="gaussian", dim=DIM).double()).source is None
+    assert World().negatives(AdarSampler(AdarSettings(noise="gaussian"), dim=DIM).double()).source is None
 
 
 def test_with_candidates_enough_the_noise_is_the_hardest_unseen_item_of_the_pool():
     seen = torch.rand(8, ITEMS, generator=torch.Generator().manual_seed(5)) < 0.7
     world = World(rows=8, seen=lambda item: seen[:, item])
-    noise = world.noise_items(AdarSampler(M=2000, K=2, pool=40, hidden=0))
+    noise = world.noise_items(
+        AdarSampler(AdarSettings(candidates=2000, negatives=2, pool=40, hidden_positives=0))
+    )
     score_BP = world.pool_scores().masked_fill(seen[:, world.pool_P], -torch.inf)
     hardest = world.pool_P[score_BP.argmax(1)]
     assert noise == [[{item}] * 2 for item in hardest.tolist()]
@@ -214,7 +235,9 @@ def test_with_candidates_enough_the_noise_is_the_hardest_unseen_item_of_the_pool
 
 def test_one_candidate_makes_every_item_of_the_pool_equally_likely():
     world = World(rows=2000, items=8)
-    vector_BKD = world.negatives(AdarSampler(M=1, K=1, pool=64, phi_min=1)).vector_BKD
+    vector_BKD = world.negatives(
+        AdarSampler(AdarSettings(candidates=1, negatives=1, pool=64, phi_min=1))
+    ).vector_BKD
     drawn = torch.cdist(vector_BKD[:, 0], world.item_ID).argmin(1)
     share = torch.bincount(world.pool_P, minlength=8) / 64
     counts, expected = torch.bincount(drawn, minlength=8), 2000 * share
@@ -227,7 +250,7 @@ def test_the_more_candidates_the_harder_the_noise():
     world = World()
     hardness = []
     for M in (1, 4, 16, 64):
-        vector_BKD = world.negatives(AdarSampler(M=M, phi_min=1)).vector_BKD
+        vector_BKD = world.negatives(AdarSampler(AdarSettings(candidates=M, phi_min=1))).vector_BKD
         hardness.append(dot_score(world.user_BD, vector_BKD).mean().item())
     assert hardness == sorted(hardness)
     assert hardness[-1] > hardness[0] + 3
@@ -241,7 +264,9 @@ def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: i
     rows, N = 400, 2000
     world = World(rows=rows, items=N, seen_count_B=torch.full((rows,), count))
     world.positive_BD = world.item_ID[:1].expand(rows, -1)
-    negatives = world.negatives(AdarSampler(M=16, K=4, hidden=hidden, phi_min=1, pool=1500))
+    negatives = world.negatives(
+        AdarSampler(AdarSettings(candidates=16, negatives=4, hidden_positives=hidden, phi_min=1, pool=1500))
+    )
     assert negatives.softened_B.tolist() == [M < 16] * rows
     score_BK = dot_score(world.user_BD, negatives.vector_BKD)
     harder_BK = (world.pool_scores()[:, None] > score_BK[..., None] + 1e-9).double().mean(2)
@@ -252,15 +277,19 @@ def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: i
 def test_candidates_stay_few_for_everybody_where_they_are():
     half = torch.full((ROWS,), ITEMS // 2)
     for M in (1, 3):
-        few = World(seen_count_B=half).negatives(AdarSampler(M=M))
-        assert torch.equal(few.vector_BKD, World().negatives(AdarSampler(M=M)).vector_BKD)
+        few = World(seen_count_B=half).negatives(AdarSampler(AdarSettings(candidates=M)))
+        assert torch.equal(
+            few.vector_BKD, World().negatives(AdarSampler(AdarSettings(candidates=M))).vector_BKD
+        )
 
 
 def test_with_the_candidates_the_boundary_falls():
     """A sixteenth of the candidates, half of the boundary: the fourth root."""
     seen_count_B = torch.full((ROWS,), ITEMS)
     world = World(seen_count_B=seen_count_B)
-    negatives = world.negatives(AdarSampler(beta=0.8, M=64, hidden=1, phi_min=0))
+    negatives = world.negatives(
+        AdarSampler(AdarSettings(beta=0.8, candidates=64, hidden_positives=1, phi_min=0))
+    )
     pool = world.pool_scores()
     center_B1 = pool.mean(1, keepdim=True)
     excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1
@@ -280,8 +309,8 @@ def test_no_seen_item_is_ever_the_noise_even_of_users_who_have_seen_nearly_all()
     world = World(rows=12, items=40, seen=lambda item: observed.contains_shared(torch.arange(12), item))
     given = 0
     for key in range(3):
-        mask = world.negatives(AdarSampler(M=8), key).mask_BK
-        noise = world.noise_items(AdarSampler(M=8), key)
+        mask = world.negatives(AdarSampler(AdarSettings(candidates=8)), key).mask_BK
+        noise = world.noise_items(AdarSampler(AdarSettings(candidates=8)), key)
         for row in range(12):
             for k in mask[row].nonzero()[:, 0].tolist():
                 assert noise[row][k] <= set(unseen[row].tolist())
@@ -300,7 +329,7 @@ def test_a_user_who_has_seen_everything_gets_no_negative():
 
 @pytest.mark.parametrize(("K", "M", "pool"), [(1, 1, 2), (1, 16, 256), (4, 1, 8), (8, 32, 700)])
 def test_shapes(K, M, pool):
-    negatives = World().negatives(AdarSampler(K=K, M=M, pool=pool))
+    negatives = World().negatives(AdarSampler(AdarSettings(negatives=K, candidates=M, pool=pool)))
     assert negatives.vector_BKD.shape == (ROWS, K, DIM)
     assert negatives.mask_BK.shape == negatives.timestep_BK.shape == (ROWS, K)
     assert negatives.mask_BK.all()
@@ -310,11 +339,13 @@ def test_shapes(K, M, pool):
 def test_no_rows_give_no_negatives():
     for gamma in (1, 0):
         world = World(rows=0)
-        assert world.negatives(AdarSampler(gamma=gamma)).vector_BKD.shape == (0, 4, DIM)
+        assert world.negatives(AdarSampler(AdarSettings(gamma=gamma))).vector_BKD.shape == (0, 4, DIM)
 
 
 def test_the_negatives_of_a_row_differ():
-    vector_BKD = World(rows=300).negatives(AdarSampler(K=4, M=1, pool=256)).vector_BKD
+    vector_BKD = (
+        World(rows=300).negatives(AdarSampler(AdarSettings(negatives=4, candidates=1, pool=256))).vector_BKD
+    )
     same = (vector_BKD[:, :, None] == vector_BKD[:, None]).all(-1).float().sum() - 300 * 4
     # A pair of negatives is the same where both draw the same place of the pool, or the same item twice.
     expected = 300 * 4 * 3 * (1 / 256 + 1 / ITEMS)
@@ -355,7 +386,9 @@ def test_a_positive_that_is_also_in_the_table_is_pushed_as_noise_alone():
     world = World(rows=10)
     world.item_ID.requires_grad_()
     own = world.item_ID[100:110]
-    negatives = AdarSampler(K=1)(world.user_BD, own, world.items, RowRng(torch.arange(10), 0))
+    negatives = AdarSampler(AdarSettings(negatives=1))(
+        world.user_BD, own, world.items, RowRng(torch.arange(10), 0)
+    )
     (gradient,) = torch.autograd.grad(negatives.vector_BKD.sum(), world.item_ID)
     noise = gradient.any(1)
     assert noise.sum() <= 10
@@ -368,10 +401,12 @@ def test_pairwise_gradients_are_those_of_the_method():
     """-g e_u on the positive, +g sin(phi*) e_u on the noise item, and on the user
     -g [(1 - cos phi*)(e_i - mu) - sin(phi*)(n - mu)], with g = sigmoid(s_t - s_0)."""
     world = World(rows=20)
-    noise = torch.tensor([items.pop() for (items,) in world.noise_items(AdarSampler(K=1, M=4))])
+    noise = torch.tensor(
+        [items.pop() for (items,) in world.noise_items(AdarSampler(AdarSettings(negatives=1, candidates=4)))]
+    )
     for leaf in (world.user_BD, world.positive_BD, world.item_ID):
         leaf.requires_grad_()
-    negatives = world.negatives(AdarSampler(K=1, M=4))
+    negatives = world.negatives(AdarSampler(AdarSettings(negatives=1, candidates=4)))
     s_t = dot_score(world.user_BD, negatives.vector_BKD)[:, 0]
     s_0 = (world.user_BD * world.positive_BD).sum(1)
     softplus(s_t - s_0).sum().backward()
@@ -402,12 +437,12 @@ def test_pairwise_gradients_are_those_of_the_method():
 def test_every_negative_is_made_of_numbers(gamma, dtype, users, items, n_items):
     user_BD = (random_vectors(16, DIM, seed=1) * users).to(dtype)
     item_ID = (random_vectors(n_items, DIM, seed=2) * items).to(dtype).requires_grad_()
-    sampler = AdarSampler(gamma=gamma)
+    sampler = AdarSampler(AdarSettings(gamma=gamma))
     for key in range(2):
         negatives = sampler(
             user_BD,
             item_ID[torch.arange(16) % n_items],
-            Items(lambda i: item_ID[i], n_items),
+            SamplingContext(lambda i: item_ID[i], n_items),
             RowRng(torch.arange(16), key),
         )
         assert negatives.vector_BKD.dtype == dtype
@@ -422,7 +457,7 @@ def test_every_negative_is_made_of_numbers(gamma, dtype, users, items, n_items):
 def test_a_catalog_of_one_item_gives_that_item():
     item_ID = random_vectors(1, DIM)
     negatives = AdarSampler()(
-        random_vectors(5, DIM, seed=1), item_ID.expand(5, -1), Items(lambda i: item_ID[i], 1)
+        random_vectors(5, DIM, seed=1), item_ID.expand(5, -1), SamplingContext(lambda i: item_ID[i], 1)
     )
     torch.testing.assert_close(negatives.vector_BKD, item_ID.expand(5, 4, DIM))
 
@@ -446,7 +481,8 @@ def standardized(world: World) -> torch.Tensor:
 
 
 def test_the_running_mean_follows_the_positives_scores_in_training_mode_alone():
-    world, sampler = World(), AdarSampler(gamma=0.5, momentum=0.9)
+    world, sampler = World(), AdarSampler(AdarSettings(gamma=0.5))
+    sampler.momentum = 0.9
     world.negatives(sampler, key=0)
     expected = standardized(world).mean().item()
     assert sampler.r_mean.item() == pytest.approx(expected, rel=1e-5)
@@ -460,13 +496,13 @@ def test_the_running_mean_follows_the_positives_scores_in_training_mode_alone():
 
 
 def test_gamma_1_needs_no_running_mean():
-    sampler = AdarSampler(gamma=1)
+    sampler = AdarSampler(AdarSettings(gamma=1))
     World().negatives(sampler)
     assert sampler.r_mean == 0
 
 
 def test_a_batch_without_rows_leaves_the_running_mean_alone():
-    sampler = AdarSampler(gamma=0)
+    sampler = AdarSampler(AdarSettings(gamma=0))
     World().negatives(sampler)
     before = sampler.r_mean.item()
     World(rows=0).negatives(sampler)
@@ -474,7 +510,7 @@ def test_a_batch_without_rows_leaves_the_running_mean_alone():
 
 
 def test_the_running_mean_is_saved_and_loaded():
-    trained, fresh = AdarSampler(gamma=0), AdarSampler(gamma=0)
+    trained, fresh = AdarSampler(AdarSettings(gamma=0)), AdarSampler(AdarSettings(gamma=0))
     World().negatives(trained)
     fresh.load_state_dict(trained.state_dict())
     world = World()

@@ -15,12 +15,15 @@ from adar_ray.config import load_config
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel, BERT4Rec, FMLPRec, GRU4Rec, SASRec
+from adar_ray.models.bert4rec import BERT4RecSettings
 from adar_ray.models.fmlprec import Filter
 from adar_ray.models.protocol import dot_score, training_positions
 from adar_ray.models.sequence import visible_positions
+from adar_ray.registry import MODELS as REGISTRY
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items
-from adar_ray.training.build import TrainingStep, build_samplers
+from adar_ray.samplers.base import SamplingContext
+from adar_ray.training.build import build_loss, build_samplers
+from adar_ray.training.step import TrainingStep
 
 ITEMS, LENGTH, DIM = 13, 6, 8
 KINDS = {"gru4rec": GRU4Rec, "sasrec": SASRec, "bert4rec": BERT4Rec, "fmlprec": FMLPRec}
@@ -33,7 +36,8 @@ def build(name: str, seed: int = 0, dropout: float = 0.0, **more) -> nn.Module:
     """A model whose weights are large enough for every one of them to matter."""
     torch.manual_seed(seed)
     family, _, cosine = name.partition(" ")
-    model = KINDS[family](ITEMS, LENGTH, DIM, layers=2, dropout=dropout, cosine=bool(cosine), **more)
+    settings = REGISTRY[family].settings(layers=2, dropout=dropout, **more)
+    model = KINDS[family](ITEMS, LENGTH, DIM, settings, cosine=bool(cosine))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -212,7 +216,7 @@ def test_dropout_is_of_training_alone(name):
 @pytest.mark.parametrize("name", ["sasrec", "bert4rec", "fmlprec"])
 def test_weights_start_as_in_the_reference(name):
     torch.manual_seed(0)
-    for parameter_name, parameter in KINDS[name](500, 50).named_parameters():
+    for parameter_name, parameter in KINDS[name](500, 50, 64).named_parameters():
         if parameter.dim() > 1:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.1)
             assert abs(parameter.mean().item()) < 0.002
@@ -242,7 +246,8 @@ def test_the_next_step_of_every_walk_is_found(name):
     walk_BN, wanted_B = walks()
     torch.manual_seed(0)
     family, _, cosine = name.partition(" ")
-    model = KINDS[family](12, LENGTH, 32, layers=1, dropout=0.0, cosine=bool(cosine))
+    settings = REGISTRY[family].settings(layers=1, dropout=0)
+    model = KINDS[family](12, LENGTH, 32, settings, cosine=bool(cosine))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     temperature = 0.1 if cosine else 1.0
     for step in range(200):
@@ -269,9 +274,17 @@ def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(name)
     observed = UserItems(of_E, sequence_BN[of_E, at_E], len(sequence_BN), ITEMS)
     # Every item but the positive, and ADAR's negatives.
     config = load_config(
-        settings=["loss.name=cross_entropy", "sampler.name=adar", "adar.pool=9", "adar.M=2", "loss.l2=0.01"]
+        settings=[
+            "loss.name=cross_entropy",
+            "sampler.name=adar",
+            "adar.pool=9",
+            "adar.candidates=2",
+            "loss.l2=0.01",
+        ]
     )
-    step = TrainingStep(config, model, build_samplers(config, model, observed).double(), observed, LENGTH)
+    step = TrainingStep(
+        config, model, build_loss(config), build_samplers(config, model, observed).double(), observed, LENGTH
+    )
 
     def total(parts: list[slice]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         model.zero_grad()
@@ -297,16 +310,18 @@ def test_beside_a_softmax_the_pair_with_a_generated_negative_pulls_as_well():
     seen = UserItems(user_B.repeat(2), sequence_BN[:, -2:].T.flatten(), 12, ITEMS)
 
     def step(weight: float) -> TrainingStep:
-        settings = ["loss.name=cross_entropy", "loss.temperature=0.5", f"adar.weight={weight}"]
+        settings = ["loss.name=cross_entropy", "cross_entropy.temperature=0.5", f"adar.weight={weight}"]
         config = load_config(settings=settings)
         torch.manual_seed(0)
-        return TrainingStep(config, model, build_samplers(config, model, seen), seen, LENGTH)
+        return TrainingStep(
+            config, model, build_loss(config), build_samplers(config, model, seen), seen, LENGTH
+        )
 
     light, heavy = (step(weight)(user_B, sequence_BN, row_B, (3, 1, 4))[0] for weight in (0.5, 1))
     user_BD, positive_BD = users(model, sequence_BN[:, :-1])[:, -1], model.items(sequence_BN[:, -1])
     rng = RowRng(row_B * LENGTH + LENGTH - 1, 3, 1, 4, 1)
     made = step(1).samplers[1](
-        user_BD, positive_BD, Items(model.items, ITEMS, seen=seen.seen_by(user_B)), rng
+        user_BD, positive_BD, SamplingContext(model.items, ITEMS, seen=seen.seen_by(user_B)), rng
     )
     score_BK, positive_B1 = (dot_score(user_BD, x) for x in (made.vector_BKD, positive_BD[:, None]))
     expected = softplus((score_BK - positive_B1) / 0.5).mean(1).sum() / 2
@@ -450,7 +465,7 @@ def test_a_rows_cloze_is_the_same_on_any_worker_and_another_in_the_next_step(nam
 
 def test_bert4rec_hides_a_share_of_the_items_or_the_last_one():
     rows, width, share = 8000, 20, 0.3
-    model = BERT4Rec(ITEMS, width - 1, DIM, mask_share=share)
+    model = BERT4Rec(ITEMS, width - 1, DIM, BERT4RecSettings(mask_share=share))
     sequence_BN = sequences(rows, width)
     shown_BN, target_BN = model.cloze(sequence_BN, LENGTH, RowRng(torch.arange(rows), 5))
     hidden_BN = shown_BN == model.mask
@@ -469,7 +484,7 @@ def test_bert4rec_hides_a_share_of_the_items_or_the_last_one():
 
 
 def test_bert4rec_hides_one_item_where_the_share_is_next_to_nothing():
-    model = BERT4Rec(ITEMS, LENGTH, DIM, mask_share=1e-9)
+    model = BERT4Rec(ITEMS, LENGTH, DIM, BERT4RecSettings(mask_share=1e-9))
     sequence_BN = sequences(800)
     _, target_BN = model.cloze(sequence_BN, LENGTH, RowRng(torch.arange(800), 5))
     assert torch.equal((target_BN != PADDING).sum(1), (sequence_BN != PADDING).any(1).long())

@@ -26,8 +26,14 @@ from adar_ray.samplers import (
     PopularitySampler,
     SRNSSampler,
 )
-from adar_ray.samplers.base import Items, Negatives
+from adar_ray.samplers.ahns import AHNSSettings
+from adar_ray.samplers.base import Negatives, SamplingContext
 from adar_ray.samplers.candidates import uniform_candidates
+from adar_ray.samplers.dens import DENSSettings
+from adar_ray.samplers.dns import DNSSettings
+from adar_ray.samplers.mixgcf import MixGCFSettings
+from adar_ray.samplers.popularity import PopularitySettings
+from adar_ray.samplers.srns import SRNSSettings
 
 USERS, ITEMS, DIM = 40, 12, 4
 EVERY = 400  # candidates: of twelve items none is ever missing among so many
@@ -54,15 +60,15 @@ def network(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
 SCORES = pytest.mark.parametrize("score", [dot_score, network], ids=["product", "network"])
 
 SAMPLERS: dict[str, Callable[[int], nn.Module]] = {
-    "popularity": PopularitySampler,
-    "popularity shared": lambda K: PopularitySampler(K, shared=True),
+    "popularity": lambda K: PopularitySampler(PopularitySettings(negatives=K)),
+    "popularity shared": lambda K: PopularitySampler(shared=K),
     "in_batch": lambda K: InBatchSampler(),
-    "dns": lambda K: DNSSampler(K, 5),
-    "dns of top 3": lambda K: DNSSampler(K, 5, top=3),
-    "mixgcf": lambda K: MixGCFSampler(K, 5),
-    "dens": lambda K: DENSSampler(DIM, K, 5).double(),
-    "ahns": lambda K: AHNSSampler(K, 5),
-    "srns": lambda K: SRNSSampler(USERS, ITEMS, K, 5, memory=8),
+    "dns": lambda K: DNSSampler(DNSSettings(negatives=K, candidates=5)),
+    "dns of top 3": lambda K: DNSSampler(DNSSettings(negatives=K, candidates=5, top=3)),
+    "mixgcf": lambda K: MixGCFSampler(MixGCFSettings(negatives=K, candidates=5)),
+    "dens": lambda K: DENSSampler(DIM, DENSSettings(negatives=K, candidates=5)).double(),
+    "ahns": lambda K: AHNSSampler(AHNSSettings(negatives=K, candidates=5)),
+    "srns": lambda K: SRNSSampler(USERS, ITEMS, SRNSSettings(negatives=K, candidates=5, memory=8)),
 }
 ITEMS_GIVEN = [name for name in SAMPLERS if name != "mixgcf"]
 SHARED = ["popularity shared", "in_batch"]
@@ -106,7 +112,7 @@ def ask(
     user_BD = USER_UD[every_B] if user_BD is None else user_BD
     positive_B = POSITIVE_U[every_B] if positive_B is None else positive_B
     known = {"seen": seen, "user_B": every_B, "positive_B": positive_B, "popularity_I": POPULARITY_I}
-    items = Items(lambda item: table_ID[item], len(table_ID), **known | more)
+    items = SamplingContext(lambda item: table_ID[item], len(table_ID), **known | more)
     rng = RowRng(every_B if row_B is None else row_B, key)
     return sampler(user_BD, table_ID[positive_B], items, rng)
 
@@ -138,7 +144,9 @@ def test_a_candidate_is_the_first_unseen_item_of_its_streams(share):
         return seen_UI.gather(1, item_BK)
 
     rng, N = RowRng(torch.arange(USERS), 0), 30
-    item_BN, mask_BN = uniform_candidates(Items(lambda item: ITEM_ID[item], ITEMS, seen=seen), rng, N)
+    item_BN, mask_BN = uniform_candidates(
+        SamplingContext(lambda item: ITEM_ID[item], ITEMS, seen=seen), rng, N
+    )
     streams_SBN = torch.stack([rng.integers(ITEMS, N, stream) for stream in range(9)])
     for user, column in product(range(USERS), range(N)):
         unseen = [item for item in streams_SBN[:, user, column].tolist() if not seen_UI[user, item]]
@@ -239,11 +247,11 @@ def test_without_knowledge_of_the_seen_all_negatives_are_sure(name):
 @pytest.mark.parametrize(
     "sampler",
     [
-        PopularitySampler(2),
-        DNSSampler(2, 2),
-        DNSSampler(2, 3, top=2),
-        DENSSampler(DIM, 2, 2).double(),
-        AHNSSampler(2, 2),
+        PopularitySampler(PopularitySettings(negatives=2)),
+        DNSSampler(DNSSettings(negatives=2, candidates=2)),
+        DNSSampler(DNSSettings(negatives=2, candidates=3, top=2)),
+        DENSSampler(DIM, DENSSettings(negatives=2, candidates=2)).double(),
+        AHNSSampler(AHNSSettings(negatives=2, candidates=2)),
     ],
     ids=lambda sampler: type(sampler).__name__,
 )
@@ -262,7 +270,7 @@ def test_negatives_of_one_row_are_drawn_independently(sampler):
 
 @pytest.mark.parametrize("alpha", [0.5, 0.75, 1.0])
 def test_popular_negatives_are_as_frequent_as_a_power_of_their_popularity(alpha):
-    negatives = ask_many(PopularitySampler(K=3, alpha=alpha), *UNSEEN)
+    negatives = ask_many(PopularitySampler(PopularitySettings(negatives=3, alpha=alpha)), *UNSEEN)
     count_I = torch.bincount(negatives.item_BK[negatives.mask_BK], minlength=ITEMS).numpy()
     wanted_I = np.array([POPULARITY_I[i].item() ** alpha if i in UNSEEN else 0 for i in range(ITEMS)])
     possible_I = wanted_I > 0
@@ -272,7 +280,7 @@ def test_popular_negatives_are_as_frequent_as_a_power_of_their_popularity(alpha)
 
 
 def test_with_an_alpha_of_zero_items_that_nobody_took_are_as_likely_as_all():
-    negatives = ask_many(PopularitySampler(K=3, alpha=0.0), *UNSEEN)
+    negatives = ask_many(PopularitySampler(PopularitySettings(negatives=3, alpha=0.0)), *UNSEEN)
     count_I = torch.bincount(negatives.item_BK[negatives.mask_BK], minlength=ITEMS)
     assert chisquare(count_I[UNSEEN].numpy()).pvalue > 1e-3
     assert not negatives.log_q_BK.any()
@@ -280,7 +288,7 @@ def test_with_an_alpha_of_zero_items_that_nobody_took_are_as_likely_as_all():
 
 def test_popular_negatives_that_all_share_are_masked_for_those_who_have_seen_them():
     seen_UI = random_seen(0.4)
-    negatives = ask(PopularitySampler(K=5000, alpha=0.5, shared=True), seen_UI)
+    negatives = ask(PopularitySampler(PopularitySettings(alpha=0.5), shared=5000), seen_UI)
     item_K = negatives.item_BK[0]
     assert torch.equal(negatives.mask_BK, ~seen_UI[:, item_K])
     count_I = torch.bincount(item_K, minlength=ITEMS)
@@ -291,14 +299,17 @@ def test_popular_negatives_that_all_share_are_masked_for_those_who_have_seen_the
 
 
 def test_shared_popular_negatives_are_never_the_rows_own_positive():
-    negatives = ask(PopularitySampler(K=50, shared=True), random_seen(0), seen=None)
+    negatives = ask(PopularitySampler(shared=50), random_seen(0), seen=None)
     assert torch.equal(negatives.mask_BK, negatives.item_BK != POSITIVE_U[:, None])
 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("alpha", [0.75, 1.0])
 def test_log_q_tells_how_much_likelier_a_popular_negative_is_than_the_positive(shared, alpha):
-    negatives = ask(PopularitySampler(K=6, alpha=alpha, shared=shared), random_seen(0.2))
+    negatives = ask(
+        PopularitySampler(PopularitySettings(negatives=6, alpha=alpha), shared=6 if shared else None),
+        random_seen(0.2),
+    )
     item_BK = negatives.item_BK.expand(USERS, -1)
     for row, positive in enumerate(POSITIVE_U.tolist()):
         # A positive that nobody took counts as the rarest item, which two took.
@@ -309,9 +320,9 @@ def test_log_q_tells_how_much_likelier_a_popular_negative_is_than_the_positive(s
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_log_q_of_popular_negatives_is_unknown_without_the_positives(shared):
-    sampler = PopularitySampler(K=6, shared=shared)
+    sampler = PopularitySampler(PopularitySettings(negatives=6), shared=6 if shared else None)
     vectors = torch.zeros(3, DIM)
-    items = Items(lambda item: ITEM_ID[item], ITEMS, popularity_I=POPULARITY_I)
+    items = SamplingContext(lambda item: ITEM_ID[item], ITEMS, popularity_I=POPULARITY_I)
     assert sampler(vectors, vectors, items).log_q_BK is None
 
 
@@ -351,7 +362,7 @@ def test_log_q_of_in_batch_negatives_is_that_of_popularity_itself():
 @SCORES
 def test_dns_of_very_many_candidates_is_the_best_unseen_item(score):
     seen_UI = random_seen(0.5)
-    negatives = ask(DNSSampler(K=2, candidates=EVERY), seen_UI, score=score)
+    negatives = ask(DNSSampler(DNSSettings(negatives=2, candidates=EVERY)), seen_UI, score=score)
     for user in range(USERS):
         best = max(unseen_of(seen_UI[user]), key=lambda item: value(score, USER_UD[user], ITEM_ID[item]))
         assert negatives.item_BK[user].tolist() == [best, best]
@@ -370,14 +381,14 @@ def share_of_rank(items: int, N: int, M: int) -> np.ndarray:
 @SCORES
 @pytest.mark.parametrize(("N", "M"), [(1, 1), (3, 1), (3, 2), (3, 3), (8, 5)])
 def test_dns_is_one_of_the_m_hardest_of_n_each_as_likely(N, M, score):
-    negatives = ask_many(DNSSampler(K=1, candidates=N, top=M), *UNSEEN, score=score)
+    negatives = ask_many(DNSSampler(DNSSettings(negatives=1, candidates=N, top=M)), *UNSEEN, score=score)
     hardest_first = sorted(UNSEEN, key=lambda item: -value(score, USER_UD[0], ITEM_ID[item]))
     count = torch.bincount(negatives.item_BK[negatives.mask_BK], minlength=ITEMS)[hardest_first].numpy()
     assert chisquare(count, share_of_rank(8, N, M) * count.sum()).pvalue > 1e-3
 
 
 def test_dns_takes_one_of_the_unseen_if_they_are_fewer_than_m():
-    negatives = ask_many(DNSSampler(K=2, candidates=4, top=4), 6)
+    negatives = ask_many(DNSSampler(DNSSettings(negatives=2, candidates=4, top=4)), 6)
     assert 0.5 < negatives.mask_BK.float().mean() < 1
     assert (negatives.item_BK[negatives.mask_BK] == 6).all()
 
@@ -417,7 +428,7 @@ def test_mixgcf_mixes_at_each_hop_the_positive_and_what_makes_the_hardest_mixtur
     user_BD, rows, seen_BI = numbers(8, 3 + DIM, seed=6), 8, random_seen(0.5)[:8]
     seen_BI[:, 0] = True
     negatives = ask(
-        MixGCFSampler(K=2, candidates=EVERY),
+        MixGCFSampler(MixGCFSettings(negatives=2, candidates=EVERY)),
         seen_BI,
         user_BD,
         torch.zeros(rows, dtype=torch.int64),
@@ -459,7 +470,7 @@ def test_mixgcf_mixes_the_positive_with_the_hardest_of_n_unseen_items():
     """Of items that are ones at places of their own a mixture tells what it was mixed of."""
     taste_I = numbers(ITEMS, seed=8)
     negatives = ask_many(
-        MixGCFSampler(K=2, candidates=2),
+        MixGCFSampler(MixGCFSettings(negatives=2, candidates=2)),
         *UNSEEN,
         user_BD=taste_I.expand(MANY, -1),
         table_ID=torch.eye(ITEMS, dtype=torch.float64),
@@ -489,7 +500,7 @@ def test_mixgcf_mixes_the_positive_with_the_hardest_of_n_unseen_items():
 def test_shares_of_mixgcf_are_uniform_and_each_hops_and_each_negatives_own():
     hop_IHD = one_hot(torch.arange(2 * ITEMS)).double().view(2, ITEMS, 2 * ITEMS).transpose(0, 1)
     negatives = ask_many(
-        MixGCFSampler(K=2, candidates=2),
+        MixGCFSampler(MixGCFSettings(negatives=2, candidates=2)),
         *UNSEEN,
         user_BD=numbers(2 * ITEMS, seed=8).expand(MANY, -1),
         table_ID=hop_IHD.mean(1),
@@ -510,7 +521,7 @@ def test_shares_of_mixgcf_are_uniform_and_each_hops_and_each_negatives_own():
 
 def dens(**more) -> DENSSampler:
     """Gates that are far from equal, so that they matter."""
-    sampler = DENSSampler(DIM, **more).double()
+    sampler = DENSSampler(DIM, DENSSettings(**more)).double()
     for seed, parameter in enumerate(sampler.parameters()):
         nn.init.normal_(parameter, std=1.5, generator=torch.Generator().manual_seed(seed))
     return sampler
@@ -533,7 +544,7 @@ def gated(
 
 @SCORES
 def test_dens_takes_the_hardest_irrelevant_factors_at_first_and_the_easiest_relevant_ones_later(score):
-    sampler, seen_UI = dens(K=2, candidates=EVERY, warmup=10), random_seen(0.4)[:10]
+    sampler, seen_UI = dens(negatives=2, candidates=EVERY, warmup=10), random_seen(0.4)[:10]
     chosen = []
     for epoch, left in ((1, 0.9), (5, 0.5), (10, 0.0), (30, 0.0)):
         negatives = ask(sampler, seen_UI, score=score, epoch=epoch)
@@ -552,7 +563,7 @@ def test_dens_takes_the_hardest_irrelevant_factors_at_first_and_the_easiest_rele
 
 @SCORES
 def test_dens_has_four_contrasts_and_masked_negatives_have_none(score):
-    sampler, seen_UI = dens(K=3, candidates=1, gamma=0.7), random_seen(0.85)
+    sampler, seen_UI = dens(negatives=3, candidates=1, gamma=0.7), random_seen(0.85)
     seen_UI[7] = True
     negatives = ask(sampler, seen_UI, score=score)
     partly_B = negatives.mask_BK.any(1) & ~negatives.mask_BK.all(1)
@@ -579,7 +590,7 @@ def test_dens_has_four_contrasts_and_masked_negatives_have_none(score):
 
 
 def test_the_contrasts_of_dens_teach_all_gates_and_the_vectors():
-    sampler = dens(K=2, candidates=3)
+    sampler = dens(negatives=2, candidates=3)
     table_ID, user_BD = ITEM_ID.clone().requires_grad_(), USER_UD.clone().requires_grad_()
     ask(sampler, random_seen(0.3), user_BD, table_ID=table_ID).loss_B.sum().backward()
     for learned in (*sampler.parameters(), table_ID, user_BD):
@@ -594,7 +605,7 @@ def test_dens_judges_its_candidates_once():
         widths.append(item_BKD.shape[1])
         return dot_score(user_BD, item_BKD)
 
-    ask(dens(K=2, candidates=5), random_seen(0.3), score=score)
+    ask(dens(negatives=2, candidates=5), random_seen(0.3), score=score)
     assert widths.count(10) == 1
 
 
@@ -607,7 +618,13 @@ def test_the_target_of_ahns_falls_as_the_positives_score_rises():
     nearest = {0: 2, 4: 1, 5: 3, 6: 4, 7: 4}  # positives of scores 0, 1, -0.5; and -1, -2, which are no base
     positive_B = torch.tensor(list(nearest))
     seen_BI = one_hot(positive_B, len(table_ID)).bool()
-    negatives = ask(AHNSSampler(K=1, candidates=EVERY), seen_BI, torch.ones(5, 1), positive_B, table_ID)
+    negatives = ask(
+        AHNSSampler(AHNSSettings(negatives=1, candidates=EVERY)),
+        seen_BI,
+        torch.ones(5, 1),
+        positive_B,
+        table_ID,
+    )
     assert negatives.item_BK[:, 0].tolist() == list(nearest.values())
 
 
@@ -616,7 +633,13 @@ def test_ahns_tells_the_hardest_candidate_however_far_the_target_is():
     table_ID = torch.tensor([1.0, 1.00001, 1.00002, 0.99999, -1.0, -1 + 1e-7, -5.0])[:, None]
     positive_B = torch.tensor([4, 5, 6])  # s + alpha is 0, next to 0, and -4
     seen_BI = one_hot(positive_B, len(table_ID)).bool()
-    negatives = ask(AHNSSampler(K=3, candidates=EVERY), seen_BI, torch.ones(3, 1), positive_B, table_ID)
+    negatives = ask(
+        AHNSSampler(AHNSSettings(negatives=3, candidates=EVERY)),
+        seen_BI,
+        torch.ones(3, 1),
+        positive_B,
+        table_ID,
+    )
     assert negatives.item_BK.tolist() == [[2] * 3] * 3
 
 
@@ -624,7 +647,7 @@ def test_ahns_tells_the_hardest_candidate_however_far_the_target_is():
 @pytest.mark.parametrize("p", [-1.1, -2.0, -3.0])
 def test_ahns_takes_the_unseen_item_whose_score_is_nearest_to_the_target(p, score):
     seen_UI = random_seen(0.4)
-    sampler = AHNSSampler(K=2, candidates=EVERY, alpha=1.5, beta=0.4, p=p)
+    sampler = AHNSSampler(AHNSSettings(negatives=2, candidates=EVERY, alpha=1.5, beta=0.4, p=p))
     negatives = ask(sampler, seen_UI, score=score)
     hardest = []
     for user in range(USERS):
@@ -643,7 +666,7 @@ def test_ahns_with_p_of_minus_1_has_the_same_target_whatever_the_positives_score
     table_ID = torch.tensor([1.0, 0.5, 0.3, -2.0, 3.0])[:, None]
     positive_B = torch.tensor([0, 3, 4])  # s + alpha is 2, -1 and 4
     seen_BI = one_hot(positive_B, len(table_ID)).bool()
-    sampler = AHNSSampler(K=1, candidates=EVERY, beta=0.45, p=-1.0)
+    sampler = AHNSSampler(AHNSSettings(negatives=1, candidates=EVERY, beta=0.45, p=-1.0))
     assert ask(sampler, seen_BI, torch.ones(3, 1), positive_B, table_ID).item_BK.tolist() == [[1]] * 3
 
 
@@ -652,7 +675,11 @@ def test_ahns_with_p_of_minus_1_has_the_same_target_whatever_the_positives_score
 
 def remembering(K: int = 2, S: int = 6, N: int = 5, alpha: float = 2.0) -> SRNSSampler:
     """Memories as after some epochs: items seen or not, a few of them twice, some never visited."""
-    sampler = SRNSSampler(USERS, ITEMS, K, N, S, alpha=alpha, warmup=50, temperature=0.7)
+    sampler = SRNSSampler(
+        USERS,
+        ITEMS,
+        SRNSSettings(negatives=K, candidates=N, memory=S, alpha=alpha, warmup=50, temperature=0.7),
+    )
     draw = torch.Generator().manual_seed(9)
     mean_US, deviation_US = torch.rand(2, USERS, S, generator=draw)
     sampler.item_US[:] = torch.randint(ITEMS, (USERS, S), generator=draw)
@@ -728,7 +755,9 @@ def test_srns_remembers_nothing_in_evaluation():
 def test_what_srns_remembers_is_drawn_with_weights_and_without_replacement(temperature):
     """Of four unseen items two stay, whatever their number among the candidates."""
     unseen, rows = [2, 5, 7, 10], torch.arange(MANY)
-    sampler = SRNSSampler(MANY, ITEMS, 1, candidates=60, memory=2, temperature=temperature)
+    sampler = SRNSSampler(
+        MANY, ITEMS, SRNSSettings(negatives=1, candidates=60, memory=2, temperature=temperature)
+    )
     sampler.item_US[:] = torch.tensor([7, 7])
     ask_many(sampler, *unseen, user_B=rows)
     weight = {i: math.exp(value(dot_score, USER_UD[0], ITEM_ID[i]) / temperature) for i in unseen}

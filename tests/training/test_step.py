@@ -11,8 +11,9 @@ from adar_ray.models import MF
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 from adar_ray.samplers import UniformSampler
-from adar_ray.samplers.base import Items
-from adar_ray.training.build import TrainingStep, build_samplers, is_sequential
+from adar_ray.samplers.base import SamplingContext
+from adar_ray.training.build import build_loss, build_samplers, is_sequential
+from adar_ray.training.step import TrainingStep
 
 USERS, ITEMS, DIM, LENGTH = 12, 40, 6, 5
 KEY = (3, 1, 4)
@@ -54,9 +55,17 @@ def mf() -> MF:
 
 
 def step_of(model: nn.Module, *settings: str, targets: int = LENGTH) -> TrainingStep:
-    config = load_config(settings=["adar.pool=30", "adar.M=2", "sampler.shared=20", "loss.l2=0", *settings])
+    config = load_config(
+        settings=[
+            "adar.pool=30",
+            "adar.candidates=2",
+            "sampled_softmax.shared_negatives=20",
+            "loss.l2=0",
+            *settings,
+        ]
+    )
     seen = observed()
-    return TrainingStep(config, model, build_samplers(config, model, seen), seen, targets)
+    return TrainingStep(config, model, build_loss(config), build_samplers(config, model, seen), seen, targets)
 
 
 def sequence_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -79,7 +88,7 @@ def pair_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_every_position_of_a_sequence_row_is_a_pair_of_the_user_then_and_the_next_item(targets):
     model = MeanOfHistory()
     step = step_of(
-        model, "loss.name=cross_entropy", "sampler.name=all", "loss.temperature=1", targets=targets
+        model, "loss.name=cross_entropy", "sampler.name=all", "cross_entropy.temperature=1", targets=targets
     )
     user_B, item_BN, row_B = sequence_rows()
     loss, statistics = step(user_B, item_BN, row_B, KEY)
@@ -96,11 +105,11 @@ def test_every_position_of_a_sequence_row_is_a_pair_of_the_user_then_and_the_nex
 
 
 def test_no_position_takes_what_its_user_has_seen_for_a_negative():
-    step, seen = step_of(MeanOfHistory(), "sampler.name=uniform", "sampler.negatives=9"), observed()
+    step, seen = step_of(MeanOfHistory(), "sampler.name=uniform", "uniform.negatives=9"), observed()
     user_B, item_BN, row_B = sequence_rows()
-    _, pairs = step._pairs(user_B, item_BN, row_B, KEY)
+    _, pairs = step._pairs(step.model, user_B, item_BN, row_B, KEY)
     sampler = step.samplers[0]
-    items = Items(step.model.items, ITEMS, dot_score, step._seen(user_B, pairs))
+    items = SamplingContext(step.model.items, ITEMS, dot_score, step._seen(user_B, pairs))
     drawn = sampler(pairs.user_ND, pairs.user_ND, items, RowRng(pairs.row_N, *KEY, 0))
     assert not seen.contains(pairs.user_N, drawn.item_BK)[drawn.mask_BK].any()
     shared = torch.arange(ITEMS)
@@ -171,16 +180,16 @@ def test_bce_with_adar_is_the_uniform_negatives_and_weighted_pairs_with_the_gene
         model,
         "loss.name=bce",
         "sampler.name=adar",
-        "sampler.negatives=2",
+        "uniform.negatives=2",
         "adar.weight=0.7",
-        "adar.K=3",
-        "adar.M=9",
+        "adar.negatives=3",
+        "adar.candidates=9",
     )
     user_B, item_B, row_B = pair_rows()
     loss, _ = step(user_B, item_B, row_B, KEY)
     user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
     seen = observed()
-    items = Items(
+    items = SamplingContext(
         model.items,
         ITEMS,
         seen=seen.seen_by(user_B),
@@ -202,7 +211,9 @@ def test_bce_with_adar_is_the_uniform_negatives_and_weighted_pairs_with_the_gene
 def test_in_batch_softmax_is_that_of_corrected_scores_over_the_batch():
     """Yi et al. (RecSys 2019): logits less the logarithm of an item's share of all interactions."""
     model = mf()
-    step = step_of(model, "loss.name=sampled_softmax", "sampler.name=in_batch", "loss.temperature=0.5")
+    step = step_of(
+        model, "loss.name=sampled_softmax", "sampler.name=in_batch", "sampled_softmax.temperature=0.5"
+    )
     user_B, item_B, row_B = pair_rows()
     loss, _ = step(user_B, item_B, row_B, KEY)
     seen, count_I = observed(), observed().item_counts()
@@ -219,8 +230,8 @@ def test_in_batch_softmax_is_that_of_corrected_scores_over_the_batch():
         model,
         "loss.name=sampled_softmax",
         "sampler.name=in_batch",
-        "loss.temperature=0.5",
-        "loss.log_q=false",
+        "sampled_softmax.temperature=0.5",
+        "sampled_softmax.log_q=false",
     )(user_B, item_B, row_B, KEY)
     assert not torch.isclose(plain, loss)
 
@@ -232,12 +243,19 @@ def test_generated_negatives_join_the_softmax_with_their_weight_and_its_temperat
     def gradients(loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return torch.autograd.grad(loss, tuple(model.parameters()), retain_graph=True)
 
-    settings = ("loss.name=cross_entropy", "loss.temperature=0.5", "adar.M=6", "adar.hidden=1.1")
+    settings = (
+        "loss.name=cross_entropy",
+        "cross_entropy.temperature=0.5",
+        "adar.candidates=6",
+        "adar.hidden_positives=1.1",
+    )
     without, _ = step_of(model, *settings, "sampler.name=all")(*rows, KEY)
     light, heavy = (step_of(model, *settings, f"adar.weight={weight}")(*rows, KEY)[0] for weight in (0.5, 1))
     user_BD, positive_BD = model.users({"user": rows[0]}), model.items(rows[1])
     seen = observed()
-    items = Items(model.items, ITEMS, seen=seen.seen_by(rows[0]), seen_count_B=seen.counts()[rows[0]])
+    items = SamplingContext(
+        model.items, ITEMS, seen=seen.seen_by(rows[0]), seen_count_B=seen.counts()[rows[0]]
+    )
     sampler = step_of(model, *settings).samplers[-1]
     made = sampler(user_BD, positive_BD, items, RowRng(rows[2], *KEY, 1))
     assert made.mask_BK.all()
