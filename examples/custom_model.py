@@ -1,6 +1,6 @@
 """A base model of one's own: two towers, the items' with features beside ids, trained on two workers.
 
-    python examples/own_model.py
+    python examples/custom_model.py
 
 It inherits nothing from adar_ray: three methods, `users`, `items` and `score`, are all that is asked of it.
 """
@@ -13,7 +13,7 @@ from torch import nn
 from adar_ray import evaluate, prepare, train
 from adar_ray.config import load_config
 from adar_ray.data.fetch import fetch
-from adar_ray.models.protocol import dot_score
+from adar_ray.models import dot_score
 
 
 class TwoTower(nn.Module):
@@ -38,7 +38,7 @@ class TwoTower(nn.Module):
 
 
 def build(dataset, config):
-    """What `model.name=own_model:build` calls, on every worker, with the dataset and the configuration.
+    """What `model.name=custom_model:build` calls, on every worker, with the dataset and the configuration.
 
     The features are how often an item was taken and how early: yours may come from a file, by `item_keys()`.
     """
@@ -50,11 +50,11 @@ def build(dataset, config):
     count_I = feature_IF[:, 0].clamp_min(1)
     feature_IF = torch.stack([count_I.log(), feature_IF[:, 1] / count_I], 1)
     feature_IF = (feature_IF - feature_IF.mean(0)) / feature_IF.std(0)
-    return TwoTower(dataset.n_users, feature_IF, config.model.dim)
+    return TwoTower(dataset.n_users, feature_IF, config.model.embedding_dim)
 
 
 if __name__ == "__main__":
+    settings = ["model.name=custom_model:build", "adar.candidates=4", "optimizer.lr=3e-3", "train.epochs=20"]
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
-        settings = ["model.name=own_model:build", "adar.M=4", "optimizer.lr=3e-3", "train.epochs=20"]
         print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2))["metrics"])

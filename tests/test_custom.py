@@ -1,4 +1,4 @@
-"""The example of a model of one's own: nothing inherited, three methods, trained and used like any other."""
+"""Custom components: the example model trains like any other, and so do custom samplers and losses."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import pytest
 import adar_ray
 from adar_ray import evaluate, recommend, train
 from adar_ray.config import Config, load_config
+from adar_ray.custom import find_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.tuning.folder import Plan, read_trials
 from adar_ray.tuning.search import tune_space
 from adar_ray.tuning.spaces import Space
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "own_model.py"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_model.py"
 QUICK = {
-    "model": {"dim": 8},
-    "adar": {"pool": 16, "M": 2},
+    "model": {"embedding_dim": 8},
+    "adar": {"pool": 16, "candidates": 2},
     "optimizer": {"lr": 0.03},
     "train": {"epochs": 2, "batch_size": 128, "device": "cpu"},
 }
 
 
-def quick(name: str = "own_model:build", *settings: str) -> Config:
+def quick(name: str = "custom_model:build", *settings: str) -> Config:
     return load_config(values=QUICK, settings=[f"model.name={name}", *settings])
 
 
@@ -40,12 +41,12 @@ def example(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example_trains_and_is_ranked_like_any_model(
     dataset: Dataset, tmp_path: Path, example: None
 ) -> None:
-    run = train(dataset, tmp_path / "run", quick("own_model:build", "train.epochs=8"), workers=0)
+    run = train(dataset, tmp_path / "run", quick("custom_model:build", "train.epochs=8"), workers=0)
     # Negatives grow harder as the model learns, so that the loss tells nothing.
     figures = [epoch["valid"]["ndcg@20"] for epoch in run.epochs()]
     assert max(figures[4:]) > 1.2 * figures[0]
     assert 0 < evaluate(run)["metrics"]["recall@20"] < 1
-    bases = sys.modules["own_model"].TwoTower.__mro__
+    bases = sys.modules["custom_model"].TwoTower.__mro__
     assert not [base for base in bases if base.__module__.startswith(adar_ray.__name__)]
     top = recommend(run, tmp_path / "top", k=5)
     assert pq.read_table(top.path).num_rows == 5 * dataset.n_users
@@ -62,7 +63,7 @@ def test_ray_workers_find_the_example_where_the_driver_does(
 def test_trials_find_the_example_where_the_driver_does(
     dataset: Dataset, tmp_path: Path, example: None
 ) -> None:
-    content = {"base": QUICK | {"model": {"name": "own_model:build", "dim": 8}}}
+    content = {"base": QUICK | {"model": {"name": "custom_model:build", "embedding_dim": 8}}}
     content |= {"parameters": {"adar.beta": {"choice": [0.7, 0.9]}}, "scheduler": {"name": "none"}}
     search = tune_space(dataset, Space.from_mapping(content, "test"), tmp_path / "search", trials=1, seeds=0)
     (trial,) = read_trials(Plan.open(search.address))
@@ -80,6 +81,95 @@ def test_a_module_that_workers_cannot_import_is_named_in_one_line(
         recommend(run, tmp_path / "top", k=5)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "top").exists()
+
+
+COMPONENTS = """
+import torch
+from adar_ray.models.protocol import dot_score
+from adar_ray.samplers.base import Negatives
+from torch import nn
+from torch.nn.functional import relu
+
+
+class First(nn.Module):
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, user_BD, positive_BD, context, rng):
+        item_BK = torch.arange(self.number).expand(len(user_BD), -1)
+        return Negatives(context.vectors(item_BK), ~context.seen(item_BK), item_BK)
+
+
+def first_items(dataset, config):
+    return First(config.custom["number"])
+
+
+def hinge(dataset, config):
+    margin = config.custom.get("margin", 1.0)
+
+    def loss(positive_B, negative_BK, mask_BK, log_q_BK):
+        return (relu(margin + negative_BK - positive_B[:, None]) * mask_BK).mean(1)
+
+    return loss
+
+
+def no_module(dataset, config):
+    return object()
+"""
+
+
+@pytest.fixture
+def components(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_components.py").write_text(COMPONENTS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_custom_sampler_and_a_custom_loss_train(dataset: Dataset, tmp_path: Path, components: None) -> None:
+    config = load_config(
+        values=QUICK,
+        settings=[
+            *("sampler.name=my_components:first_items", "custom.number=40"),
+            *("loss.name=my_components:hinge", "train.epochs=6"),
+        ],
+    )
+    run = train(dataset, tmp_path / "run", config, workers=0)
+    losses = [epoch["loss"] for epoch in run.epochs()]
+    assert losses[-1] < 0.8 * losses[0]
+    # A seen item is masked, and a hinge of equal scores is its margin.
+    assert 0.5 < losses[0] < 1
+    assert "custom" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_adar_joins_ordinary_negatives_beside_a_custom_loss(components: None) -> None:
+    config = load_config(settings=["loss.name=my_components:hinge"])
+    assert config.sampler_names() == ["uniform", "adar"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sampler.name=my_components:nothing", "cannot be imported"),
+        ("sampler.name=my_components:no_module", "lacks torch.nn.Module"),
+        ("loss.name=nowhere:hinge", "cannot be imported"),
+        ("model.name=my_components:no_module", "lacks a method users"),
+    ],
+)
+def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
+    dataset: Dataset, tmp_path: Path, components: None, setting: str, message: str
+) -> None:
+    config = load_config(values=QUICK, settings=[setting])
+    with pytest.raises(AdarError, match=message) as caught:
+        train(dataset, tmp_path / "run", config, workers=0)
+    assert str(caught.value).startswith(setting.replace("=", " "))
+
+
+def test_looking_for_a_custom_component_leaves_the_search_path_as_it_is(components: None) -> None:
+    before = sys.path[:]
+    find_custom("loss.name", "my_components:hinge")
+    with pytest.raises(AdarError):
+        find_custom("loss.name", "nowhere:hinge")
+    assert sys.path == before
 
 
 def test_the_example_is_short() -> None:
