@@ -314,7 +314,7 @@ def _finish(run: Any, as_json: bool) -> None:
     from adar_ray.reporting.tables import compare
     from adar_ray.training.trainer import resume
 
-    workers, train = run.about["workers"], run.config.train
+    workers, train = run.info.workers, run.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:
         if run.result() is not None:
             progress.line(f"{run.folder}: is finished already")
@@ -429,13 +429,11 @@ def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
     cut_offs = sorted({int(k) for k in ks.split(",")})
     result = evaluate(run, split, cut_offs)
     if as_json:
-        _show(result, True)
+        _show(result.model_dump(), True)
         return
-    names = dict.fromkeys(name.partition("@")[0] for name in result["metrics"])
-    rows = [
-        {"metric": name, **{f"@{k}": result["metrics"][f"{name}@{k}"] for k in cut_offs}} for name in names
-    ]
-    _show(rows, False, title=f"{run}: {split}, {result['users']:,} users")
+    names = dict.fromkeys(name.partition("@")[0] for name in result.metrics)
+    rows = [{"metric": name, **{f"@{k}": result.metrics[f"{name}@{k}"] for k in cut_offs}} for name in names]
+    _show(rows, False, title=f"{run}: {split}, {result.users:,} users")
 
 
 @command(cli, "recommend")

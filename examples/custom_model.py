@@ -57,4 +57,4 @@ if __name__ == "__main__":
     settings = ["model.name=custom_model:build", "adar.candidates=4", "optimizer.lr=3e-3", "train.epochs=20"]
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
-        print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2))["metrics"])
+        print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2)).metrics)

@@ -43,9 +43,9 @@ def test_the_example_trains_and_is_ranked_like_any_model(
 ) -> None:
     run = train(dataset, tmp_path / "run", quick("custom_model:build", "train.epochs=8"), workers=0)
     # Negatives grow harder as the model learns, so that the loss tells nothing.
-    figures = [epoch["valid"]["ndcg@20"] for epoch in run.epochs()]
+    figures = [epoch.valid["ndcg@20"] for epoch in run.epochs()]
     assert max(figures[4:]) > 1.2 * figures[0]
-    assert 0 < evaluate(run)["metrics"]["recall@20"] < 1
+    assert 0 < evaluate(run).metrics["recall@20"] < 1
     bases = sys.modules["custom_model"].TwoTower.__mro__
     assert not [base for base in bases if base.__module__.startswith(adar_ray.__name__)]
     top = recommend(run, tmp_path / "top", k=5)
@@ -57,7 +57,7 @@ def test_ray_workers_find_the_example_where_the_driver_does(
 ) -> None:
     here = train(dataset, tmp_path / "here", quick(), workers=0)
     there = train(dataset, tmp_path / "there", quick(), workers=1)
-    assert [epoch["loss"] for epoch in there.epochs()] == [epoch["loss"] for epoch in here.epochs()]
+    assert [epoch.loss for epoch in there.epochs()] == [epoch.loss for epoch in here.epochs()]
 
 
 def test_trials_find_the_example_where_the_driver_does(
@@ -134,7 +134,7 @@ def test_a_custom_sampler_and_a_custom_loss_train(dataset: Dataset, tmp_path: Pa
         ],
     )
     run = train(dataset, tmp_path / "run", config, workers=0)
-    losses = [epoch["loss"] for epoch in run.epochs()]
+    losses = [epoch.loss for epoch in run.epochs()]
     assert losses[-1] < 0.8 * losses[0]
     # A seen item is masked, and a hinge of equal scores is its margin.
     assert 0.5 < losses[0] < 1

@@ -104,7 +104,7 @@ def test_a_run_is_the_same_as_on_disk(s3, run: Run, data: Dataset, config, tmp_p
 
 def test_a_run_resumes(s3, run: Run, data: Dataset, config) -> None:
     def stop(record: dict) -> None:
-        if record["epoch"] == 1:
+        if record.epoch == 1:
             raise KeyboardInterrupt
 
     address = f"s3://{BUCKET}/runs/stopped"
@@ -120,8 +120,8 @@ def test_a_run_resumes(s3, run: Run, data: Dataset, config) -> None:
 
 def test_evaluate_recommend_export(s3, run: Run) -> None:
     found = evaluate(f"s3://{BUCKET}/runs/whole", "test", [3])
-    assert json.loads(objects(s3, "runs/whole/evaluation/")["test.json"]) == found
-    assert found["users"] == 3
+    assert json.loads(objects(s3, "runs/whole/evaluation/")["test.json"]) == found.model_dump()
+    assert found.users == 3
 
     recommend(run, f"s3://{BUCKET}/top", 2, users=["日本", "ann"])
     (part,) = objects(s3, "top/").values()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users
+from adar_ray.training.records import Evaluation
 from adar_ray.training.run import Run
 
 KS = (10, 20, 50)
 
 
-def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS) -> dict[str, Any]:
+def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS) -> Evaluation:
     """Ranks every item for every user of the split; writes `RUN/evaluation/SPLIT.json` and returns it.
 
     Training items are left out of the ranking, for test those of validation too; of the same items are
@@ -41,10 +41,8 @@ def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS)
     known, history = user_items(trained.dataset, *before), trained.history(*before)
     keep_freed_memory()
     tally = tally_users(trained.model, known, truth, ks, history=history)
-    result = {
-        "split": split,
-        "users": int(tally.users),
-        "metrics": tally.metrics(trained.observed.item_counts()),
-    }
-    run.folder.write_json(f"evaluation/{split}.json", result)
+    result = Evaluation(
+        split=split, users=int(tally.users), metrics=tally.metrics(trained.observed.item_counts())
+    )
+    run.folder.write_json(f"evaluation/{split}.json", result.model_dump())
     return result

@@ -33,7 +33,7 @@ def publish(run: str | Path | Run, to: str | Path, recommendations: str | None =
     metric, result = run.config.train.metric, run.result()
     if result is None:
         raise AdarError(f"{run.folder}: is not finished; go on with `adar-ray train --resume {run.folder}`")
-    if not result["valid"]:
+    if not result.valid:
         raise AdarError(
             f"{run.folder}: has no figures on validation to be judged by; "
             "prepare its data with --valid-fraction 0.1"
@@ -42,7 +42,7 @@ def publish(run: str | Path | Run, to: str | Path, recommendations: str | None =
     new = {
         "run": run.folder.address,
         "metric": metric,
-        "value": result["valid"][metric],
+        "value": result.valid[metric],
         "recommendations": recommendations,
     }
     old = folder.read_json(PUBLISHED) if folder.exists(PUBLISHED) else None

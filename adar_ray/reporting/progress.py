@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +18,9 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from adar_ray.training.records import EpochRecord
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_STEPS = 30.0  # an epoch has a line of its own
@@ -97,14 +100,14 @@ class TrainingProgress(_Shown):
         if self.bar:
             self._task = self.bar.add_task("starting", total=None)
 
-    def on_epoch(self, record: dict[str, Any]) -> None:
-        parts = [f"epoch {record['epoch']:>3}/{self.epochs}", f"loss {record['loss']:.4f}"]
-        if "valid" in record:
-            parts.append(f"valid {self.metric} {record['valid'][self.metric]:.4f}")
-        parts.append(f"hardness {record['sampler']['hardness']:.3f}")
-        if "timestep" in record["sampler"]:
-            parts.append(f"t*/T {record['sampler']['timestep']:.2f}")
-        parts.append(f"{record['time']['interactions_per_second']:,.0f} interactions/s")
+    def on_epoch(self, record: EpochRecord) -> None:
+        parts = [f"epoch {record.epoch:>3}/{self.epochs}", f"loss {record.loss:.4f}"]
+        if record.valid is not None:
+            parts.append(f"valid {self.metric} {record.valid[self.metric]:.4f}")
+        parts.append(f"hardness {record.sampler.hardness:.3f}")
+        if record.sampler.timestep is not None:
+            parts.append(f"t*/T {record.sampler.timestep:.2f}")
+        parts.append(f"{record.time.interactions_per_second:,.0f} interactions/s")
         self.line("  ".join(parts))
         self._last_line = time.monotonic()
 

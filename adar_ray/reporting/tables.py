@@ -28,11 +28,12 @@ def _row(run: Run) -> dict[str, Any]:
     result = run.result()
     if result is not None:
         metric = config.train.metric
-        row["best epoch"] = result["best_epoch"]
-        row["train seconds"] = result["train_seconds"]
-        if result["valid"]:
-            row[f"valid {metric}"] = result["valid"][metric]
-    for name, value in run.evaluations().get("test", {}).get("metrics", {}).items():
+        row["best epoch"] = result.best_epoch
+        row["train seconds"] = result.train_seconds
+        if result.valid:
+            row[f"valid {metric}"] = result.valid[metric]
+    test = run.evaluations().get("test")
+    for name, value in test.metrics.items() if test else ():
         if name in TEST_METRICS:
             row[f"test {name}"] = value
     return row

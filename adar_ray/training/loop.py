@@ -9,7 +9,6 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +25,14 @@ from adar_ray.interactions.user_items import UserItems
 from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
+from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import Run
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
 
 Stripes = Callable[[int], Iterable[Rows]]
-OnEpoch = Callable[[dict[str, Any]], None]
+OnEpoch = Callable[[EpochRecord], None]
 OnStep = Callable[[int, int, int], None]
 
 
@@ -75,15 +75,6 @@ class TrainingData:
     history: Histories | None
 
 
-@dataclass
-class State:
-    """What changes from epoch to epoch, beside the tensors."""
-
-    epoch: int = 0
-    best_epoch: int = 0
-    best_value: float = -1.0
-
-
 def fit(
     config: Config,
     data: TrainingData,
@@ -122,27 +113,40 @@ def fit(
         else step_module
     )
     if worker.rank == 0:  # lines past the checkpoint are of an epoch that will be run again
-        run.write_epochs([record for record in run.epochs() if record["epoch"] <= state.epoch])
+        run.write_epochs([record for record in run.epochs() if record.epoch <= state.epoch])
 
     while state.epoch < config.train.epochs and not _is_out_of_patience(state, config, valid):
         state.epoch += 1
         started = time.perf_counter()
         report_step = on_step if worker.rank == 0 else lambda epoch, step, steps: None
-        total = _train_epoch(config, data, parallel, optimizers, worker, state.epoch, report_step)
+        losses, statistics = _train_epoch(
+            config, data, parallel, optimizers, worker, state.epoch, report_step
+        )
         trained = time.perf_counter()
-        record: dict[str, Any] = {"epoch": state.epoch, **total}
-        if len(valid):
-            record["valid"] = _validate(config, model, observed, valid, history, worker)
-        record["time"] = {
-            "train_seconds": trained - started,
-            "valid_seconds": time.perf_counter() - trained,
-            "interactions_per_second": len(observed) / (trained - started),
-        }
-        _save_epoch(run, worker, state, record, config, model, samplers, optimizers)
+        figures = _validate(config, model, observed, valid, history, worker) if len(valid) else None
+        seconds = EpochTime(
+            train_seconds=trained - started,
+            valid_seconds=time.perf_counter() - trained,
+            interactions_per_second=len(observed) / (trained - started),
+        )
+        value = float(state.epoch) if figures is None else figures[config.train.metric]
+        is_better = value > state.best_value
+        if is_better:
+            state.best_epoch, state.best_value = state.epoch, value
+        record = EpochRecord(
+            epoch=state.epoch,
+            **losses,
+            sampler=statistics,
+            valid=figures,
+            time=seconds,
+            best_epoch=state.best_epoch,
+        )
+        if worker.rank == 0:
+            _save_epoch(run, state, is_better, record, model, samplers, optimizers)
         on_epoch(record)
 
 
-def _is_out_of_patience(state: State, config: Config, valid: UserItems) -> bool:
+def _is_out_of_patience(state: TrainingState, config: Config, valid: UserItems) -> bool:
     return len(valid) > 0 and state.epoch - state.best_epoch >= config.train.patience
 
 
@@ -154,7 +158,7 @@ def _train_epoch(
     worker: Worker,
     epoch: int,
     on_step: OnStep,
-) -> dict[str, Any]:
+) -> tuple[dict[str, float], SamplerStatistics]:
     """One pass over the rows; returns the epoch's losses and sampler statistics."""
     seed, batch_size = config.train.seed, config.train.batch_size
     # Whatever a model draws, such as dropout, follows from this: no generator state to save.
@@ -187,7 +191,7 @@ def _train_epoch(
             f"epoch {epoch}: the loss is {losses['loss']} and training cannot go on; "
             "lower optimizer.lr, or raise loss.temperature"
         )
-    return {**losses, "sampler": sampler}
+    return losses, SamplerStatistics.model_validate(sampler)
 
 
 def _validate(
@@ -210,22 +214,14 @@ def _validate(
 
 def _save_epoch(
     run: Run,
-    worker: Worker,
-    state: State,
-    record: dict[str, Any],
-    config: Config,
+    state: TrainingState,
+    is_better: bool,
+    record: EpochRecord,
     model: nn.Module,
     samplers: nn.ModuleList,
     optimizers: list[torch.optim.Optimizer],
 ) -> None:
-    value = record["valid"][config.train.metric] if "valid" in record else float(state.epoch)
-    better = value > state.best_value
-    if better:
-        state.best_epoch, state.best_value = state.epoch, value
-    record["best_epoch"] = state.best_epoch
-    if worker.rank != 0:
-        return
-    if better:
+    if is_better:
         run.save_best(model.state_dict())
     run.write_epochs([*run.epochs(), record])
     run.save_checkpoint(
@@ -244,14 +240,14 @@ def _restore(
     model: nn.Module,
     samplers: nn.ModuleList,
     optimizers: list[torch.optim.Optimizer],
-) -> State:
+) -> TrainingState:
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
-        return State()
+        return TrainingState()
     model.load_state_dict(checkpoint["model"])
     samplers.load_state_dict(checkpoint["samplers"])
     for optimizer, saved in zip(optimizers, checkpoint["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
         for group in optimizer.param_groups:  # which a search may have changed since
             group["lr"] = config.optimizer.lr
-    return State(**checkpoint["state"])
+    return TrainingState(**checkpoint["state"])

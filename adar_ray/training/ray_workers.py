@@ -20,7 +20,8 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.ray_session import interruptible, ray_session
 from adar_ray.training.data_source import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
-from adar_ray.training.run import PROGRESS, Run
+from adar_ray.training.records import EpochRecord, StepProgress
+from adar_ray.training.run import Run
 
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0
@@ -37,7 +38,7 @@ def fit_on_workers(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnSte
 
 
 def _train(run: Run, dataset: Dataset) -> None:
-    config, workers = run.config, run.about["workers"]
+    config, workers = run.config, run.info.workers
     # The checkpoint may be one epoch behind the metrics; a worker drops what it does not need.
     first_epoch = max(1, len(run.epochs()))
     with ray_session(workers * config.train.threads):
@@ -106,9 +107,12 @@ def _train_worker(arguments: dict[str, Any]) -> None:
         data = streamed_data(run.config, dataset, stream.stripes)
 
     def write_progress(epoch: int, step: int, steps: int) -> None:
-        run.folder.write_json(PROGRESS, {"epoch": epoch, "step": step, "steps": steps})
+        run.write_progress(StepProgress(epoch=epoch, step=step, steps=steps))
 
-    fit(run.config, data, run, worker, ray.train.report, _at_most_every(PROGRESS_SECONDS, write_progress))
+    def report(record: EpochRecord) -> None:
+        ray.train.report(record.to_dict())
+
+    fit(run.config, data, run, worker, report, _at_most_every(PROGRESS_SECONDS, write_progress))
 
 
 def _at_most_every(seconds: float, call: OnStep) -> OnStep:
@@ -146,9 +150,9 @@ def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
         epochs = run.epochs()
         for record in epochs[told:]:
             on_epoch(record)
-        if len(epochs) == told and run.folder.exists(PROGRESS):
-            progress = run.folder.read_json(PROGRESS)
-            on_step(progress["epoch"], progress["step"], progress["steps"])
+        progress = run.progress() if len(epochs) == told else None
+        if progress is not None:
+            on_step(progress.epoch, progress.step, progress.steps)
         told = len(epochs)
 
     def follow() -> None:

@@ -6,23 +6,33 @@ Every file is replaced as a whole, so the folder is safe to read while the run g
 from __future__ import annotations
 
 import io
-import json
 import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import pyarrow.fs as pafs
 import torch
 import yaml
+from pydantic import ValidationError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from adar_ray.config import Config, load_config
+from adar_ray.config import Config, explain, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder, check_replaceable
+from adar_ray.training.records import (
+    Checkpoint,
+    EpochRecord,
+    Evaluation,
+    ModelInfo,
+    Record,
+    RunInfo,
+    RunResult,
+    StepProgress,
+)
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -40,7 +50,7 @@ class Run:
 
     folder: Folder
     config: Config
-    about: dict[str, Any]
+    info: RunInfo
 
     @classmethod
     def create(
@@ -58,15 +68,15 @@ class Run:
     @classmethod
     def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:
         """Writes what the run is, beside whatever lies there."""
-        about = {
-            "dataset": dataset.folder.address,
-            "dataset_checksum": dataset.checksum,
-            "workers": workers,
-            "versions": _versions(),
-        }
-        content = {"run": about, **config.used()}
+        info = RunInfo(
+            dataset=dataset.folder.address,
+            dataset_checksum=dataset.checksum,
+            workers=workers,
+            versions=_versions(),
+        )
+        content = {"run": info.model_dump(), **config.used()}
         folder.write_bytes(CONFIG, yaml.safe_dump(content, sort_keys=False).encode())
-        return cls(folder, config, about)
+        return cls(folder, config, info)
 
     @classmethod
     def open(cls, address: str | Path | Run) -> Run:
@@ -78,15 +88,15 @@ class Run:
             raise AdarError(f"{folder}: is no run ({CONFIG} is missing); make one with `adar-ray train`")
         try:
             content = yaml.safe_load(folder.read_bytes(CONFIG))
-            about = content.pop("run")
-        except (yaml.YAMLError, KeyError, AttributeError) as error:
+            info = RunInfo.model_validate(content.pop("run"))
+        except (yaml.YAMLError, KeyError, AttributeError, ValidationError) as error:
             raise AdarError(f"{folder}/{CONFIG}: is damaged ({one_line(error)})") from error
-        return cls(folder, load_config(values=content), about)
+        return cls(folder, load_config(values=content), info)
 
     def dataset(self) -> Dataset:
         """The dataset of this run; refuses one that has changed since."""
-        dataset = Dataset.open(self.about["dataset"])
-        if dataset.checksum != self.about["dataset_checksum"]:
+        dataset = Dataset.open(self.info.dataset)
+        if dataset.checksum != self.info.dataset_checksum:
             raise AdarError(
                 f"{dataset.folder}: has changed since {self.folder} was trained on it; "
                 "restore it, or train again into another folder"
@@ -95,22 +105,20 @@ class Run:
 
     # Metrics: one line an epoch.
 
-    def epochs(self) -> list[dict[str, Any]]:
-        if not self.folder.exists(METRICS):
-            return []
-        return [json.loads(line) for line in self.folder.read_bytes(METRICS).splitlines()]
+    def epochs(self) -> list[EpochRecord]:
+        return read_epochs(self.folder)
 
-    def write_epochs(self, epochs: list[dict[str, Any]]) -> None:
-        self.folder.write_bytes(METRICS, "".join(json.dumps(epoch) + "\n" for epoch in epochs).encode())
+    def write_epochs(self, epochs: list[EpochRecord]) -> None:
+        self.folder.write_bytes(METRICS, "".join(epoch.to_line() for epoch in epochs).encode())
 
     # What resumes.
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         buffer = io.BytesIO()
-        torch.save(state, buffer)
+        torch.save(checkpoint, buffer)
         self.folder.write_bytes(LAST, buffer.getvalue())
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
+    def load_checkpoint(self) -> Checkpoint | None:
         if not self.folder.exists(LAST):
             return None
         try:
@@ -127,27 +135,32 @@ class Run:
 
     # What is handed on.
 
-    def finish(self, dataset: Dataset, result: dict[str, Any]) -> None:
+    def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""
         self.folder.write_bytes(WEIGHTS, self.folder.read_bytes(BEST))
         for name in ("users.parquet", "items.parquet"):
             self.folder.write_bytes(f"model/{name}", dataset.folder.read_bytes(name))
-        self.folder.write_json(
-            MODEL,
-            {
-                "model": self.config.model.model_dump(),
-                "users": dataset.n_users,
-                "items": dataset.n_items,
-                "dataset_checksum": dataset.checksum,
-            },
+        model = ModelInfo(
+            model=self.config.model,
+            users=dataset.n_users,
+            items=dataset.n_items,
+            dataset_checksum=dataset.checksum,
         )
-        self.folder.write_json(RESULT, result)
+        self.folder.write_json(MODEL, model.model_dump())
+        self.folder.write_json(RESULT, result.model_dump())
         if self.folder.exists(PROGRESS):
             self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
 
-    def result(self) -> dict[str, Any] | None:
-        """The final figures; None while the run is not finished."""
-        return self.folder.read_json(RESULT) if self.folder.exists(RESULT) else None
+    def result(self) -> RunResult | None:
+        """The final figures; None if the run is not finished."""
+        return _read(self.folder, RESULT, RunResult) if self.folder.exists(RESULT) else None
+
+    def progress(self) -> StepProgress | None:
+        """How far the workers are within the current epoch; None if they have not said so yet."""
+        return _read(self.folder, PROGRESS, StepProgress) if self.folder.exists(PROGRESS) else None
+
+    def write_progress(self, progress: StepProgress) -> None:
+        self.folder.write_json(PROGRESS, progress.model_dump())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Weights of the best epoch; of the best so far while the run is not finished."""
@@ -159,12 +172,38 @@ class Run:
         except Exception as error:  # safetensors has no exception of its own for damaged files
             raise AdarError(f"{self.folder}/{name}: is damaged ({one_line(error, 120)})") from error
 
-    def evaluations(self) -> dict[str, dict[str, Any]]:
+    def evaluations(self) -> dict[str, Evaluation]:
         """Results of `evaluate`, by split."""
         selector = pafs.FileSelector(self.folder.join("evaluation"), allow_not_found=True)
         files = self.folder.filesystem.get_file_info(selector)
         names = sorted(file.base_name for file in files if file.base_name.endswith(".json"))
-        return {name.removesuffix(".json"): self.folder.read_json(f"evaluation/{name}") for name in names}
+        return {
+            name.removesuffix(".json"): _read(self.folder, f"evaluation/{name}", Evaluation) for name in names
+        }
+
+
+def read_epochs(folder: Folder) -> list[EpochRecord]:
+    """The epochs so far of the run in this folder."""
+    if not folder.exists(METRICS):
+        return []
+    try:
+        return [EpochRecord.model_validate_json(line) for line in folder.read_bytes(METRICS).splitlines()]
+    except ValidationError as error:
+        raise _damaged(folder, METRICS, error) from error
+
+
+R = TypeVar("R", bound=Record)
+
+
+def _read(folder: Folder, name: str, record: type[R]) -> R:
+    try:
+        return record.model_validate_json(folder.read_bytes(name))
+    except ValidationError as error:
+        raise _damaged(folder, name, error) from error
+
+
+def _damaged(folder: Folder, name: str, error: ValidationError) -> AdarError:
+    return AdarError(f"{folder}/{name}: is damaged ({explain(error)})")
 
 
 def _refusal(folder: Folder) -> str:

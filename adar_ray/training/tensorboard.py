@@ -12,6 +12,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
+from adar_ray.training.records import EpochRecord
+
 
 class EventWriter:
     """Writes each epoch's figures; starts anew with the epochs there are already.
@@ -20,17 +22,17 @@ class EventWriter:
     interrupt may leave held, and then closing it waits for ever.
     """
 
-    def __init__(self, folder: Path, epochs: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, epochs: list[EpochRecord]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self._writer = EventsWriter(str(folder / "events"))
         for record in epochs:
             self.write(record)
 
-    def write(self, record: dict[str, Any]) -> None:
-        for name, value in _scalars(record):
+    def write(self, record: EpochRecord) -> None:
+        for name, value in _scalars(record.to_dict()):
             summary = scalar(name, value)
-            self._writer.write_event(Event(wall_time=time.time(), step=record["epoch"], summary=summary))
+            self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.training.data_source import local_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
+from adar_ray.training.records import EpochRecord, RunResult
 from adar_ray.training.run import Run
 from adar_ray.training.tensorboard import EventWriter
 
@@ -79,7 +79,7 @@ def resume(
         return run
     dataset = run.dataset()
     with _events(run, on_epoch) as tell_epoch:
-        if run.about["workers"]:
+        if run.info.workers:
             from adar_ray.training.ray_workers import fit_on_workers
 
             fit_on_workers(run, dataset, tell_epoch, on_step)
@@ -88,16 +88,14 @@ def resume(
             data = local_data(run.config, dataset, worker)
             fit(run.config, data, run, worker, tell_epoch, on_step)
     epochs = run.epochs()
-    best = epochs[epochs[-1]["best_epoch"] - 1]
-    run.finish(
-        dataset,
-        {
-            "best_epoch": best["epoch"],
-            "epochs": len(epochs),
-            "valid": best.get("valid"),
-            "train_seconds": sum(record["time"]["train_seconds"] for record in epochs),
-        },
+    best = epochs[epochs[-1].best_epoch - 1]
+    result = RunResult(
+        best_epoch=best.epoch,
+        epochs=len(epochs),
+        valid=best.valid,
+        train_seconds=sum(record.time.train_seconds for record in epochs),
     )
+    run.finish(dataset, result)
     return run
 
 
@@ -121,7 +119,7 @@ def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
         return
     events = EventWriter(Path(run.folder.path) / "tensorboard", run.epochs())
 
-    def tell(record: dict[str, Any]) -> None:
+    def tell(record: EpochRecord) -> None:
         events.write(record)
         on_epoch(record)
 

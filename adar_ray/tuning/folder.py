@@ -13,7 +13,6 @@ that a search may be killed at any moment and read while it goes on.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,8 @@ from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder, check_replaceable
-from adar_ray.training.run import METRICS
+from adar_ray.training.records import EpochRecord
+from adar_ray.training.run import read_epochs
 from adar_ray.tuning.spaces import Space
 
 SEARCH = "search.yaml"
@@ -171,12 +171,9 @@ def read_trials(plan: Plan) -> list[Trial]:
     return [Trial(**folder.read_json("trial.json")) for folder in folders if folder.exists("trial.json")]
 
 
-def read_curve(plan: Plan, number: int) -> list[dict[str, Any]]:
+def read_curve(plan: Plan, number: int) -> list[EpochRecord]:
     """The lines of `metrics.jsonl` of a trial."""
-    folder = plan.trial_folder(number)
-    if not folder.exists(METRICS):
-        return []
-    return [json.loads(line) for line in folder.read_bytes(METRICS).splitlines()]
+    return read_epochs(plan.trial_folder(number))
 
 
 def best_of(trials: list[Trial], mode: str) -> Trial | None:

@@ -331,7 +331,7 @@ class _Follower(tune.Callback):
         lines, config = read_curve(self.plan, trial.number), self.plan.config(trial.values).train
         if not lines:
             return False
-        epoch, best_epoch = lines[-1]["epoch"], lines[-1]["best_epoch"]
+        epoch, best_epoch = lines[-1].epoch, lines[-1].best_epoch
         return epoch >= config.epochs or epoch - best_epoch >= config.patience
 
     def _end(self, trial: Trial, status: str) -> None:
@@ -427,7 +427,7 @@ def _test_winner(plan: Plan, dataset: Dataset, best: Trial) -> None:
             run = resume_run(folder.address)
         else:
             run = train(dataset, folder.address, seeded, workers=workers, replace=True)
-        test.append(evaluate(run)["metrics"])
+        test.append(evaluate(run).metrics)
     plan.folder.write_json(
         RESULT,
         {

@@ -19,6 +19,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
 from adar_ray.training.loop import Worker, fit
+from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import CONFIG, LAST, Run
 from adar_ray.training.trainer import device_of
 from adar_ray.tuning.folder import Plan
@@ -51,8 +52,8 @@ def _train(
     curve = [value_of(record, plan.space.metric) for record in run.epochs()]
     keeps_weights = plan.space.scheduler.name == "pbt"
 
-    def report(record: dict[str, Any]) -> None:
-        curve[record["epoch"] - 1 :] = [value_of(record, plan.space.metric)]
+    def report(record: EpochRecord) -> None:
+        curve[record.epoch - 1 :] = [value_of(record, plan.space.metric)]
         result = results(curve, plan.space.mode)[-1]
         if not keeps_weights:
             tune.report(result)
@@ -73,9 +74,12 @@ def _train(
     fit(run.config, data, run, worker, report)
 
 
-def value_of(record: dict[str, Any], metric: str) -> float:
+def value_of(record: EpochRecord, metric: str) -> float:
     """The metric in a line of `metrics.jsonl`; all but the loss are of validation."""
-    return record["loss"] if metric == "loss" else record["valid"][metric]
+    if metric == "loss":
+        return record.loss
+    assert record.valid is not None  # a search refuses a dataset without validation interactions
+    return record.valid[metric]
 
 
 def _open(

@@ -149,17 +149,17 @@ def config(*settings: str, epochs: int = 2) -> Config:
 
 
 def metrics(run: Run) -> list[dict[str, Any]]:
-    return [{name: value for name, value in line.items() if name != "time"} for line in run.epochs()]
+    return [epoch.model_dump(exclude={"time"}) for epoch in run.epochs()]
 
 
 def test_learns_what_comes_next(ring: Dataset, tmp_path: Path):
     run = train(ring, tmp_path / "run", config("train.batch_size=64", epochs=25), workers=0)
     # The next item follows from the last one, in validation as in test, for every user. Without the
     # history up to test, the model would name the item of validation.
-    assert evaluate(run, "valid", [1])["metrics"]["recall@1"] > 0.95
-    assert evaluate(run, "test", [1])["metrics"]["recall@1"] > 0.95
-    best = run.epochs()[run.result()["best_epoch"] - 1]["valid"]
-    again = evaluate(run, "valid", [10, 20])["metrics"]
+    assert evaluate(run, "valid", [1]).metrics["recall@1"] > 0.95
+    assert evaluate(run, "test", [1]).metrics["recall@1"] > 0.95
+    best = run.epochs()[run.result().best_epoch - 1].valid
+    again = evaluate(run, "valid", [10, 20]).metrics
     assert {name: best[name] for name in again} == pytest.approx(again, rel=1e-12)
     with pytest.raises(AdarError, match=r"before train, which is nothing; evaluate another --split"):
         evaluate(run, "train")

@@ -29,7 +29,13 @@ KS = [1, 5, 20]
 
 @pytest.fixture(scope="module")
 def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    settings = ["model.dim=16", "train.epochs=6", "train.batch_size=256", "optimizer.lr=0.02", "adar.pool=64"]
+    settings = [
+        "model.embedding_dim=16",
+        "train.epochs=6",
+        "train.batch_size=256",
+        "optimizer.lr=0.02",
+        "adar.pool=64",
+    ]
     return train(
         dataset,
         tmp_path_factory.mktemp("use") / "run",
@@ -97,17 +103,17 @@ def test_evaluate_against_brute_force(run: Run, dataset: Dataset, split: str, ma
     ranked = rankings(run, pairs(dataset, *masked))
     expected = {name: v for k in KS for name, v in measured(ranked, truth, popularity, k).items()}
     result = evaluate(run.folder.path, split, KS)
-    assert result["split"] == split
-    assert result["users"] == truth.any(1).sum()
-    assert result["metrics"] == pytest.approx(expected, rel=1e-12)
-    assert result["metrics"]["recall@20"] > 0.05  # not of nothing
+    assert result.split == split
+    assert result.users == truth.any(1).sum()
+    assert result.metrics == pytest.approx(expected, rel=1e-12)
+    assert result.metrics["recall@20"] > 0.05  # not of nothing
     assert run.evaluations()[split] == result
 
 
 def test_validation_during_training_is_the_same_measurement(run: Run, dataset: Dataset) -> None:
     ranked = rankings(run, pairs(dataset, "train"))
     expected = measured(ranked, pairs(dataset, "valid"), pairs(dataset, "train").sum(0), 20)
-    best = run.epochs()[run.result()["best_epoch"] - 1]["valid"]
+    best = run.epochs()[run.result().best_epoch - 1].valid
     assert {name: best[name] for name in expected} == pytest.approx(expected, rel=1e-12)
 
 
@@ -121,7 +127,7 @@ def test_metrics_against_ranx(run: Run, dataset: Dataset, ranx) -> None:
     )
     names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "precision", "mrr", "map") for k in KS]
     expected = ranx.evaluate(qrels, ranked, names)
-    found = evaluate(run, "test", KS)["metrics"]
+    found = evaluate(run, "test", KS).metrics
     assert {name: found[name] for name in names} == pytest.approx(expected, abs=1e-6)
 
 
@@ -162,7 +168,7 @@ def test_recommend_to_all(
 def hand_made_run(ray_cluster: None, hand_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("hand-made")
     data = prepare(hand_made, folder / "data")
-    settings = ["train.epochs=2", "model.dim=8", "adar.pool=8", "train.device=cpu"]
+    settings = ["train.epochs=2", "model.embedding_dim=8", "adar.pool=8", "train.device=cpu"]
     return train(data, folder / "run", load_config(settings=settings), workers=0)
 
 
@@ -192,7 +198,7 @@ def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> None:
     data = Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
-    settings = load_config(settings=["train.epochs=1", "model.dim=4", "train.device=cpu"])
+    settings = load_config(settings=["train.epochs=1", "model.embedding_dim=4", "train.device=cpu"])
     run = train(data, tmp_path / "run", settings, workers=0)
     shard = data / "test" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
@@ -208,7 +214,13 @@ def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def sequential(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    settings = ["model.name=gru4rec", "model.dim=8", "model.layers=1", "train.epochs=2", "adar.pool=64"]
+    settings = [
+        "model.name=gru4rec",
+        "model.embedding_dim=8",
+        "gru4rec.layers=1",
+        "train.epochs=2",
+        "adar.pool=64",
+    ]
     out = tmp_path_factory.mktemp("sequential") / "run"
     return train(dataset, out, load_config(settings=[*settings, "train.device=cpu"]), workers=0)
 
@@ -245,7 +257,7 @@ def test_a_sequential_model_is_evaluated_by_what_came_before(
     ranked = [np.argsort(-row, kind="stable")[:20].tolist() for row in score]
     truth = pairs(dataset, split)
     expected = measured(ranked, truth, pairs(dataset, "train").sum(0), 20)
-    found = evaluate(sequential, split, [20])["metrics"]
+    found = evaluate(sequential, split, [20]).metrics
     assert found == pytest.approx(expected, rel=1e-3)  # but for scores that rounding makes change places
     assert found["recall@20"] > 0
 
@@ -291,7 +303,7 @@ def test_export(run: Run, dataset: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cosine", [False, True])
 def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool) -> None:
-    settings = ["model.name=lightgcn", f"model.cosine={cosine}", "model.layers=3", "model.dim=8"]
+    settings = ["model.name=lightgcn", f"model.cosine={cosine}", "lightgcn.layers=3", "model.embedding_dim=8"]
     run = train(
         dataset,
         tmp_path / "run",
@@ -319,5 +331,5 @@ def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool)
     expected[pairs(dataset, "train", "valid")] = -np.inf
     hits = [pairs(dataset, "test")[u, np.argsort(-row)[:10]].sum() for u, row in enumerate(expected)]
     users = pairs(dataset, "test").any(1)
-    precision = evaluate(run, "test", [10])["metrics"]["precision@10"]
+    precision = evaluate(run, "test", [10]).metrics["precision@10"]
     assert precision == pytest.approx(np.array(hits)[users].mean() / 10, abs=1e-9)

@@ -4,16 +4,20 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics
 from adar_ray.training.tensorboard import EventWriter
 
 
-def record(epoch: int) -> dict:
-    return {
-        "epoch": epoch,
-        "loss": 1 / epoch,
-        "valid": {"ndcg@20": epoch / 8},
-        "sampler": {"timesteps": [1.0]},
-    }
+def record(epoch: int) -> EpochRecord:
+    return EpochRecord(
+        epoch=epoch,
+        loss=1 / epoch,
+        penalty=0,
+        sampler=SamplerStatistics(hardness=0.5, timesteps=[1.0]),
+        valid={"ndcg@20": epoch / 8},
+        time=EpochTime(train_seconds=1, valid_seconds=1, interactions_per_second=1),
+        best_epoch=epoch,
+    )
 
 
 def curve(folder: Path, name: str) -> list[tuple[int, float]]:

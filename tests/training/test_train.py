@@ -20,10 +20,17 @@ from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.training.data_source import of_some_users
+from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 
-SMALL = ["model.dim=16", "train.batch_size=256", "train.device=cpu", "adar.pool=64", "adar.gamma=0.5"]
+SMALL = [
+    "model.embedding_dim=16",
+    "train.batch_size=256",
+    "train.device=cpu",
+    "adar.pool=64",
+    "adar.gamma=0.5",
+]
 
 
 def config(*settings: str, epochs: int = 4) -> Config:
@@ -67,8 +74,8 @@ def message_of(call) -> str:
 
 
 def stop_after(epoch: int):
-    def on_epoch(record: dict[str, Any]) -> None:
-        if record["epoch"] == epoch:
+    def on_epoch(record: EpochRecord) -> None:
+        if record.epoch == epoch:
             raise KeyboardInterrupt
 
     return on_epoch
@@ -91,7 +98,7 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_the_same_twice(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    told: list[EpochRecord] = []
     again = train(dataset, tmp_path / "run", config(), workers=0, on_epoch=told.append)
     assert metrics(again) == metrics(whole)
     assert weights(again) == weights(whole)
@@ -124,7 +131,7 @@ def test_what_a_run_holds(dataset: Dataset, whole: Run) -> None:
 def test_resumes_as_if_it_had_never_stopped(dataset: Dataset, whole: Run, tmp_path: Path, epoch: int) -> None:
     interrupted(dataset, tmp_path / "run", config(), epoch)
     told: list[int] = []
-    resumed = resume(tmp_path / "run", on_epoch=lambda record: told.append(record["epoch"]))
+    resumed = resume(tmp_path / "run", on_epoch=lambda record: told.append(record.epoch))
     assert told == list(range(epoch + 1, 5))
     assert metrics(resumed) == metrics(whole)
     assert weights(resumed) == weights(whole)
@@ -156,7 +163,7 @@ def test_resumes_a_run_that_died_between_metrics_and_checkpoint(
 
 def test_resuming_a_finished_run_changes_nothing(whole: Run) -> None:
     before = contents(Path(whole.folder.path))
-    told: list[dict[str, Any]] = []
+    told: list[EpochRecord] = []
     assert resume(whole.folder.path, on_epoch=told.append).result() == whole.result()
     assert contents(Path(whole.folder.path)) == before
     assert not told
@@ -165,7 +172,7 @@ def test_resuming_a_finished_run_changes_nothing(whole: Run) -> None:
 def test_stops_early_and_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path) -> None:
     after: list[dict[str, torch.Tensor]] = []
 
-    def remember(record: dict[str, Any]) -> None:
+    def remember(record: EpochRecord) -> None:
         checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
         after.append(checkpoint["model"])
 
@@ -176,7 +183,7 @@ def test_stops_early_and_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path) 
     best = values.index(max(values))
     assert len(values) < 60
     assert len(values) == best + 1 + 3
-    assert run.result()["best_epoch"] == best + 1
+    assert run.result().best_epoch == best + 1
     kept = safetensors.torch.load(weights(run))
     assert kept.keys() == after[best].keys()
     assert all(torch.equal(kept[name], after[best][name]) for name in kept)
@@ -218,7 +225,7 @@ def test_streamed_and_kept_data_train_alike(dataset: Dataset, tmp_path: Path) ->
     ("settings", "has_timesteps"),
     [
         (["sampler.name=uniform"], False),
-        (["sampler.name=uniform", "sampler.negatives=3", "sampler.mask_seen=false"], False),
+        (["sampler.name=uniform", "uniform.negatives=3", "sampler.mask_seen=false"], False),
         (["optimizer.name=sparse_adam"], True),
         (["model.name=lightgcn"], True),
         (["model.cosine=true", "loss.name=sampled_softmax"], True),
@@ -260,11 +267,11 @@ def test_learns(checkerboard: Path, tmp_path: Path, sampler: str, loss: str) -> 
     )
     run = train(data, tmp_path / "run", settings, workers=0)
     found = evaluate(run, "test", [5])
-    assert found["users"] == 60
+    assert found.users == 60
     # 5 of 25 pairs are held out, and 2 of the other 20 validate: 30 items are left to rank, 5 of them
     # right and 25 of the other color. By chance one would find 5 / 30 of them, and NDCG is as much.
-    assert found["metrics"]["recall@5"] > 0.8
-    assert found["metrics"]["ndcg@5"] > 0.8
+    assert found.metrics["recall@5"] > 0.8
+    assert found.metrics["ndcg@5"] > 0.8
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -274,12 +281,12 @@ def test_without_validation(hand_made: Path, checkerboard: Path, tmp_path: Path)
     run = train(data, tmp_path / "run", config("train.patience=1"), workers=0)
     assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
     assert all("valid" not in line for line in metrics(run))
-    assert run.result()["best_epoch"] == 4
-    assert run.result()["valid"] is None
+    assert run.result().best_epoch == 4
+    assert run.result().valid is None
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["model"]
     kept = safetensors.torch.load(weights(run))
     assert all(torch.equal(kept[name], last[name]) for name in last)
-    assert evaluate(run, "test", [5])["users"] == 60
+    assert evaluate(run, "test", [5]).users == 60
     assert "has no interactions in valid" in message_of(lambda: evaluate(run, "valid"))
 
 
@@ -379,7 +386,7 @@ def assert_close(run: Run, reference: Run) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    told: list[EpochRecord] = []
     run = train(dataset, tmp_path / "run", config(), workers=1, on_epoch=told.append)
     assert metrics(run) == metrics(whole)
     assert weights(run) == weights(whole)
@@ -404,8 +411,8 @@ def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -
     )
     reference = train(dataset, tmp_path / "one", settings, workers=0)
 
-    def press_control_c(record: dict[str, Any]) -> None:
-        if record["epoch"] == 1:
+    def press_control_c(record: EpochRecord) -> None:
+        if record.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)

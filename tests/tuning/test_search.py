@@ -206,7 +206,7 @@ def test_a_trial_is_what_train_makes_of_its_configuration(
         alone = train(dataset, tmp_path / trial.name, config, workers=0)
         assert lines(Path(grid.path, "trials", trial.name)) == lines(Path(alone.folder.path))
         assert trial.status == "finished"
-        assert trial.curve == [epoch["valid"]["ndcg@20"] for epoch in alone.epochs()]
+        assert trial.curve == [epoch.valid["ndcg@20"] for epoch in alone.epochs()]
         assert trial.value == max(trial.curve)
         assert trial.best_epoch == trial.curve.index(trial.value) + 1
 
@@ -238,7 +238,7 @@ def test_only_the_winner_is_tested_once_a_seed(grid: Folder) -> None:
     assert result["test"]["ndcg@20"]["mean"] == pytest.approx(sum(figures) / 2)
     assert result["test"]["ndcg@20"]["deviation"] == pytest.approx(abs(figures[0] - figures[1]) / 2**0.5)
     best = max(trials_of(grid), key=lambda trial: trial.value)
-    assert Run.open(winner / "seed-0").result()["valid"]["ndcg@20"] == best.value
+    assert Run.open(winner / "seed-0").result().valid["ndcg@20"] == best.value
 
 
 def test_nothing_of_ray_and_no_weights_of_ended_trials_are_left(grid: Folder) -> None:
@@ -389,7 +389,7 @@ def test_a_trial_of_two_workers_is_what_train_makes_with_two(dataset: Dataset, t
         dataset, tmp_path / "alone", load_config(values=BASE, settings=["optimizer.lr=0.01"]), workers=0
     )
     assert trial.status == "finished"
-    assert trial.curve == pytest.approx([epoch["valid"]["ndcg@20"] for epoch in alone.epochs()], abs=1e-3)
+    assert trial.curve == pytest.approx([epoch.valid["ndcg@20"] for epoch in alone.epochs()], abs=1e-3)
 
 
 def test_limits_of_time_and_patience_end_a_search(dataset: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""What a run folder says about a run, as typed records: each field is a key of the file.
+
+`Run` reads and writes them; docs/formats.md describes the files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from pydantic import BaseModel, ConfigDict
+
+from adar_ray.config import ModelConfig
+
+
+class Record(BaseModel):
+    """A record that does not change once it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SamplerStatistics(Record):
+    """How a sampler behaved in an epoch.
+
+    Attributes:
+        hardness: mean of sigmoid(negative's score - positive's score): 0 is trivial, 0.5 as hard as the
+            positive.
+        timestep: mean timestep t*/T; ADAR only.
+        uncrossed: share of negatives that never reached the boundary, t* = T; ADAR only.
+        timesteps: histogram of t*/T, shares in equal bins; ADAR only.
+    """
+
+    hardness: float
+    timestep: float | None = None
+    uncrossed: float | None = None
+    timesteps: list[float] | None = None
+
+
+class EpochTime(Record):
+    """How long an epoch took."""
+
+    train_seconds: float
+    valid_seconds: float
+    interactions_per_second: float
+
+
+class EpochRecord(Record):
+    """A line of `metrics.jsonl`.
+
+    Attributes:
+        loss, penalty: means per row; the penalty is not part of the loss.
+        valid: validation metrics, by name; None without validation interactions.
+        best_epoch: the best epoch so far.
+    """
+
+    epoch: int
+    loss: float
+    penalty: float
+    sampler: SamplerStatistics
+    valid: dict[str, float] | None = None
+    time: EpochTime
+    best_epoch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without the fields that are None."""
+        return self.model_dump(exclude_none=True)
+
+    def to_line(self) -> str:
+        return json.dumps(self.to_dict()) + "\n"
+
+
+class StepProgress(Record):
+    """`progress.json`: how far the current epoch is."""
+
+    epoch: int
+    step: int
+    steps: int
+
+
+class RunResult(Record):
+    """`result.json`, whose existence marks a run as finished.
+
+    Attributes:
+        epochs: number of epochs trained.
+        valid: validation metrics of the best epoch; None without validation interactions.
+    """
+
+    best_epoch: int
+    epochs: int
+    valid: dict[str, float] | None
+    train_seconds: float
+
+
+class RunInfo(Record):
+    """The `run` section of `config.yaml`.
+
+    Attributes:
+        dataset: address of the dataset.
+        workers: Ray Train workers; 0 for training in the calling process.
+        versions: of Python and the packages, by name.
+    """
+
+    dataset: str
+    dataset_checksum: str
+    workers: int
+    versions: dict[str, str]
+
+
+class ModelInfo(Record):
+    """`model/model.json`: what the weights beside it belong to."""
+
+    model: ModelConfig
+    users: int
+    items: int
+    dataset_checksum: str
+
+
+class Evaluation(Record):
+    """`evaluation/SPLIT.json`: what `evaluate` measured.
+
+    Attributes:
+        users: number of users with interactions in the split; others do not count.
+        metrics: means over users, by name.
+    """
+
+    split: str
+    users: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class TrainingState:
+    """What changes from epoch to epoch, besides the tensors."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_value: float = -1.0
+
+
+class Checkpoint(TypedDict):
+    """`checkpoints/last.pt`: everything that an interrupted run continues from.
+
+    Attributes:
+        state: the fields of `TrainingState`.
+        model, samplers, optimizers: state dicts of torch.
+    """
+
+    state: dict[str, Any]
+    model: dict[str, Any]
+    samplers: dict[str, Any]
+    optimizers: list[dict[str, Any]]

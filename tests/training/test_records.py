@@ -1,0 +1,93 @@
+"""Records of a run folder: the exact bytes of each file, and what is read back from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+from adar_ray.training.records import EpochRecord, Evaluation, RunInfo, RunResult, StepProgress
+from adar_ray.training.run import Run, read_epochs
+
+LINES = (
+    '{"epoch": 1, "loss": 0.6931471805599453, "penalty": 1e-05, "sampler": {"hardness": 0.5}, '
+    '"time": {"train_seconds": 1.5, "valid_seconds": 0.0, "interactions_per_second": 1e+16}, '
+    '"best_epoch": 1}\n'
+    '{"epoch": 2, "loss": 0.5, "penalty": 0.0, "sampler": {"hardness": 0.25, "timestep": 0.75, '
+    '"uncrossed": 0.5, "timesteps": [0.0, 1.0]}, "valid": {"ndcg@20": NaN, "recall@20": 1.0}, '
+    '"time": {"train_seconds": 1.5, "valid_seconds": 0.125, "interactions_per_second": 3.0}, '
+    '"best_epoch": 1}\n'
+)
+
+
+@pytest.fixture
+def run(dataset: Dataset, tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", load_config(), dataset, workers=2)
+
+
+def test_epochs_are_read_and_written_byte_for_byte(run: Run) -> None:
+    run.folder.write_bytes("metrics.jsonl", LINES.encode())
+    first, second = run.epochs()
+    assert read_epochs(run.folder)[0] == first
+    assert (first.valid, first.sampler.timestep) == (None, None)
+    assert second.valid is not None
+    assert math.isnan(second.valid["ndcg@20"])
+    assert second.sampler.timesteps == [0, 1]
+    run.write_epochs([first, second])
+    assert run.folder.read_bytes("metrics.jsonl").decode() == LINES
+
+
+def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Dataset) -> None:
+    result = RunResult(best_epoch=2, epochs=3, valid=None, train_seconds=1.0)
+    run.save_best({})
+    run.write_progress(StepProgress(epoch=1, step=2, steps=3))
+    assert run.progress() == StepProgress(epoch=1, step=2, steps=3)
+    run.finish(dataset, result)
+    assert run.result() == result
+    assert run.progress() is None
+    folder = Path(run.folder.path)
+    assert (folder / "result.json").read_text() == (
+        '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0\n}\n'
+    )
+    model = json.loads((folder / "model" / "model.json").read_text())
+    assert list(model) == ["model", "users", "items", "dataset_checksum"]
+    assert model["model"] == {"name": "mf", "embedding_dim": 64, "cosine": False}
+    run.folder.write_json("evaluation/test.json", {"split": "test", "users": 3, "metrics": {"mrr@5": 0.5}})
+    assert run.evaluations() == {"test": Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})}
+
+
+def test_run_info_is_the_run_section_of_the_configuration(run: Run, dataset: Dataset) -> None:
+    info = Run.open(run.folder.address).info
+    assert info == run.info
+    assert isinstance(info, RunInfo)
+    assert (info.dataset, info.dataset_checksum) == (dataset.folder.address, dataset.checksum)
+    assert info.workers == 2
+    assert set(info.versions) == {"python", "adar-ray", "ray", "torch", "numpy", "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("metrics.jsonl", "{", Run.epochs),
+        ("metrics.jsonl", '{"epoch": 1}\n', Run.epochs),
+        ("result.json", "{}", Run.result),
+        ("evaluation/test.json", '{"split": "test", "users": "all", "metrics": {}}', Run.evaluations),
+    ],
+)
+def test_a_damaged_record_is_refused_by_its_file(run: Run, name: str, content: str, read) -> None:
+    run.folder.write_bytes(name, content.encode())
+    with pytest.raises(AdarError, match="is damaged") as caught:
+        read(run)
+    assert str(caught.value).startswith(f"{run.folder}/{name}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_does_not_change() -> None:
+    record = EpochRecord.model_validate_json(LINES.splitlines()[0])
+    with pytest.raises(ValueError, match="frozen"):
+        record.epoch = 2
