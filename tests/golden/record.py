@@ -1,10 +1,12 @@
-"""Trains every golden run and keeps its `metrics.jsonl`, without times.
+"""Trains the golden runs and writes each one's `metrics.jsonl`, without times, into a folder.
 
-    python tests/golden/record.py --workers 0 --out tests/golden/workers-0
-    python tests/golden/record.py --workers 2 --out tests/golden/workers-2
+    python -m tests.golden.record OUT --workers 0           # in this process
+    python -m tests.golden.record OUT --workers 2           # in two processes that talk through gloo
+    python -m tests.golden.record OUT --workers 2 --ray     # on two Ray Train workers
+    python -m tests.golden.record OUT --workers 0 --runs model-mf loss-bce
 
-Kernels are pinned to the instructions that every x86-64 processor has, so that the bytes do not depend on the
-machine.
+Kernels are limited to the instructions that every x86-64 processor has, so that the bytes do not depend on
+the machine.
 """
 
 from __future__ import annotations
@@ -17,23 +19,26 @@ os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"
 
 import argparse
 import json
-import logging
 import tempfile
 from pathlib import Path
 
-from adar_ray.config import load_config
-from adar_ray.data.synthetic import synthesize
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import start_processes
+
+from adar_ray.config import Config, load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.training.data_source import local_data
+from adar_ray.training.loop import Worker, fit
+from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 
-SMALL = [
-    "model.embedding_dim=16",
-    "train.epochs=2",
-    "train.batch_size=256",
-    "train.device=cpu",
-    "adar.pool=64",
-]
+DATA = Path(__file__).parent / "data"  # made by `synthesize(120, 150, 2500, seed=1, rows_per_shard=900)`
+SMALL = ["model.embedding_dim=16", "train.epochs=2", "train.batch_size=256", "train.device=cpu"]
+SMALL += ["adar.pool=64", "sampled_softmax.shared_negatives=64"]
 MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
 SAMPLERS = ("uniform", "popularity", "in_batch", "dns", "mixgcf", "dens", "ahns", "srns")
+SOFTMAX = "loss.name=sampled_softmax"
 
 RUNS: dict[str, list[str]] = {
     **{f"model-{name}": [f"model.name={name}"] for name in MODELS},
@@ -45,35 +50,20 @@ RUNS: dict[str, list[str]] = {
     "sampler-dns-top": ["sampler.name=dns", "dns.negatives=2", "dns.candidates=8", "dns.top=3"],
     "loss-bce": ["loss.name=bce", "sampler.name=uniform", "uniform.negatives=3"],
     "loss-bce-adar": ["loss.name=bce", "adar.negatives=2", "adar.candidates=4"],
-    "loss-softmax": [
-        "loss.name=sampled_softmax",
-        "sampler.name=uniform",
-        "sampled_softmax.shared_negatives=64",
-    ],
-    "loss-softmax-popularity": [
-        *(
-            "loss.name=sampled_softmax",
-            "sampler.name=popularity",
-            "sampled_softmax.shared_negatives=64",
-            "sampled_softmax.temperature=0.5",
-        ),
-    ],
-    "loss-softmax-in_batch": ["loss.name=sampled_softmax", "sampler.name=in_batch", "model.cosine=true"],
-    "loss-softmax-adar": [
-        "loss.name=sampled_softmax",
-        "sampled_softmax.shared_negatives=64",
-        "adar.joins=popularity",
-    ],
-    "loss-softmax-sasrec": [
-        "loss.name=sampled_softmax",
-        "sampled_softmax.shared_negatives=64",
-        "model.name=sasrec",
-    ],
+    "loss-softmax": [SOFTMAX, "sampler.name=uniform"],
+    "loss-softmax-popularity": [SOFTMAX, "sampler.name=popularity", "sampled_softmax.temperature=0.5"],
+    "loss-softmax-in_batch": [SOFTMAX, "sampler.name=in_batch", "model.cosine=true"],
+    "loss-softmax-adar": [SOFTMAX, "adar.joins=popularity"],
+    "loss-softmax-sasrec": [SOFTMAX, "model.name=sasrec"],
     "loss-cross_entropy": ["loss.name=cross_entropy", "sampler.name=all", "cross_entropy.temperature=1"],
     "loss-cross_entropy-adar": ["loss.name=cross_entropy", "adar.weight=0.3"],
     "optimizer-sparse_adam": ["optimizer.name=sparse_adam", "optimizer.lr=0.003"],
     "streamed": ["data.cache=never", "sampler.mask_seen=false", "train.valid_users=50"],
 }
+
+
+def config_of(name: str) -> Config:
+    return load_config(settings=[*SMALL, *RUNS[name]])
 
 
 def without_times(metrics: Path) -> str:
@@ -85,25 +75,43 @@ def without_times(metrics: Path) -> str:
     return "".join(lines)
 
 
-def record(out: Path, workers: int, names: list[str]) -> None:
-    import ray
+def train_in_two_processes(names: list[str], scratch: str) -> None:
+    """Runs the loop that Ray Train's workers run, without Ray."""
+    for name in names:
+        Run.create(f"{scratch}/{name}", config_of(name), Dataset.open(DATA), workers=2)
+    start_processes(_worker, (names, scratch), nprocs=2, start_method="spawn")
 
-    out.mkdir(parents=True, exist_ok=True)
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-    ray.init(address="local", num_cpus=4, **quiet)
+
+def _worker(rank: int, names: list[str], scratch: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{scratch}/rendezvous", rank=rank, world_size=2)
+    worker = Worker(rank, 2, "cpu")
+    for name in names:
+        run = Run.open(f"{scratch}/{name}")
+        fit(run.config, local_data(run.config, run.dataset(), worker), run, worker)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--workers", type=int, choices=[0, 2], required=True)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--runs", nargs="+", choices=[*RUNS], default=[*RUNS], metavar="NAME")
+    arguments = parser.parse_args()
+    names = arguments.runs
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        dataset = synthesize(120, 150, 2500, 1, f"{scratch}/data", rows_per_shard=900)
+        if arguments.workers and not arguments.ray:
+            train_in_two_processes(names, scratch)
+        else:
+            for name in names:
+                train(DATA, f"{scratch}/{name}", config_of(name), workers=arguments.workers)
         for name in names:
-            config = load_config(settings=[*SMALL, *RUNS[name]])
-            train(dataset, f"{scratch}/{name}", config, workers=workers)
-            (out / f"{name}.jsonl").write_text(without_times(Path(scratch, name, "metrics.jsonl")))
-    ray.shutdown()
+            metrics = without_times(Path(scratch, name, "metrics.jsonl"))
+            (arguments.out / f"{name}.jsonl").write_text(metrics, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("names", nargs="*", default=[*RUNS])
-    arguments = parser.parse_args()
-    record(arguments.out, arguments.workers, arguments.names)
+    main()
