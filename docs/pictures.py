@@ -12,12 +12,12 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
+from adar_ray.adar import AdarSettings
 from adar_ray.adar.transition import score_aware_boundary, transition_angle
-from adar_ray.config import AdarConfig
 from adar_ray.reporting.figures import STYLE
 
-DEFAULTS = AdarConfig()
-VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.0, -1.0), "M": (1, 4, 16, 64)}
+DEFAULTS = AdarSettings()
+VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.0, -1.0), "candidates": (1, 4, 16, 64)}
 R_MEAN = 2.0  # standard deviations above the average item: what positives reach early in training
 # What the hardest of M standard normal scores is on average, for M = 1, 4, 16, 64.
 HARDEST = {1: 0.0, 4: 1.03, 16: 1.77, 64: 2.34}
@@ -26,14 +26,16 @@ HARDEST = {1: 0.0, 4: 1.03, 16: 1.77, 64: 2.34}
 def main() -> None:
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "adar-ray"}):
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
-        panels = figure.subplot_mosaic([["beta", "gamma", "."], ["beta, t", "gamma, t", "M, t"]], sharex=True)
+        panels = figure.subplot_mosaic(
+            [["beta", "gamma", "."], ["beta, t", "gamma, t", "candidates, t"]], sharex=True
+        )
         r = torch.linspace(0.02, 5, 500, dtype=torch.float64)
         for name, values in VALUES.items():
             for value in values:
                 setting = DEFAULTS.model_copy(update={name: value})
                 z = score_aware_boundary(r, setting.beta, setting.gamma, R_MEAN)
                 # A noise item of average hardness.
-                phi = transition_angle(r, torch.full_like(r, HARDEST[setting.M]), z)
+                phi = transition_angle(r, torch.full_like(r, HARDEST[setting.candidates]), z)
                 share = (phi / (math.pi / 2)).clamp_min(DEFAULTS.phi_min)
                 panels[f"{name}, t"].plot(r, share, label=f"{name} = {value:g}")
                 if name in panels:

@@ -1,4 +1,4 @@
-"""What is submitted to a cluster: one declarative YAML file a job. docs/formats.md explains its keys.
+"""What is submitted to a cluster: one declarative YAML file a job. docs/files.md explains its keys.
 
 A job is commands of `adar-ray`, one after the other, with the resources they get. No shell runs any of it.
 """

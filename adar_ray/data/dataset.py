@@ -1,6 +1,6 @@
 """A prepared dataset: shards, id maps and `dataset.json`.
 
-Written by `prepare` and by `synthetic`, read by everything else; see docs/formats.md.
+Written by `prepare` and by `synthetic`, read by everything else; see docs/files.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run folder says about a run, as typed records: each field is a key of the file.
 
-`Run` reads and writes them; docs/formats.md describes the files.
+`Run` reads and writes them; docs/files.md describes the files.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def tune_space(
         on_progress: called after every epoch of every trial.
 
     Returns:
-        The search folder; docs/formats.md says what it holds.
+        The search folder; docs/files.md says what it holds.
 
     Raises:
         AdarError: the space, the dataset or the cluster is not fit for it; nothing is written then.

@@ -15,7 +15,7 @@ from tests.containers.conftest import ROOT, USER, Container, Image, need, run
 
 pytestmark = pytest.mark.cluster
 
-LARGEST = 2.0e9  # bytes, all layers unpacked; docs/operate.md says what it is
+LARGEST = 2.0e9  # bytes, all layers unpacked; docs/operating.md says what it is
 
 
 def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> None:
