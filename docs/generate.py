@@ -56,8 +56,8 @@ def configuration() -> Iterator[str]:
     yield "# Configuration\n"
     yield (
         "One YAML file and `--set section.key=value` over it. `model.name`, `loss.name` and `sampler.name` "
-        "pick components; each has a block of its own. Blocks of components that are not chosen have no effect. "
-        "*Searched over* is the range that a [space](../tuning.md) takes for `default`.\n"
+        "pick components; each has a block of its own. Blocks of components that are not chosen have no "
+        "effect. *Searched over* is the range that a [space](../tuning.md) takes for `default`.\n"
     )
     sections = ("data", "model", "loss", "sampler", "optimizer", "train")
     for name in sections:
