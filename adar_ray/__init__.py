@@ -1,26 +1,60 @@
 """Distributed training of recommenders with adaptive diffusion negatives (ADAR), on Ray.
 
-`adar_ray.adar` is the method alone, in pure torch: importing it loads nothing of Ray.
+The functions below are loaded on first use, so that importing this package loads neither torch nor Ray.
+`adar_ray.adar` holds the method alone, in pure torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_FUNCTIONS = {
-    "prepare": "adar_ray.data.prepare",
-    "train": "adar_ray.training.trainer",
-    "resume": "adar_ray.training.trainer",
+if TYPE_CHECKING:
+    from adar_ray.data.prepare import prepare
+    from adar_ray.inference.evaluate import evaluate
+    from adar_ray.inference.export import export
+    from adar_ray.inference.publish import publish
+    from adar_ray.inference.recommend import recommend
+    from adar_ray.training.trainer import resume, train
+    from adar_ray.tuning.search import resume_search, tune
+
+    __version__: str
+
+__all__ = [
+    "__version__",
+    "evaluate",
+    "export",
+    "prepare",
+    "publish",
+    "recommend",
+    "resume",
+    "resume_search",
+    "train",
+    "tune",
+]
+
+_MODULES = {
     "evaluate": "adar_ray.inference.evaluate",
-    "recommend": "adar_ray.inference.recommend",
     "export": "adar_ray.inference.export",
+    "prepare": "adar_ray.data.prepare",
+    "publish": "adar_ray.inference.publish",
+    "recommend": "adar_ray.inference.recommend",
+    "resume": "adar_ray.training.trainer",
+    "resume_search": "adar_ray.tuning.search",
+    "train": "adar_ray.training.trainer",
+    "tune": "adar_ray.tuning.search",
 }
-
-__all__ = sorted(_FUNCTIONS)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FUNCTIONS:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("adar-ray")
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

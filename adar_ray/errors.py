@@ -1,11 +1,16 @@
-"""The one exception that the command line turns into one line and exit status 1."""
+"""The exception for errors that a user can fix, and what messages share."""
+
+INTERRUPTED = 130  # exit status of a command that is interrupted
 
 
 class AdarError(Exception):
-    """Something the user can mend: says what is wrong, where (file, row, key or flag), and what to do."""
+    """An error that the user can fix: one line that names the file, row, key or flag and what to do.
+
+    The command line prints it and exits with status 1.
+    """
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """`text` without line breaks, cut to `limit` characters, for messages of other libraries."""
+    """`text` without line breaks, cut to `limit` characters; for messages of other libraries."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

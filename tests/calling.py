@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adar_ray.cli import cli
+from adar_ray.cli.main import cli
 
 
 @dataclass

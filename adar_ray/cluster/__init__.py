@@ -1,1 +1,1 @@
-"""Jobs: what is submitted to a Ray cluster, followed and stopped there, and what runs it."""
+"""Jobs on a Ray cluster: what is submitted, the client that submits it, and the driver that runs it."""

@@ -1,7 +1,7 @@
-"""A cluster as seen from a laptop: jobs are submitted, followed and stopped through Ray's Jobs API.
+"""A client of a Ray cluster: submits, follows and stops jobs through Ray's Jobs API.
 
-A job has a name. Each time it is run is an attempt, which Ray knows as NAME, NAME.2, NAME.3 and so on, since
-it takes no id twice.
+A job has a name. Each time it runs is an attempt. Ray accepts no id twice, so it knows the attempts as NAME,
+NAME.2, NAME.3 and so on.
 """
 
 from __future__ import annotations
@@ -23,35 +23,60 @@ from urllib.parse import urlsplit
 import aiohttp
 import ray
 import requests
+from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from adar_ray.cluster.driver import INTERRUPTED, JOB, NAME, STOP_SECONDS
+from adar_ray.cluster.driver import JOB, NAME, STOP_SECONDS
 from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import INTERRUPTED, AdarError, one_line
 
 ENTRY_POINT = "python -m adar_ray.cluster.driver"
-HERE = "http://127.0.0.1:8265"
+LOCAL = "http://127.0.0.1:8265"
 ANSWER_SECONDS = 10.0
-START_SECONDS = 60.0  # from a head's first answer until it takes jobs
-LOST_SECONDS = 60.0  # without an answer after which following gives up
+START_SECONDS = 60.0  # from a head's first answer until it accepts jobs
+LOST_SECONDS = 60.0  # following gives up after this long without an answer
 _FINGERPRINT = "adar-ray-job"
 _API_SERVER = "RAY_API_SERVER_ADDRESS"
+_LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
+_NOISY_LOGGERS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+
+
+class JobSummary(BaseModel):
+    """A job as `adar-ray job status` shows it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job: str
+    status: str
+    attempts: int
+    started: str | None
+    ended: str | None
+    exit_status: int | None = Field(serialization_alias="exit status")
+    message: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as a row of a table, or for JSON."""
+        return self.model_dump(by_alias=True)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a job, as Ray knows it."""
+    """One run of a job.
+
+    Attributes:
+        name: of the job.
+        number: 1 for the first run of the job.
+        id: Ray's submission id.
+        details: what Ray knows.
+    """
 
     name: str
     number: int
+    id: str
     details: JobDetails
-
-    @property
-    def id(self) -> str:
-        return self.details.submission_id
 
     @property
     def status(self) -> str:
@@ -63,7 +88,7 @@ class Attempt:
 
     @property
     def exit_status(self) -> int:
-        """The status that a shell would give: the job's own, 130 if it was stopped."""
+        """The exit status that a shell would see: the job's own, or 130 if it was stopped."""
         if self.details.status is JobStatus.SUCCEEDED:
             return 0
         if self.details.status is JobStatus.STOPPED:
@@ -71,52 +96,60 @@ class Attempt:
         code = self.details.driver_exit_code or 1
         return code if code > 0 else 128 - code
 
-    def row(self) -> dict[str, Any]:
+    def summary(self) -> JobSummary:
         message = (self.details.message or "").strip().splitlines()
-        return {
-            "job": self.name,
-            "status": self.status,
-            "attempts": self.number,
-            "started": _time(self.details.start_time),
-            "ended": _time(self.details.end_time),
-            "exit status": self.exit_status if self.has_ended else None,
-            "message": one_line(message[-1]) if message else None,
-        }
+        return JobSummary(
+            job=self.name,
+            status=self.status,
+            attempts=self.number,
+            started=_time(self.details.start_time),
+            ended=_time(self.details.end_time),
+            exit_status=self.exit_status if self.has_ended else None,
+            message=one_line(message[-1]) if message else None,
+        )
 
 
 class Cluster:
-    """A Ray cluster that answers and has the same version of Ray as this machine."""
+    """A Ray cluster that answers and runs the same version of Ray as this machine."""
 
     def __init__(self, address: str | None = None) -> None:
-        """Connects to the head's dashboard: at `address`, else as the environment says, else on this machine.
+        """Connect to the dashboard of a head: `address`, else the environment's, else this machine's.
 
         Raises:
-            AdarError: there is no head, or no certificate that is trusted; the token is missing or wrong; Ray
-                has another version there.
+            AdarError: no head answers, its certificate is not trusted, the token is missing or wrong, or the
+                cluster runs another version of Ray.
         """
         self.address = _dashboard(address)
-        verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
-        if verify is not True and not Path(verify).exists():
-            raise AdarError(f"{verify}: there are no certificates (REQUESTS_CA_BUNDLE, SSL_CERT_FILE)")
-        with self._in_one_line():
-            # Ray's own client would wait for minutes for a machine that is silent.
+        certificates = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE")
+        if certificates and not Path(certificates).exists():
+            raise AdarError(
+                f"{certificates}: there is no such file; correct REQUESTS_CA_BUNDLE or SSL_CERT_FILE"
+            )
+        verify = certificates or True
+        with self._connection():
+            # Ray's own client waits for minutes if a machine does not answer.
             answer = requests.get(f"{self.address}/api/version", timeout=ANSWER_SECONDS, verify=verify)
             if answer.status_code not in (200, 401, 403):
-                raise AdarError(f"{self.address}: what answers is no Ray head (status {answer.status_code})")
-            with _alone_in_environment(self.address):
+                raise AdarError(
+                    f"{self.address}: is not a Ray head (it answers with status {answer.status_code})"
+                )
+            with _in_environment(self.address):
                 self._client = JobSubmissionClient(self.address, headers=_token(), verify=verify)
-        theirs, ours = self._client._server_ray_version, ray.__version__
+        theirs, ours = self._client._server_ray_version or "", ray.__version__
         if theirs.split(".")[:2] != ours.split(".")[:2]:
             raise AdarError(
-                f"{self.address}: runs Ray {theirs}, and here is Ray {ours}; "
+                f"{self.address}: runs Ray {theirs}, but this machine has Ray {ours}; "
                 f"install ray=={theirs} here, or submit from the cluster's image"
             )
 
     def submit(self, job: Job, name: str) -> tuple[Attempt, bool]:
-        """Submits a job under a name, and says whether it did.
+        """Submit a job under a name.
 
-        A job that waits, runs or has succeeded under this name is left as it is. One that has failed or was
-        stopped is run again, and goes on where it was.
+        A job that is waiting, running or has succeeded under this name stays as it is. A job that failed or
+        was stopped runs again and resumes where it was.
+
+        Returns:
+            The latest attempt, and whether this call submitted it.
 
         Raises:
             AdarError: another job has the name.
@@ -125,7 +158,7 @@ class Cluster:
         if attempts and attempts[-1].status not in ("FAILED", "STOPPED"):
             return self._same(attempts[-1], job), False
         number = attempts[-1].number + 1 if attempts else 1
-        with self._in_one_line(), _runtime_env(job, name) as runtime_env:
+        with self._connection(), _runtime_env(job, name) as runtime_env:
             try:
                 self._submit(
                     entrypoint=ENTRY_POINT,
@@ -139,15 +172,15 @@ class Cluster:
             except RuntimeError as error:
                 if "already exists" not in str(error):
                     raise
-                return self._same(self.find(name), job), False  # somebody was faster
+                return self._same(self.find(name), job), False  # someone else was faster
         return self.find(name), True
 
-    def _submit(self, **what: Any) -> None:
-        """Tries again while the head has only just started: it answers before it can take jobs."""
+    def _submit(self, **arguments: Any) -> None:
+        """Try again while the head is starting: it answers before it accepts jobs."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                self._client.submit_job(**what)
+                self._client.submit_job(**arguments)
                 return
             except RuntimeError as error:
                 if "No available agent" not in str(error) or time.monotonic() > deadline:
@@ -158,7 +191,7 @@ class Cluster:
         if (attempt.details.metadata or {}).get(_FINGERPRINT) != job.fingerprint:
             raise AdarError(
                 f"{self.address}: another job has the name {attempt.name} ({attempt.status}); "
-                "give this one another --name"
+                "choose another --name"
             )
         return attempt
 
@@ -166,13 +199,13 @@ class Cluster:
         """The latest attempt at a job."""
         attempts = self._attempts(name)
         if not attempts:
-            known = {attempt.name for attempt in self.list()}
-            hint = nearest(name, known) if known else "; there are none"
+            known = {attempt.name for attempt in self.jobs()}
+            hint = nearest(name, known) if known else "; the cluster has no jobs"
             raise AdarError(f"{self.address}: there is no job {name!r}{hint}")
         return attempts[-1]
 
-    def list(self) -> list[Attempt]:
-        """The latest attempt at every job, the youngest first."""
+    def jobs(self) -> list[Attempt]:
+        """The latest attempt at every job, newest first."""
         latest = {attempt.name: attempt for attempt in sorted(self._all(), key=lambda a: a.number)}
         return sorted(latest.values(), key=lambda attempt: -(attempt.details.start_time or 0))
 
@@ -180,34 +213,35 @@ class Cluster:
         return sorted((a for a in self._all() if a.name == name), key=lambda attempt: attempt.number)
 
     def _all(self) -> list[Attempt]:
-        with self._in_one_line():
+        with self._connection():
             jobs = self._client.list_jobs()
-        return [_attempt(details) for details in jobs if details.submission_id is not None]
+        return [_attempt(job.submission_id, job) for job in jobs if job.submission_id is not None]
 
     def log(self, attempt: Attempt) -> str:
         """What the attempt has written so far."""
-        with self._in_one_line():
+        with self._connection():
             return self._client.get_job_logs(attempt.id)
 
     def follow(self, attempt: Attempt, write: Callable[[str], None]) -> Attempt:
-        """Writes the log as it grows until the attempt has ended; returns what came of it.
+        """Write the log as it grows until the attempt ends; reconnect if the connection breaks.
 
-        A connection that breaks is made again.
+        Returns:
+            The attempt, ended.
 
         Raises:
-            AdarError: the head has not answered for a minute, or was restarted and knows the job no more.
+            AdarError: the head has not answered for a minute, or it was restarted and lost the job.
         """
         written, answered = 0, time.monotonic()
 
         async def tail() -> None:
             nonlocal written, answered
-            place = 0
+            position = 0
             async for text in self._client.tail_job_logs(attempt.id):
-                write(text[max(0, written - place) :])
-                place += len(text)
-                written, answered = max(written, place), time.monotonic()
+                write(text[max(0, written - position) :])
+                position += len(text)
+                written, answered = max(written, position), time.monotonic()
 
-        with self._in_one_line():
+        with self._connection():
             while True:
                 with contextlib.suppress(*_LOST, RuntimeError):
                     asyncio.run(tail())
@@ -219,26 +253,26 @@ class Cluster:
                 except (*_LOST, RuntimeError) as error:
                     if time.monotonic() - answered > LOST_SECONDS:
                         raise AdarError(
-                            f"{self.address}: the head does not answer any more; "
-                            f"once it does, go on with `adar-ray logs -f {attempt.name}`"
+                            f"{self.address}: the head no longer answers; "
+                            f"once it does, continue with `adar-ray job logs -f {attempt.name}`"
                         ) from error
                 time.sleep(1)
-        with contextlib.suppress(*_LOST, RuntimeError):  # what a broken connection has kept back
-            write(self._client.get_job_logs(attempt.id)[written:])
+            with contextlib.suppress(*_LOST, RuntimeError):  # what a broken connection held back
+                write(self._client.get_job_logs(attempt.id)[written:])
         return now
 
     def _again(self, attempt: Attempt) -> Attempt:
         for details in self._client.list_jobs():
             if details.submission_id == attempt.id:
-                return _attempt(details)
+                return _attempt(attempt.id, details)
         raise AdarError(
-            f"{self.address}: the head was restarted and knows {attempt.name} no more; "
-            "submitted again under its name, it goes on"
+            f"{self.address}: the head was restarted and no longer knows {attempt.name}; "
+            "submit it again under the same name to resume"
         )
 
     def stop(self, attempt: Attempt) -> Attempt:
-        """Stops the attempt and waits until it has ended; what has ended stays as it is."""
-        with self._in_one_line():
+        """Stop the attempt and wait until it has ended; an attempt that has ended stays as it is."""
+        with self._connection():
             if not attempt.has_ended:
                 self._client.stop_job(attempt.id)
             while not attempt.has_ended:
@@ -247,51 +281,58 @@ class Cluster:
         return attempt
 
     @contextlib.contextmanager
-    def _in_one_line(self) -> Iterator[None]:
-        """What goes wrong on the way to the head, with what to do."""
+    def _connection(self) -> Iterator[None]:
+        """Talk to the head without the log of its client; any failure is one line that says what to do."""
         try:
-            yield
+            with _quiet_client():
+                yield
         except AuthenticationError as error:
-            what = "wants a token" if "required" in str(error) else "does not take this token"
+            what = "requires a token" if "required" in str(error) else "rejects this token"
             raise AdarError(
-                f"{self.address}: {what}; set RAY_AUTH_TOKEN to the cluster's, "
-                "or RAY_AUTH_TOKEN_PATH to a file that holds it"
+                f"{self.address}: {what}; set RAY_AUTH_TOKEN to the cluster's token, "
+                "or RAY_AUTH_TOKEN_PATH to a file that contains it"
             ) from error
-        except requests.exceptions.InvalidHeader as error:  # its message holds the token
+        except requests.exceptions.InvalidHeader as error:  # its message contains the token
             raise AdarError(
-                "RAY_AUTH_TOKEN, or the file at RAY_AUTH_TOKEN_PATH, is no single line"
+                "RAY_AUTH_TOKEN, or the file at RAY_AUTH_TOKEN_PATH, must be a single line"
             ) from error
         except requests.exceptions.SSLError as error:
             if "WRONG_VERSION_NUMBER" in str(error):
-                raise AdarError(f"{self.address}: speaks no TLS; give the address with http://") from error
+                raise AdarError(f"{self.address}: does not use TLS; write http:// instead") from error
             reason = re.search(r"certificate verify failed: ([\w' -]+)", str(error))
             raise AdarError(
                 f"{self.address}: its certificate is not trusted "
                 f"({reason[1].strip() if reason else one_line(error, 160)}); "
-                "set REQUESTS_CA_BUNDLE to the file of the authority that signed it"
+                "set REQUESTS_CA_BUNDLE to the certificate of the authority that signed it"
             ) from error
         except _LOST as error:
             raise AdarError(
-                f"{self.address}: no Ray head answers there ({_reason(error)}); "
-                "give --address http://HEAD:8265, and see that the cluster is up"
+                f"{self.address}: no Ray head answers ({_reason(error)}); "
+                "give --address http://HEAD:8265, and check that the cluster is up"
             ) from error
         except (ValueError, KeyError) as error:
-            raise AdarError(
-                f"{self.address}: what answers is no Ray head ({one_line(error, 160)})"
-            ) from error
+            raise AdarError(f"{self.address}: is not a Ray head ({one_line(error, 160)})") from error
         except RuntimeError as error:
             raise AdarError(f"{self.address}: {one_line(error)}") from error
 
 
-for _name in ("job.sdk", "dashboard_sdk"):  # which tell of every request and every connection
-    logging.getLogger(f"ray.dashboard.modules.{_name}").setLevel(logging.ERROR)
-
-_LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """Ray's client without a log line for every request and connection."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.Timeout):
-        return f"nothing within {ANSWER_SECONDS:g} s"
+        return f"no answer within {ANSWER_SECONDS:g} s"
     for sign, meaning in (("refused", "connection refused"), ("NameResolution", "no such host")):
         if sign in str(error):
             return meaning
@@ -299,17 +340,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _dashboard(address: str | None) -> str:
-    """The address of the head's dashboard, from the first that says one."""
+    """The address of the dashboard: the argument, else the environment's, else this machine's."""
     from_ray = os.environ.get("RAY_ADDRESS", "")
-    found = address or os.environ.get(_API_SERVER) or (from_ray if from_ray.startswith("http") else HERE)
+    found = address or os.environ.get(_API_SERVER) or (from_ray if from_ray.startswith("http") else LOCAL)
     if urlsplit(found).scheme not in ("http", "https") or not urlsplit(found).netloc:
-        raise AdarError(f"--address {found}: give it as http://HEAD:8265 or https://HEAD")
+        raise AdarError(f"--address {found}: write it as http://HEAD:8265 or https://HEAD")
     return found.rstrip("/")
 
 
 @contextlib.contextmanager
-def _alone_in_environment(address: str) -> Iterator[None]:
-    """Ray's client takes the address in the environment before the one that it is given."""
+def _in_environment(address: str) -> Iterator[None]:
+    """Set the address in the environment, which Ray's client prefers to its argument."""
     before = os.environ.get(_API_SERVER)
     os.environ[_API_SERVER] = address
     try:
@@ -322,7 +363,7 @@ def _alone_in_environment(address: str) -> Iterator[None]:
 
 
 def _token() -> dict[str, str]:
-    """The header of the token that the environment names; Ray itself would want RAY_AUTH_MODE as well."""
+    """The header with the token of the environment. Ray itself would require RAY_AUTH_MODE as well."""
     token, file = os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH")
     if not token and file:
         try:
@@ -334,7 +375,7 @@ def _token() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _runtime_env(job: Job, name: str) -> Iterator[dict[str, Any]]:
-    """Ray's runtime environment of a job, with an archive of what is shipped that is there for as long."""
+    """Ray's runtime environment for a job; the archive of what is shipped exists inside the context only."""
     variables = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
     variables |= job.environment | {JOB: job.to_json(), NAME: name}
     environment: dict[str, Any] = {"env_vars": variables}
@@ -348,9 +389,11 @@ def _runtime_env(job: Job, name: str) -> Iterator[dict[str, Any]]:
         yield environment
 
 
-def _attempt(details: JobDetails) -> Attempt:
-    name, number = re.fullmatch(r"(.*?)(?:\.(\d+))?", details.submission_id, re.DOTALL).groups()
-    return Attempt(name, int(number or 1), details)
+def _attempt(submission_id: str, details: JobDetails) -> Attempt:
+    name, _, number = submission_id.rpartition(".")
+    if name and number.isdecimal():
+        return Attempt(name, int(number), submission_id, details)
+    return Attempt(submission_id, 1, submission_id, details)
 
 
 def _time(milliseconds: int | None) -> str | None:

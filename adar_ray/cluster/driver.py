@@ -1,12 +1,9 @@
-"""What runs in the cluster: the steps of a job, one after the other, each in a process of its own.
+"""The driver of a job, which runs on the cluster: it runs the steps one by one, each in its own process.
 
     python -m adar_ray.cluster.driver [JOB] [--name NAME] [--set KEY=VALUE]
 
-`adar-ray submit` gives job and name in the environment instead. `STORAGE/jobs/NAME.json` says how far it is:
-
-    done     the steps that are finished, as words
-    begun    the step that was begun last, and whether its --out was empty then
-    driver   who runs the job; an older driver that finds another here ends
+`adar-ray job submit` passes job and name in the environment instead. `STORAGE/jobs/NAME.json` records how far
+the job is, see `Progress`.
 """
 
 from __future__ import annotations
@@ -23,123 +20,171 @@ from itertools import takewhile
 from pathlib import Path
 
 import click
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adar_ray.cluster.job import Job, check_name, option
-from adar_ray.errors import AdarError
+from adar_ray.errors import INTERRUPTED, AdarError, one_line
 from adar_ray.storage import Folder, describe_os_error
 
 JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
-INTERRUPTED = 130
+STEP = "adar_ray.cli.step"  # run as a module: the command line uses this package, not the reverse
 WRONG_USAGE = 2
 RETRY_SECONDS = 10.0
-LOOK_SECONDS = 10.0
-STOP_SECONDS = 30  # that a step has to tidy up
-_GOES_ON = {"train": "config.yaml", "tune": "search.yaml"}
+POLL_SECONDS = 10.0
+STOP_SECONDS = 30  # for a step to clean up
+_RESUMED_BY = {
+    "train": "config.yaml",
+    "tune": "search.yaml",
+}  # command: the file that makes its --out resumable
 
 
-class Record:
-    """How far a job has come, on its storage."""
+class BegunStep(BaseModel):
+    """The step that began last.
+
+    Attributes:
+        words: its command line.
+        was_empty: whether its --out was empty then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: list[str]
+    was_empty: bool
+
+
+class Progress(BaseModel):
+    """`STORAGE/jobs/NAME.json`: how far a job is.
+
+    Attributes:
+        done: the command lines of the finished steps.
+        begun: the step that began last.
+        driver: id of the driver that runs the job; a driver that finds another id here ends.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    done: list[list[str]]
+    begun: BegunStep | None
+    driver: str
+
+
+class ProgressFile:
+    """The file that records how far a job is, on its storage."""
 
     def __init__(self, job: Job, name: str) -> None:
-        """Takes the job over from whoever runs it."""
-        self._folder, self._file = Folder.at(job.storage).folder("jobs"), f"{name}.json"
-        there = self._folder.exists(self._file)
-        self._content = self._folder.read_json(self._file) if there else {"done": [], "begun": None}
-        self._content["driver"] = self._driver = uuid.uuid4().hex
-        # Of a job that was changed, what is done counts up to the first step that is another.
-        both = zip(self._content["done"], job.commands(name), strict=False)
-        self._content["done"] = [done for done, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
-        self._write()
+        """Take over the job from any driver that runs it.
 
-    def _write(self) -> None:
-        self._folder.write_json(self._file, self._content)
+        Raises:
+            AdarError: the file is damaged.
+        """
+        self._folder, self._file = Folder.at(job.storage).folder("jobs"), f"{name}.json"
+        before = self._read() if self._folder.exists(self._file) else None
+        # If the job has changed, its steps count as done up to the first that differs.
+        both = zip(before.done if before else [], job.commands(name), strict=False)
+        done = [done for done, step in takewhile(lambda pair: pair[0] == pair[1], both)]
+        self._driver = uuid.uuid4().hex
+        self._write(Progress(done=done, begun=before.begun if before else None, driver=self._driver))
+
+    def _read(self) -> Progress:
+        try:
+            return Progress.model_validate_json(self._folder.read_bytes(self._file))
+        except ValidationError as error:
+            raise AdarError(
+                f"{self._folder}/{self._file}: is damaged ({one_line(error, 120)}); "
+                "remove it to run the job from its first step"
+            ) from error
+
+    def _write(self, progress: Progress) -> None:
+        self._progress = progress
+        self._folder.write_json(self._file, progress.model_dump())
 
     @property
     def is_ours(self) -> bool:
-        return self._folder.read_json(self._file)["driver"] == self._driver
+        """Whether this driver still runs the job."""
+        return self._read().driver == self._driver
 
-    def is_done(self, number: int) -> bool:
-        """Whether the step of this number is, from 0 on."""
-        return number < len(self._content["done"])
+    def is_done(self, index: int) -> bool:
+        """Whether a step, counted from 0, is done."""
+        return index < len(self._progress.done)
 
-    def add(self, words: list[str]) -> None:
-        self._content["done"].append(words)
-        self._write()
+    def add_done(self, words: list[str]) -> None:
+        self._write(self._progress.model_copy(update={"done": [*self._progress.done, words]}))
 
     def begin(self, words: list[str]) -> list[str]:
-        """The words that run the step, or go on with it where it was begun before.
+        """Record that a step begins; return the command line that runs or resumes it.
 
-        What lies at the --out of a step that was begun while nothing lay there is the step's own: a run or a
-        search goes on, all else is made again.
+        If the same step began before and its --out was empty then, the content of --out is the step's own: a
+        run or a search resumes, anything else is removed and made again.
         """
         command, out = words[0], option(words, "--out")
         folder = None if out is None else Folder.at(out)
-        begun = self._content["begun"]
-        if folder is None or begun != {"words": words, "was_empty": True}:
-            was_empty = folder is None or folder.is_empty()
-            self._content["begun"] = {"words": words, "was_empty": was_empty}
-            self._write()
+        if folder is None or self._progress.begun != BegunStep(words=words, was_empty=True):
+            begun = BegunStep(words=words, was_empty=folder is None or folder.is_empty())
+            self._write(self._progress.model_copy(update={"begun": begun}))
             return words
-        if command in _GOES_ON and folder.exists(_GOES_ON[command]):
+        if command in _RESUMED_BY and folder.exists(_RESUMED_BY[command]):
             return [command, "--resume", folder.address]
         folder.remove()
         return words
 
 
 def run_job(job: Job, name: str) -> int:
-    """Runs the steps that are not done yet; returns the exit status of the one that failed, or 0.
+    """Run the steps that are not done yet.
+
+    Returns:
+        The exit status of the step that failed, or 0.
 
     Raises:
-        AdarError: the time limit is over, or another driver has taken the job over.
-        KeyboardInterrupt: the job is stopped.
+        AdarError: the time limit has passed, or another driver has taken over the job.
+        KeyboardInterrupt: the job was stopped.
     """
     deadline = None if job.time_limit is None else time.monotonic() + job.time_limit
-    record, steps = Record(job, name), job.commands(name)
+    progress, steps = ProgressFile(job, name), job.commands(name)
     for number, words in enumerate(steps):
         step = f"step {number + 1} of {len(steps)}"
-        if record.is_done(number):
-            _say(f"{step} is done: {shlex.join(words)}")
+        if progress.is_done(number):
+            _say(f"{step} is already done: {shlex.join(words)}")
             continue
         for tries_left in reversed(range(job.retries + 1)):
-            running = record.begin(words)
+            running = progress.begin(words)
             _say(f"{step}: {shlex.join(running)}")
-            status = _run_step(running, job, record, deadline)
-            if status == INTERRUPTED:  # whoever stops a job may tell its step first
+            status = _run_step(running, job, progress, deadline)
+            if status == INTERRUPTED:  # the step may get the signal before the driver
                 raise KeyboardInterrupt
             if status in (0, WRONG_USAGE) or not tries_left:
                 break
-            _say(f"{step} failed with status {status}; again in {RETRY_SECONDS:g} s, {tries_left} tries left")
+            _say(f"{step} failed with status {status}; retrying in {RETRY_SECONDS:g} s, {tries_left} left")
             time.sleep(RETRY_SECONDS)
         if status:
-            _say(f"{step} failed with status {status}; submitted again, {name} goes on there")
+            _say(f"{step} failed with status {status}; submit {name} again to continue from there")
             return status
-        record.add(words)
+        progress.add_done(words)
     _say(f"{name} is done")
     return 0
 
 
-def _run_step(words: list[str], job: Job, record: Record, deadline: float | None) -> int:
-    # What the entry point holds nobody else can have, though Ray counts it among the cluster's.
+def _run_step(words: list[str], job: Job, progress: ProgressFile, deadline: float | None) -> int:
+    # Ray counts the CPUs of the entry point, but no worker can have them.
     more = {"PYTHONUNBUFFERED": "1", "ADAR_RAY_ENTRY_POINT_CPUS": str(job.entry_point.cpus)}
-    command = [sys.executable, "-m", "adar_ray.cluster.step", *words]
+    command = [sys.executable, "-m", STEP, *words]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | more)
     try:
         while process.poll() is None:
-            left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+            left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 raise AdarError(
-                    f"the time limit of {job.time_limit:g} s is over; submitted again, the job goes on"
+                    f"the time limit of {job.time_limit:g} s has passed; submit the job again to continue"
                 )
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(min(left, LOOK_SECONDS))
+                process.wait(min(left, POLL_SECONDS))
                 break
-            with contextlib.suppress(OSError):  # storage that is away for a moment
-                if not record.is_ours:
-                    raise AdarError("another driver has taken the job over; this one ends")
+            with contextlib.suppress(OSError):  # the storage may be unreachable for a moment
+                if not progress.is_ours:
+                    raise AdarError("another driver has taken over the job; this one ends")
     except AdarError:
         process.terminate()
         raise
-    finally:  # whoever stops a job tells its steps as well
+    finally:  # the step gets the signal that stops the job, too
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS - 5)
         process.kill()
@@ -153,10 +198,10 @@ def _say(text: str) -> None:
 
 @click.command()
 @click.argument("file", metavar="JOB", required=False)
-@click.option("--name", help="Name of the job; default: that of the file.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `adar-ray submit`.")
+@click.option("--name", help="Name of the job. Default: the name of the file.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `adar-ray job submit`.")
 def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
-    """Run the steps of a job here, from where they stopped."""
+    """Run the steps of a job here, or resume it."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     try:
         if file is not None:
@@ -167,7 +212,7 @@ def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
             raise click.UsageError("give a job, as a file or in the environment")
         sys.exit(run_job(job, name))
     except KeyboardInterrupt:
-        _say(f"stopped; submitted again, {name} goes on")
+        _say(f"stopped; submit {name} again to continue")
         sys.exit(INTERRUPTED)
     except AdarError as error:
         _say(str(error))

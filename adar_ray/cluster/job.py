@@ -1,6 +1,6 @@
-"""What is submitted to a cluster: one declarative YAML file a job. docs/files.md explains its keys.
+"""A job for a cluster: one declarative YAML file. docs/files.md explains its keys.
 
-A job is commands of `adar-ray`, one after the other, with the resources they get. No shell runs any of it.
+A job is a list of `adar-ray` commands that run one by one, and the resources they get. No shell runs them.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from pydantic import ByteSize, Field, ValidationError, field_validator, model_va
 
 from adar_ray.component import Settings
 from adar_ray.config import Config, explain, nearest, read_setting, read_value, read_yaml
+from adar_ray.durations import parse_duration
 from adar_ray.errors import AdarError
-from adar_ray.tuning.spaces import parse_duration
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "export", "publish")
 WITH_OUT = ("prepare", "train", "tune", "recommend", "export")
 _WORKERS = {"train": "--workers", "tune": "--workers-per-trial"}
 _REFUSED = {
-    "--workers": "it is said by workers.number",
-    "--workers-per-trial": "it is said by workers.number",
+    "--workers": "set workers.number instead",
+    "--workers-per-trial": "set workers.number instead",
     "--resume": "a job resumes by itself",
     "--replace": "a job overwrites nothing: put $name into the address",
-    "--debug": "its output would be everybody's who may see the job",
+    "--debug": "everyone who can see the job would see a traceback",
 }
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
 _PASSWORD = re.compile(r"://[^/\s@:]*:[^/\s@]+@|((secret|token|passw|signature)[\w-]*|\bsig)=", re.IGNORECASE)
@@ -37,47 +37,51 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 
 
 class EntryPoint(Settings):
-    """What is reserved for the process that runs the steps."""
+    """Resources of the process that runs the steps."""
 
-    cpus: float = Field(1, ge=0, description="0: on the head, without a CPU of its own.")
-    gpus: float = Field(0, ge=0)
-    memory: ByteSize = Field(ByteSize(0), description="Such as 2GiB.")
+    cpus: float = Field(1, ge=0, description="CPUs; 0 runs it on the head, without a reservation.")
+    gpus: float = Field(0, ge=0, description="GPUs.")
+    memory: ByteSize = Field(ByteSize(0), description="Memory, such as 2GiB.")
 
 
 class Workers(Settings):
-    """What each `train` gets, and each trial of a `tune`."""
+    """Resources of each `train`, and of each trial of a `tune`."""
 
-    number: int = Field(1, ge=0, description="Ray Train workers; 0: train in the entry point itself.")
-    cpus: int | None = Field(None, ge=1, description="CPUs of each; sets train.threads.")
-    gpus: Literal[0, 1] | None = Field(None, description="GPUs of each; sets train.device.")
+    number: int = Field(1, ge=0, description="Ray Train workers; 0 trains in the entry point.")
+    cpus: int | None = Field(None, ge=1, description="CPUs per worker; sets train.threads.")
+    gpus: Literal[0, 1] | None = Field(None, description="GPUs per worker; sets train.device.")
 
 
 class Job(Settings):
-    """Everything that is submitted, but for the name."""
+    """Everything that is submitted, except the name."""
 
-    storage: str = Field(description="Address under which data and runs lie: $storage in the steps.")
-    steps: list[str] = Field(min_length=1, description="Commands of adar-ray, one after the other.")
-    parameters: dict[str, str] = Field({}, description="What the steps call $NAME.")
-    settings: list[str] = Field([], description="section.key=value for every train and tune.")
+    storage: str = Field(description="Address of the data and runs; $storage in the steps.")
+    steps: list[str] = Field(min_length=1, description="Commands of adar-ray, run one by one.")
+    parameters: dict[str, str] = Field({}, description="Values that the steps use as $NAME.")
+    settings: list[str] = Field([], description="section.key=value, for every train and tune step.")
     entry_point: EntryPoint = EntryPoint()
     workers: Workers = Workers()
-    environment: dict[str, str] = Field({}, description="Variables for all processes; no secrets.")
-    ship: str | None = Field(None, description="Folder that is sent along, from the job file on.")
-    image: str | None = Field(None, description="Container image that the job's processes run in.")
-    retries: int = Field(0, ge=0, description="How often a step that fails is tried again.")
-    time_limit: float | None = Field(None, description="Seconds, or such as 30m or 2h.")
+    environment: dict[str, str] = Field({}, description="Environment variables of all processes; no secrets.")
+    ship: str | None = Field(None, description="Folder to send along, relative to the job file.")
+    image: str | None = Field(None, description="Container image to run the processes in.")
+    retries: int = Field(0, ge=0, description="Retries of a failed step.")
+    time_limit: float | None = Field(None, description="Longest duration: seconds, or such as 30m or 2h.")
 
     @classmethod
     def load(cls, file: str | Path, settings: Iterable[str] = ()) -> Job:
-        """The job of a YAML file, with `key=value` settings over it: keys of the job or of the configuration.
+        """Read a job from a YAML file.
+
+        Args:
+            settings: `key=value` over the file: keys of the job, or `section.key` of the configuration.
 
         Raises:
-            AdarError: names the file or setting, the key, and the nearest key there is.
+            AdarError: names the file or setting, the key, and the nearest known key.
         """
         content = read_yaml(Path(file))
         if not isinstance(content, Mapping):
-            raise AdarError(f"{file}: holds no keys of a job, such as storage and steps")
-        of_job, of_configuration = [], []
+            raise AdarError(f"{file}: has no keys of a job, such as storage and steps")
+        of_job: list[str] = []
+        of_configuration: list[str] = []
         for setting in settings:
             section, dot, _ = setting.partition("=")[0].strip().partition(".")
             (of_configuration if dot and section in Config.model_fields else of_job).append(setting)
@@ -90,7 +94,7 @@ class Job(Settings):
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """The job that `to_json` wrote down."""
+        """Read a job that `to_json` wrote."""
         return cls._validated([("job", json.loads(text))], "job")
 
     @classmethod
@@ -101,16 +105,15 @@ class Job(Settings):
             _check_keys(layer, cls, name)
             for key, value in layer.items():
                 set_by[key] = name
-                both_hold_keys = isinstance(value, Mapping) and isinstance(content.get(key), Mapping)
-                content[key] = {**content[key], **value} if both_hold_keys else value
+                both_have_keys = isinstance(value, Mapping) and isinstance(content.get(key), Mapping)
+                content[key] = {**content[key], **value} if both_have_keys else value
         try:
             job = cls.model_validate(content)
             job._check()
         except ValidationError as error:
             where = error.errors()[0]["loc"]
-            raise AdarError(
-                f"{set_by.get(where[0], origin) if where else origin}: {explain(error)}"
-            ) from error
+            blamed = set_by.get(str(where[0]), origin) if where else origin
+            raise AdarError(f"{blamed}: {explain(error)}") from error
         except AdarError as error:
             raise AdarError(f"{origin}: {error}") from error
         return job
@@ -118,7 +121,7 @@ class Job(Settings):
     @field_validator("parameters", "environment", mode="before")
     @classmethod
     def _as_text(cls, values: Any) -> Any:
-        """What YAML reads as a number or a truth is meant as it is written there, or nearly so."""
+        """Turn the numbers and booleans of YAML back into text."""
         if not isinstance(values, Mapping):
             return values
         scalars = (bool, int, float)
@@ -126,26 +129,26 @@ class Job(Settings):
 
     @field_validator("parameters")
     @classmethod
-    def _parameters_have_names(cls, parameters: dict[str, str]) -> dict[str, str]:
+    def _names_are_valid(cls, parameters: dict[str, str]) -> dict[str, str]:
         for name in parameters:
             if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name in ("storage", "name"):
                 raise ValueError(
-                    f"{name!r} cannot be a parameter's name: letters and _, but storage and name"
+                    f"{name!r} cannot name a parameter: use letters, digits and _, except storage and name"
                 )
         return parameters
 
     @field_validator("settings")
     @classmethod
-    def _settings_have_keys(cls, settings: list[str]) -> list[str]:
+    def _settings_are_known(cls, settings: list[str]) -> list[str]:
         for setting in settings:
             read_setting(setting)
         return settings
 
     @field_validator("storage")
     @classmethod
-    def _storage_is_anywhere(cls, storage: str) -> str:
-        if not _is_whole(storage):
-            raise ValueError("give a whole address, s3://... or a path from / on, which every machine knows")
+    def _storage_is_absolute(cls, storage: str) -> str:
+        if not _is_absolute(storage):
+            raise ValueError("give an address that all machines share: s3://... or an absolute path")
         return storage.rstrip("/")
 
     @field_validator("time_limit", mode="before")
@@ -157,27 +160,27 @@ class Job(Settings):
             raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
-    def _code_comes_one_way(self) -> Job:
+    def _code_has_one_origin(self) -> Job:
         if self.ship is not None and self.image is not None:
-            raise ValueError("give ship or image: an image has its own code")
+            raise ValueError("give ship or image, not both: an image contains its own code")
         return self
 
     def _check(self) -> None:
-        """Refuses secrets, which everybody who may list jobs would see, and steps that are none."""
-        visible = "which everybody who may list jobs would see; set it where the cluster is started"
+        """Refuse secrets, which everyone who can list jobs would see, and unknown steps."""
+        visible = "which everyone who can list jobs would see; set it where the cluster starts"
         for name in self.environment:
             if _SECRET.search(name):
                 raise AdarError(f"environment.{name}: looks like a secret, {visible}")
         for text in (self.storage, *self.steps, *self.parameters.values(), *self.environment.values()):
             if _PASSWORD.search(text):
-                raise AdarError(f"an address or a step holds a password or a key, {visible}")
+                raise AdarError(f"an address or a step contains a password or a key, {visible}")
         self.commands("name")
 
     def commands(self, name: str) -> list[list[str]]:
-        """The steps of the job of this name, as words for `adar-ray`.
+        """The steps as command lines for `adar-ray`, if the job has this name.
 
         Raises:
-            AdarError: a step is none.
+            AdarError: a step is not a command that a job can run.
         """
         given = {"storage": self.storage, "name": name}
         known = given | {
@@ -194,12 +197,12 @@ class Job(Settings):
             raise AdarError(f"{where}: there is no step {command!r}{nearest(command, COMMANDS)}")
         for word in words:
             if (flag := word.partition("=")[0]) in _REFUSED:
-                raise AdarError(f"{where}: leave out {flag}: {_REFUSED[flag]}")
+                raise AdarError(f"{where}: drop {flag}: {_REFUSED[flag]}")
         out = option(words, "--out")
         if command in WITH_OUT and out is None:
             raise AdarError(f"{where}: {command} needs --out")
-        if out is not None and not _is_whole(out):
-            raise AdarError(f"{where}: --out {out} is lost with the job: begin it with $storage")
+        if out is not None and not _is_absolute(out):
+            raise AdarError(f"{where}: --out {out} is lost when the job ends: start it with $storage")
         return [command, *self._resources(command), *words, *self._settings(command)]
 
     def _resources(self, command: str) -> list[str]:
@@ -218,21 +221,22 @@ class Job(Settings):
         return [word for setting in self.settings if command in _WORKERS for word in ("--set", setting)]
 
     def to_json(self) -> str:
-        """All but what is shipped, whose place means something on this machine alone."""
+        """The job as JSON, without `ship`, which is a path on this machine."""
         return self.model_dump_json(exclude={"ship"})
 
     @property
     def fingerprint(self) -> str:
+        """Tells whether two jobs are the same."""
         return sha256(self.to_json().encode()).hexdigest()
 
 
 def _read_setting(setting: str) -> tuple[str, dict[str, Any]]:
-    """`key=value` or `key.key=value` as a layer of a job."""
+    """Read `key=value` or `key.key=value` as a layer of a job."""
     path, equals, text = setting.partition("=")
     key, dot, inner = path.strip().partition(".")
     origin = f"--set {setting}"
     if not equals:
-        raise AdarError(f"{origin}: give it as key=value, such as --set storage=/data")
+        raise AdarError(f"{origin}: write it as key=value, such as --set storage=/data")
     value = read_value(text, origin)
     return origin, {key: {inner: value} if dot else value}
 
@@ -242,19 +246,20 @@ def _check_keys(content: Mapping[str, Any], section: type[Settings], origin: str
     for key, value in content.items():
         if key not in fields:
             raise AdarError(f"{origin}: there is no key {where}{key}{nearest(key, fields)}")
-        if isinstance(value, Mapping) and fields[key].annotation in (EntryPoint, Workers):
-            _check_keys(value, fields[key].annotation, origin, f"{where}{key}.")
+        inner = fields[key].annotation
+        if isinstance(value, Mapping) and inner in (EntryPoint, Workers):
+            _check_keys(value, inner, origin, f"{where}{key}.")
 
 
 def check_name(name: str) -> str:
-    """Refuses what cannot be a job's name: it goes into addresses."""
+    """Refuse a name that cannot be part of an address."""
     if not re.fullmatch(_NAME, name):
-        raise AdarError(f"--name {name!r}: give letters, digits, - and _, beginning with a letter or digit")
+        raise AdarError(f"--name {name!r}: use letters, digits, - and _, and start with a letter or digit")
     return name
 
 
 def option(words: list[str], flag: str) -> str | None:
-    """The value of an option among the words of a command; None where it is not given."""
+    """The value of an option in a command line; None if it is not given."""
     for word, following in zip(words, [*words[1:], None], strict=True):
         if word == flag:
             return following
@@ -264,14 +269,14 @@ def option(words: list[str], flag: str) -> str | None:
 
 
 def _filled(text: str, known: Mapping[str, str], where: str) -> str:
-    """`text` with what `$name` stands for."""
+    """Replace every `$name` in `text` by its value."""
     try:
         return Template(text).substitute(known)
     except KeyError as error:
         raise AdarError(f"{where}: there is no ${error.args[0]}{nearest(error.args[0], known)}") from error
     except ValueError as error:
-        raise AdarError(f"{where}: {text!r} has a dollar without a name; write it as $$") from error
+        raise AdarError(f"{where}: {text!r} has a $ without a name; write it as $$") from error
 
 
-def _is_whole(address: str) -> bool:
+def _is_absolute(address: str) -> bool:
     return "://" in address or address.startswith("/")

@@ -1,4 +1,4 @@
-"""What is sent along with a job: the code of a folder, without data, runs or secrets."""
+"""What is shipped with a job: the code in a folder, without data, runs or secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from adar_ray.errors import AdarError
 
-LARGEST = 100_000_000  # bytes; Ray keeps it in the head's memory
+MAX_BYTES = 100_000_000  # Ray keeps them in the memory of the head
 _MACHINERY = (".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".*_cache", "*.egg-info", "node_modules")
 _SECRETS = (
     *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.token", "auth_token"),
@@ -22,12 +22,12 @@ _MARKS = ({"dataset.json"}, {"config.yaml", "metrics.jsonl"}, {"search.yaml", "t
 
 
 def files_to_ship(folder: Path) -> list[Path]:
-    """The files of a project, relative to its folder, in order.
+    """The files to ship, relative to the folder, sorted.
 
-    Left out are what git ignores, what only one machine needs, files named as secrets are, links that lead
-    elsewhere, and every dataset, run and search, told by the files that make them.
+    Skips what git ignores, environments and caches, files named like secrets, links out of the folder, and
+    every dataset, run and search, which are recognized by their files.
     """
-    found = sorted(path for path in _listed(folder) if not _is_left_out(path))
+    found = sorted(path for path in _listed(folder) if not _is_skipped(path))
     stored = {parent for path in found for parent in path.parents if _is_stored(folder / parent)}
     inside = folder.resolve()
     return [
@@ -40,24 +40,24 @@ def files_to_ship(folder: Path) -> list[Path]:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Zips the files to ship; the same files give the same bytes, which Ray sends once.
+    """Zip the files to ship. The same files give the same bytes, which Ray uploads once.
 
     Raises:
-        AdarError: there are none, or too many bytes of them; or the folder is no project's.
+        AdarError: there are no files, they are too large, or the folder is a home or a disk.
     """
     if not folder.is_dir():
         raise AdarError(f"ship {folder}: there is no such folder")
     if folder.resolve() in (Path.home().resolve(), Path(folder.anchor)):
-        raise AdarError(f"ship {folder}: is a whole home or disk; ship the folder of a project")
+        raise AdarError(f"ship {folder}: is a home folder or a whole disk; ship the folder of a project")
     files = files_to_ship(folder)
     sizes = {path: (folder / path).stat().st_size for path in files}
     if not files:
-        raise AdarError(f"ship {folder}: there is nothing to send along")
-    if sum(sizes.values()) > LARGEST:
+        raise AdarError(f"ship {folder}: contains nothing to ship")
+    if sum(sizes.values()) > MAX_BYTES:
         largest = max(files, key=sizes.__getitem__)
         raise AdarError(
-            f"ship {folder}: {sum(sizes.values()) / 1e6:,.0f} MB are too much to send along with a job, "
-            f"{LARGEST / 1e6:,.0f} MB at most; the largest file is {largest}: let git ignore what is no code"
+            f"ship {folder}: {sum(sizes.values()) / 1e6:,.0f} MB is more than the {MAX_BYTES / 1e6:,.0f} MB "
+            f"that a job can ship; the largest file is {largest}: add what is not code to .gitignore"
         )
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
         for path in files:
@@ -68,7 +68,7 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What git knows of or would add; all files where there is no git."""
+    """The files that git tracks or would add; all files if this is not a git repository."""
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listed = subprocess.run(command, capture_output=True, check=True).stdout
@@ -77,7 +77,7 @@ def _listed(folder: Path) -> list[Path]:
     return [Path(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
 
 
-def _is_left_out(path: Path) -> bool:
+def _is_skipped(path: Path) -> bool:
     return any(
         fnmatch.fnmatchcase(part.lower(), pattern)
         for part in PurePosixPath(path).parts
@@ -86,5 +86,5 @@ def _is_left_out(path: Path) -> bool:
 
 
 def _is_stored(folder: Path) -> bool:
-    """Whether it is a dataset, a run, a search, or holds what is published."""
+    """Whether a folder is a dataset, a run, a search, or names the published run."""
     return any(all((folder / name).exists() for name in mark) for mark in _MARKS)

@@ -1,57 +1,97 @@
-"""Which model is in place: one small file that is replaced as a whole, and only for the better."""
+"""Which run is published: one small file, replaced as a whole, and only by a run that is at least as good."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from adar_ray.errors import AdarError
+from pydantic import ValidationError
+
+from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder
+from adar_ray.training.records import Record
 from adar_ray.training.run import Run
 
 PUBLISHED = "published.json"
 
 
-def publish(run: str | Path | Run, to: str | Path, recommendations: str | None = None) -> dict[str, Any]:
-    """Puts a finished run in place, unless what is in place is better on validation.
+class Published(Record):
+    """`published.json`: the published run.
 
-    The figure is that of the run's `train.metric`. A run that is in place already stays there.
+    Attributes:
+        run: address of the run.
+        metric: validation metric that runs are compared by.
+        value: what the run reached.
+        recommendations: address of the recommendations that it made.
+    """
+
+    run: str
+    metric: str
+    value: float
+    recommendations: str | None
+
+
+class Publication(Published):
+    """What `publish` did; `run` to `recommendations` describe the run that is now published.
+
+    Attributes:
+        published: whether that is the given run.
+        offered: validation value of the given run.
+    """
+
+    published: bool
+    offered: float
+
+
+def publish(run: str | Path | Run, to: str | Path, recommendations: str | None = None) -> Publication:
+    """Publish a finished run, unless the published one is better on validation.
+
+    Runs are compared by the run's `train.metric`.
 
     Args:
-        to: address of the folder whose `published.json` says what is in place.
-        recommendations: address of what `recommend` wrote with this run.
-
-    Returns:
-        `published`, whether the run is in place now; `run, metric, value, recommendations` of what is in
-        place; and `offered`, the value of the run in question.
+        to: address of the folder whose `published.json` names the published run.
+        recommendations: address of the recommendations that this run made.
 
     Raises:
-        AdarError: the run is not finished or has no validation figures, or what is in place has none by the
-            same metric.
+        AdarError: the run is not finished or has no validation metrics, or the published run was judged by
+            another metric.
     """
     run = Run.open(run)
     metric, result = run.config.train.metric, run.result()
     if result is None:
-        raise AdarError(f"{run.folder}: is not finished; go on with `adar-ray train --resume {run.folder}`")
+        raise AdarError(
+            f"{run.folder}: is not finished; continue with `adar-ray train --resume {run.folder}`"
+        )
     if not result.valid:
         raise AdarError(
-            f"{run.folder}: has no figures on validation to be judged by; "
+            f"{run.folder}: has no validation metrics to judge it by; "
             "prepare its data with --valid-fraction 0.1"
         )
     folder = Folder.at(to)
-    new = {
-        "run": run.folder.address,
-        "metric": metric,
-        "value": result.valid[metric],
-        "recommendations": recommendations,
-    }
-    old = folder.read_json(PUBLISHED) if folder.exists(PUBLISHED) else None
-    if old is not None and old["metric"] != metric:
+    new = Published(
+        run=run.folder.address,
+        metric=metric,
+        value=result.valid[metric],
+        recommendations=recommendations,
+    )
+    old = _read(folder)
+    if old is not None and old.metric != metric:
         raise AdarError(
-            f"{folder}/{PUBLISHED}: what is in place was judged by {old['metric']}, "
-            f"{run.folder} by {metric}; train by the same metric, or remove the file to publish any model"
+            f"{folder}/{PUBLISHED}: the published run was judged by {old.metric}, {run.folder} by {metric}; "
+            "train by the same metric, or remove the file to publish any run"
         )
-    is_good_enough = old is None or new["value"] >= old["value"]
-    if is_good_enough:
-        folder.write_json(PUBLISHED, new)
-    return {"published": is_good_enough, "offered": new["value"], **(new if is_good_enough else old)}
+    published = old is None or new.value >= old.value  # never a run whose value is not a number
+    if published:
+        folder.write_json(PUBLISHED, new.model_dump())
+    current = new if published or old is None else old
+    return Publication(**current.model_dump(), published=published, offered=new.value)
+
+
+def _read(folder: Folder) -> Published | None:
+    if not folder.exists(PUBLISHED):
+        return None
+    try:
+        return Published.model_validate_json(folder.read_bytes(PUBLISHED))
+    except ValidationError as error:
+        raise AdarError(
+            f"{folder}/{PUBLISHED}: is damaged ({one_line(error, 120)}); remove it to publish any run"
+        ) from error

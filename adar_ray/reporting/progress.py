@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for people, plain lines where there is no terminal."""
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from rich.progress import (
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from adar_ray.training.records import EpochRecord
 
 SECONDS_BETWEEN_LINES = 5.0
-SECONDS_BETWEEN_STEPS = 30.0  # an epoch has a line of its own
+SECONDS_BETWEEN_STEPS = 30.0  # every epoch has its own line
 
 
-class _Shown:
-    """A rich progress display on a terminal, and nothing elsewhere."""
+class _Display:
+    """A rich progress bar on a terminal, and nothing elsewhere."""
 
     def __init__(self, *columns: Any) -> None:
         console = Console(file=sys.stderr)
         self.bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if self.bar:
             self.bar.start()
         return self
@@ -43,15 +45,15 @@ class _Shown:
             self.bar.stop()
 
     def line(self, text: str) -> None:
-        """A line that stays, above the bar if there is one."""
+        """Print a line that stays, above the bar if there is one."""
         if self.bar:
             self.bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
 
-class StageProgress(_Shown):
-    """Stages of a job, each counting rows: `on_progress` of `prepare`."""
+class StageProgress(_Display):
+    """Stages, each with a count of rows: `on_progress` of `prepare`."""
 
     def __init__(self, unit: str = "interactions") -> None:
         super().__init__(
@@ -88,7 +90,7 @@ class StageProgress(_Shown):
         self.line(f"{self._stage:<9} {self._rows:,} {self.unit}")
 
 
-class TrainingProgress(_Shown):
+class TrainingProgress(_Display):
     """Epochs and steps: `on_epoch` and `on_step` of `train`."""
 
     def __init__(self, epochs: int, metric: str) -> None:
@@ -120,7 +122,7 @@ class TrainingProgress(_Shown):
             self._last_line = time.monotonic()
 
 
-class DownloadProgress(_Shown):
+class DownloadProgress(_Display):
     """Bytes of a download: `report` of `fetch`."""
 
     def __init__(self) -> None:

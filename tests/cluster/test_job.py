@@ -16,7 +16,7 @@ import psutil
 import pytest
 import yaml
 
-from adar_ray.cli import cli
+from adar_ray.cli.main import cli
 from adar_ray.cluster.driver import Record
 from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import files_to_ship, pack

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from adar_ray.cli import cli
+from adar_ray.cli.main import cli
 from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Wheel
 from adar_ray.data.fetch import cache_folder, checksum, fetch, fetch_dataset
 from adar_ray.data.sources import FORMATS

@@ -1,0 +1,70 @@
+"""What all commands share: the options `--json` and `--debug`, and how errors end a command."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from adar_ray.errors import INTERRUPTED, AdarError, one_line
+
+
+def command(
+    name: str, *, hint: Callable[..., str] = lambda **arguments: "nothing was written"
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a command of a function; an error becomes one line on stderr and an exit status.
+
+    Args:
+        name: what the user types.
+        hint: gets the command's arguments; says how to continue after an interruption.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @click.command(name, help=function.__doc__)
+        @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+        @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+        @functools.wraps(function)
+        def run(debug: bool, as_json: bool, **arguments: Any) -> None:
+            try:
+                function(as_json=as_json, **arguments)
+            except click.ClickException:
+                raise  # click reports wrong usage itself
+            except KeyboardInterrupt:
+                _fail(f"interrupted; {hint(**arguments)}", debug, INTERRUPTED)
+            except AdarError as error:
+                _fail(str(error), debug)
+            except OSError as error:
+                from adar_ray.storage import describe_os_error
+
+                where = f"{error.filename}: " if error.filename else ""
+                _fail(f"{where}{describe_os_error(error)}", debug)
+            except Exception as error:
+                _fail(f"{type(error).__name__}: {one_line(error)} (--debug shows where)", debug)
+
+        return run
+
+    return decorate
+
+
+def refuse_all_but_resume(what: str) -> None:
+    """Refuse options beside `--resume`, which takes everything from the run or search it resumes.
+
+    Args:
+        what: "run" or "search", for the message.
+    """
+    context = click.get_current_context()
+    for name in context.params.keys() - {"resume", "as_json", "debug"}:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--resume takes everything from the {what}; drop the other options")
+
+
+def _fail(message: str, debug: bool, status: int = 1) -> None:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"adar-ray: {message}", err=True)
+    sys.exit(status)

@@ -1,0 +1,149 @@
+"""Datasets: `prepare`, and `data list`, `data fetch` and `data synthetic`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adar_ray.cli.command import command
+from adar_ray.cli.output import message, show
+from adar_ray.errors import AdarError
+
+if TYPE_CHECKING:
+    from adar_ray.data.dataset import Dataset
+
+
+@command("list")
+def list_command(as_json: bool) -> None:
+    """List the public datasets that `fetch` can download."""
+    from adar_ray.data.catalog import CATALOG
+
+    rows = [
+        {
+            "name": entry.name,
+            "what": entry.title,
+            "counts": entry.counts,
+            "size": f"{entry.size / 1e6:,.1f} MB" if entry.size else "unknown",
+            "license": entry.license,
+            "source": entry.homepage,
+        }
+        for entry in CATALOG.values()
+    ]
+    show(rows, as_json)
+
+
+@command("fetch", hint=lambda **arguments: "run it again to continue the download")
+@click.argument("name")
+def fetch_command(name: str, as_json: bool) -> None:
+    """Download the dataset NAME into the cache and print its path."""
+    from adar_ray.data.catalog import CATALOG
+    from adar_ray.data.fetch import fetch
+    from adar_ray.reporting.progress import DownloadProgress
+
+    with DownloadProgress() as progress:
+        path = fetch(name, report=progress)
+    message(f"to prepare it: {CATALOG[name].prepare_command(str(path))}")
+    if as_json:
+        show({"name": name, "path": str(path)}, True)
+    else:
+        click.echo(path)
+
+
+@command("synthetic")
+@click.option("--users", type=click.IntRange(1), required=True, help="Number of users.")
+@click.option("--items", type=click.IntRange(2), required=True, help="Number of items.")
+@click.option("--interactions", type=click.IntRange(1), required=True, help="Number of interactions.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+@click.option("--out", required=True, help="Address of the new dataset.")
+@click.option("--replace", is_flag=True, help="Overwrite the dataset at --out.")
+def synthetic_command(as_json: bool, **arguments: Any) -> None:
+    """Generate a dataset: users with tastes, and the interactions that follow from them."""
+    from adar_ray.data.synthetic import synthesize
+    from adar_ray.reporting.progress import StageProgress
+
+    with StageProgress() as progress:
+        dataset = synthesize(**arguments, on_progress=progress)
+    _show_dataset(dataset, as_json)
+
+
+data = click.Group(
+    "data",
+    help="Download public datasets, or generate synthetic ones.",
+    commands=[list_command, fetch_command, synthetic_command],
+)
+
+
+@command("prepare")
+@click.argument("source")
+@click.option("--out", required=True, help="Address of the new dataset.")
+@click.option("--format", "format_", help="Format of the source; detected by default.")
+@click.option("--columns", help="Columns of a table: user=NAME,item=NAME,timestamp=NAME,rating=NAME")
+@click.option("--min-rating", type=float, help="Drop interactions with a lower rating.")
+@click.option(
+    "--core", type=click.IntRange(0), default=0, help="Drop users and items with fewer interactions."
+)
+@click.option(
+    "--split",
+    type=click.Choice(["leave-one-out", "ratio", "temporal", "given"]),
+    help="Default: given if the source has a split, else leave-one-out.",
+)
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 1, True, True),
+    default=0.2,
+    show_default=True,
+    help="Share of the interactions for test.",
+)
+@click.option(
+    "--valid-fraction",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the training interactions for validation.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of a random split.")
+@click.option(
+    "--sequence-length",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    help="Longest history in a row for sequential models.",
+)
+@click.option(
+    "--sequence-stride",
+    type=click.IntRange(1),
+    help="Items between the rows of a user; 1 makes a row for every item. Default: the sequence length.",
+)
+@click.option("--name", help="Name of the dataset. Default: the name of the source.")
+@click.option("--replace", is_flag=True, help="Overwrite the dataset at --out.")
+def prepare_command(as_json: bool, format_: str | None, columns: str | None, **arguments: Any) -> None:
+    """Turn SOURCE (a file, a folder, a glob or an address) into a dataset."""
+    from adar_ray.data.prepare import prepare
+    from adar_ray.reporting.progress import StageProgress
+
+    with StageProgress() as progress:
+        dataset = prepare(format=format_, columns=_parse_columns(columns), on_progress=progress, **arguments)
+    for note in dataset.manifest["notes"]:
+        message(f"note: {note}")
+    _show_dataset(dataset, as_json)
+
+
+def _parse_columns(columns: str | None) -> dict[str, str] | None:
+    if columns is None:
+        return None
+    known = ("user", "item", "timestamp", "rating")
+    pairs = [part.partition("=") for part in columns.split(",")]
+    for key, _, value in pairs:
+        if not value or key not in known:
+            raise AdarError(
+                f"--columns {columns}: {key!r} is not one of user=NAME, item=NAME, timestamp=NAME, "
+                "rating=NAME; separate several by commas"
+            )
+    return {key: value for key, _, value in pairs}
+
+
+def _show_dataset(dataset: Dataset, as_json: bool) -> None:
+    manifest = dataset.manifest
+    split = manifest["split"]["protocol"]
+    show({"dataset": dataset.folder.address, "split": split, **manifest["counts"]}, as_json)

@@ -1,0 +1,158 @@
+"""Jobs on a Ray cluster: `job submit`, `job status`, `job logs`, `job stop` and `job list`."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from adar_ray.cli.command import command
+from adar_ray.cli.output import message, show
+from adar_ray.errors import INTERRUPTED, AdarError, one_line
+
+if TYPE_CHECKING:
+    from adar_ray.cluster.client import Attempt, Cluster
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _address(function: F) -> F:
+    return click.option(
+        "--address",
+        help="The dashboard of the head, such as http://HEAD:8265. Default: RAY_API_SERVER_ADDRESS, else "
+        "RAY_ADDRESS if it starts with http, else http://127.0.0.1:8265.",
+    )(function)
+
+
+@command("submit", hint=lambda **arguments: "`adar-ray job list` shows whether it was submitted")
+@click.argument("job_file", metavar="JOB", type=click.Path(dir_okay=False))
+@click.option("--name", help="Name of the job, which identifies it. Default: the name of the file.")
+@click.option("--wait", is_flag=True, help="Show the log, and exit with the status of the job.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the job, such as storage=s3://bucket/adar or workers.number=8, or a key of the "
+    "configuration of its train and tune steps, such as train.epochs=60.",
+)
+@_address
+def submit_command(
+    job_file: str, name: str | None, wait: bool, settings: tuple[str, ...], address: str | None, as_json: bool
+) -> None:
+    """Submit JOB, a file such as jobs/train.yaml, to a cluster.
+
+    A job whose name is waiting, running or has succeeded is not submitted again. A job that failed or was
+    stopped is, and resumes from its last checkpoint.
+    """
+    from adar_ray.cluster.client import Cluster
+    from adar_ray.cluster.job import Job, check_name
+
+    name = check_name(name or Path(job_file).stem)
+    job = Job.load(job_file, settings)
+    for words in job.commands(name):
+        _check_usage(job_file, words)
+    cluster = Cluster(address)
+    attempt, is_new = cluster.submit(job, name)
+    if not is_new:
+        message(f"job {name} already exists ({attempt.status}); nothing was submitted")
+    elif attempt.number > 1:
+        message(f"job {name} resumes: attempt {attempt.number}")
+    if wait:
+        attempt = _follow(cluster, attempt, functools.partial(message, newline=False))
+    elif is_new:
+        message(f"follow it with `adar-ray job logs -f {name}`, stop it with `adar-ray job stop {name}`")
+    show({**attempt.summary().to_dict(), "submitted": is_new}, as_json)
+    if wait:
+        sys.exit(attempt.exit_status)
+
+
+def _check_usage(job_file: str, words: list[str]) -> None:
+    """Refuse a step here that would be wrong usage on the cluster."""
+    root = click.get_current_context().find_root().command
+    assert isinstance(root, click.Group)
+    name, *arguments = words
+    try:
+        root.commands[name].make_context(name, arguments)
+    except click.UsageError as error:
+        raise AdarError(f"{job_file}: {name}: {one_line(error.format_message())}") from error
+
+
+def _follow(cluster: Cluster, attempt: Attempt, write: Callable[[str], None]) -> Attempt:
+    try:
+        return cluster.follow(attempt, write)
+    except KeyboardInterrupt:
+        name = attempt.name
+        message(
+            f"adar-ray: interrupted; job {name} keeps running: follow it again with "
+            f"`adar-ray job logs -f {name}`, stop it with `adar-ray job stop {name}`"
+        )
+        sys.exit(INTERRUPTED)
+
+
+@command("status")
+@click.argument("name")
+@_address
+def status_command(name: str, address: str | None, as_json: bool) -> None:
+    """Show the status of the job NAME."""
+    from adar_ray.cluster.client import Cluster
+
+    show(Cluster(address).find(name).summary().to_dict(), as_json)
+
+
+@command("logs")
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the job ends.")
+@_address
+def logs_command(name: str, follow: bool, address: str | None, as_json: bool) -> None:
+    """Print the log of the job NAME."""
+    from adar_ray.cluster.client import Cluster
+
+    if follow and as_json:
+        raise click.UsageError("--json prints the whole log at once; drop -f")
+    cluster = Cluster(address)
+    attempt = cluster.find(name)
+    if follow:
+        attempt = _follow(cluster, attempt, functools.partial(click.echo, nl=False))
+        message(f"job {name}: {attempt.status}")
+    elif as_json:
+        show({"job": name, "log": cluster.log(attempt)}, True)
+    else:
+        click.echo(cluster.log(attempt), nl=False)
+
+
+@command("stop", hint=lambda name, **arguments: f"`adar-ray job status {name}` shows whether it has stopped")
+@click.argument("name")
+@_address
+def stop_command(name: str, address: str | None, as_json: bool) -> None:
+    """Stop the job NAME and wait until it has stopped. Submit it again to resume."""
+    from adar_ray.cluster.client import Cluster
+
+    cluster = Cluster(address)
+    attempt = cluster.find(name)
+    if attempt.has_ended:
+        message(f"job {name} has already ended ({attempt.status})")
+    show(cluster.stop(attempt).summary().to_dict(), as_json)
+
+
+@command("list")
+@_address
+def list_command(address: str | None, as_json: bool) -> None:
+    """List the jobs of a cluster, newest first."""
+    from adar_ray.cluster.client import Cluster
+
+    jobs = Cluster(address).jobs()
+    if not jobs:
+        message("no jobs")
+    show([attempt.summary().to_dict() for attempt in jobs], as_json)
+
+
+job = click.Group(
+    "job",
+    help="Submit, follow and stop jobs on a Ray cluster.",
+    commands=[submit_command, status_command, logs_command, stop_command, list_command],
+)

@@ -1,0 +1,47 @@
+"""The entry point of `adar-ray`: all commands, and the settings of the process that runs them."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from adar_ray.cli.data import data, prepare_command
+from adar_ray.cli.job import job
+from adar_ray.cli.runs import (
+    evaluate_command,
+    export_command,
+    publish_command,
+    recommend_command,
+    report_command,
+)
+from adar_ray.cli.train import train_command
+from adar_ray.cli.tune import tune_command
+from adar_ray.memory import keep_freed_memory
+
+COMMANDS = (
+    *(data, prepare_command, train_command, tune_command),
+    *(evaluate_command, recommend_command, export_command, report_command, publish_command, job),
+)
+
+
+@click.group(
+    commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(package_name="adar-ray")
+def cli() -> None:
+    """Train recommenders with adaptive diffusion negatives (ADAR), distributed on Ray."""
+
+
+def main() -> None:
+    """Run a command in a process of its own."""
+    # SIGTERM, which schedulers send, cleans up like Ctrl-C. Both work even if a shell started this process in
+    # the background, which makes it ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    keep_freed_memory()
+    cli()
+
+
+if __name__ == "__main__":
+    main()

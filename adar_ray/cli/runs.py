@@ -1,0 +1,103 @@
+"""What to do with trained runs: `evaluate`, `recommend`, `export`, `report` and `publish`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from adar_ray.cli.command import command
+from adar_ray.cli.output import message, show
+from adar_ray.errors import AdarError
+
+
+@command("evaluate")
+@click.argument("run")
+@click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
+@click.option("--k", "ks", default="10,20,50", show_default=True, help="Cutoffs, separated by commas.")
+def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
+    """Rank all items for every user and compute the metrics of RUN's model."""
+    from adar_ray.inference.evaluate import evaluate
+
+    if not all(k.strip().isdecimal() and int(k) for k in ks.split(",")):
+        raise click.BadParameter(
+            f"{ks!r} is not a list of positive whole numbers such as 10,20", param_hint="--k"
+        )
+    cutoffs = sorted({int(k) for k in ks.split(",")})
+    result = evaluate(run, split, cutoffs)
+    if as_json:
+        show(result.model_dump(), True)
+        return
+    names = dict.fromkeys(name.partition("@")[0] for name in result.metrics)
+    rows = [{"metric": name, **{f"@{k}": result.metrics[f"{name}@{k}"] for k in cutoffs}} for name in names]
+    show(rows, False, title=f"{run}: {split}, {result.users:,} users")
+
+
+@command("recommend")
+@click.argument("run")
+@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Items per user.")
+@click.option("--out", required=True, help="Address of a new folder for the Parquet files.")
+@click.option("--users", "users_file", type=click.Path(dir_okay=False), help="File of user ids, one a line.")
+@click.option("--replace", is_flag=True, help="Overwrite the recommendations at --out.")
+def recommend_command(
+    run: str, k: int, out: str, users_file: str | None, replace: bool, as_json: bool
+) -> None:
+    """Write the top items of all users, or of the users in a file, to Parquet."""
+    from adar_ray.inference.recommend import recommend
+    from adar_ray.reporting.progress import StageProgress
+
+    users = None
+    if users_file is not None:
+        users = [line for line in Path(users_file).read_text(encoding="utf-8").splitlines() if line]
+        if not users:
+            raise AdarError(f"{users_file}: has no user ids; write one a line")
+    with StageProgress("users") as progress:
+        folder = recommend(
+            run, out, k, users, replace=replace, on_progress=lambda done, total: progress("ranking", done)
+        )
+    show({"recommendations": folder.address, "items a user": k}, as_json)
+
+
+@command("export")
+@click.argument("run")
+@click.option("--out", required=True, help="Address of a new folder for users.parquet and items.parquet.")
+@click.option("--replace", is_flag=True, help="Overwrite the vectors at --out.")
+def export_command(run: str, out: str, replace: bool, as_json: bool) -> None:
+    """Write user and item vectors to Parquet."""
+    from adar_ray.inference.export import export
+
+    show({"vectors": export(run, out, replace=replace).address}, as_json)
+
+
+@command("report")
+@click.argument("runs", nargs=-1, required=True)
+def report_command(runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare RUNS side by side."""
+    from adar_ray.reporting.tables import compare
+
+    rows = compare(runs)
+    if as_json:
+        show(rows, True)
+        return
+    # One column per run: readable on a narrow terminal.
+    addresses = [row.pop("run") for row in rows]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = list(zip(addresses, rows, strict=True))
+    show([{"run": name, **{run: row.get(name) for run, row in columns}} for name in names], False)
+
+
+@command("publish")
+@click.argument("run")
+@click.option("--to", required=True, help="Address of the folder whose published.json names the current run.")
+@click.option("--recommendations", help="Address of the recommendations that this run made.")
+def publish_command(run: str, to: str, recommendations: str | None, as_json: bool) -> None:
+    """Publish RUN's model, unless the published one is better on validation."""
+    from adar_ray.inference.publish import publish
+
+    result = publish(run, to, recommendations)
+    if not result.published:
+        message(
+            f"not published: {result.metric} {result.offered:.4f} is below {result.value:.4f}, "
+            f"which {result.run} reached"
+        )
+    show(result.model_dump(), as_json)

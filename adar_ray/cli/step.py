@@ -1,0 +1,31 @@
+"""One step of a job: runs `adar-ray`, and ends when the driver that started it ends.
+
+    python -m adar_ray.cli.step WORD...
+
+A killed driver cannot end its step, and Ray does not either. The step would keep training next to the driver
+that takes over the job. So the driver holds the other end of the step's standard input, which closes when the
+driver dies.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+from adar_ray.cli.main import main
+
+CLEANUP_SECONDS = 5.0
+
+
+def _end_with_the_driver() -> None:
+    os.read(0, 1)  # not sys.stdin: a thread must not hold its lock when Python exits
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(CLEANUP_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    main()

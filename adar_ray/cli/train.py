@@ -1,0 +1,84 @@
+"""`train`: train a model, or resume a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from adar_ray.cli.command import command, refuse_all_but_resume
+from adar_ray.cli.output import show
+
+if TYPE_CHECKING:
+    from adar_ray.training.run import Run
+
+
+def _how_to_resume(out: str | None, resume: str | None, **arguments: Any) -> str:
+    from adar_ray.storage import Folder
+
+    address = resume or out
+    if address is None or not Folder.at(address).exists("config.yaml"):
+        return "nothing was written"
+    return f"continue after the last finished epoch with `adar-ray train --resume {address}`"
+
+
+@command("train", hint=_how_to_resume)
+@click.option("--data", "data_address", help="Address of a dataset.")
+@click.option("--out", help="Address of the new run folder.")
+@click.option("--config", "config_file", help="YAML file with the configuration.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Ray Train workers; 0 trains in this process, without Ray.",
+)
+@click.option("--resume", metavar="RUN", help="Resume an unfinished run.")
+@click.option("--replace", is_flag=True, help="Overwrite the run at --out.")
+@click.option("--show-config", is_flag=True, help="Print the configuration with explanations, and exit.")
+def train_command(
+    as_json: bool,
+    data_address: str | None,
+    out: str | None,
+    config_file: str | None,
+    settings: tuple[str, ...],
+    workers: int,
+    resume: str | None,
+    replace: bool,
+    show_config: bool,
+) -> None:
+    """Train a model, or resume an unfinished run."""
+    if resume is not None:
+        refuse_all_but_resume("run")
+        from adar_ray.training.run import Run
+
+        _finish(Run.open(resume), as_json)
+        return
+    from adar_ray.config import explained, load_config
+
+    config = load_config(config_file, settings)
+    if show_config:
+        click.echo(explained(config), nl=False)
+        return
+    if not data_address or not out:
+        raise click.UsageError("give --data and --out, or --resume")
+    from adar_ray.training.trainer import new_run
+
+    _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
+
+
+def _finish(run: Run, as_json: bool) -> None:
+    """Train a run to its end, and show it."""
+    from adar_ray.reporting.progress import TrainingProgress
+    from adar_ray.reporting.tables import compare
+    from adar_ray.training.trainer import resume
+
+    workers, train = run.info.workers, run.config.train
+    with TrainingProgress(train.epochs, train.metric) as progress:
+        if run.result() is not None:
+            progress.line(f"{run.folder}: is already finished")
+        else:
+            progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
+        run = resume(run, on_epoch=progress.on_epoch, on_step=progress.on_step)
+    show(compare([run])[0], as_json)

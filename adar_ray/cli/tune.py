@@ -1,0 +1,81 @@
+"""`tune`: search a space, or resume a search."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import click
+
+from adar_ray.cli.command import command, refuse_all_but_resume
+from adar_ray.cli.output import show
+
+
+def _how_to_resume(out: str | None, resume: str | None, **arguments: Any) -> str:
+    from adar_ray.storage import Folder
+
+    address = resume or out
+    if address is None or not Folder.at(address).exists("search.yaml"):
+        return "nothing was written"
+    return f"continue with `adar-ray tune --resume {address}`"
+
+
+@command("tune", hint=_how_to_resume)
+@click.option("--data", "data_address", help="Address of a dataset with validation interactions.")
+@click.option("--space", "space_file", help="YAML file with the space, such as tune_spaces/score_aware.yaml.")
+@click.option("--out", help="Address of the new search folder.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key in all trials."
+)
+@click.option("--trials", type=click.IntRange(1), help="Maximum number of trials. Default: the space's.")
+@click.option("--time", "time_limit", help="Maximum duration, such as 90s, 30m or 2h. Default: the space's.")
+@click.option("--concurrent", type=click.IntRange(1), help="Trials at a time. Default: as many as fit.")
+@click.option(
+    "--workers-per-trial",
+    "workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Ray Train workers per trial.",
+)
+@click.option(
+    "--retries", type=click.IntRange(0), default=1, show_default=True, help="Retries of a failed trial."
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Seeds to train and test the best configuration with; 0 skips this.",
+)
+@click.option("--resume", metavar="SEARCH", help="Resume an unfinished search.")
+@click.option("--replace", is_flag=True, help="Overwrite the search at --out.")
+def tune_command(
+    as_json: bool,
+    data_address: str | None,
+    space_file: str | None,
+    out: str | None,
+    time_limit: str | None,
+    resume: str | None,
+    **options: Any,
+) -> None:
+    """Search a space for the best configuration, and test that one."""
+    if resume is not None:
+        refuse_all_but_resume("search")
+        from adar_ray.tuning.search import resume_search
+
+        search = partial(resume_search, resume)
+    elif data_address and space_file and out:
+        from adar_ray.durations import parse_duration
+        from adar_ray.tuning.search import tune_space
+
+        seconds = parse_duration(time_limit) if time_limit else None
+        search = partial(tune_space, data_address, space_file, out, seconds=seconds, **options)
+    else:
+        raise click.UsageError("give --data, --space and --out, or --resume")
+    from adar_ray.reporting.progress import SearchProgress
+    from adar_ray.tuning.folder import summary
+
+    with SearchProgress() as progress:
+        folder = search(on_progress=progress)
+    show(summary(folder), as_json)

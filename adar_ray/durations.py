@@ -1,0 +1,29 @@
+"""Durations such as `30m` or `1h30m`, as options and files give them."""
+
+from __future__ import annotations
+
+import re
+
+from adar_ray.errors import AdarError
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds in `text`: a number of seconds, or days, hours, minutes and seconds such as `1h30m`.
+
+    Raises:
+        AdarError: it is not a duration, or not above 0.
+    """
+    number = r"(\d+(?:\.\d+)?)"
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    parts = "".join(f"(?:{number}{unit})?" for unit in units)
+    if re.fullmatch(number, str(text)):
+        seconds = float(text)
+    elif match := re.fullmatch(parts, str(text)):
+        seconds = sum(
+            float(part or 0) * unit for part, unit in zip(match.groups(), units.values(), strict=True)
+        )
+    else:
+        seconds = 0.0
+    if seconds <= 0:
+        raise AdarError(f"{text!r} is no duration: give seconds, or such as 30m, 2h or 1h30m")
+    return seconds
