@@ -1,0 +1,103 @@
+"""What all commands share: help, wrong usage, errors and exit statuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.calling import Adar
+
+
+def test_help_and_version(adar: Adar) -> None:
+    for words in (
+        ["--help"],
+        ["train", "-h"],
+        ["data", "--help"],
+        ["job", "submit", "--help"],
+        ["--version"],
+    ):
+        assert adar(*words.split()).status == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no-such-command"],
+        ["train", "--no-such-option"],
+        ["train"],
+        ["train", "--data", "somewhere"],
+        ["train", "--out", "somewhere"],
+        ["train", "--data", "a", "--out", "b", "--workers", "-1"],
+        ["train", "--resume", "run", "--data", "data"],
+        ["train", "--resume", "run", "--set", "train.epochs=3"],
+        ["train", "--resume", "run", "--replace"],
+        ["train", "--resume", "run", "--workers", "2"],
+        ["train", "--resume", "run", "--show-config"],
+        ["prepare"],
+        ["prepare", "source"],
+        ["prepare", "source", "--out", "data", "--split", "fair"],
+        ["prepare", "source", "--out", "data", "--test-fraction", "1"],
+        ["evaluate"],
+        ["evaluate", "run", "--k", "0"],
+        ["evaluate", "run", "--k", "ten"],
+        ["evaluate", "run", "--split", "all"],
+        ["recommend", "run"],
+        ["recommend", "run", "--out", "top", "--k", "0"],
+        ["report"],
+        ["tune"],
+        ["tune", "--data", "data", "--space", "space.yaml"],
+        ["tune", "--data", "data", "--space", "space.yaml", "--out", "search", "--trials", "0"],
+        ["tune", "--resume", "search", "--trials", "3"],
+        ["job"],
+        ["job", "submit"],
+        ["job", "status"],
+        ["job", "logs", "name", "-f", "--json"],
+        ["job", "stop"],
+        ["submit", "job.yaml"],
+        ["publish", "run"],
+        ["data", "fetch"],
+        ["data", "synthetic", "--users", "0", "--items", "9", "--interactions", "9", "--out", "data"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(adar: Adar, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = adar(*words)
+    assert ended.status == 2
+    assert ended.out == ""
+    assert "Usage:" in ended.err
+    assert "Error:" in ended.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_missing_addresses(adar: Adar, data: str, tmp_path: Path) -> None:
+    nowhere, out = tmp_path / "nowhere", tmp_path / "out"
+    assert "there is no such folder" in adar("train", "--data", nowhere, "--out", out).line()
+    assert "there is no dataset.json" in adar("train", "--data", tmp_path, "--out", out).line()
+    for words in (
+        ["train", "--resume", nowhere],
+        ["evaluate", nowhere],
+        ["recommend", nowhere, "--out", out],
+        ["export", nowhere, "--out", out],
+        ["report", nowhere],
+        ["evaluate", data],
+    ):
+        assert "is no run" in adar(*words).line()
+    assert str(nowhere) in adar("prepare", nowhere, "--out", out).line()
+    assert "no file system" in adar("prepare", "gopher://there/is", "--out", out).line()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_existing_folders_are_not_overwritten(adar: Adar, data: str, run: str, hand_made: Path) -> None:
+    assert "--replace" in adar("prepare", hand_made, "--out", data).line()
+    assert "finished run" in adar("train", "--data", data, "--out", run, "--workers", 0).line()
+
+
+def test_debug_shows_where(adar: Adar, tmp_path: Path) -> None:
+    ended = adar("evaluate", tmp_path, "--debug")
+    assert ended.status == 1
+    assert "Traceback" in ended.err
+    assert ended.err.splitlines()[-1].startswith(f"adar-ray: {tmp_path}: is no run")

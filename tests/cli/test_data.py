@@ -1,0 +1,59 @@
+"""`prepare` and the commands of `data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from adar_ray.data.dataset import Dataset
+from tests.calling import Adar
+
+
+@pytest.mark.ray
+def test_prepare(adar: Adar, data: str, hand_made: Path, tmp_path: Path) -> None:
+    ended = adar("prepare", hand_made, "--out", tmp_path / "data", "--json", "--min-rating", 4)
+    assert ended.json() == {
+        "dataset": str(tmp_path / "data"),
+        "split": "leave-one-out",
+        "users": 5,
+        "items": 5,
+        "interactions": 10,
+        "train": 8,
+        "valid": 1,
+        "test": 1,
+    }
+    assert "note: 4 users have fewer than 3 interactions" in ended.err
+    table = adar("prepare", hand_made, "--out", tmp_path / "table")
+    assert table.status == 0
+    assert "interactions" in table.out
+    assert "13" in table.out
+    assert "writing   13 interactions" in table.err
+
+
+@pytest.mark.ray
+def test_synthetic(adar: Adar, ray_cluster: None, tmp_path: Path) -> None:
+    sizes = ["--users", 20, "--items", 40, "--interactions", 200]
+    counts = adar("data", "synthetic", *sizes, "--out", tmp_path / "data", "--json").json()
+    assert (counts["users"], counts["items"], counts["interactions"]) == (20, 40, 200)
+    assert Dataset.open(tmp_path / "data").n_users == 20
+
+
+def test_data_list(adar: Adar) -> None:
+    names = [row["name"] for row in adar("data", "list", "--json").json()]
+    assert "ml-100k" in names
+    assert all(name in adar("data", "list").out for name in names)
+
+
+def test_wrong_columns(adar: Adar, hand_made: Path, tmp_path: Path) -> None:
+    for columns in ("user", "user=", "color=red", "user=nobody"):
+        ended = adar("prepare", hand_made, "--out", tmp_path / "data", "--columns", columns)
+        assert "--columns" in ended.line()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.ray
+def test_an_error_inside_a_ray_task_is_one_line(adar: Adar, ray_cluster: None, tmp_path: Path) -> None:
+    source = tmp_path / "bad.csv"
+    source.write_text("user,item,timestamp\na,b,1\na,c,-1\n")
+    assert f"{source}: line 3: " in adar("prepare", source, "--out", tmp_path / "data").line()

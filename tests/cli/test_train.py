@@ -1,0 +1,145 @@
+"""`train`: configurations, resuming, interruptions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from tests.calling import Adar
+from tests.cli.conftest import SET, SMALL
+
+
+def test_show_config_loads_as_a_configuration(adar: Adar, tmp_path: Path) -> None:
+    shown = adar("train", "--show-config", "--set", "adar.beta=0.7", "--set", "train.metric=recall@5")
+    assert shown.status == 0
+    (tmp_path / "config.yaml").write_text(shown.out)
+    assert load_config(tmp_path / "config.yaml") == load_config(
+        settings=["adar.beta=0.7", "train.metric=recall@5"]
+    )
+    again = adar("train", "--show-config", "--config", tmp_path / "config.yaml")
+    assert again.out == shown.out
+
+
+@pytest.mark.ray
+def test_resuming_a_finished_run_says_so(adar: Adar, run: str) -> None:
+    ended = adar("train", "--resume", run, "--json")
+    assert "is already finished" in ended.err
+    assert ended.json()["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("adar.betta=1", ["--set adar.betta=1", "adar.beta?"]),
+        ("train.lr=1", ["train.lr", "optimizer.lr?"]),
+        ("trian.epochs=1", ["'trian'", "train?"]),
+        ("adar.beta=2", ["adar.beta", "2"]),
+        ("adar.negatives=many", ["adar.negatives", "many"]),
+        ("train.metric=auc", ["train.metric 'auc'", "ndcg@K"]),
+        ("train.metric=ndcg@0", ["train.metric", "ndcg@0"]),
+        ("train.epochs", ["--set train.epochs", "section.key=value"]),
+        ("epochs=3", ["--set epochs=3", "section.key=value"]),
+        ("adar.beta=[", ["--set adar.beta=["]),
+        ("model.name=transformer", ["model.name", "transformer"]),
+    ],
+)
+def test_wrong_settings(adar: Adar, data: str, tmp_path: Path, setting: str, words: list[str]) -> None:
+    line = adar("train", "--data", data, "--out", tmp_path / "run", "--set", setting).line()
+    assert all(word in line for word in words), line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adar: {beta: 0.5\n", ["is not valid YAML"]),
+        ("- adar\n", ["has no sections"]),
+        ("adar: 5\n", ["section adar has no keys"]),
+        ("adar:\n  bta: 0.5\n", ["adar.bta", "adar.beta?"]),
+        ("sampled_softmax:\n  temperature: cold\n", ["sampled_softmax.temperature", "cold"]),
+        ("optimizer:\n  name: sparse_adam\nmodel:\n  name: lightgcn\n", ["sparse_adam", "lightgcn"]),
+    ],
+)
+def test_wrong_configuration_files(
+    adar: Adar, data: str, tmp_path: Path, text: str, words: list[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    line = adar("train", "--data", data, "--out", tmp_path / "run", "--config", file).line()
+    assert all(word in line for word in [str(file), *words]), line
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_configuration_file(adar: Adar, data: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    for missing in (file, tmp_path):
+        line = adar("train", "--data", data, "--out", tmp_path / "run", "--config", missing).line()
+        assert f"{missing}: cannot be read" in line
+
+
+@pytest.mark.ray
+def test_a_full_disk(adar: Adar, dataset: Dataset, tiny_disk: Path) -> None:
+    words = ["train", "--data", dataset.folder.address, "--out", tiny_disk / "run", "--workers", 0, *SET]
+    ended = adar(*words, "--set", "model.embedding_dim=128")
+    assert ended.status == 1
+    assert ended.out == ""
+    last = ended.err.splitlines()[-1]
+    assert last.startswith("adar-ray: ")
+    assert "disk is full" in last
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_training_tells_how_to_continue(
+    adar: Adar, dataset: Dataset, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    # Many small steps, so that an epoch takes a while.
+    settings = [*SMALL, "train.epochs=5", "train.batch_size=16", "train.patience=99"]
+    words = ["train", "--data", dataset.folder.address, "--out", run, "--workers", "0", "--json"]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "adar_ray.cli.main"),
+            *words,
+            *(word for setting in settings for word in ("--set", setting)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A shell makes a command in the background ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "checkpoints" / "last.pt").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == (
+        f"adar-ray: interrupted; continue after the last finished epoch with `adar-ray train --resume {run}`"
+    )
+    checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    finished = checkpoint["state"]["epoch"]
+    assert 1 <= finished < 5
+    resumed = adar("train", "--resume", run, "--json")
+    assert resumed.json()["epochs"] == 5
+    assert resumed.err.count("epoch ") == 5 - finished

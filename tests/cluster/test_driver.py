@@ -1,0 +1,130 @@
+"""The driver of a job: what it records, and how it runs steps."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from adar_ray.cluster.driver import ProgressFile
+from adar_ray.data.dataset import Dataset
+from tests.cluster.jobs import TRAIN, job_of, write
+
+
+def test_a_step_that_began_resumes_or_starts_over(tmp_path: Path) -> None:
+    job = job_of(tmp_path, TRAIN, "prepare /x.csv --out $storage/set", "evaluate /run")
+    train, prepare, evaluate = job.commands("me")
+    progress = ProgressFile(job, "me")
+    assert progress.begin(train) == train
+    run = tmp_path / "runs" / "me"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert ProgressFile(job, "me").begin(train) == ["train", "--resume", str(run)]
+
+    assert progress.begin(prepare) == prepare
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "half").touch()
+    assert ProgressFile(job, "me").begin(prepare) == prepare
+    assert not (tmp_path / "set").exists()
+
+    assert progress.begin(evaluate) == evaluate
+    assert progress.begin(evaluate) == evaluate
+
+
+def test_files_from_before_a_step_are_never_removed(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "prepare /x.csv --out $storage/set")
+    (prepare,) = job.commands("me")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "precious").touch()
+    for _ in range(2):
+        assert ProgressFile(job, "me").begin(prepare) == prepare
+    assert (tmp_path / "set" / "precious").exists()
+
+
+def test_steps_stay_done_up_to_the_first_that_changed(tmp_path: Path) -> None:
+    steps = ["evaluate /a", "evaluate /b", "evaluate /c"]
+    job = job_of(tmp_path, *steps)
+    progress = ProgressFile(job, "me")
+    for words in job.commands("me"):
+        progress.add_done(words)
+    assert [ProgressFile(job, "me").is_done(number) for number in range(3)] == [True, True, True]
+    changed = job_of(tmp_path, "evaluate /a", "evaluate /B", "evaluate /c")
+    assert [ProgressFile(changed, "me").is_done(number) for number in range(3)] == [True, False, False]
+    assert [ProgressFile(changed, "other").is_done(number) for number in range(3)] == [False] * 3
+
+
+def test_a_second_driver_takes_over_the_job(tmp_path: Path) -> None:
+    job = job_of(tmp_path, "evaluate /a")
+    first = ProgressFile(job, "me")
+    assert first.is_ours
+    second = ProgressFile(job, "me")
+    assert (first.is_ours, second.is_ours) == (False, True)
+
+
+def drive(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) -> None:
+    small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.batch_size=16"
+    train = f"train --data {dataset.folder} --out $storage/runs/$name {small} --set train.patience=999"
+    file = write(tmp_path, storage=str(tmp_path / "store"), workers={"number": 0}, steps=[train])
+    run = tmp_path / "store" / "runs" / "me"
+    for _ in range(10):  # a slow machine may not finish an epoch within the limit
+        first = drive(file, "--set", "train.epochs=999", "--set", "time_limit=12s")
+        assert first.returncode == 1, first.stderr
+        assert first.stderr.splitlines()[-1] == (
+            "adar-ray job: the time limit of 12 s has passed; submit the job again to continue"
+        )
+        if (run / "checkpoints" / "last.pt").exists():
+            break
+    finished = len((run / "metrics.jsonl").read_text().splitlines())
+    assert 1 <= finished < 999
+
+    # From here on the configuration in the run folder counts: fewer epochs end the run.
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["train"]["epochs"] = finished + 2
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    second = drive(file, "--set", "train.epochs=999")
+    assert second.returncode == 0, second.stderr
+    assert f"train --resume {run}" in second.stderr
+    assert second.stderr.count("epoch ") <= 3
+    assert json.loads((run / "result.json").read_text())["epochs"] == finished + 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> None:
+    small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.epochs=100000"
+    train = f"train --data {dataset.folder} --out $storage/runs/$name {small} --set train.patience=99999"
+    file = write(tmp_path, storage=str(tmp_path / "store"), workers={"number": 0}, steps=[train], retries=3)
+    command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.pt").exists():
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (step,) = psutil.Process(driver.pid).children()
+    step.send_signal(signal.SIGINT)
+    _, err = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert err.splitlines()[-1] == "adar-ray job: stopped; submit me again to continue"
+
+
+def test_a_job_exits_with_the_status_of_its_failed_step(tmp_path: Path) -> None:
+    file = write(tmp_path, storage=str(tmp_path / "store"), steps=["evaluate $storage/nowhere"])
+    ended = drive(file)
+    assert ended.returncode == 1
+    assert f"{tmp_path}/store/nowhere: is no run" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("adar-ray job: step 1 of 1 failed with status 1")

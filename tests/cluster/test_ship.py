@@ -1,0 +1,65 @@
+"""What is shipped with a job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import zipfile
+from pathlib import Path
+
+from adar_ray.cluster.ship import files_to_ship, pack
+from tests.cluster.jobs import message_of
+
+
+def project(folder: Path) -> None:
+    for name in (
+        *("model.py", "package/data/reader.py", "spaces/a.yaml", "notes.md"),
+        *(
+            ".env",
+            "prod.env.d/.env.local",
+            "tls/server.pem",
+            "tls/server.key",
+            ".aws/config",
+            "secrets/token",
+        ),
+        *("mine/credentials", ".venv/lib/x.py", "package/__pycache__/x.pyc", "ignored/big.bin"),
+        *("set/dataset.json", "set/train/00000.parquet", "runs/one/config.yaml", "runs/one/metrics.jsonl"),
+        *("runs/one/model/weights.safetensors", "found/search.yaml", "found/trials/00000/config.yaml"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("/ignored/\n")
+
+
+def test_code_is_shipped_without_data_runs_and_secrets(tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project(here)
+    elsewhere.write_text("not of this project")
+    (here / "link").symlink_to(elsewhere)
+    code = [".gitignore", "model.py", "notes.md", "package/data/reader.py", "spaces/a.yaml"]
+    assert [str(path) for path in files_to_ship(here)] == sorted([*code, "ignored/big.bin"])
+    subprocess.run(["git", "init", "--quiet", str(here)], check=True)
+    subprocess.run(["git", "-C", str(here), "add", "--force", ".env", "model.py"], check=True)
+    assert [str(path) for path in files_to_ship(here)] == code
+
+    pack(here, tmp_path / "one.zip")
+    os.utime(here / "model.py", (0, 0))
+    pack(here, tmp_path / "two.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "one.zip") as archive:
+        assert archive.namelist() == code
+        assert archive.read("package/data/reader.py") == b"package/data/reader.py"
+
+
+def test_folders_that_cannot_be_shipped(tmp_path: Path) -> None:
+    archive = tmp_path / "x.zip"
+    assert "no such folder" in message_of(lambda: pack(tmp_path / "nowhere", archive))
+    (tmp_path / "empty").mkdir()
+    assert "contains nothing to ship" in message_of(lambda: pack(tmp_path / "empty", archive))
+    for folder in (Path.home(), Path("/")):
+        assert "a home folder or a whole disk" in message_of(lambda folder=folder: pack(folder, archive))
+    (tmp_path / "large").mkdir()
+    with (tmp_path / "large" / "clicks.csv").open("wb") as file:
+        file.truncate(100_000_001)  # a hole, which takes no space
+    assert "clicks.csv" in message_of(lambda: pack(tmp_path / "large", archive))
+    assert not archive.exists()
