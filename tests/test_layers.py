@@ -26,8 +26,8 @@ LAYERS = [
     {"samplers", "data"},
     {"losses", "models"},
     {"component", "ray_session"},
-    {"custom", "distributed", "interactions", "metrics", "rng", "storage"},
-    {"durations", "errors", "memory", "process"},
+    {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
+    {"errors", "memory", "process"},
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 WITHOUT_RAY = (

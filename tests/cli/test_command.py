@@ -10,13 +10,7 @@ from tests.calling import Adar
 
 
 def test_help_and_version(adar: Adar) -> None:
-    for words in (
-        ["--help"],
-        ["train", "-h"],
-        ["data", "--help"],
-        ["job", "submit", "--help"],
-        ["--version"],
-    ):
+    for words in ("--help", "train -h", "data --help", "job submit --help", "--version"):
         assert adar(*words.split()).status == 0
 
 
@@ -49,7 +43,6 @@ def test_help_and_version(adar: Adar) -> None:
         ["tune", "--data", "data", "--space", "space.yaml"],
         ["tune", "--data", "data", "--space", "space.yaml", "--out", "search", "--trials", "0"],
         ["tune", "--resume", "search", "--trials", "3"],
-        ["job"],
         ["job", "submit"],
         ["job", "status"],
         ["job", "logs", "name", "-f", "--json"],

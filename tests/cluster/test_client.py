@@ -1,4 +1,4 @@
-"""Jobs on a cluster with a head of its own, as people on a laptop, cron and CI meet it."""
+"""Jobs on a real head: submitted, followed and stopped as from a laptop, cron or CI."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ import yaml
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar, caller
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+COMMAND = [sys.executable, "-m", "adar_ray.cli.main"]
 SECRET = "a-secret-that-jobs-must-not-show"
-SMALL = ["model.dim=8", "adar.pool=16", "train.device=cpu", "train.epochs=2"]
-RAY_S_OWN = (
+SMALL = ["model.embedding_dim=8", "adar.pool=16", "train.device=cpu", "train.epochs=2"]
+RAY_VARIABLES = (
     "RAY_ADDRESS",
     "RAY_API_SERVER_ADDRESS",
     "RAY_AUTH_TOKEN",
@@ -52,12 +53,12 @@ class Head:
     temp: str
 
     def jobs(self) -> str:
-        """All that whoever may list jobs sees of them."""
+        """Everything that a client that can list jobs sees of them."""
         header = {"Authorization": f"Bearer {self.token}"}
         return requests.get(f"{self.address}/api/jobs/", headers=header, timeout=30).text
 
     def driver(self) -> psutil.Process:
-        """The only one that runs here."""
+        """The only driver that runs on this head."""
         (found,) = [
             process
             for process in psutil.process_iter(["cmdline"])
@@ -77,7 +78,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A cluster with a token, whose environment alone has the object store's address and credentials."""
+    """A cluster with a token. Only its environment has the address and credentials of the object store."""
     moto_server = pytest.importorskip("moto.server", reason="moto[s3,server] is not installed")
     boto3 = pytest.importorskip("boto3")
     gcs, dashboard, agent, client, metrics, s3_port = free_ports(6)
@@ -99,13 +100,13 @@ def head() -> Iterator[Head]:
     )
     s3.create_bucket(Bucket="jobs")
     token = secrets.token_hex(32)
-    environment = {name: value for name, value in os.environ.items() if name not in RAY_S_OWN}
+    environment = {name: value for name, value in os.environ.items() if name not in RAY_VARIABLES}
     environment |= store | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
-    with tempfile.TemporaryDirectory(prefix="ray-") as temp:  # short: Ray puts sockets there
+    with tempfile.TemporaryDirectory(prefix="ray-") as temp:  # short, because Ray puts sockets there
         command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
         command += [
             f"--port={gcs}",
@@ -151,15 +152,15 @@ def answers(address: str) -> bool:
 def wait_for(condition: Callable[[], Any], seconds: float = 240) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, "it took too long"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.2)
     return found
 
 
 @pytest.fixture
 def adar(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Adar:
-    """Runs a command as on a laptop: it knows address and token, and nothing of the object store."""
-    for name in (*RAY_S_OWN, *(name for name in os.environ if name.startswith("AWS_"))):
+    """Run a command as on a laptop, which has address and token but no access to the object store."""
+    for name in (*RAY_VARIABLES, *(name for name in os.environ if name.startswith("AWS_"))):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", head.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
@@ -168,7 +169,7 @@ def adar(head: Head, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
 
 @pytest.fixture(scope="module")
 def store(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage that laptop and cluster share, with a dataset."""
+    """Storage that laptop and cluster share, with a dataset."""
     store = tmp_path_factory.mktemp("store")
     shutil.copytree(dataset.folder.path, store / "data")
     return store
@@ -179,19 +180,28 @@ def write(file: Path, store: object, *steps: str, **keys: Any) -> Path:
     return file
 
 
-# A job from its submission to its end.
+# Whole jobs.
 
 
-def test_a_whole_night_on_an_object_store_is_one_job(
-    adar: Adar, head: Head, hand_made: Path, tmp_path: Path
-) -> None:
+def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: Path, tmp_path: Path) -> None:
     head.s3.upload_file(str(hand_made), "jobs", "adar/sources/ratings.csv")
     job = yaml.safe_load((ROOT / "jobs" / "nightly.yaml").read_text())
     job["steps"][0] = job["steps"][0].replace("--core 5", "")
     file = tmp_path / "nightly.yaml"
     file.write_text(yaml.safe_dump(job))
     more = [word for setting in [*SMALL, "workers.number=0"] for word in ("--set", setting)]
-    words = ["submit", file, "--name", "night", "--set", "storage=s3://jobs/adar", *more, "--wait", "--json"]
+    words = [
+        "job",
+        "submit",
+        file,
+        "--name",
+        "night",
+        "--set",
+        "storage=s3://jobs/adar",
+        *more,
+        "--wait",
+        "--json",
+    ]
     ended = adar(*words)
     assert ended.status == 0, ended.err
     row = ended.json()
@@ -215,29 +225,29 @@ def test_a_whole_night_on_an_object_store_is_one_job(
     again = adar(*words)
     assert again.status == 0
     assert again.json()["submitted"] is False
-    assert again.err.startswith("job night is there already (SUCCEEDED); nothing was submitted\n")
+    assert again.err.startswith("job night already exists (SUCCEEDED); nothing was submitted\n")
     assert "another job has the name night" in adar(*words[:-2], "--set", "adar.beta=0.6").line()
-    assert [row["job"] for row in adar("list", "--json").json()].count("night") == 1
-    assert adar("status", "night", "--json").json()["exit status"] == 0
-    assert "epoch   2/2" in adar("logs", "night").out
-    assert "did you mean night?" in adar("status", "nihgt").line()
+    assert [row["job"] for row in adar("job", "list", "--json").json()].count("night") == 1
+    assert adar("job", "status", "night", "--json").json()["exit status"] == 0
+    assert "epoch   2/2" in adar("job", "logs", "night").out
+    assert "did you mean night?" in adar("job", "status", "nihgt").line()
 
 
-def test_a_job_that_fails_gives_its_own_status(adar: Adar, store: Path, tmp_path: Path) -> None:
+def test_a_failed_job_exits_with_its_own_status(adar: Adar, store: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere --kk 10")
-    assert "fails.yaml: evaluate: No such option '--kk'" in adar("submit", file).line()
+    assert "fails.yaml: evaluate: No such option '--kk'" in adar("job", "submit", file).line()
     file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere")
-    ended = adar("submit", file, "--wait", "--json")
+    ended = adar("job", "submit", file, "--wait", "--json")
     assert ended.status == 1
     assert json.loads(ended.out)["status"] == "FAILED"
     assert f"{store}/nowhere: is no run" in ended.err
 
 
-def test_a_job_outlives_its_follower_and_its_driver_and_stops(
+def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
     adar: Adar, head: Head, store: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "project").mkdir()
-    shutil.copy(ROOT / "examples" / "own_model.py", tmp_path / "project" / "shipped_model.py")
+    shutil.copy(ROOT / "examples" / "custom_model.py", tmp_path / "project" / "shipped_model.py")
     train = "train --data $storage/data --out $storage/runs/$name --set model.name=shipped_model:build"
     long = ["train.epochs=100000", "train.patience=100000"]
     file = write(tmp_path / "long.yaml", store, train, workers={"number": 0}, ship="project")
@@ -245,75 +255,79 @@ def test_a_job_outlives_its_follower_and_its_driver_and_stops(
     checkpoint = store / "runs" / "long" / "checkpoints" / "last.pt"
 
     # Ctrl-C while following.
-    words = [BIN / "adar-ray", "submit", file, "--wait", "--json", "--set", long[1]]
+    words = [*COMMAND, "job", "submit", file, "--wait", "--json", "--set", long[1]]
     follower = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: follower.poll() is not None or checkpoint.exists())
-    time.sleep(2)  # the log comes once a second
+    time.sleep(2)  # the log is read once a second
     follower.send_signal(signal.SIGINT)
     out, err = follower.communicate(timeout=120)
     assert follower.returncode == 130, err
     assert out == ""
-    assert err.splitlines()[-1].startswith("adar-ray: interrupted; job long goes on: follow it again with")
+    assert err.splitlines()[-1].startswith(
+        "adar-ray: interrupted; job long keeps running: follow it again with"
+    )
     assert "epoch " in err
-    assert adar("status", "long", "--json").json()["status"] == "RUNNING"
-    twice = adar("submit", file, "--set", long[1])
-    assert twice.err == "job long is there already (RUNNING); nothing was submitted\n"
+    assert adar("job", "status", "long", "--json").json()["status"] == "RUNNING"
+    twice = adar("job", "submit", file, "--set", long[1])
+    assert twice.err == "job long already exists (RUNNING); nothing was submitted\n"
 
-    # The driver is killed, and its step with it.
+    # Kill the driver; its step ends as well.
     driver = head.driver()
     (step,) = driver.children()
     driver.kill()
     step.wait(60)
-    row = wait_for(lambda: (row := adar("status", "long", "--json").json())["status"] == "FAILED" and row)
+    row = wait_for(
+        lambda: (row := adar("job", "status", "long", "--json").json())["status"] == "FAILED" and row
+    )
     assert row["exit status"] == 137
     lines = (store / "runs" / "long" / "metrics.jsonl").read_text().splitlines()
 
-    # The same name goes on.
-    resumed = adar("submit", file, "--set", long[1], "--json")
+    # Submitting the same name resumes.
+    resumed = adar("job", "submit", file, "--set", long[1], "--json")
     assert resumed.json()["attempts"] == 2
-    assert resumed.err.startswith("job long goes on where it was: attempt 2\n")
-    wait_for(lambda: "epoch " in adar("logs", "long").out)
-    log = adar("logs", "long").out
+    assert resumed.err.startswith("job long resumes: attempt 2\n")
+    wait_for(lambda: "epoch " in adar("job", "logs", "long").out)
+    log = adar("job", "logs", "long").out
     assert f"train --resume {store}/runs/long" in log
     first = int(log.partition("epoch ")[2].partition("/")[0])
     assert len(lines) - 1 <= first <= len(lines) + 1
 
-    stopped = adar("stop", "long", "--json")
+    stopped = adar("job", "stop", "long", "--json")
     assert stopped.json()["status"] == "STOPPED"
-    assert "stopped; submitted again, long goes on" in adar("logs", "-f", "long").out
-    assert "has ended already (STOPPED)" in adar("stop", "long").err
+    assert "stopped; submit long again to continue" in adar("job", "logs", "-f", "long").out
+    assert "has already ended (STOPPED)" in adar("job", "stop", "long").err
 
 
-# The way to the head: one line for whatever is wrong with it.
+# The connection: every failure is one line.
 
 
 def test_tokens(adar: Adar, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, head: Head) -> None:
     (tmp_path / "token").write_text(f"{head.token}\n")
     monkeypatch.delenv("RAY_AUTH_TOKEN")
-    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps a token there, and in a process what it once read
-    listed = subprocess.run([BIN / "adar-ray", "list"], capture_output=True, text=True, check=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray looks for a token there, and caches it per process
+    listed = subprocess.run([*COMMAND, "job", "list"], capture_output=True, text=True, check=False)
     assert listed.returncode == 1
-    assert listed.stderr.startswith(f"adar-ray: {head.address}: wants a token; set RAY_AUTH_TOKEN")
+    assert listed.stderr.startswith(f"adar-ray: {head.address}: requires a token; set RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    assert adar("list").status == 0
+    assert adar("job", "list").status == 0
     wrong = secrets.token_hex(32)
     monkeypatch.setenv("RAY_AUTH_TOKEN", wrong)
-    line = adar("list").line()
-    assert "does not take this token" in line
+    line = adar("job", "list").line()
+    assert "rejects this token" in line
     assert wrong not in line
     monkeypatch.setenv("RAY_AUTH_TOKEN", f"{wrong}\n{wrong}")
-    assert wrong not in adar("list").line()
+    assert wrong not in adar("job", "list").line()
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "nowhere"))
-    assert "RAY_AUTH_TOKEN_PATH" in adar("list").line()
+    assert "RAY_AUTH_TOKEN_PATH" in adar("job", "list").line()
 
 
-def test_addresses_where_no_head_is(adar: Adar) -> None:
+def test_addresses_without_a_head(adar: Adar) -> None:
     (port,) = free_ports(1)
-    line = adar("list", "--address", f"http://127.0.0.1:{port}").line()
-    assert f"http://127.0.0.1:{port}: no Ray head answers there (connection refused)" in line
+    line = adar("job", "list", "--address", f"http://127.0.0.1:{port}").line()
+    assert f"http://127.0.0.1:{port}: no Ray head answers (connection refused)" in line
     for address in ("head:8265", "ray://head:10001", "http://"):
-        assert f"--address {address}" in adar("list", "--address", address).line()
+        assert f"--address {address}" in adar("job", "list", "--address", address).line()
 
 
 def test_tls(adar: Adar, head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -325,23 +339,26 @@ def test_tls(adar: Adar, head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     subprocess.run(command, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    with tls_before(head.address, context) as address:
-        line = adar("list", "--address", address).line()
+    with tls_proxy(head.address, context) as address:
+        line = adar("job", "list", "--address", address).line()
         assert "its certificate is not trusted (self-signed certificate)" in line
         assert "REQUESTS_CA_BUNDLE" in line
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-        (job, *_) = adar("list", "--address", address, "--json").json()
-        assert adar("logs", "-f", job["job"], "--address", address).out == adar("logs", job["job"]).out
+        (job, *_) = adar("job", "list", "--address", address, "--json").json()
+        assert (
+            adar("job", "logs", "-f", job["job"], "--address", address).out
+            == adar("job", "logs", job["job"]).out
+        )
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere"))
-    assert "REQUESTS_CA_BUNDLE" in adar("list").line()
+    assert "REQUESTS_CA_BUNDLE" in adar("job", "list").line()
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     plain = head.address.replace("http://", "https://")
-    assert "speaks no TLS" in adar("list", "--address", plain).line()
+    assert "does not use TLS" in adar("job", "list", "--address", plain).line()
 
 
 @contextlib.contextmanager
-def tls_before(address: str, context: ssl.SSLContext) -> Iterator[str]:
-    """What speaks TLS and passes all on to the address, as an ingress does."""
+def tls_proxy(address: str, context: ssl.SSLContext) -> Iterator[str]:
+    """A proxy that speaks TLS and forwards to the address, like an ingress."""
     port = int(address.rpartition(":")[2])
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -378,11 +395,11 @@ def tls_before(address: str, context: ssl.SSLContext) -> Iterator[str]:
     ("status", "answer", "words"),
     [
         (200, {"version": "4", "ray_version": "2.9.3"}, ["runs Ray 2.9.3", "ray==2.9.3"]),
-        (200, {"something": "else"}, ["no Ray head"]),
-        (404, {}, ["no Ray head", "404"]),
+        (200, {"something": "else"}, ["is not a Ray head"]),
+        (404, {}, ["is not a Ray head", "404"]),
     ],
 )
-def test_what_answers_is_another_ray_or_none(
+def test_other_versions_of_ray_and_other_servers(
     adar: Adar, status: int, answer: dict[str, str], words: list[str]
 ) -> None:
     class Handler(BaseHTTPRequestHandler):
@@ -396,6 +413,6 @@ def test_what_answers_is_another_ray_or_none(
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        line = adar("list", "--address", f"http://127.0.0.1:{server.server_port}").line()
+        line = adar("job", "list", "--address", f"http://127.0.0.1:{server.server_port}").line()
         server.shutdown()
     assert all(word in line for word in words), line

@@ -1,6 +1,6 @@
-"""The image, containers of it, and hosts of their own to run them on: what `make test-cluster` shares.
+"""The image, containers, and hosts to run them on, for the tests of `make test-cluster`.
 
-No daemon is needed: buildah builds and runs under its chroot isolation, and a host is a network namespace.
+They need no daemon: buildah builds and runs with chroot isolation, and a host is a network namespace.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ USER = 1000  # of the image
 
 
 def need(*programs: str) -> None:
-    """Skips a test where it cannot run, and says why."""
+    """Skip a test that cannot run here."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("needs root on Linux")
     missing = [program for program in programs if shutil.which(program) is None]
@@ -34,7 +34,7 @@ def need(*programs: str) -> None:
 
 
 def run(*command: str | Path, timeout: float = 600, **options) -> subprocess.CompletedProcess[str]:
-    """Runs a command, and shows what it wrote where it fails."""
+    """Run a command; if it fails, show its output."""
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False, **options
     )
@@ -48,14 +48,14 @@ def run(*command: str | Path, timeout: float = 600, **options) -> subprocess.Com
 class Image:
     name: str
     build_secret: str | None
-    """A mark that was in the secret of its build; None where the image was there before."""
+    """A mark in the secret of its build; None if the image existed before."""
 
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The Dockerfile's image on a stand-in for its base: Debian with Python.
+    """The image of the Dockerfile, on Debian with Python as a substitute for its base image.
 
-    `ADAR_RAY_TEST_IMAGE` names one that is there already, and saves the minutes that this takes.
+    Building takes minutes. Set `ADAR_RAY_TEST_IMAGE` to the name of an existing image to skip it.
     """
     need("buildah", "podman")
     if os.environ.get("ADAR_RAY_TEST_IMAGE"):
@@ -89,7 +89,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 
 def package_index() -> tuple[str, list[Path]]:
-    """How this machine's pip finds packages: lines of a pip.conf, and the files and folders they name."""
+    """The pip configuration of this machine: lines of a pip.conf, and the files and folders they name."""
     listed = run(sys.executable, "-m", "pip", "config", "list").stdout
     found: dict[str, list[str]] = {}
     for key, value in re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE):
@@ -97,7 +97,7 @@ def package_index() -> tuple[str, list[Path]]:
             found.setdefault(key, []).extend(value.replace("\\n", " ").split())
     mounts = []
     for place in (place for places in found.values() for place in places):
-        # The pages of an index in a folder link to files beside it.
+        # An index in a folder links to files next to the folder.
         path = Path(place[7:]).parent if place.startswith("file://") else Path(place)
         if path.is_absolute() and path.exists():
             mounts.append(path)
@@ -111,12 +111,12 @@ class Host:
     name: str
     address: str
     names: Path
-    """The file that tells it the addresses of all."""
+    """The hosts file, with the addresses of all hosts."""
 
 
 @dataclass
 class Container:
-    """A container of the image: a file system and processes of its own, and a host's network if given."""
+    """A container: its own file system and processes, and the network of a host if one is given."""
 
     image: str
     volumes: dict[Path, str] = field(default_factory=dict)
@@ -127,11 +127,11 @@ class Container:
     def __post_init__(self) -> None:
         self.name = run("buildah", "from", self.image).stdout.strip()
         if self.host:
-            # As container engines do: torch's workers find one another by the address of the host's name.
+            # Container engines do this too: torch workers find each other by resolving the host name.
             run("buildah", "copy", self.name, self.host.names, "/etc/hosts")
 
     def command(self, *command: str) -> list[str]:
-        # All processes end with the first.
+        # All processes end when the first one ends.
         inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
         options = ["--isolation", "chroot"]
         if self.host:
@@ -145,7 +145,7 @@ class Container:
         return run(*self.command(*command), timeout=timeout)
 
     def fails(self, *command: str, timeout: float = 120) -> str:
-        """What a command that has to fail wrote."""
+        """Run a command that must fail, and return its output."""
         done = subprocess.run(
             self.command(*command), capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -168,7 +168,7 @@ class Container:
 
 @pytest.fixture(scope="module")
 def container(image: Image) -> Iterator[Callable[..., Container]]:
-    """Makes containers, and removes them."""
+    """Create containers, and remove them afterwards."""
     made: list[Container] = []
 
     def make(**options) -> Container:

@@ -1,4 +1,4 @@
-"""When each alert fires, as Prometheus' own tool works it out from made-up metrics."""
+"""When each alert fires on synthetic metrics, according to promtool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.cluster
 
 RULES = ROOT / "docker" / "monitoring" / "alerts.yaml"
 
-# Metrics from minute 0 on; then a minute at which the alert is silent, and one at which it fires.
+# Metrics from minute 0; a minute when the alert is silent, and a minute when it fires.
 CASES = {
     "HeadLost": ({'up{job="ray", node="head"}': "1x9 0x20"}, 11, 13),
     "WorkersLost": (
@@ -42,9 +42,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("alert", CASES)
-def test_an_alert_fires_when_it_should_and_not_before(alert: str, tmp_path: Path) -> None:
+def test_alert_fires_on_time(alert: str, tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
-        pytest.skip("needs promtool: Debian's package prometheus")
+        pytest.skip("needs promtool: apt-get install prometheus")
     series, silent, fires = CASES[alert]
     counts = [
         {

@@ -1,4 +1,4 @@
-"""A Ray cluster of containers on hosts of their own, and jobs that are sent to it from another host."""
+"""A Ray cluster of containers on separate hosts, and jobs submitted from another host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.containers.conftest import ROOT, USER, Container, Host
 pytestmark = pytest.mark.cluster
 
 METRICS = 8080
-# Metrics that come with a GPU, or with the first event of their kind.
+# Metrics that appear with a GPU or with their first event.
 LATER = {
     "ray_actors",
     "ray_tasks",
@@ -45,7 +45,7 @@ class Cluster:
         return f"http://{self.head.host.address}:8265"
 
     def ask(self, path: str, timeout: float = 60) -> Any:
-        """What the dashboard answers the client."""
+        """Ask the dashboard from the client."""
         bearer = '--header="Authorization: Bearer $(cat /run/secrets/ray_token)"'
         command = f"wget --quiet --tries=1 -O- {bearer} '{self.address}{path}'"
         return json.loads(self.client.run("bash", "-c", command, timeout=timeout).stdout)
@@ -57,7 +57,7 @@ class Cluster:
 def wait_for(what: str, is_there: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not is_there():
-        assert time.monotonic() < deadline, f"{what} did not come in {seconds:g} s"
+        assert time.monotonic() < deadline, f"{what} was not there within {seconds:g} s"
         time.sleep(1)
 
 
@@ -65,7 +65,7 @@ def wait_for(what: str, is_there: Callable[[], bool], seconds: float = 180) -> N
 def cluster(
     container: Callable[..., Container], hosts: list[Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Cluster:
-    """A head that runs no work, two workers with three CPUs each, and a client elsewhere."""
+    """A head that runs no work, two workers with three CPUs each, and a client on another host."""
     work = tmp_path_factory.mktemp("cluster")
     token = work / "ray_token"
     token.write_text(secrets.token_hex(32), encoding="utf-8")
@@ -90,17 +90,18 @@ def cluster(
         own = f"--node-ip-address={worker.host.address}"
         join = f"--address={head.host.address}:6379"
         worker.start(work / f"worker{n}.log", *start, own, join, "--num-cpus=3")
-        # One after the other: Ray gives a node 30 s to start.
+        # One by one, because Ray gives a node 30 s to start.
         wait_for(f"worker {n}", lambda n=n: sum(node["state"] == "ALIVE" for node in made.nodes()) == n + 2)
     return made
 
 
-def test_a_job_from_elsewhere_runs_to_the_end_on_both_workers(cluster: Cluster) -> None:
-    made_up = "--users 300 --items 400 --interactions 6000"
-    cluster.client.run("adar-ray", *f"data synthetic {made_up} --out /data/datasets/ratings".split())
-    # Two CPUs a worker, of the three that a node has.
+def test_a_job_from_another_host_runs_on_both_workers(cluster: Cluster) -> None:
+    sizes = "--users 300 --items 400 --interactions 6000"
+    cluster.client.run("adar-ray", *f"data synthetic {sizes} --out /data/datasets/ratings".split())
+    # Two of the three CPUs of a node, so that each node holds one worker.
     settings = ["storage=/data", "workers.cpus=2", "train.epochs=2"]
-    submit = f"adar-ray submit jobs/train.yaml --address {cluster.address} --name first --wait".split()
+    submit = ["adar-ray", "job", "submit", "jobs/train.yaml", "--address", cluster.address]
+    submit += ["--name", "first", "--wait"]
     cluster.client.run(*submit, *(word for setting in settings for word in ("--set", setting)))
     result = json.loads(cluster.client.run("cat", "/data/runs/first/result.json").stdout)
     assert result["epochs"] == 2
@@ -111,7 +112,7 @@ def test_a_job_from_elsewhere_runs_to_the_end_on_both_workers(cluster: Cluster) 
     assert sorted(trained_on) == sorted(worker.host.address for worker in cluster.workers)
 
 
-def test_without_the_token_nothing_is_taken(cluster: Cluster) -> None:
+def test_requests_without_the_token_are_rejected(cluster: Cluster) -> None:
     submit = ["ray", "job", "submit", "--address", cluster.address, "--", "true"]
     assert "AuthenticationError" in cluster.stranger.fails(*submit)
     post = ["--post-data={}", "--header=Content-Type: application/json"]
@@ -128,18 +129,18 @@ def test_without_the_token_nothing_is_taken(cluster: Cluster) -> None:
     assert {job["submission_id"] for job in cluster.ask("/api/jobs/")} == {"first"}
 
 
-def test_every_node_tells_whether_it_is_healthy(cluster: Cluster) -> None:
+def test_every_node_reports_that_it_is_healthy(cluster: Cluster) -> None:
     for node in (cluster.head, *cluster.workers):
         node.run("healthy")
 
 
-def test_alerts_and_board_ask_for_metrics_that_there_are(cluster: Cluster) -> None:
+def test_alerts_and_dashboard_use_existing_metrics(cluster: Cluster) -> None:
     exported: set[str] = set()
 
     def are_there() -> bool:
         for node in (cluster.head, *cluster.workers):
             page = f"http://{node.host.address}:{METRICS}/metrics"
-            # Whoever reaches this port reads it, token or not: the reason for the network policy.
+            # Metrics need no token, which is why there is a network policy.
             text = cluster.stranger.run("wget", "--quiet", "-O-", page).stdout
             exported.update(re.findall(r"^(ray_\w+)", text, re.MULTILINE))
         return names - exported <= LATER

@@ -1,4 +1,4 @@
-"""The compose file against the compose specification, and against what it promises."""
+"""The compose file: valid, closed to other machines, and without secrets."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ LOOPBACK = "127.0.0.1"
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    """The file with the defaults of its variables filled in."""
+    """The file with the defaults of its variables."""
     text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", FILE.read_text(encoding="utf-8"))
     content = yaml.safe_load(text)
     return {key: value for key, value in content.items() if not key.startswith("x-")}
 
 
-def test_it_is_as_the_compose_specification_says(compose: dict[str, Any]) -> None:
+def test_the_file_follows_the_compose_specification(compose: dict[str, Any]) -> None:
     try:
         package = importlib.metadata.distribution("docker-compose")
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("needs the specification's schema: make test-cluster")
+        pytest.skip("needs the schema of the specification: make test-cluster")
     schema = package.locate_file("compose/config/compose_spec.json").read_text(encoding="utf-8")
     validator = jsonschema.Draft7Validator(json.loads(schema))
     validator.validate(compose)
     head = compose["services"]["head"]
-    misspelt = compose | {"services": {"head": head | {"restarts": "always"}}}
+    misspelled = compose | {"services": {"head": head | {"restarts": "always"}}}
     with pytest.raises(jsonschema.ValidationError, match="restarts"):
-        validator.validate(misspelt)
+        validator.validate(misspelled)
 
 
 @pytest.mark.parametrize("profile", [[], ["--profile", "monitoring"]])
-def test_compose_itself_reads_it(profile: list[str]) -> None:
+def test_docker_compose_reads_the_file(profile: list[str]) -> None:
     plugin = (
         shutil.which("docker")
         and not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
     )
     program = ["docker", "compose"] if plugin else [shutil.which("docker-compose")]
     if program == [None]:
-        pytest.skip("needs docker compose, or Debian's docker-compose")
+        pytest.skip("needs docker compose or docker-compose")
     read = yaml.safe_load(run(*program, "--file", FILE, *profile, "config").stdout)
     services = {"head", "worker", *(["prometheus", "grafana"] if profile else [])}
-    # The older program lists those of other profiles as well.
+    # docker-compose also lists the services of other profiles.
     assert services <= set(read["services"])
 
 
@@ -69,7 +69,7 @@ def test_what_it_names_is_there(compose: dict[str, Any]) -> None:
     assert (FILE.parent / build["context"] / build["dockerfile"]).is_file()
 
 
-def test_nothing_is_open_to_other_machines_and_no_secret_is_in_it(compose: dict[str, Any]) -> None:
+def test_ports_are_local_and_the_file_has_no_secrets(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert all(str(port).startswith(f"{LOOPBACK}:") for port in service.get("ports", [])), name
         assert service["cap_drop"] == ["ALL"], name
@@ -89,7 +89,7 @@ def test_nothing_is_open_to_other_machines_and_no_secret_is_in_it(compose: dict[
     assert len(run(*ignored).stdout.split()) == len(compose["secrets"])
 
 
-def test_monitoring_is_an_extra_and_reads_its_files(compose: dict[str, Any]) -> None:
+def test_monitoring_is_a_profile_and_its_files_are_valid(compose: dict[str, Any]) -> None:
     extra = {
         name for name, service in compose["services"].items() if service.get("profiles") == ["monitoring"]
     }

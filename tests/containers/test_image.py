@@ -1,4 +1,4 @@
-"""The image: what is in it, and what is not."""
+"""The image: what it contains and what it does not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.containers.conftest import ROOT, USER, Container, Image, need, run
 
 pytestmark = pytest.mark.cluster
 
-LARGEST = 2.0e9  # bytes, all layers unpacked; docs/operating.md says what it is
+MAX_BYTES = 2.0e9  # all layers, unpacked; docs/operating.md states the size
 
 
 def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> None:
@@ -25,20 +25,20 @@ def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> N
     work = tmp_path / "work"
     work.mkdir()
     os.chown(work, USER, USER)
-    # What `make demo` runs, with the image's own programs.
+    # What `make demo` runs, with the programs of the image.
     recipe = [
         "make",
         "--dry-run",
-        "--no-print-directory",  # which it does where a make runs these tests
+        "--no-print-directory",  # otherwise make prints it if make runs these tests
         "--old-file=.venv/.installed",
         "BIN=/opt/venv/bin",
-        "DEMO=/home/adar/tried/demo",
+        "DEMO=/home/adar/work/demo",
         "demo",
     ]
     script = run(*recipe, cwd=ROOT).stdout
     assert script.count("/opt/venv/bin/adar-ray train") == 2
     one = container(
-        volumes={work: "/home/adar/tried", cache_folder(): "/cache"}, environment={"ADAR_RAY_CACHE": "/cache"}
+        volumes={work: "/home/adar/work", cache_folder(): "/cache"}, environment={"ADAR_RAY_CACHE": "/cache"}
     )
     told = one.run("bash", "-euc", script, timeout=1800).stdout
     for name in ("uniform", "adar"):
@@ -49,7 +49,7 @@ def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> N
     assert (work / "demo" / "recommendations").stat().st_uid == USER
 
 
-def test_it_has_what_kuberay_calls_and_no_compiler(container: Callable[..., Container]) -> None:
+def test_the_image_has_what_kuberay_calls_and_no_compiler(container: Callable[..., Container]) -> None:
     one = container()
     one.run("which", "bash", "wget", "python", "ray", "adar-ray", "healthy")
     for compiler in ("cc", "gcc", "g++", "c++", "clang", "tcc", "make"):
@@ -59,11 +59,11 @@ def test_it_has_what_kuberay_calls_and_no_compiler(container: Callable[..., Cont
     one.run("touch", "/data/written")
 
 
-def test_no_ray_node_is_no_sickness(container: Callable[..., Container]) -> None:
+def test_a_container_without_a_ray_node_is_healthy(container: Callable[..., Container]) -> None:
     container().run("healthy")
 
 
-def test_it_is_described(image: Image) -> None:
+def test_the_image_has_labels_and_a_health_check(image: Image) -> None:
     described = json.loads(run("podman", "image", "inspect", image.name).stdout)[0]
     assert described["User"] == "1000:1000"
     assert described["Healthcheck"]["Test"] == ["CMD", "healthy"]
@@ -71,10 +71,10 @@ def test_it_is_described(image: Image) -> None:
         f"org.opencontainers.image.{label}"
         for label in ("title", "description", "licenses", "version", "revision")
     } <= set(described["Labels"])
-    assert described["Size"] < LARGEST
+    assert described["Size"] < MAX_BYTES
 
 
-def test_the_secret_of_its_build_is_not_in_it(image: Image, container: Callable[..., Container]) -> None:
+def test_the_build_secret_is_not_in_the_image(image: Image, container: Callable[..., Container]) -> None:
     if image.build_secret is None:
         pytest.skip("the image was not built here")
     described = run("podman", "image", "inspect", image.name).stdout

