@@ -1,8 +1,7 @@
 """How a model, a sampler or a loss is declared.
 
 A component lives in one file: its class or function, its settings, and a declaration that says how to build
-    it
-and what it needs. `adar_ray/registry.py` names the declarations. Configuration, `--show-config`, search
+it and what it needs. `adar_ray/registry.py` names the declarations. Configuration, `--show-config`, search
 spaces and the reference pages follow from them.
 """
 

@@ -75,8 +75,7 @@ def sampled_softmax(
 
 class _Softmax(torch.autograd.Function):
     """On a CPU the passes over a row's thousands of negatives dominate. As one function they take a third of
-    the
-    time that autograd needs for the parts."""
+    the time that autograd needs for the parts."""
 
     @staticmethod
     def forward(

@@ -1,8 +1,8 @@
-"""Random integers that belong to a row of the batch, not to the process that happens to hold it.
+"""Random numbers that belong to a row of the batch, not to the process that holds it.
 
-A counter-based generator: the number is a hash of (seed, epoch, step, row, stream, index). Whichever
-worker holds a row draws the same negatives for it, so that a run over two workers repeats the run over
-one, and a resumed run needs no generator state.
+A counter-based generator: the number is a hash of (seed, epoch, step, row, stream, index). Every worker
+would draw the same negatives for a row, so that a run over two workers repeats the run over one, and a
+resumed run needs no generator state.
 
 Legend: B rows of the batch held here, n numbers a row.
 """
@@ -33,10 +33,10 @@ class RowRng:
 
     Args:
         row_B: the rows' positions in the whole batch, the same whichever worker holds them.
-        key: the numbers that tell this step from others, such as (seed, epoch, step).
+        key: numbers that identify the step, such as (seed, epoch, step).
 
     Attributes:
-        row_B: a random number of each row's own, the same on whichever worker holds it.
+        row_B: one random number per row, the same on whichever worker holds the row.
     """
 
     def __init__(self, row_B: torch.Tensor, *key: int) -> None:
@@ -57,7 +57,7 @@ class RowRng:
         return self.integers_at(torch.arange(n, device=self.row_B.device)[None], high, stream)
 
     def integers_at(self, column: torch.Tensor, high: int, stream: int = 0) -> torch.Tensor:
-        """Those of `integers` in the given columns `[B, n]` or, for all rows, `[1, n]`."""
+        """The numbers of `integers` in the given columns, `[B, n]`, or `[1, n]` for all rows."""
         return self._numbers(self.row_B[:, None], column, high, stream)
 
     def shared_integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""BERT4Rec: items hidden in a history are found from what stands before and after them.
+"""BERT4Rec: items hidden in a history are predicted from the items before and after them.
 
-Legend: B rows of the batch, L positions of a history, N = L + 1 positions that the model is shown, K items a
+Legend: B rows of the batch, L positions of a history, N = L + 1 positions that the model reads, K items a
 row, D dimensions.
 """
 
@@ -52,16 +52,16 @@ class BERT4Rec(DotProductModel):
     """Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
     Transformer" (CIKM 2019).
 
-    In training the history is what `cloze` gives. In evaluation it is followed by a mask, whose state is the
-    user now. Only a mask's state may be compared with items, since any other knows its own item and those
-    that come after it: `users` gives the zero vector there.
+    In training the model reads what `cloze` gives. In evaluation a mask follows the history, and its state is
+    the user now. Only the state of a mask may be compared with items: any other knows its own item and those
+    after it, so `users` gives the zero vector there.
 
-    Departures: the output layer (eq. 7) has no bias an item, since scores are dot products. Positions count
-    from the end of the row: the mask that asks for the next item always has the same position, however
-    short the history.
+    Departures: the output layer (eq. 7) has no bias per item, since scores are dot products. Positions count
+    from the end of the row, so that the mask that asks for the next item has the same position however short
+    the history.
 
     Args:
-        n_items: size of the catalog; the table has one row more, the mask's.
+        n_items: size of the catalog; the table has one more row, for the mask.
         length: L; a longer history is an error.
         embedding_dim: D, a multiple of `heads`.
         cosine: score by the cosine: representations have length one.
@@ -104,14 +104,14 @@ class BERT4Rec(DotProductModel):
     def cloze(
         self, sequence_BN: torch.Tensor, targets: int, rng: RowRng
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows with some items behind masks, and these items, `[B, N]` both.
+        """Rows with some items masked, and these items, `[B, N]` both.
 
-        Half the rows hide their last item alone, which is what evaluation asks for (section 3.6 of the paper;
-        a half is RecBole's share). The others hide each item with probability `mask_share`, and at least one.
+        Half the rows hide only their last item, as evaluation does (section 3.6 of the paper; a half is
+        RecBole's share). The others hide each item with probability `mask_share`, and at least one.
         """
         real_BN = sequence_BN != PADDING
         drawn_BN = rng.integers(_DRAWN, sequence_BN.shape[1]).masked_fill(~real_BN, _DRAWN)
-        # The smallest number drawn hides its item whatever it is: where it is not below the share, none is.
+        # The smallest number always hides its item, so that at least one is hidden.
         hidden_BN = drawn_BN <= drawn_BN.amin(1, keepdim=True).clamp_min(int(self.mask_share * _DRAWN))
         last_BN = torch.zeros_like(hidden_BN)
         last_BN[:, -1] = True

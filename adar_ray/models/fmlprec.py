@@ -34,15 +34,15 @@ class FMLPRecSettings(Settings):
 class FMLPRec(DotProductModel):
     """Zhou et al., "Filter-enhanced MLP is All You Need for Sequential Recommendation" (WWW 2022).
 
-    A product of spectra is a circular convolution: every position's state knows the whole history, what came
-    after it too. The paper therefore trains on the last position alone, and so does this model: `users`
-    gives the zero vector at all the others, and `cloze` one target a row.
+    A product of spectra is a circular convolution: the state at every position knows the whole history, later
+    items included. The paper therefore trains on the last position only, and so does this model: `users`
+    gives the zero vector at all others, and `cloze` one target per row.
 
     Positions count from the end of the row, as in the paper.
 
     Args:
         n_items: size of the item table.
-        length: L; longer histories are cut to their last L.
+        length: L; longer histories are cut to their last L items.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
     """
@@ -69,7 +69,7 @@ class FMLPRec(DotProductModel):
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         rows, width = batch["history"].shape
-        # A negative number cuts off. The spectrum of an empty batch is an error: a row of padding stands in.
+        # A negative pad cuts off. An empty batch has no spectrum, so a row of padding stands in.
         item_BL = pad(batch["history"], (self.length - width, 0, 0, rows == 0), value=PADDING)
         x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position.weight)
         for filter_, feed_forward in zip(self.filter, self.feed_forward, strict=True):
@@ -81,11 +81,11 @@ class FMLPRec(DotProductModel):
     def cloze(
         self, sequence_BN: torch.Tensor, targets: int, rng: RowRng
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A beginning of each row, and the item after it as the target of the last position; `[B, L]` both.
+        """A prefix of each row, and the item after it as the target of the last position; `[B, L]` both.
 
-        The paper makes a row of every beginning, as a dataset of stride 1 does. Of rows with more targets
-        one is drawn, all being as likely: what the next-item models learn at all positions in an epoch, this
-        one learns over several.
+        The paper makes a row of every prefix, as a dataset of stride 1 does. From rows with more targets one
+        is drawn, all equally likely: this model learns over several epochs what next-item models learn in
+        one.
         """
         items_B = (sequence_BN != PADDING).sum(1)
         drawn_B = rng.integers(_DRAWN, 1)[:, 0]
@@ -98,7 +98,7 @@ class FMLPRec(DotProductModel):
 
 
 class Filter(nn.Module):
-    """The paper's filter layer: each dimension's spectrum over the positions times learned weights.
+    """The paper's filter layer: each dimension's spectrum over the positions, times learned weights.
 
     The weights are complex, stored as real and imaginary parts `[F, D, 2]` with F = L // 2 + 1.
     """

@@ -29,18 +29,18 @@ class GRU4RecSettings(Settings):
 class GRU4Rec(DotProductModel):
     """Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016).
 
-    As in RecBole's version of it, items enter as learned vectors instead of one-hot ones, the state is twice
-    as wide as they are, and a dense layer leads from it back to D, where the same vectors are scored.
-    Histories are rows of a batch: the paper's session-parallel batches are left out.
+    As in RecBole's version, items enter as learned vectors instead of one-hot ones, the state is twice as
+    wide, and a dense layer leads from it back to D, where the same vectors are scored. Histories are rows of
+    a batch; the paper's session-parallel batches are left out.
 
-    The GRU has no biases. That keeps a state of zero at zero while the input is zero, so that padding,
-    whose vector is zero, leaves no trace.
+    The GRU has no biases. A zero state stays zero while the input is zero, so that padding leaves no trace.
 
-    Vectors start as Xavier normal, the GRU's matrices as Xavier uniform, the dense layer as torch has it.
+    Vectors start as Xavier normal, the GRU's matrices as Xavier uniform, the dense layer with torch's
+    default.
 
     Args:
         n_items: size of the item table.
-        length: L; any history will do, and the model has no parameter that depends on it.
+        length: L; no parameter depends on it, and any history will do.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
     """

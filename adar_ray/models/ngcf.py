@@ -1,4 +1,4 @@
-"""NGCF: messages between neighbors, transformed and multiplied with who receives them.
+"""NGCF: messages between neighbors, transformed and multiplied by the receiver's vector.
 
 Legend: U users, I items, N = U + I nodes, L layers, D dimensions.
 """

@@ -42,13 +42,12 @@ class SASRecSettings(Settings):
 class SASRec(DotProductModel):
     """Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018).
 
-    The blocks are BERT's, as in RecBole's version: layers are normalized after instead of before, the feed-
-    forward layer is four times as wide inside instead of as wide, with GELU instead of ReLU, and the vectors
-    that enter are normalized.
+    The blocks are BERT's, as in RecBole's version: normalization after each layer instead of before, a
+    feed-forward layer that is four times as wide inside, GELU instead of ReLU, and normalized input vectors.
 
-    Positions count from the first item shown, which has position 0, not from the end of the row as in
-    the paper. A position's state is thereby what the model would say if the history ended there: training
-    at all positions of a row is the same as training on each of its beginnings.
+    Positions count from the first item, which has position 0, not from the end of the row as in the paper.
+    The state at a position is then what the model would say if the history ended there: training at all
+    positions of a row equals training on each of its prefixes.
 
     Args:
         n_items: size of the item table.

@@ -1,4 +1,4 @@
-"""What the models of histories have in common: items of a history as vectors, and the layers over them.
+"""What sequential models share: items of a history as vectors, and the layers over them.
 
 Legend: B rows of the batch, L positions of a history, D dimensions.
 """
@@ -18,15 +18,15 @@ _STD = 0.02
 
 
 def embed_items(table: nn.Embedding, item_BL: torch.Tensor) -> torch.Tensor:
-    """Rows of the table, `[B, L, D]`, and the zero vector, which learns nothing, for PADDING."""
+    """Rows of the table, `[B, L, D]`; PADDING gets the zero vector, which learns nothing."""
     padding_BL1 = (item_BL == PADDING)[..., None]
     return table(item_BL.clamp_min(0)).masked_fill(padding_BL1, 0.0)
 
 
 def visible_positions(item_BL: torch.Tensor, causal: bool) -> torch.Tensor:
-    """Which positions (last axis) each position may attend to, `[B, L, L]`: those that hold something.
+    """Which positions (last axis) each position may attend to, `[B, L, L]`: those with an item.
 
-    Every position sees itself, padding too: a softmax over nothing is not a number everywhere.
+    Every position sees itself, even padding: a softmax over nothing would be NaN.
     """
     length = item_BL.shape[1]
     visible_BLL = (item_BL != PADDING)[:, None].expand(-1, length, -1)
@@ -50,7 +50,7 @@ def initialize(model: nn.Module) -> None:
 
 
 class Residual(nn.Module):
-    """What a layer adds to a vector: `norm(x + dropout(addend))`."""
+    """Adds a layer's output to its input: `norm(x + dropout(addend))`."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Residual(nn.Module):
 
 
 class InputLayer(nn.Module):
-    """What enters the first layer: `dropout(norm(item vector + position vector))`."""
+    """The input of the first layer: `dropout(norm(item vector + position vector))`."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class InputLayer(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two dense layers at each position, the inner one four times as wide, with a GELU between them."""
+    """Two dense layers at each position, four times as wide inside, with a GELU between them."""
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Vaswani et al., "Attention Is All You Need" (2017), section 3.2.2; its weights are dropped too."""
+    """Vaswani et al., "Attention Is All You Need" (2017), section 3.2.2, with dropout on its weights."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()

@@ -57,9 +57,8 @@ class SRNSSampler(BaseSampler):
     weights `exp(s / temperature)` (eq. 4).
 
     Departs from the paper in the deviation: it covers the last visits to an item, weighted exponentially,
-        each with
-    the positive of its own row, while the paper keeps the scores of both items for five epochs. Seen items
-    that the memory holds because too few others were found are masked.
+    each with the positive of its own row, while the paper keeps the scores of both items for five epochs.
+    Seen items that the memory holds because too few others were found are masked.
 
     Args:
         n_users, n_items: the memory takes 16 bytes per user and remembered item.

@@ -234,8 +234,7 @@ class TrainingStep(nn.Module):
         """`[N]`: half the squared lengths of a pair's vectors, and the mean over its negatives'.
 
         Generated negatives count by the items mixed into them: an item that is only ever pushed down has to
-            be
-        held back as well, or it would run away.
+        be held back as well, or it would run away.
         """
         if not self.config.loss.l2:
             return positive_ND.new_zeros(())
