@@ -29,7 +29,12 @@ class Settings(BaseModel):
 
 
 def setting(
-    default: Any, description: str, *, search: Mapping[str, list[Any]] | None = None, **limits: Any
+    default: Any,
+    description: str,
+    *,
+    search: Mapping[str, list[Any]] | None = None,
+    structural: bool = False,
+    **limits: Any,
 ) -> Any:
     """A field of `Settings`.
 
@@ -38,9 +43,13 @@ def setting(
         description: one sentence for people; `--show-config` and the reference print it.
         search: a distribution to search, such as `{"uniform": [0.5, 0.95]}`; a space asks for it by
             `default`.
+        structural: whether weights that were trained with another value do not fit. Population-based
+            training, which moves weights between trials, refuses to search such a setting.
         limits: what Pydantic's `Field` takes, such as `ge=1`.
     """
-    extra: dict[str, Any] | None = None if search is None else {"search": dict(search)}
+    extra: dict[str, Any] = {} if search is None else {"search": dict(search)}
+    if structural:
+        extra["structural"] = True
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 

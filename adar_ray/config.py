@@ -41,12 +41,21 @@ def _known(kind: str, name: str, components: Mapping[str, Any]) -> str:
 class ModelConfig(Settings):
     """The base model."""
 
-    name: str = setting("mf", f"One of {', '.join(MODELS)}; or a custom model, as module:callable.")
+    name: str = setting(
+        "mf", f"One of {', '.join(MODELS)}; or a custom model, as module:callable.", structural=True
+    )
     embedding_dim: int = setting(
-        64, "Length of a user's or an item's embedding.", search={"choice": [32, 64, 128]}, ge=1
+        64,
+        "Length of a user's or an item's embedding.",
+        search={"choice": [32, 64, 128]},
+        structural=True,
+        ge=1,
     )
     cosine: bool = setting(
-        False, "Score by the cosine instead of the dot product.", search={"choice": [True, False]}
+        False,
+        "Score by the cosine instead of the dot product.",
+        search={"choice": [True, False]},
+        structural=True,
     )
 
     @field_validator("name")
@@ -75,7 +84,9 @@ class LossConfig(Settings):
 class SamplerConfig(Settings):
     """Where negatives come from."""
 
-    name: str = setting("adar", f"One of {', '.join(SAMPLERS)}; or a custom sampler, as module:callable.")
+    name: str = setting(
+        "adar", f"One of {', '.join(SAMPLERS)}; or a custom sampler, as module:callable.", structural=True
+    )
     mask_seen: bool = setting(True, "Never give a training item of the user as a negative.")
 
     @field_validator("name")
@@ -88,7 +99,7 @@ class OptimizerConfig(Settings):
     """How parameters follow the gradient."""
 
     name: Literal["adam", "sparse_adam"] = setting(
-        "adam", "sparse_adam updates only the rows of the batch: for large tables."
+        "adam", "sparse_adam updates only the rows of the batch: for large tables.", structural=True
     )
     lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0)
 
@@ -346,10 +357,24 @@ def search_range(name: str) -> dict[str, list[Any]] | None:
     Raises:
         AdarError: there is no such key.
     """
+    return _declared(name, "search")
+
+
+def is_structural(name: str) -> bool:
+    """Whether weights that were trained with another value of a key such as `model.cosine` do not fit.
+
+    Raises:
+        AdarError: there is no such key.
+    """
+    return bool(_declared(name, "structural"))
+
+
+def _declared(name: str, what: str) -> Any:
+    """What `setting` was told about a key; None if it was not."""
     section, _, key = name.partition(".")
     check_key(section, key, name)
     extra = _SECTIONS[section].model_fields[key].json_schema_extra if section in _SECTIONS else None
-    return extra.get("search") if isinstance(extra, dict) else None  # type: ignore[return-value]
+    return extra.get(what) if isinstance(extra, dict) else None
 
 
 def explained(config: Config) -> str:

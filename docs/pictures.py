@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from adar_ray.adar import AdarSettings
 from adar_ray.adar.transition import score_aware_boundary, transition_angle
-from adar_ray.reporting.figures import STYLE
+from adar_ray.tuning.report.figures import STYLE
 
 DEFAULTS = AdarSettings()
 VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.0, -1.0), "candidates": (1, 4, 16, 64)}

@@ -15,9 +15,9 @@ from adar_ray.config import Config, load_config
 from adar_ray.custom import find_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
-from adar_ray.tuning.folder import Plan, read_trials
-from adar_ray.tuning.search import tune_space
-from adar_ray.tuning.spaces import Space
+from adar_ray.tuning.folder import Search
+from adar_ray.tuning.search import tune
+from adar_ray.tuning.space import Space
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "custom_model.py"
 QUICK = {
@@ -65,8 +65,8 @@ def test_trials_find_the_example_where_the_driver_does(
 ) -> None:
     content = {"base": QUICK | {"model": {"name": "custom_model:build", "embedding_dim": 8}}}
     content |= {"parameters": {"adar.beta": {"choice": [0.7, 0.9]}}, "scheduler": {"name": "none"}}
-    search = tune_space(dataset, Space.from_mapping(content, "test"), tmp_path / "search", trials=1, seeds=0)
-    (trial,) = read_trials(Plan.open(search.address))
+    search = tune(dataset, Space.from_mapping(content, "test"), tmp_path / "search", trials=1, seeds=0)
+    (trial,) = Search.open(search.address).read_trials()
     assert (trial.status, trial.epochs) == ("finished", 2)
 
 

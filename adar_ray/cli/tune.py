@@ -67,15 +67,15 @@ def tune_command(
         search = partial(resume_search, resume)
     elif data_address and space_file and out:
         from adar_ray.durations import parse_duration
-        from adar_ray.tuning.search import tune_space
+        from adar_ray.tuning.search import tune
 
         seconds = parse_duration(time_limit) if time_limit else None
-        search = partial(tune_space, data_address, space_file, out, seconds=seconds, **options)
+        search = partial(tune, data_address, space_file, out, seconds=seconds, **options)
     else:
         raise click.UsageError("give --data, --space and --out, or --resume")
-    from adar_ray.reporting.progress import SearchProgress
     from adar_ray.tuning.folder import summary
+    from adar_ray.tuning.progress import ProgressDisplay
 
-    with SearchProgress() as progress:
+    with ProgressDisplay() as progress:
         folder = search(on_progress=progress)
     show(summary(folder), as_json)

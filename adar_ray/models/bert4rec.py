@@ -31,10 +31,14 @@ class BERT4RecSettings(Settings):
     """BERT4Rec (Sun et al., CIKM 2019): items hidden in a history are predicted from both sides."""
 
     layers: int = setting(
-        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, ge=1
+        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
     )
     heads: int = setting(
-        2, "Attention heads; divides the embedding dimension.", search={"choice": [1, 2, 4]}, ge=1
+        2,
+        "Attention heads; divides the embedding dimension.",
+        search={"choice": [1, 2, 4]},
+        structural=True,
+        ge=1,
     )
     dropout: float = setting(
         0.2,

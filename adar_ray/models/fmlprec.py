@@ -21,7 +21,9 @@ _DRAWN = 1 << 30  # random integers are below this
 class FMLPRecSettings(Settings):
     """FMLP-Rec (Zhou et al., WWW 2022): learnable filters over the spectrum of a history."""
 
-    layers: int = setting(2, "Blocks of a filter and a feed-forward layer.", search={"integer": [1, 4]}, ge=1)
+    layers: int = setting(
+        2, "Blocks of a filter and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
+    )
     dropout: float = setting(
         0.2,
         "Share that is dropped of input vectors and of what each layer adds.",

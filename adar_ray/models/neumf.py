@@ -20,7 +20,9 @@ _NUMBERS = 1 << 24
 class NeuMFSettings(Settings):
     """NeuMF (He et al., WWW 2017): matrix factorization beside a perceptron; its score is a network's."""
 
-    layers: int = setting(2, "Hidden layers of the perceptron.", search={"integer": [1, 4]}, ge=1)
+    layers: int = setting(
+        2, "Hidden layers of the perceptron.", search={"integer": [1, 4]}, structural=True, ge=1
+    )
     dropout: float = setting(
         0.2,
         "Share of each hidden layer's activations that is dropped.",

@@ -25,10 +25,14 @@ class SASRecSettings(Settings):
     """SASRec (Kang and McAuley, ICDM 2018): each position of a history attends to those before it."""
 
     layers: int = setting(
-        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, ge=1
+        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
     )
     heads: int = setting(
-        2, "Attention heads; divides the embedding dimension.", search={"choice": [1, 2, 4]}, ge=1
+        2,
+        "Attention heads; divides the embedding dimension.",
+        search={"choice": [1, 2, 4]},
+        structural=True,
+        ge=1,
     )
     dropout: float = setting(
         0.2,

@@ -1,4 +1,4 @@
-"""How the report of a search says things."""
+"""How reports and progress write numbers, durations and what users wrote."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from adar_ray.errors import one_line
 
 
-def in_words(value: Any, limit: int = 60) -> str:
-    """`value` for people: four digits, or one line of text without what no page can show."""
+def as_text(value: Any, limit: int = 60) -> str:
+    """`value` for people: four digits, or one line of text without unprintable characters."""
     if value is None:
         return "–"
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, float):
         return f"{value:.4g}"
     text = "".join(c if c.isprintable() else " " for c in str(value))
     return one_line(text, limit)
 
 
 def score(value: float) -> str:
-    """A value of the metric, with four digits even where the last ones are 0."""
+    """A value of the metric, with four digits even if the last ones are 0."""
     return f"{value:#.4g}".removesuffix(".")
 
 
 def escaped(text: Any, limit: int = 300) -> str:
-    return html.escape(in_words(text, limit))
+    return html.escape(as_text(text, limit))
 
 
 def duration(seconds: float) -> str:

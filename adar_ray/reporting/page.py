@@ -1,4 +1,4 @@
-"""The pieces of an HTML page that needs nothing else."""
+"""The pieces of an HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ svg * { stroke-linejoin: round; stroke-linecap: butt; }
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """The whole page, of those parts that say something."""
+    """The whole page; empty parts are left out."""
     heading = escaped(title)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -51,23 +51,25 @@ def section(heading: str, *content: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """`text` may hold what a user wrote: it is escaped here."""
+    """A paragraph. It escapes `text`, which may hold what a user wrote."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def pair(*sections: str) -> str:
-    """Sections side by side where the page is wide."""
+    """Sections side by side if the page is wide enough."""
     return f'<div class="pair">{"".join(sections)}</div>'
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], words: Iterable[int] = (), prose: bool = False
+    header: Sequence[str], rows: Sequence[Sequence[str]], texts: Iterable[int] = (), prose: bool = False
 ) -> str:
-    """A table that scrolls sideways where the page is narrow.
+    """A table that scrolls sideways if the page is too narrow.
 
-    `words`: the columns that hold no numbers; `prose`: the last one holds sentences, which are wrapped.
+    Args:
+        texts: the columns that do not hold numbers.
+        prose: whether the last column holds sentences, which are wrapped.
     """
-    left = set(words)
+    left = set(texts)
 
     def row(cells: Sequence[str], tag: str) -> str:
         return "".join(

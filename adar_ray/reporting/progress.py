@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,7 +16,6 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.table import Table
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -137,72 +135,3 @@ class DownloadProgress(_Display):
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self.line(f"fetching {done:,} of {total:,} bytes" if total else f"fetching {done:,} bytes")
             self._last_line = time.monotonic()
-
-
-class SearchProgress:
-    """How a search stands, in a live table, or a line for each trial that ends: `on_progress` of `tune`."""
-
-    SHOWN = 8  # trials of the table: the latest that run, and the best
-
-    def __init__(self) -> None:
-        console = Console(file=sys.stderr)
-        self.live = Live(console=console, transient=True, refresh_per_second=4)
-        self.is_live = console.is_terminal
-        self._ended = 0
-        self._last_line = time.monotonic()
-
-    def __enter__(self):
-        if self.is_live:
-            self.live.start()
-        return self
-
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        if self.is_live:
-            self.live.stop()
-
-    def __call__(self, progress: Any) -> None:
-        if self.is_live:
-            self.live.update(self._table(progress))
-            return
-        ended = sum(trial.has_ended for trial in progress.trials)
-        late = time.monotonic() - self._last_line > SECONDS_BETWEEN_STEPS
-        if ended != self._ended or late:
-            print(self._summary(progress), file=sys.stderr, flush=True)
-            self._ended, self._last_line = ended, time.monotonic()
-
-    @staticmethod
-    def _summary(progress: Any) -> str:
-        states = ("running", "finished", "stopped", "failed")
-        counts = ", ".join(f"{progress.count(state)} {state}" for state in states if progress.count(state))
-        best, metric = progress.best, progress.plan.space.metric
-        parts = [f"{len(progress.trials)}/{progress.plan.trials} trials: {counts}"]
-        if best is not None:
-            parts.append(f"best {metric} {best.value:.4f} (trial {best.name}, epoch {best.best_epoch})")
-        if progress.left is not None:
-            parts.append(f"about {_duration(progress.left)} left")
-        return "  ".join(parts)
-
-    def _table(self, progress: Any) -> Table:
-        trials = [trial for trial in progress.trials if trial.value is not None]
-        sign = -1 if progress.plan.space.mode == "max" else 1
-        shown = sorted(trials, key=lambda trial: sign * trial.value)[: self.SHOWN]
-        running = [trial for trial in progress.trials if trial.status == "running" and trial not in shown]
-        table = Table(title=self._summary(progress), title_justify="left")
-        for name in ("trial", "status", "epoch", progress.plan.space.metric, "parameters"):
-            table.add_column(name, overflow="fold")
-        for trial in [*shown, *running[-self.SHOWN :]]:
-            value = "" if trial.value is None else f"{trial.value:.4f}"
-            values = "  ".join(f"{key}={_short(value)}" for key, value in trial.values.items())
-            table.add_row(trial.name, trial.status, str(trial.epochs), value, values)
-        return table
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -27,7 +27,9 @@ class SRNSSettings(Settings):
     candidates: int = setting(
         16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
     )
-    memory: int = setting(20, "Candidates remembered per user.", search={"choice": [8, 20, 40]}, ge=1)
+    memory: int = setting(
+        20, "Candidates remembered per user.", search={"choice": [8, 20, 40]}, structural=True, ge=1
+    )
     alpha: float = setting(
         1.0, "Weight of the deviation of a candidate's score.", search={"loguniform": [0.1, 10]}, ge=0
     )

@@ -1,60 +1,60 @@
 """The folder of a search: what is written, under which name, and what is read back.
 
     SEARCH/search.yaml      what is searched: the space, the dataset, the limits
-    SEARCH/trials/00000/    a run folder a trial, and `trial.json`: its parameters and how it ended
-    SEARCH/best.yaml        a configuration: that of the best trial so far
-    SEARCH/trials.parquet   a row a trial
+    SEARCH/trials/00000/    a run folder per trial, and `trial.json`: its parameters and how it ended
+    SEARCH/best.yaml        the configuration of the best trial so far
+    SEARCH/trials.parquet   a row per trial
     SEARCH/report.html
-    SEARCH/winner/          runs of the best configuration, a seed each, and `result.json`
+    SEARCH/winner/          runs of the best configuration, one per seed, and `result.json`
 
-It is all that resumes a search: Ray Tune's own state is thrown away. Every file is replaced as a whole, so
-that a search may be killed at any moment and read while it goes on.
+A search resumes from these files alone; Ray Tune's own state is thrown away. Every file is replaced as a
+whole, so a search may be killed at any moment, and read while it goes on.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder, check_replaceable
-from adar_ray.training.records import EpochRecord
+from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import read_epochs
-from adar_ray.tuning.spaces import Space
+from adar_ray.tuning.space import Space
+from adar_ray.tuning.trial import Trial, best_of
 
 SEARCH = "search.yaml"
+TRIAL = "trial.json"
 BEST = "best.yaml"
 TABLE = "trials.parquet"
 REPORT = "report.html"
 RESULT = "winner/result.json"
 
-ENDED = ("finished", "stopped", "failed")
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a search is, but for what came of it.
+class Search(BaseModel):
+    """A search folder: `search.yaml` says what is searched, and the trials lie beside it.
 
     Attributes:
-        folder: of the search.
+        data, checksum: the dataset.
         settings: `section.key=value` over the space's base.
-        trials, seconds: the search ends with so many; None for no limit of time.
-        concurrent: trials at a time; None for as many as the cluster holds.
-        workers: of a trial.
-        retries: of a trial that fails.
+        trials, seconds: limits of the search; no limit of time if None.
+        concurrent: trials at a time; None for as many as the cluster has room for.
+        workers: per trial.
+        retries: how often a trial that fails is tried again.
         seeds: runs of the winner.
     """
 
-    folder: Folder
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: InstanceOf[Folder] = Field(exclude=True)
     space: Space
     data: str
     checksum: str
@@ -66,30 +66,33 @@ class Plan:
     retries: int
     seeds: int
 
-    def write(self) -> None:
-        content = {key: value for key, value in vars(self).items() if key != "folder"}
-        content |= {"space": self.space.model_dump(mode="json"), "settings": list(self.settings)}
-        self.folder.write_bytes(SEARCH, yaml.safe_dump(content, sort_keys=False).encode())
-
     @classmethod
-    def open(cls, address: str | Path) -> Plan:
+    def open(cls, address: str | Path) -> Search:
+        """Open an existing search folder.
+
+        Raises:
+            AdarError: it is not a search, or its `search.yaml` is damaged.
+        """
         folder = Folder.at(address)
         if not folder.exists(SEARCH):
-            raise AdarError(f"{folder}: is no search ({SEARCH} is missing); make one with `adar-ray tune`")
+            raise AdarError(f"{folder}: is not a search ({SEARCH} is missing); make one with `adar-ray tune`")
         try:
             content = yaml.safe_load(folder.read_bytes(SEARCH))
             space = Space.from_mapping(content.pop("space"), f"{folder}/{SEARCH}")
-            settings = tuple(content.pop("settings"))
-            return cls(folder=folder, space=space, settings=settings, **content)
-        except (yaml.YAMLError, KeyError, AttributeError, TypeError) as error:
+            return cls(folder=folder, space=space, **content)
+        except (yaml.YAMLError, KeyError, AttributeError, TypeError, ValidationError) as error:
             raise AdarError(f"{folder}/{SEARCH}: is damaged ({one_line(error)})") from error
+
+    def write(self) -> None:
+        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        self.folder.write_bytes(SEARCH, content.encode())
 
     def dataset(self) -> Dataset:
         """The dataset of this search; refuses one that has changed since."""
         dataset = Dataset.open(self.data)
         if dataset.checksum != self.checksum:
             raise AdarError(
-                f"{dataset.folder}: has changed since {self.folder} was begun on it; "
+                f"{dataset.folder}: has changed since the search {self.folder} began; "
                 "restore it, or search again into another folder"
             )
         return dataset
@@ -98,123 +101,102 @@ class Plan:
         """The configuration of a trial."""
         return self.space.config(values, self.settings)
 
+    # Trials.
+
     def trial_folder(self, number: int) -> Folder:
         return self.folder.folder(f"trials/{number:05d}")
 
+    def write_trial(self, trial: Trial) -> None:
+        self.trial_folder(trial.number).write_json(TRIAL, trial.model_dump())
+
+    def read_trials(self) -> list[Trial]:
+        """All trials so far, in the order in which they began."""
+        selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
+        names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
+        folders = [self.folder.folder(f"trials/{name}") for name in names]
+        return [_read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+
+    def read_epochs(self, number: int) -> list[EpochRecord]:
+        """The lines of `metrics.jsonl` of a trial."""
+        return read_epochs(self.trial_folder(number))
+
+    # What comes of them.
+
+    def write_best(self, trial: Trial) -> None:
+        """Write `best.yaml`: a configuration that `adar-ray train --config` takes as it is."""
+        content = yaml.safe_dump(self.config(trial.values).used(), sort_keys=False)
+        head = (
+            f"# Trial {trial.name}: {self.space.metric} {trial.value_or_nan:.4f} on validation, "
+            f"at epoch {trial.best_epoch}.\n"
+        )
+        self.folder.write_bytes(BEST, (head + content).encode())
+
+    def write_table(self, trials: Sequence[Trial]) -> None:
+        """Write `trials.parquet`: a column per parameter, null where a condition left it out."""
+        rows = [trial.row() for trial in trials]
+        columns = dict.fromkeys(key for row in rows for key in row)
+        self.folder.write_table(TABLE, pa.table({key: [row.get(key) for row in rows] for key in columns}))
+
+
+def _read_trial(folder: Folder) -> Trial:
+    try:
+        return Trial.model_validate(folder.read_json(TRIAL))
+    except ValueError as error:
+        raise AdarError(f"{folder}/{TRIAL}: is damaged ({one_line(error)})") from error
+
+
+class MetricOverSeeds(Record):
+    """A metric on test, over the runs of the winner; the standard deviation is None for a single run."""
+
+    mean: float
+    deviation: float | None
+
+
+class WinnerResult(Record):
+    """`winner/result.json`: how the best configuration did on test.
+
+    Attributes:
+        trial: the best one.
+        valid, test: by metric.
+        seeds: how many runs `test` covers.
+    """
+
+    trial: str
+    valid: dict[str, float]
+    seeds: int
+    test: dict[str, MetricOverSeeds]
+
 
 def check_new(folder: Folder, replace: bool) -> None:
-    """Refuses a folder that holds anything, unless it is a search and may be replaced."""
+    """Refuse a folder that holds anything, unless it is a search and may be replaced."""
     if folder.is_empty():
         return
     if not replace:
         if folder.exists(SEARCH):
             raise AdarError(
-                f"{folder}: holds a search; go on with `adar-ray tune --resume {folder}`, "
+                f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder}`, "
                 "or overwrite it with --replace"
             )
-        raise AdarError(f"{folder}: is not empty, and no search; choose another folder for --out")
+        raise AdarError(f"{folder}: is not empty, and not a search; choose another folder for --out")
     check_replaceable(folder, SEARCH)
     folder.remove()
 
 
-@dataclass
-class Trial:
-    """What is known of a trial.
-
-    Attributes:
-        values: of the space's parameters, by `section.key`.
-        started: seconds of searching before it.
-        status: "running", "finished", "stopped" (by the scheduler, or with the search), "failed" or
-            "interrupted".
-        value: the best on validation, at `best_epoch`; None before the first epoch.
-        seconds: from its start to its end, or to its last epoch.
-    """
-
-    number: int
-    values: dict[str, Any]
-    started: float
-    status: str = "running"
-    epochs: int = 0
-    best_epoch: int | None = None
-    value: float | None = None
-    seconds: float = 0.0
-    error: str | None = None
-    curve: list[float] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return f"{self.number:05d}"
-
-    @property
-    def has_ended(self) -> bool:
-        return self.status in ENDED
-
-    @property
-    def has_value(self) -> bool:
-        return self.value is not None and not math.isnan(self.value)
-
-    def row(self) -> dict[str, Any]:
-        """As a row of `trials.parquet`, and for the report."""
-        row = {key: value for key, value in asdict(self).items() if key not in ("number", "values", "curve")}
-        return {"trial": self.name, **row, **self.values}
-
-
-def write_trial(plan: Plan, trial: Trial) -> None:
-    plan.trial_folder(trial.number).write_json("trial.json", asdict(trial))
-
-
-def read_trials(plan: Plan) -> list[Trial]:
-    """All trials so far, in the order in which they were begun."""
-    selector = pafs.FileSelector(plan.folder.join("trials"), allow_not_found=True)
-    names = sorted(info.base_name for info in plan.folder.filesystem.get_file_info(selector))
-    folders = [plan.folder.folder(f"trials/{name}") for name in names]
-    return [Trial(**folder.read_json("trial.json")) for folder in folders if folder.exists("trial.json")]
-
-
-def read_curve(plan: Plan, number: int) -> list[EpochRecord]:
-    """The lines of `metrics.jsonl` of a trial."""
-    return read_epochs(plan.trial_folder(number))
-
-
-def best_of(trials: list[Trial], mode: str) -> Trial | None:
-    """The trial with the best value; of equals the first. What is no number is never the best."""
-    judged = [trial for trial in trials if trial.status != "failed" and trial.has_value]
-    sign = 1 if mode == "max" else -1
-    return max(judged, key=lambda trial: (sign * trial.value, -trial.number), default=None)
-
-
-def write_best(plan: Plan, trial: Trial) -> None:
-    """`best.yaml`: a configuration that `adar-ray train --config` takes as it is."""
-    content = yaml.safe_dump(plan.config(trial.values).model_dump(), sort_keys=False)
-    head = (
-        f"# Trial {trial.name}: {plan.space.metric} {trial.value:.4f} on validation, "
-        f"at epoch {trial.best_epoch}.\n"
-    )
-    plan.folder.write_bytes(BEST, (head + content).encode())
-
-
-def write_table(plan: Plan, trials: list[Trial]) -> None:
-    """`trials.parquet`: a column a parameter, null where a condition left it out."""
-    rows = [trial.row() for trial in trials]
-    columns = dict.fromkeys(key for row in rows for key in row)
-    plan.folder.write_table(TABLE, pa.table({key: [row.get(key) for row in rows] for key in columns}))
-
-
 def summary(folder: Folder) -> dict[str, Any]:
     """What came of a search, in one row: counts, the best on validation, the winner on test."""
-    plan = Plan.open(folder.address)
-    trials = read_trials(plan)
-    best = best_of(trials, plan.space.mode)
+    search = Search.open(folder.address)
+    trials = search.read_trials()
+    best = best_of(trials, search.space.mode)
     row: dict[str, Any] = {"search": folder.address, "trials": len(trials)}
-    row |= {status: sum(trial.status == status for trial in trials) for status in ENDED}
+    for status in ("finished", "stopped", "failed"):
+        row[status] = sum(trial.status == status for trial in trials)
     if best is not None:
-        row |= {"best trial": best.name, f"valid {plan.space.metric}": best.value, **best.values}
+        row |= {"best trial": best.name, f"valid {search.space.metric}": best.value, **best.values}
     if folder.exists(RESULT):
-        test = folder.read_json(RESULT)["test"]
-        shown = [name for name in test if name.partition("@")[2] == plan.space.metric.partition("@")[2]]
-        for name in shown or test:
-            figures = test[name]
-            row[f"test {name}"] = figures["mean"]
-            if figures["deviation"] is not None:
-                row[f"test {name}, deviation"] = figures["deviation"]
+        test = WinnerResult.model_validate(folder.read_json(RESULT)).test
+        cut_off = search.space.metric.partition("@")[2]
+        for name in [name for name in test if name.partition("@")[2] == cut_off] or test:
+            row[f"test {name}"] = test[name].mean
+            if test[name].deviation is not None:
+                row[f"test {name}, deviation"] = test[name].deviation
     return row

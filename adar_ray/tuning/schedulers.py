@@ -1,9 +1,8 @@
-"""What stops poor trials early: Ray Tune's schedulers, as a space names them."""
+"""What stops poor trials early: Ray Tune's schedulers, by the names that a space uses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,77 +11,72 @@ from ray.tune.schedulers import (
     FIFOScheduler,
     HyperBandScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 
-from adar_ray.tuning.folder import Trial
-from adar_ray.tuning.spaces import Space
+from adar_ray.tuning.population import Population, mutations, within
+from adar_ray.tuning.space import Space
+from adar_ray.tuning.trial import Mode, Trial
 
 TIME = "epoch"
 
 
 def build_scheduler(space: Space, epochs: int) -> TrialScheduler:
     """The scheduler of a search whose trials train for at most `epochs`."""
-    scheduler = space.scheduler
-    common = {"time_attr": TIME, "mode": space.mode}
-    if scheduler.name == "asha":
+    settings = space.scheduler
+    common: dict[str, Any] = {"time_attr": TIME, "mode": space.mode}
+    if settings.name == "asha":
         return AsyncHyperBandScheduler(
             metric="best",
             max_t=epochs,
-            grace_period=min(scheduler.grace, epochs),
-            reduction_factor=scheduler.reduction,
-            stop_last_trials=False,  # the last epoch is an end, not a stop
+            grace_period=min(settings.grace, epochs),
+            reduction_factor=settings.reduction,
+            stop_last_trials=False,  # reaching the last epoch is no early stop
             **common,
         )
-    if scheduler.name == "hyperband":
+    if settings.name == "hyperband":
         return HyperBandScheduler(
             metric="best",
             max_t=epochs,
-            reduction_factor=scheduler.reduction,
+            reduction_factor=settings.reduction,
             stop_last_trials=False,
             **common,
         )
-    if scheduler.name == "median":
-        return MedianStoppingRule(metric="best", grace_period=scheduler.grace, **common)
-    if scheduler.name == "pbt":
-        return _Population(
+    if settings.name == "median":
+        return MedianStoppingRule(metric="best", grace_period=settings.grace, **common)
+    if settings.name == "pbt":
+        return Population(
             metric="value",
-            perturbation_interval=scheduler.interval,
-            hyperparam_mutations={"values": space.mutations()},
-            custom_explore_fn=lambda config: config | {"values": space.within(config["values"])},
+            perturbation_interval=settings.interval,
+            hyperparam_mutations={"values": mutations(space)},
+            custom_explore_fn=lambda config: config | {"values": within(space, config["values"])},
             **common,
         )
     return FIFOScheduler()
 
 
-class _Population(PopulationBasedTraining):
-    """Ray's own, which refuses every search algorithm: here a study begins the trials of the population."""
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        super().on_trial_add(SimpleNamespace(search_alg=None), trial)
-
-
 @dataclass(frozen=True)
-class _Past:
-    """All that asynchronous Hyperband asks of a trial: who it is."""
+class _EarlierTrial:
+    """All that asynchronous Hyperband asks of a trial: its id."""
 
     trial_id: str
 
 
-def tell_scheduler(scheduler: TrialScheduler, trial: Trial, mode: str) -> None:
-    """Lets asynchronous Hyperband know a trial that ended before it was built; others begin anew."""
+def tell_scheduler(scheduler: TrialScheduler, trial: Trial, mode: Mode) -> None:
+    """Tell asynchronous Hyperband about a trial that ended before the search resumed; others start afresh."""
     if not isinstance(scheduler, AsyncHyperBandScheduler) or not trial.curve:
         return
-    past: Any = _Past(f"before-{trial.name}")
-    scheduler.on_trial_add(None, past)
-    for result in results(trial.curve, mode):
-        scheduler.on_trial_result(None, past, result)
-    scheduler.on_trial_complete(None, past, result)
+    earlier: Any = _EarlierTrial(f"before-{trial.name}")
+    no_controller: Any = None
+    reports = results(trial.curve, mode)
+    scheduler.on_trial_add(no_controller, earlier)
+    for result in reports:
+        scheduler.on_trial_result(no_controller, earlier, result)
+    scheduler.on_trial_complete(no_controller, earlier, reports[-1])
 
 
-def results(curve: list[float], mode: str) -> list[dict[str, float]]:
-    """What a trial has reported, epoch by epoch: `value`, and `best` so far, which patience makes final."""
-    better = np.fmax if mode == "max" else np.fmin  # which pass over what is no number
+def results(curve: list[float], mode: Mode) -> list[dict[str, Any]]:
+    """What a trial has reported after each epoch: `value`, and `best` so far, which is what a run keeps."""
+    better = np.fmax if mode == "max" else np.fmin  # both ignore NaN
     best = better.accumulate(curve).tolist()
     return [{TIME: n + 1, "value": curve[n], "best": best[n]} for n in range(len(curve))]

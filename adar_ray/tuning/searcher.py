@@ -1,7 +1,7 @@
 """What proposes the parameters of trials: an Optuna study, asked and told by Ray Tune.
 
-Ray's own `OptunaSearch` keeps a study in a pickle. This one is fed with what the search folder holds, so
-that a search that was killed knows all that came of it, and runs the trials that it had begun first.
+Ray's own `OptunaSearch` keeps a study in a pickle. This one reads the search folder instead, so that a search
+that was killed knows all its results, and first runs the trials that had begun.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from adar_ray.tuning.folder import Plan, Trial, write_trial
+from adar_ray.tuning.folder import Search
+from adar_ray.tuning.space import Space
+from adar_ray.tuning.trial import Trial
+
+# Running trials count as poor ones, so that concurrent trials do not crowd in one place.
+_TPE: dict[str, Any] = {"constant_liar": True, "n_startup_trials": 8}
 
 
-def build_study(plan: Plan) -> optuna.Study:
+def build_study(space: Space) -> optuna.Study:
     """An empty study that samples as the space says."""
-    search = plan.space.search
+    settings = space.search
     samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=search.seed),
-        # All points are given to the study; this samples nothing.
-        "grid": lambda: optuna.samplers.RandomSampler(seed=search.seed),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=search.seed, **_TPE),
+        "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
+        # The study gets every point of a grid from outside, and samples nothing.
+        "grid": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=settings.seed, **_TPE),
         # Falkner et al., "BOHB" (ICML 2018): Hyperband over a model of all parameters together.
-        "bohb": lambda: optuna.samplers.TPESampler(seed=search.seed, multivariate=True, group=True, **_TPE),
+        "bohb": lambda: optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, group=True, **_TPE),
     }
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    direction = "maximize" if plan.space.mode == "max" else "minimize"
-    return optuna.create_study(sampler=samplers[search.algorithm](), direction=direction)
-
-
-# Trials that still run count as poor ones, so that concurrent trials do not crowd in one place.
-_TPE = {"constant_liar": True, "n_startup_trials": 8}
+    return optuna.create_study(
+        sampler=samplers[settings.algorithm](), direction="maximize" if space.mode == "max" else "minimize"
+    )
 
 
 class StudySearcher(Searcher):
-    """Trials by number, from 0; those known from before come first.
+    """Proposes trials by number, from 0; unfinished trials of an earlier start come first.
 
     Args:
-        known: trials of an earlier start. Those that had ended are told to the study, the others are
-            proposed again, under their numbers.
-        clock: seconds of searching so far.
+        known: trials of an earlier start. The study is told of those that had ended; the others are proposed
+            again, under their numbers.
+        clock: seconds that the search has taken so far.
     """
 
-    def __init__(self, plan: Plan, known: list[Trial], clock: Callable[[], float]) -> None:
-        super().__init__(metric="best", mode=plan.space.mode)
-        self.plan, self.clock = plan, clock
+    def __init__(self, search: Search, known: list[Trial], clock: Callable[[], float]) -> None:
+        super().__init__(metric="best", mode=search.space.mode)
+        self.search, self.clock = search, clock
         self.trials = {trial.number: trial for trial in known}
-        self._study = build_study(plan)
+        self._study = build_study(search.space)
         self._asked: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._again: list[tuple[Trial, optuna.Trial]] = []
         for trial in known:
@@ -60,15 +61,18 @@ class StudySearcher(Searcher):
                 self._tell(asked, trial, trial.status == "failed")
             else:
                 self._again.append((trial, asked))
-        self._grid = plan.space.grid()[len(known) :] if plan.space.search.algorithm == "grid" else None
+        is_grid = search.space.search.algorithm == "grid"
+        self._grid = search.space.grid()[len(known) :] if is_grid else None
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether every trial that there may be has been begun."""
+        """Whether every trial that the search allows has begun."""
         begun = len(self.trials)
-        return not self._again and (begun >= self.plan.trials or (self._grid is not None and not self._grid))
+        no_points = self._grid is not None and not self._grid
+        return not self._again and (begun >= self.search.trials or no_points)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> Any:
+        """The number and values of the next trial; `FINISHED` if there is none."""
         if self.is_exhausted:
             return Searcher.FINISHED
         if self._again:
@@ -76,9 +80,9 @@ class StudySearcher(Searcher):
             trial.status = "running"
         else:
             asked, values = self._ask(self._grid.pop(0) if self._grid is not None else None)
-            trial = Trial(len(self.trials), values, self.clock())
+            trial = Trial(number=len(self.trials), values=values, started=self.clock())
             self.trials[trial.number] = trial
-        write_trial(self.plan, trial)
+        self.search.write_trial(trial)
         self._asked[trial_id] = trial, asked
         return {"number": trial.number, "values": trial.values}
 
@@ -89,11 +93,11 @@ class StudySearcher(Searcher):
         self._tell(asked, trial, error)
 
     def _ask(self, values: dict[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
-        """A trial with these values, or with those that the study proposes; and the values."""
+        """A trial with these values, or with values that the study proposes; and the values."""
         if values is not None:
             self._study.enqueue_trial(values)
         asked = self._study.ask()
-        return asked, self.plan.space.suggest(asked)
+        return asked, self.search.space.suggest(asked)
 
     def _tell(self, asked: optuna.Trial, trial: Trial, failed: bool) -> None:
         if failed or not trial.has_value:
@@ -102,7 +106,7 @@ class StudySearcher(Searcher):
             self._study.tell(asked, trial.value)
 
     def save(self, checkpoint_path: str) -> None:
-        """Ray Tune wants a file; the search folder is what resumes."""
+        """Ray Tune wants a file; a search resumes from its own folder."""
         Path(checkpoint_path).touch()
 
     def restore(self, checkpoint_path: str) -> None:
@@ -110,7 +114,7 @@ class StudySearcher(Searcher):
 
 
 class Clock:
-    """Seconds of searching, those before an interruption included."""
+    """Seconds that a search has taken, including those before an interruption."""
 
     def __init__(self, before: float = 0.0) -> None:
         self._start = time.monotonic() - before

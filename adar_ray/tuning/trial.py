@@ -1,119 +1,84 @@
-"""One trial: the worker loop of `train` in the trial's own process, or a Ray Train group of several workers.
-
-A trial is a run in a folder of its own, which is what resumes it, whoever starts it again.
-"""
+"""A trial of a search, and which trial is best."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
 
-from ray import tune
+from pydantic import BaseModel, ConfigDict
 
-from adar_ray.custom import look_in
-from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import Folder
-from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
-from adar_ray.training.loop import Worker, fit
-from adar_ray.training.records import EpochRecord
-from adar_ray.training.run import CONFIG, LAST, Run
-from adar_ray.training.trainer import device_of
-from adar_ray.tuning.folder import Plan
-from adar_ray.tuning.schedulers import results
-
-_ERROR = "error.json"
+Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+Mode = Literal["max", "min"]
 
 
-def run_trial(
-    config: dict[str, Any], plan: Plan, dataset: Dataset, loaded: dict[bool, Loaded], modules: list[str]
-) -> None:
-    """What Ray Tune runs for each trial; reports after every epoch what `results` says.
+class Trial(BaseModel):
+    """What is known about a trial; `trial.json` holds it.
 
-    Args:
-        config: the trial's `values`. Its number is the trial's name, since a trial of a population takes over
-            another's configuration.
-        loaded: the rows of the dataset, by whether the model is sequential; none of what is streamed.
-        modules: folders where a model of one's own may lie.
+    It changes while the trial runs, and is written whenever its status or its parameters change.
+
+    Attributes:
+        values: of the space's parameters, by `section.key`.
+        started: seconds that the search had taken before it.
+        status: "stopped" is the work of the scheduler, or of a limit that ended the search.
+        best_epoch: the epoch of `value`.
+        value: the best value of the space's metric; None before the first epoch.
+        seconds: from its start to its end, or to its last epoch.
+        error: why it failed.
+        curve: the metric after each epoch, once the trial has ended.
     """
-    look_in(modules)
-    number = int(tune.get_context().get_trial_name())
-    with _written_down(plan.trial_folder(number)):
-        _train(number, config["values"], plan, dataset, loaded)
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    values: dict[str, bool | int | float | str]
+    started: float
+    status: Status = "running"
+    epochs: int = 0
+    best_epoch: int | None = None
+    value: float | None = None
+    seconds: float = 0.0
+    error: str | None = None
+    curve: list[float] = []
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ("finished", "stopped", "failed")
+
+    @property
+    def value_or_nan(self) -> float:
+        return math.nan if self.value is None else self.value
+
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a number to compare it by; a loss may have become NaN."""
+        return math.isfinite(self.value_or_nan)
+
+    @property
+    def end(self) -> float:
+        """Seconds that the search had taken when it ended."""
+        return self.started + self.seconds
+
+    def row(self) -> dict[str, Any]:
+        """Its row of `trials.parquet`."""
+        row = self.model_dump(exclude={"number", "values", "curve"})
+        return {"trial": self.name, **row, **self.values}
 
 
-def _train(
-    number: int, values: dict[str, Any], plan: Plan, dataset: Dataset, loaded: dict[bool, Loaded]
-) -> None:
-    run = _open(plan, dataset, number, values, tune.get_checkpoint())
-    curve = [value_of(record, plan.space.metric) for record in run.epochs()]
-    keeps_weights = plan.space.scheduler.name == "pbt"
+def ranked(trials: Iterable[Trial], mode: Mode) -> list[Trial]:
+    """The trials that have a value, best first; of equal ones the one that began first.
 
-    def report(record: EpochRecord) -> None:
-        curve[record.epoch - 1 :] = [value_of(record, plan.space.metric)]
-        result = results(curve, plan.space.mode)[-1]
-        if not keeps_weights:
-            tune.report(result)
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            Path(scratch, "last.pt").write_bytes(run.folder.read_bytes(LAST))
-            tune.report(result, checkpoint=tune.Checkpoint.from_directory(scratch))
-
-    if curve and not tune.get_checkpoint():  # of an interrupted trial, which nobody may have heard of
-        report(run.epochs()[-1])
-    if plan.workers > 1:
-        from adar_ray.training.ray_workers import fit_on_workers
-
-        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None)
-        return
-    rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
-    data = kept_data(run.config, rows, worker) if rows else local_data(run.config, dataset, worker)
-    fit(run.config, data, run, worker, report)
+    A trial that failed is not among them, however good it was until then: it would fail again.
+    """
+    sign = -1 if mode == "max" else 1
+    judged = [trial for trial in trials if trial.status != "failed" and trial.has_value]
+    return sorted(judged, key=lambda trial: (sign * trial.value_or_nan, trial.number))
 
 
-def value_of(record: EpochRecord, metric: str) -> float:
-    """The metric in a line of `metrics.jsonl`; all but the loss are of validation."""
-    if metric == "loss":
-        return record.loss
-    assert record.valid is not None  # a search refuses a dataset without validation interactions
-    return record.valid[metric]
-
-
-def _open(
-    plan: Plan, dataset: Dataset, number: int, values: dict[str, Any], checkpoint: tune.Checkpoint | None
-) -> Run:
-    """The trial's run: as it was left, or new, or with the weights of another trial and its own values."""
-    folder, config = plan.trial_folder(number), plan.config(values)
-    if not folder.exists(CONFIG):
-        return Run.begin(folder, config, dataset, plan.workers)
-    run = Run.open(folder.address)
-    if run.config != config:
-        run = Run.begin(folder, config, dataset, plan.workers)
-    if checkpoint:
-        with checkpoint.as_directory() as taken:
-            run.folder.write_bytes(LAST, Path(taken, "last.pt").read_bytes())
-    return run
-
-
-@contextlib.contextmanager
-def _written_down(folder: Folder) -> Iterator[None]:
-    """What went wrong in the trial, in one line, for whoever follows the search."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error).partition("\n")[0] if isinstance(error, AdarError) else ""
-        folder.write_json(_ERROR, {"error": text or one_line(f"{type(error).__name__}: {error}", 300)})
-        raise
-
-
-def read_error(folder: Folder) -> str | None:
-    """Why the trial failed; None if it could not say."""
-    return folder.read_json(_ERROR)["error"] if folder.exists(_ERROR) else None
-
-
-def forget_weights(folder: Folder) -> None:
-    """Removes what a trial that has ended would go on from: many trials would fill a disk."""
-    folder.folder("checkpoints").remove()
+def best_of(trials: Iterable[Trial], mode: Mode) -> Trial | None:
+    """The best trial; None if none has a value."""
+    return next(iter(ranked(trials, mode)), None)

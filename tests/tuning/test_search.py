@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
 
@@ -21,15 +23,17 @@ from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
-from adar_ray.tuning.folder import Plan, Trial, best_of, read_trials
-from adar_ray.tuning.schedulers import build_scheduler, results, tell_scheduler
-from adar_ray.tuning.search import Progress, resume_search, tune_space
-from adar_ray.tuning.searcher import StudySearcher
-from adar_ray.tuning.spaces import Space
+from adar_ray.tuning.folder import Search
+from adar_ray.tuning.progress import Progress
+from adar_ray.tuning.search import resume_search, tune
+from adar_ray.tuning.space import Space
+from adar_ray.tuning.trial import Trial
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 BASE = {
-    "model": {"dim": 8},
-    "adar": {"pool": 16, "M": 2, "K": 2},
+    "model": {"embedding_dim": 8},
+    "adar": {"pool": 16, "candidates": 2, "negatives": 2},
     "train": {"epochs": 4, "batch_size": 512, "device": "cpu"},
 }
 LR = {"optimizer.lr": {"choice": [0.001, 0.003, 0.01, 0.03]}}
@@ -41,7 +45,7 @@ def space(parameters: dict[str, Any] = LR, **sections: Any) -> Space:
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """Of metrics.jsonl, but for the times."""
+    """The lines of metrics.jsonl without the times."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in found:
         del line["time"]
@@ -49,7 +53,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def trials_of(folder: Folder) -> list[Trial]:
-    return read_trials(Plan.open(folder.address))
+    return Search.open(folder.address).read_trials()
 
 
 def message_of(call) -> str:
@@ -59,141 +63,28 @@ def message_of(call) -> str:
     return str(caught.value)
 
 
-# Without a cluster: the study, the scheduler's memory.
-
-
-def plan(tmp_path: Path, **more: Any) -> Plan:
-    defaults = {
-        "folder": Folder.at(tmp_path / "search"),
-        "space": space({"adar.beta": {"uniform": [0.5, 0.9]}}),
-        "data": "data",
-        "checksum": "",
-        "settings": (),
-        "trials": 20,
-        "seconds": None,
-        "concurrent": None,
-        "workers": 1,
-        "retries": 0,
-        "seeds": 0,
-    }
-    return Plan(**defaults | more)
-
-
-def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = plan(tmp_path, settings=("adar.M=4",), seconds=3.5, concurrent=2)
-    written.write()
-    assert Plan.open(tmp_path / "search") == written
-
-
-def test_trials_are_numbered_and_written_down_before_they_run(tmp_path: Path) -> None:
-    searcher = StudySearcher(plan(tmp_path, trials=3), [], lambda: 1.5)
-    proposed = [searcher.suggest(name) for name in "abcd"]
-    assert proposed[3] == searcher.FINISHED
-    written = read_trials(searcher.plan)
-    assert [trial.number for trial in written] == [0, 1, 2]
-    assert [trial.values for trial in written] == [config["values"] for config in proposed[:3]]
-    assert {trial.started for trial in written} == {1.5}
-
-
-def test_a_study_that_was_told_of_earlier_trials_searches_near_the_best(tmp_path: Path) -> None:
-    """TPE proposes near 0.8, where all good trials were; without knowledge it is uniform."""
-    known = [
-        Trial(n, {"adar.beta": 0.5 + 0.01 * n}, 0.0, "finished", value=1 - abs(0.3 - 0.01 * n))
-        for n in range(40)
-    ]
-    searcher = StudySearcher(plan(tmp_path, trials=60), known, lambda: 0.0)
-    betas = []
-    for n in range(20):
-        config = searcher.suggest(str(n))
-        assert config["number"] == 40 + n
-        betas.append(config["values"]["adar.beta"])
-        searcher.trials[40 + n].value = 1 - abs(0.8 - betas[-1])
-        searcher.on_trial_complete(str(n))
-    assert sum(abs(beta - 0.8) < 0.06 for beta in betas) >= 14
-
-
-def test_what_was_interrupted_comes_first_and_keeps_its_number_and_values(tmp_path: Path) -> None:
-    known = [
-        Trial(0, {"adar.beta": 0.6}, 0.0, "finished", value=0.1),
-        Trial(1, {"adar.beta": 0.7}, 1.0, "interrupted", value=0.2),
-        Trial(2, {"adar.beta": 0.8}, 2.0, "failed", error="no"),
-        Trial(3, {"adar.beta": 0.9}, 3.0, "running"),
-    ]
-    searcher = StudySearcher(plan(tmp_path, trials=5), known, lambda: 9.0)
-    proposed = [searcher.suggest(name) for name in "abcd"]
-    assert [config["number"] for config in proposed[:3]] == [1, 3, 4]
-    assert [config["values"]["adar.beta"] for config in proposed[:2]] == [0.7, 0.9]
-    assert proposed[3] == searcher.FINISHED
-
-
-def test_asha_that_was_told_of_good_trials_stops_a_poor_one() -> None:
-    class Poor:
-        trial_id = "poor"
-
-    good = [Trial(n, {}, 0.0, "finished", curve=[0.4, 0.5, 0.6, 0.7]) for n in range(4)]
-    decisions = []
-    for known in ([], good):
-        scheduler = build_scheduler(space(scheduler={"name": "asha", "grace": 2, "reduction": 2}), 4)
-        for trial in known:
-            tell_scheduler(scheduler, trial, "max")
-        scheduler.on_trial_add(None, Poor)
-        decisions.append(
-            [
-                scheduler.on_trial_result(None, Poor, {"epoch": epoch, "value": 0.1, "best": 0.1})
-                for epoch in (1, 2)
-            ][-1]
-        )
-    assert decisions == [scheduler.CONTINUE, scheduler.STOP]
-
-
-def test_the_best_trial_is_the_first_of_equals_and_never_one_that_failed() -> None:
-    trials = [
-        Trial(0, {}, 0.0, "finished", value=0.1),
-        Trial(1, {}, 0.0, "stopped", value=0.3),
-        Trial(2, {}, 0.0, "finished", value=0.3),
-        Trial(3, {}, 0.0, "failed", value=0.9),
-        Trial(4, {}, 0.0, "running"),
-        Trial(5, {}, 0.0, "finished", value=math.nan),
-    ]
-    for some in (trials, trials[::-1]):  # a comparison with NaN is False, whichever comes first
-        assert best_of(some, "max") is trials[1]
-        assert best_of(some, "min") is trials[0]
-    assert best_of(trials[4:], "max") is None
-
-
-def test_an_epoch_without_a_number_is_passed_over() -> None:
-    curve = [math.nan, 0.3, math.nan, 0.2]
-    assert [result["best"] for result in results(curve, "max")][1:] == [0.3, 0.3, 0.3]
-    assert [result["best"] for result in results(curve, "min")][1:] == [0.3, 0.3, 0.2]
-
-
-def test_a_study_takes_a_trial_without_a_number_for_a_failed_one(tmp_path: Path) -> None:
-    known = [Trial(0, {"adar.beta": 0.6}, 0.0, "finished", value=math.nan)]
-    searcher = StudySearcher(plan(tmp_path, trials=3), known, lambda: 0.0)
-    searcher.suggest("a")
-    searcher.trials[1].value = math.nan
-    searcher.on_trial_complete("a")
-    assert searcher.suggest("b")["number"] == 2
-
-
-def test_a_quantized_value_is_written_as_one_would_write_it(tmp_path: Path) -> None:
-    quantized = space({"adar.beta": {"quantized": [0.05, 0.95, 0.05]}}, search={"algorithm": "random"})
-    searcher = StudySearcher(plan(tmp_path, space=quantized, trials=60), [], lambda: 0.0)
-    for n in range(60):
-        searcher.suggest(str(n))
-    written = [trial.values["adar.beta"] for trial in read_trials(searcher.plan)]
-    assert {str(beta) for beta in written} <= {f"{k / 20:.2f}".rstrip("0") for k in range(1, 20)}
-    assert 0.15 in written
-
-
-# On Ray.
+def surroundings() -> tuple[Any, ...]:
+    """What a search must leave alone in the process that calls it."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    levels = [logging.getLogger(name).level for name in ("", "ray", "ray.data", "ray.train", "ray.tune")]
+    return (
+        dict(os.environ),
+        handlers,
+        levels,
+        optuna.logging.get_verbosity(),
+        list(sys.path),
+        random.getstate(),
+    )
 
 
 @pytest.fixture(scope="module")
 def grid(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """All four learning rates, to the end, and the winner with two seeds."""
     out = tmp_path_factory.mktemp("tuning") / "search"
-    return tune_space(dataset, space(search={"algorithm": "grid"}), out, concurrent=2, seeds=2)
+    before = surroundings()
+    search = tune(dataset, space(search={"algorithm": "grid"}), out, concurrent=2, seeds=2)
+    assert surroundings() == before
+    return search
 
 
 def test_a_trial_is_what_train_makes_of_its_configuration(
@@ -265,7 +156,7 @@ def test_an_interrupted_search_goes_on_where_it_was(dataset: Dataset, grid: Fold
     out = tmp_path / "search"
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        tune_space(
+        tune(
             dataset,
             space(search={"algorithm": "grid"}),
             out,
@@ -294,7 +185,7 @@ def test_a_trial_that_fails_is_tried_again_and_recorded_and_the_search_goes_on(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     rates = {"optimizer.lr": {"choice": [1e30, 0.01]}}
-    out = tune_space(
+    out = tune(
         dataset,
         space(rates, search={"algorithm": "grid"}),
         tmp_path / "search",
@@ -311,7 +202,7 @@ def test_a_trial_that_fails_is_tried_again_and_recorded_and_the_search_goes_on(
 
 def test_poor_trials_are_stopped_early(dataset: Dataset, tmp_path: Path) -> None:
     rates = {"optimizer.lr": {"choice": [0.03, 1e-7, 2e-7, 3e-7]}}
-    out = tune_space(
+    out = tune(
         dataset,
         space(
             rates,
@@ -330,7 +221,7 @@ def test_poor_trials_are_stopped_early(dataset: Dataset, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("scheduler", ["hyperband", "median"])
 def test_other_schedulers_come_to_an_end(dataset: Dataset, tmp_path: Path, scheduler: str) -> None:
-    out = tune_space(
+    out = tune(
         dataset,
         space(scheduler={"name": scheduler, "grace": 1, "reduction": 2}, search={"algorithm": "random"}),
         tmp_path / "search",
@@ -361,9 +252,7 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
         for trial in progress.trials:
             began.setdefault(trial.number, trial.values["optimizer.lr"])
 
-    out = tune_space(
-        dataset, population, tmp_path / "search", trials=4, concurrent=2, seeds=0, on_progress=note
-    )
+    out = tune(dataset, population, tmp_path / "search", trials=4, concurrent=2, seeds=0, on_progress=note)
     trials = trials_of(out)
     best = max(trials, key=lambda trial: trial.value)
     poor = [trial for trial in trials if began[trial.number] < 1e-4]
@@ -377,7 +266,7 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
 
 
 def test_a_trial_of_two_workers_is_what_train_makes_with_two(dataset: Dataset, tmp_path: Path) -> None:
-    out = tune_space(
+    out = tune(
         dataset,
         space({"optimizer.lr": {"choice": [0.01]}}, search={"algorithm": "grid"}),
         tmp_path / "search",
@@ -393,13 +282,13 @@ def test_a_trial_of_two_workers_is_what_train_makes_with_two(dataset: Dataset, t
 
 
 def test_limits_of_time_and_patience_end_a_search(dataset: Dataset, tmp_path: Path) -> None:
-    out = tune_space(dataset, space(), tmp_path / "time", trials=1000, seconds=15, concurrent=1, seeds=0)
+    out = tune(dataset, space(), tmp_path / "time", trials=1000, seconds=8, concurrent=1, seeds=0)
     ended = trials_of(out)
     assert 1 <= len(ended) < 200
     assert {trial.status for trial in ended} <= {"finished", "stopped"}
-    assert max(trial.started + trial.seconds for trial in ended) < 25
+    assert max(trial.started + trial.seconds for trial in ended) < 18
     budget = {"trials": 1000, "patience": 2}
-    out = tune_space(
+    out = tune(
         dataset,
         space({"optimizer.lr": {"choice": [0.01]}}, budget=budget),
         tmp_path / "patience",
@@ -414,22 +303,18 @@ def test_limits_of_time_and_patience_end_a_search(dataset: Dataset, tmp_path: Pa
 
 def test_what_cannot_be_searched(dataset: Dataset, grid: Folder, hand_made: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    assert "gpu" in message_of(lambda: tune_space(dataset, space(resources={"gpu": 1}), out))
-    assert "cpu" in message_of(lambda: tune_space(dataset, space(resources={"cpu": 99}), out))
-    assert "--workers-per-trial 64" in message_of(lambda: tune_space(dataset, space(), out, workers=64))
-    assert "adar.beta" in message_of(
-        lambda: tune_space(dataset, space({"adar.beta": {"uniform": [0.5, 2]}}), out)
-    )
-    assert "optimizer.lr" in message_of(
-        lambda: tune_space(dataset, space(), out, settings=("optimizer.lr=1",))
-    )
+    assert "gpu" in message_of(lambda: tune(dataset, space(resources={"gpu": 1}), out))
+    assert "cpu" in message_of(lambda: tune(dataset, space(resources={"cpu": 99}), out))
+    assert "--workers-per-trial 64" in message_of(lambda: tune(dataset, space(), out, workers=64))
+    assert "adar.beta" in message_of(lambda: tune(dataset, space({"adar.beta": {"uniform": [0.5, 2]}}), out))
+    assert "optimizer.lr" in message_of(lambda: tune(dataset, space(), out, settings=("optimizer.lr=1",)))
     assert not out.exists()
-    assert "--resume" in message_of(lambda: tune_space(dataset, space(), grid.path))
-    assert "is no search" in message_of(lambda: resume_search(tmp_path))
+    assert "--resume" in message_of(lambda: tune(dataset, space(), grid.path))
+    assert "is not a search" in message_of(lambda: resume_search(tmp_path))
     other = tmp_path / "full"
     other.mkdir()
     (other / "mine").touch()
-    assert "no search" in message_of(lambda: tune_space(dataset, space(), other))
+    assert "not a search" in message_of(lambda: tune(dataset, space(), other))
     assert (other / "mine").exists()
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import optuna
 import pytest
 
-from adar_ray.config import AdarConfig, load_config
-from adar_ray.reporting.importance import FEWEST, parameter_importance
-from adar_ray.reporting.score_aware import score_aware_lines
-from adar_ray.reporting.search_report import search_report
-from adar_ray.reporting.trials import BEST, best_so_far, ranked
+from adar_ray.adar.sampler import AdarSettings
+from adar_ray.config import Config, load_config
+from adar_ray.tuning.report.contents import BEST, best_so_far
+from adar_ray.tuning.report.importance import FEWEST, parameter_importance
+from adar_ray.tuning.report.score_aware import score_aware_lines
+from adar_ray.tuning.report.search_report import search_report
+from adar_ray.tuning.trial import Trial
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -62,48 +64,50 @@ def words(svg: ElementTree.Element) -> list[str]:
     return ["".join(text.itertext()).strip() for text in svg.iter(f"{SVG}text")]
 
 
-def trial(number: int, value: float | None, status: str = "finished", **other) -> dict:
-    return {
-        "trial": f"t{number}",
-        "status": status,
-        "epochs": 3,
-        "best_epoch": None if value is None else 2,
-        "value": value,
-        "seconds": 10.0 + 4 * (-number % 3),  # some end at the same time
-        "started": 4.0 * number,
-        "error": None,
-        **other,
-    }
+def trial(number: int, value: float | None, status: str = "finished", **values) -> Trial:
+    return Trial(
+        number=number,
+        values=values,
+        started=4.0 * number,
+        status=status,
+        epochs=3,
+        best_epoch=None if value is None else 2,
+        value=value,
+        seconds=10.0 + 4 * (-number % 3),  # some end at the same time
+        curve=[] if value is None else [value / 2, value, value * 0.9],
+    )
 
 
-def made_up_search(trials: int = 24) -> tuple[list[dict], dict[str, list[float]]]:
+def report(trials: list[Trial], fixed: Config | None = None) -> str:
+    return search_report("s", "m", "max", trials, fixed or Config())
+
+
+def made_up_search(trials: int = 24) -> list[Trial]:
     draw = random.Random(0)
     made = []
     for number in range(trials):
-        name = draw.choice(["bpr", "bce"])
-        parameters = {
-            "adar.beta": draw.uniform(0.5, 1),
-            "optimizer.lr": 10 ** draw.uniform(-4, -1),
-            "loss.name": name,
-            "loss.temperature": None if name == "bpr" else draw.uniform(0.1, 1),
-        }
+        name = draw.choice(["bpr", "sampled_softmax"])
+        parameters = {"adar.beta": draw.uniform(0.5, 1), "optimizer.lr": 10 ** draw.uniform(-4, -1)}
+        parameters["loss.name"] = name
+        if name != "bpr":
+            parameters["sampled_softmax.temperature"] = draw.uniform(0.1, 1)
         status = draw.choice(["finished", "stopped"])
         made.append(trial(number, draw.random(), status, **parameters))
-    made[3] |= {"status": "failed", "value": None, "error": "no space\n  left on device"}
-    made[5] |= {"status": "failed"}
-    made[7] |= {"status": "interrupted"}
-    curves = {t["trial"]: [t["value"] / 2, t["value"], t["value"] * 0.9] for t in made if t["value"]}
-    return made, curves
+    made[3] = made[3].model_copy(
+        update={"status": "failed", "value": None, "curve": [], "error": "no space\n  left on device"}
+    )
+    made[5].status, made[7].status = "failed", "interrupted"
+    return made
 
 
 @pytest.fixture(scope="module")
-def search() -> tuple[list[dict], dict[str, list[float]]]:
+def search() -> list[Trial]:
     return made_up_search()
 
 
 @pytest.fixture(scope="module")
 def page(search) -> str:
-    return search_report("A search", "ndcg@20", "max", *search)
+    return search_report("A search", "ndcg@20", "max", search, Config())
 
 
 def test_the_page_is_whole_and_needs_nothing_else(page):
@@ -140,41 +144,43 @@ def test_every_figure_is_there(page):
         "ndcg@20 over adar.beta",
         "ndcg@20 over optimizer.lr",
         "ndcg@20 over loss.name",
-        "ndcg@20 over loss.temperature",
+        "ndcg@20 over sampled_softmax.temperature",
         "importance of each parameter",
         "score-aware functions of the best trials",
     ]
 
 
 def test_the_summary_and_the_tables_are_those_of_the_trials(search, page):
-    trials, _ = search
     parsed = Page(page)
-    whole = [t for t in trials if t["status"] != "failed"]
-    best = sorted(whole, key=lambda t: -t["value"])[:BEST]
-    finished, stopped = (sum(t["status"] == s for t in trials) for s in ("finished", "stopped"))
+    whole = [t for t in search if t.status != "failed"]
+    best = sorted(whole, key=lambda t: -t.value)[:BEST]
+    finished, stopped = (sum(t.status == s for t in search) for s in ("finished", "stopped"))
     summary = parsed.texts("p")[0]
     assert summary.startswith(
-        f"24 trials: {finished} finished, {stopped} stopped early, 2 failed and 1 interrupted. The best "
-        f"validation ndcg@20 is {best[0]['value']:#.4g}, of trial {best[0]['trial']}."
+        f"24 trials: {finished} finished, {stopped} stopped early, 2 failed and 1 interrupted. Trial "
+        f"{best[0].name} has the best validation ndcg@20: {best[0].value:#.4g}."
     )
-    end = max(t["started"] + t["seconds"] for t in trials)
+    end = max(t.started + t.seconds for t in search)
     assert f"took {int(end // 60)} min {int(end % 60)} s" in summary
     cells = parsed.texts("td")
     width = parsed.texts("th").index("ended") + 1
     rows = [cells[width * i : width * (i + 1)] for i in range(BEST)]
     assert [row[:3] for row in rows] == [
-        [str(rank), t["trial"], f"{t['value']:#.4g}"] for rank, t in enumerate(best, 1)
+        [str(rank), t.name, f"{t.value:#.4g}"] for rank, t in enumerate(best, 1)
     ]
-    assert [row[3] for row in rows] == [f"{t['adar.beta']:.4g}" for t in best]
-    assert [row[6] == "–" for row in rows] == [t["loss.temperature"] is None for t in best]
-    assert cells[width * BEST :] == ["t3", "3", "no space left on device", "t5", "3", "no message"]
+    assert [row[3] for row in rows] == [f"{t.values['adar.beta']:.4g}" for t in best]
+    column = parsed.texts("th").index("sampled_softmax.temperature")
+    assert [row[column] == "–" for row in rows] == [
+        "sampled_softmax.temperature" not in t.values for t in best
+    ]
+    assert cells[width * BEST :] == ["00003", "3", "no space left on device", "00005", "3", "no message"]
 
 
 def test_what_users_wrote_is_text():
     evil = "<script>alert('$x$')</script> & \x1b[31m \ud800"
     trials = [trial(i, i / 10, **{"model.<b>name": evil if i % 2 else "mf"}) for i in range(10)]
-    trials.append(trial(10, None, "failed", error=evil))
-    page = search_report(evil, "<i>m@2", "max", trials, {})
+    trials.append(trial(10, None, "failed").model_copy(update={"error": evil}))
+    page = search_report(evil, "<i>m@2", "max", trials, Config())
     page.encode()
     parsed = Page(page)
     assert parsed.nested
@@ -189,33 +195,21 @@ def test_what_users_wrote_is_text():
 def test_logarithmic_axes_and_categories(page):
     figures = svgs(page)
     assert {"0.0001", "0.001", "0.01"} <= set(words(figures["ndcg@20 over optimizer.lr"]))
-    assert {"bpr", "bce"} <= set(words(figures["ndcg@20 over loss.name"]))
+    assert {"bpr", "sampled_softmax"} <= set(words(figures["ndcg@20 over loss.name"]))
     assert "0.001" not in words(figures["ndcg@20 over adar.beta"])
-    trials = [trial(i, i, **{"model.dim": 16 * 4 ** (i % 4)}) for i in range(5)]
-    sizes = words(svgs(search_report("s", "m", "max", trials, {}))["m over model.dim"])
+    trials = [trial(i, i, **{"model.embedding_dim": 16 * 4 ** (i % 4)}) for i in range(5)]
+    sizes = words(svgs(report(trials))["m over model.embedding_dim"])
     assert {"16", "64", "256", "1024"} <= set(sizes)
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_the_best_so_far(search, mode):
-    trials, _ = search
-    judged = [t for t in trials if t["status"] != "failed" and t["value"] is not None]
-    ends = sorted({t["started"] + t["seconds"] for t in judged})
+    judged = [t for t in search if t.status != "failed"]
+    ends = sorted({t.started + t.seconds for t in judged})
     assert len(ends) < len(judged)  # some trials end at the same time
     choose = max if mode == "max" else min
-    expected = [
-        (end, choose(t["value"] for t in judged if t["started"] + t["seconds"] <= end)) for end in ends
-    ]
-    assert best_so_far(trials, mode) == expected
-
-
-def test_trials_are_ranked_by_mode_and_equal_ones_by_time():
-    values = [0.3, None, math.nan, 0.5, 0.5, math.inf, 0.1]
-    trials = [trial(i, value) for i, value in enumerate(values)] + [trial(7, 0.9, "failed")]
-    assert [t["trial"] for t in ranked(trials, "max")] == ["t3", "t4", "t0", "t6"]
-    assert [t["trial"] for t in ranked(trials, "min")] == ["t6", "t0", "t3", "t4"]
-    with pytest.raises(ValueError, match="mode is max or min"):
-        ranked(trials, "best")
+    expected = [(end, choose(t.value for t in judged if t.started + t.seconds <= end)) for end in ends]
+    assert best_so_far(search, mode) == expected
 
 
 @pytest.mark.parametrize(
@@ -242,7 +236,7 @@ def test_the_parameter_that_alone_matters_is_the_important_one(name, worth, mode
         }
         value = worth(parameters[name]) + draw.gauss(0, 0.05)
         trials.append(trial(number, value if mode == "max" else -value, **parameters))
-    found = parameter_importance(trials, mode)
+    found = parameter_importance(trials, mode).shares
     assert set(found) == {"a.linear", "a.lr", "a.whole", "a.choice", "a.flag"}
     assert sum(found.values()) == pytest.approx(1)
     assert list(found.values()) == sorted(found.values(), reverse=True)
@@ -262,51 +256,50 @@ def test_choices_among_numbers_far_apart_are_no_more_important_than_they_are(see
         }
         value = -abs(math.log2(parameters["a.M"]) - 2.5) + draw.gauss(0, 0.3)
         trials.append(trial(number, value, **parameters))
-    assert next(iter(parameter_importance(trials, "max"))) == "a.M"
+    assert next(iter(parameter_importance(trials, "max").shares)) == "a.M"
 
 
 def test_the_importance_of_parameters_that_only_some_trials_have():
     draw = random.Random(2)
     trials = []
     for number in range(60):
-        depth = draw.random() if number % 2 else None
-        parameters = {
-            "a.depth": depth,
-            "a.rare": number if number < FEWEST - 1 else None,
-            "a.noise": draw.random(),
-        }
-        parameters |= {"a.same": 3, "a.never": None, "a.broken": math.nan}
-        trials.append(trial(number, -abs(depth - 0.5) if depth else -0.25, **parameters))
+        parameters = {"a.noise": draw.random(), "a.same": 3}
+        if number % 2:
+            parameters["a.depth"] = draw.random()
+        if number < FEWEST - 1:
+            parameters["a.rare"] = number
+        value = -abs(parameters["a.depth"] - 0.5) if number % 2 else -0.25
+        trials.append(trial(number, value, **parameters))
     found = parameter_importance(trials, "max")
-    assert list(found) == ["a.depth", "a.noise"]
-    assert found["a.depth"] > 0.8
-    few = [{k: v for k, v in t.items() if k not in ("a.noise", "a.never")} for t in trials]
-    left_out = Page(search_report("s", "m", "max", few, {})).texts("p")[-1]
-    assert left_out == (
-        "Left out: a.rare: too few trials have it (7). a.same: it had one value alone. "
-        "a.broken: too few trials have it (0)."
-    )
+    assert list(found.shares) == ["a.depth", "a.noise"]
+    assert found.shares["a.depth"] > 0.8
+    assert found.left_out == {
+        "a.same": "it had only one value",
+        "a.rare": "too few trials have it (7)",
+    }
+    left_out = Page(report(trials)).texts("p")[-1]
+    assert left_out == "Left out: a.same: it had only one value. a.rare: too few trials have it (7)."
 
 
 def test_the_score_aware_functions_are_the_closed_form():
     settings = [
         {"adar.beta": 0.5, "adar.gamma": -1.0},
         {"adar.gamma": 0.0},
-        {"adar.beta": 0.8, "adar.gamma": None},
+        {"adar.beta": 0.8},
     ]
     settings += [{"sampler.name": "uniform", "adar.beta": 0.1}, {"sampler.name": "adar", "adar.beta": 0.3}]
     trials = [trial(i, 1 - i / 10, **setting) for i, setting in enumerate(settings)]
-    default = AdarConfig()
+    default = AdarSettings()
     expected = [(0.5, -1.0), (default.beta, 0.0), (0.8, default.gamma), (0.3, default.gamma)]
-    lines = score_aware_lines(trials, "max", points=31)
-    assert [t["trial"] for t, _, _ in lines] == ["t0", "t1", "t2", "t4"]
+    lines = score_aware_lines(trials, "max", Config(), points=31)
+    assert [t.number for t, _, _ in lines] == [0, 1, 2, 4]
     for (_, r, z), (beta, gamma) in zip(lines, expected, strict=True):
         assert r == pytest.approx(np.linspace(0, 3, 31))
         assert z[0] == 0
         for i in (1, 5, 10, 20, 30):  # r = 0.1, 0.5, 1, 2, 3
             assert z[i] == pytest.approx(min(r[i], beta * r[i] ** gamma))
     # The figure numbers them by their ranks among all trials.
-    figure = svgs(search_report("s", "m", "max", trials, {}))["score-aware functions of the best trials"]
+    figure = svgs(report(trials))["score-aware functions of the best trials"]
     assert {"1", "2", "3", "5"} <= set(words(figure))
     assert "4" not in words(figure)
 
@@ -318,39 +311,36 @@ def test_the_score_aware_functions_have_what_all_trials_had_in_common():
     ((best, _, z),) = score_aware_lines(trials, "max", fixed)
     assert best is trials[0]
     assert z[-1] == pytest.approx(0.7 * 3**0.5)
-    figures = svgs(search_report("s", "m", "max", trials, {}, fixed))
+    figures = svgs(report(trials, fixed))
     assert {"1"} == {"1", "2"} & set(words(figures["score-aware functions of the best trials"]))
 
 
 def test_without_parameters_of_adar_there_are_no_score_aware_functions():
-    trials = [trial(i, i / 10, **{"optimizer.lr": 0.1 * i, "adar.beta": None}) for i in range(3)]
-    assert score_aware_lines(trials, "max") == []
-    assert "Score-aware" not in search_report("s", "m", "max", trials, {})
+    trials = [trial(i, i / 10, **{"optimizer.lr": 0.1 * i}) for i in range(3)]
+    assert score_aware_lines(trials, "max", Config()) == []
+    assert "Score-aware" not in report(trials)
 
 
 @pytest.mark.parametrize(
-    ("trials", "curves", "says"),
+    ("trials", "says"),
     [
-        ([], {}, "No trial was started."),
+        ([], "No trial was started."),
         (
-            [trial(0, None, "failed", error=None)],
-            {},
+            [trial(0, None, "failed")],
             "1 trial: 0 finished, 0 stopped early and 1 failed. No trial has",
         ),
-        ([trial(0, math.nan, **{"adar.beta": 0.5})], {"t0": [math.nan, None]}, "No trial has a value"),
-        ([trial(0, 0.5, **{"adar.beta": 0.5, "a.b": "x"})], {"t0": [0.5]}, "The best trial"),
-        ([trial(i, 0.5, **{"a.b": i}) for i in range(9)], {"t1": []}, "All trials have the same value"),
-        ([trial(i, i, **{"a.b": 1}) for i in range(9)], {}, "No parameter can be told to matter"),
-        ([trial(i, i) for i in range(9)], {}, "The search has no parameters"),
-        ([trial(i, i, **{"a.b": i}) for i in range(FEWEST - 1)], {}, "there are 7"),
-        ([trial(i, -1e99 * i, **{"a.b": 10.0**-i}) for i in range(9)], {"else": [1.0]}, "a.b"),
-        ([trial(i, i, "odd", **{"a.b": [True, 1, "1", 1.5][i]}) for i in range(4)], {}, "odd"),
-        ([trial(0, 0.1, **{"a.b": 10**400}) | {"seconds": None, "started": math.nan}], {}, "0.1000"),
-        ([{"trial": "t", "status": "finished"}], {}, "No trial has a value"),
+        ([trial(0, math.nan, **{"adar.beta": 0.5})], "No trial has a value"),
+        ([trial(0, 0.5, **{"adar.beta": 0.5, "a.b": "x"})], "The best trial"),
+        ([trial(i, 0.5, **{"a.b": i}) for i in range(9)], "All trials have the same value"),
+        ([trial(i, i, **{"a.b": 1}) for i in range(9)], "No parameter can be shown to matter"),
+        ([trial(i, i) for i in range(9)], "The search has no parameters"),
+        ([trial(i, i, **{"a.b": i}) for i in range(FEWEST - 1)], "there are 7"),
+        ([trial(i, -1e99 * i, **{"a.b": 10.0**-i}) for i in range(9)], "a.b"),
+        ([trial(i, i, "running", **{"a.b": [True, 1, "1", 1.5][i]}) for i in range(4)], "4 running"),
     ],
 )
-def test_whatever_the_trials_there_is_a_page(trials, curves, says):
-    page = search_report("A search", "m", "min", trials, curves)
+def test_whatever_the_trials_there_is_a_page(trials, says):
+    page = search_report("A search", "m", "min", trials, Config())
     assert Page(page).nested
     assert says in page
     svgs(page)
@@ -361,7 +351,7 @@ def test_whatever_the_trials_there_is_a_page(trials, curves, says):
 def test_the_same_search_gives_the_same_bytes_and_changes_nothing_around_it():
     looks, verbosity = dict(matplotlib.rcParams), optuna.logging.get_verbosity()
     trials = [trial(i, i % 5, **{"adar.beta": 0.5 + i / 20}) for i in range(9)]
-    first, again = (search_report("A search", "m", "max", trials, {}) for _ in range(2))
+    first, again = (report(trials) for _ in range(2))
     assert first == again
     assert dict(matplotlib.rcParams) == looks
     assert optuna.logging.get_verbosity() == verbosity

@@ -1,0 +1,67 @@
+"""What is wrong with a space and the settings beside it, before anyone pays for a trial."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
+
+from adar_ray.config import read_setting
+from adar_ray.errors import AdarError
+from adar_ray.tuning.combinations import combinations, pick_values
+from adar_ray.tuning.space import Layer, Space
+
+_TRIES = 1_000  # configurations to build, which takes some tenths of a second
+_LARGEST_GRID = 10_000
+
+
+def check(space: Space, settings: Iterable[str] = ()) -> None:
+    """Refuse a base, parameters and `settings` that do not fit together.
+
+    Builds the configuration without any parameter, which says how long trials train and on how many threads;
+    that of every combination of models, losses, samplers and optimizers; then that of every combination of
+    choices and ends of ranges, or of a grid's values, or of 1,000 of them drawn at random.
+
+    Raises:
+        AdarError: names the key and what to do.
+    """
+    layers = [read_setting(setting) for setting in settings]
+    for layer in layers:
+        _check_layer(space, layer)
+    asked = {other for parameter in space.parameters.values() for other in parameter.when}
+    corners = {
+        name: parameter.points() if name in asked else parameter.corners()
+        for name, parameter in space.parameters.items()
+    }
+    names = {name: ends if name.endswith(".name") else ends[:1] for name, ends in corners.items()}
+    if space.search.algorithm == "grid":
+        corners = {name: parameter.points() for name, parameter in space.parameters.items()}
+        if next(islice(combinations(space.parameters, corners), _LARGEST_GRID, None), None):
+            raise AdarError(f"parameters: the grid has more than {_LARGEST_GRID} trials; give fewer values")
+    for values in chain([{}], combinations(space.parameters, names), _some_combinations(space, corners)):
+        _check_scheduler(space, space.config_over(layers, values).train.epochs)
+
+
+def _check_layer(space: Space, layer: Layer) -> None:
+    origin, sections = layer
+    for name in (f"{section}.{key}" for section, keys in sections.items() for key in keys):
+        if name in space.parameters:
+            raise AdarError(f"{origin}: {name} is searched; leave it out here or in the space's parameters")
+    space.check_train(origin, sections.get("train", {}))
+
+
+def _check_scheduler(space: Space, epochs: int) -> None:
+    key = {"asha": "grace", "median": "grace", "pbt": "interval"}.get(space.scheduler.name)
+    if key and getattr(space.scheduler, key) > epochs:
+        value = getattr(space.scheduler, key)
+        raise AdarError(f"scheduler.{key}: {value} is more than train.epochs, {epochs}: lower it")
+
+
+def _some_combinations(space: Space, points: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """All combinations, or as many drawn at random if there are too many to try."""
+    first = list(islice(combinations(space.parameters, points), _TRIES + 1))
+    if len(first) <= _TRIES:
+        return first
+    rng = random.Random(0)
+    return [pick_values(space.parameters, lambda name: rng.choice(points[name])) for _ in range(_TRIES)]

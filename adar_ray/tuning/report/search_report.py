@@ -1,0 +1,97 @@
+"""The report of a hyperparameter search: one HTML file that needs no other file."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import matplotlib.style
+
+from adar_ray.config import Config
+from adar_ray.reporting.formatting import as_text, duration, listed, n_trials, score
+from adar_ray.reporting.page import page, pair, paragraph, section, table
+from adar_ray.tuning.report.contents import BEST, Contents, column_of
+from adar_ray.tuning.report.figures import (
+    STATUSES,
+    STYLE,
+    importance_bars,
+    learning_curves,
+    parameter_plots,
+    score_aware_functions,
+    search_curve,
+)
+from adar_ray.tuning.trial import Mode, Trial
+
+
+def search_report(title: str, metric: str, mode: Mode, trials: Sequence[Trial], fixed: Config) -> str:
+    """The report as HTML.
+
+    Args:
+        title: its heading.
+        metric: what the trials were judged by, such as `ndcg@20`.
+        mode: "max" or "min", whichever is good.
+        trials: in the order in which they began.
+        fixed: the configuration that the trials' parameters override.
+    """
+    contents = Contents(metric, mode, trials, fixed)
+    # The default style first: a user's matplotlibrc could ask for LaTeX or a black page.
+    with matplotlib.style.context(["default", STYLE]):
+        parts = [
+            _summary(contents),
+            _best_trials(contents),
+            _failures(contents),
+            pair(search_curve(contents), learning_curves(contents)),
+            parameter_plots(contents),
+            pair(importance_bars(contents), score_aware_functions(contents)),
+        ]
+    return page(title, parts)
+
+
+def _summary(contents: Contents) -> str:
+    if not contents.trials:
+        return paragraph("No trial was started.")
+    statuses = [trial.status for trial in contents.trials]
+    counts = [
+        f"{statuses.count(status)} {label}"
+        for status, (_, _, label) in STATUSES.items()
+        if status in statuses or status in ("finished", "stopped", "failed")
+    ]
+    text = f"{n_trials(len(contents.trials))}: {listed(counts)}."
+    if contents.ranked:
+        best = contents.ranked[0]
+        text += f" Trial {best.name} has the best validation {contents.metric}: {score(best.value_or_nan)}."
+    else:
+        text += f" No trial has a value of {contents.metric}."
+    text += (
+        f" The search took {duration(max(trial.end for trial in contents.trials))}, "
+        f"its trials together {duration(sum(trial.seconds for trial in contents.trials))}."
+    )
+    return f'<p class="summary">{html.escape(text)}</p>'
+
+
+def _best_trials(contents: Contents) -> str:
+    best = contents.ranked[:BEST]
+    if not best:
+        return ""
+    names = contents.parameters
+    header = ["rank", "trial", contents.metric, *names, "best epoch", "epochs", "time", "ended"]
+    rows = []
+    for rank, trial in enumerate(best, 1):
+        row = [str(rank), trial.name, score(trial.value_or_nan)]
+        row += [as_text(trial.values.get(name)) for name in names]
+        row += [as_text(trial.best_epoch), as_text(trial.epochs)]
+        row += [duration(trial.seconds), STATUSES[trial.status][2]]
+        rows.append(row)
+    texts = [3 + i for i, name in enumerate(names) if not column_of(contents.trials, name)[1]]
+    heading = "The best trial" if len(best) == 1 else f"The {len(best)} best trials"
+    return section(heading, table(header, rows, texts=(1, *texts, len(header) - 1)))
+
+
+def _failures(contents: Contents) -> str:
+    failed = [trial for trial in contents.trials if trial.status == "failed"]
+    if not failed:
+        return ""
+    rows = [
+        [trial.name, as_text(trial.epochs), as_text(trial.error or "no message", 300)] for trial in failed
+    ]
+    return section("Trials that failed", table(["trial", "epochs", "error"], rows, texts=(0, 2), prose=True))

@@ -1,0 +1,119 @@
+"""Runs one trial: the worker loop of `train` in the trial's own process, or a group of Ray Train workers.
+
+A trial is a run with its own folder, from which it resumes, no matter who starts it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from adar_ray.custom import look_in
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError, one_line
+from adar_ray.storage import Folder
+from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
+from adar_ray.training.loop import Worker, fit
+from adar_ray.training.records import EpochRecord
+from adar_ray.training.run import CONFIG, LAST, Run
+from adar_ray.training.trainer import device_of
+from adar_ray.tuning.folder import Search
+from adar_ray.tuning.schedulers import results
+
+_ERROR = "error.json"
+
+
+def run_trial(
+    config: dict[str, Any], search: Search, dataset: Dataset, loaded: dict[bool, Loaded], modules: list[str]
+) -> None:
+    """What Ray Tune runs for each trial; reports what `results` says after every epoch.
+
+    Args:
+        config: the trial's `values`. Its number is the trial's name, because a trial of a population takes
+            over the configuration of another.
+        loaded: the rows of the dataset, by whether the model is sequential; empty if they are streamed.
+        modules: folders that may hold custom components.
+    """
+    look_in(modules)
+    number = int(tune.get_context().get_trial_name())
+    with _errors_written(search.trial_folder(number)):
+        _train(number, config["values"], search, dataset, loaded)
+
+
+def _train(
+    number: int, values: dict[str, Any], search: Search, dataset: Dataset, loaded: dict[bool, Loaded]
+) -> None:
+    run = _open(search, dataset, number, values, tune.get_checkpoint())
+    curve = [value_of(record, search.space.metric) for record in run.epochs()]
+    keeps_weights = search.space.scheduler.name == "pbt"
+
+    def report(record: EpochRecord) -> None:
+        curve[record.epoch - 1 :] = [value_of(record, search.space.metric)]
+        result = results(curve, search.space.mode)[-1]
+        if not keeps_weights:
+            tune.report(result)
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            Path(scratch, "last.pt").write_bytes(run.folder.read_bytes(LAST))
+            tune.report(result, checkpoint=tune.Checkpoint.from_directory(scratch))
+
+    if curve and not tune.get_checkpoint():  # an interrupted trial may not have reported its last epoch
+        report(run.epochs()[-1])
+    if search.workers > 1:
+        from adar_ray.training.ray_workers import fit_on_workers
+
+        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None)
+        return
+    rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
+    data = kept_data(run.config, rows, worker) if rows else local_data(run.config, dataset, worker)
+    fit(run.config, data, run, worker, report)
+
+
+def value_of(record: EpochRecord, metric: str) -> float:
+    """The metric in a line of `metrics.jsonl`; all but the loss are validation metrics."""
+    if metric == "loss":
+        return record.loss
+    assert record.valid is not None  # a search refuses a dataset without validation interactions
+    return record.valid[metric]
+
+
+def _open(
+    search: Search, dataset: Dataset, number: int, values: dict[str, Any], checkpoint: tune.Checkpoint | None
+) -> Run:
+    """The trial's run: as it was left, or new, or with the weights of another trial under its own values."""
+    folder, config = search.trial_folder(number), search.config(values)
+    if not folder.exists(CONFIG):
+        return Run.begin(folder, config, dataset, search.workers)
+    run = Run.open(folder.address)
+    if run.config.used() != config.used():
+        run = Run.begin(folder, config, dataset, search.workers)
+    if checkpoint:
+        with checkpoint.as_directory() as taken:
+            run.folder.write_bytes(LAST, Path(taken, "last.pt").read_bytes())
+    return run
+
+
+@contextlib.contextmanager
+def _errors_written(folder: Folder) -> Iterator[None]:
+    """Write down what goes wrong in the trial, in one line, for the search to read."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error).partition("\n")[0] if isinstance(error, AdarError) else ""
+        folder.write_json(_ERROR, {"error": text or one_line(f"{type(error).__name__}: {error}", 300)})
+        raise
+
+
+def read_error(folder: Folder) -> str | None:
+    """Why the trial failed; None if it did not get to say."""
+    return folder.read_json(_ERROR)["error"] if folder.exists(_ERROR) else None
+
+
+def forget_weights(folder: Folder) -> None:
+    """Remove what an ended trial would continue from: many trials would fill a disk."""
+    folder.folder("checkpoints").remove()

@@ -1,0 +1,93 @@
+"""The search folder: what is written is read back, and damage is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adar_ray.storage import Folder
+from adar_ray.tuning.folder import Search, check_new
+from adar_ray.tuning.trial import Trial
+from tests.tuning.spaces import a_search, refusal
+
+
+def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = a_search(tmp_path, settings=("adar.candidates=4",), seconds=3.5, concurrent=2)
+    written.write()
+    assert Search.open(tmp_path / "search") == written
+
+
+def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    values = {"adar.beta": 0.5, "adar.negatives": 4, "model.cosine": True, "loss.name": "bpr"}
+    trials = [
+        Trial(number=0, values=values, started=1.5, status="finished", value=0.25, curve=[0.1, 0.25]),
+        Trial(number=1, values={}, started=3.0, status="failed", error="no"),
+    ]
+    for trial in trials[::-1]:
+        search.write_trial(trial)
+    read = search.read_trials()
+    assert read == trials
+    assert [type(value) for value in read[0].values.values()] == [float, int, bool, str]
+    content = json.loads(Path(tmp_path, "search", "trials", "00000", "trial.json").read_text())
+    assert list(content) == [
+        *(
+            "number",
+            "values",
+            "started",
+            "status",
+            "epochs",
+            "best_epoch",
+            "value",
+            "seconds",
+            "error",
+            "curve",
+        )
+    ]
+
+
+def test_the_table_has_a_column_per_parameter(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    search.write_table(
+        [
+            Trial(number=0, values={"adar.beta": 0.5}, started=0.0, status="finished", value=0.25),
+            Trial(number=1, values={"dns.top": 2}, started=1.0, status="failed", error="no"),
+        ]
+    )
+    rows = search.folder.read_table("trials.parquet").to_pylist()
+    assert [row["trial"] for row in rows] == ["00000", "00001"]
+    assert [(row["adar.beta"], row["dns.top"], row["error"]) for row in rows] == [
+        (0.5, None, None),
+        (None, 2, "no"),
+    ]
+    assert "curve" not in rows[0]
+
+
+def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    search.write()
+    file = Path(tmp_path, "search", "search.yaml")
+    written = file.read_text()
+    for damaged in ("a: [", "3", written.replace("trials: 20", "trials: many"), written + "more: 1\n"):
+        file.write_text(damaged)
+        assert f"{file}: is damaged" in refusal(Search.open, file.parent)
+    Path(tmp_path, "search", "trials", "00000").mkdir(parents=True)
+    trial = Path(tmp_path, "search", "trials", "00000", "trial.json")
+    for damaged in ("{", '{"number": 0}'):
+        trial.write_text(damaged)
+        assert f"{trial}: is damaged" in refusal(search.read_trials)
+
+
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
+    check_new(Folder.at(tmp_path / "new"), replace=False)
+    (tmp_path / "mine").touch()
+    for replace in (False, True):
+        with pytest.raises(Exception, match=r"not a search|search\.yaml"):
+            check_new(Folder.at(tmp_path), replace=replace)
+    a_search(tmp_path).write()
+    assert "--resume" in refusal(check_new, Folder.at(tmp_path / "search"), replace=False)
+    check_new(Folder.at(tmp_path / "search"), replace=True)
+    assert not (tmp_path / "search").exists()
+    assert (tmp_path / "mine").exists()
