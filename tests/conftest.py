@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import adar_ray.ray_session  # noqa: F401 (before Ray: it sets how often Ray Train looks after its workers)
 from adar_ray.data.dataset import Dataset
 
 torch.set_num_threads(1)

@@ -8,7 +8,6 @@ from pathlib import Path
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
-from adar_ray.memory import keep_freed_memory
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.records import Evaluation
 from adar_ray.training.run import Run
@@ -39,7 +38,6 @@ def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS)
             "evaluate another --split"
         )
     known, history = user_items(trained.dataset, *before), trained.history(*before)
-    keep_freed_memory()
     tally = tally_users(trained.model, known, truth, ks, history=history)
     result = Evaluation(
         split=split, users=int(tally.users), metrics=tally.metrics(trained.observed.item_counts())

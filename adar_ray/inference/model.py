@@ -11,6 +11,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
+from adar_ray.process import random_states_kept
 from adar_ray.training.build import build_model, is_sequential
 from adar_ray.training.run import Run
 
@@ -33,7 +34,8 @@ class TrainedModel:
     def load(cls, run: Run) -> TrainedModel:
         dataset = run.dataset()
         observed = user_items(dataset, "train")
-        model = build_model(run.config, observed, dataset)
+        with random_states_kept():  # the initial weights are drawn, then replaced
+            model = build_model(run.config, observed, dataset)
         model.load_state_dict(run.weights())
         model.eval()
         return cls(model, observed, dataset, is_sequential(run.config))

@@ -17,6 +17,8 @@ from adar_ray.custom import look_in, search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, one_line
+from adar_ray.memory import keep_freed_memory
+from adar_ray.process import environment_kept
 from adar_ray.ray_session import interruptible, ray_session
 from adar_ray.training.data_source import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
@@ -79,7 +81,9 @@ def _train(run: Run, dataset: Dataset) -> None:
             dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
         )
         try:
-            with interruptible():
+            # Ray Train asks its workers for news every two seconds by default, which small runs would spend
+            # waiting.
+            with interruptible(), environment_kept(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1"):
                 trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
@@ -90,6 +94,7 @@ def _train(run: Run, dataset: Dataset) -> None:
 
 def _train_worker(arguments: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
+    keep_freed_memory()
     look_in(arguments["modules"])
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
@@ -112,7 +117,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     def report(record: EpochRecord) -> None:
         ray.train.report(record.to_dict())
 
-    fit(run.config, data, run, worker, report, _at_most_every(PROGRESS_SECONDS, write_progress))
+    fit(run, data, worker, report, _at_most_every(PROGRESS_SECONDS, write_progress))
 
 
 def _at_most_every(seconds: float, call: OnStep) -> OnStep:

@@ -86,7 +86,7 @@ def resume(
         else:
             worker = Worker(device=device_of(run.config))
             data = local_data(run.config, dataset, worker)
-            fit(run.config, data, run, worker, tell_epoch, on_step)
+            fit(run, data, worker, tell_epoch, on_step)
     epochs = run.epochs()
     best = epochs[epochs[-1].best_epoch - 1]
     result = RunResult(

@@ -1,0 +1,94 @@
+"""Context managers that put back what the library changes in the process that calls it.
+
+Settings that are meant to last belong in the entry points of the command line and of worker processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Restores the global random states of Python, NumPy and torch, on the CPU and on GPUs."""
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # Reading the GPUs' states would start CUDA. Until it starts, they follow from torch's seed.
+    gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    seed = torch.initial_seed()
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if gpu_states is None:
+            torch.cuda.manual_seed_all(seed)
+        else:
+            torch.cuda.set_rng_state_all(gpu_states)
+
+
+@contextlib.contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Runs torch on this many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def environment_kept(**defaults: str) -> Iterator[None]:
+    """Sets environment variables that are not set yet, and restores the environment."""
+    before = dict(os.environ)
+    os.environ.update(defaults | before)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def signal_handlers_kept() -> Iterator[None]:
+    """Restores the signal handlers, which only the main thread can change."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None is a handler that was not installed from Python and cannot be put back.
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def log_levels_kept() -> Iterator[None]:
+    """Restores the levels of all loggers that exist."""
+    loggers = [logging.getLogger(), *_existing_loggers()]
+    levels = [logger.level for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            if logger.level != level:
+                logger.setLevel(level)
+
+
+def _existing_loggers() -> list[logging.Logger]:
+    known = list(logging.root.manager.loggerDict.values())
+    return [logger for logger in known if isinstance(logger, logging.Logger)]
