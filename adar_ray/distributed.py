@@ -1,4 +1,4 @@
-"""What the workers of one training tell each other, in pure torch; a single process is alone and needs none.
+"""Communication between the workers of one run, in pure torch. A single process needs none.
 
 Legend: B rows that this worker holds, A rows of all workers.
 """
@@ -10,17 +10,20 @@ import torch.distributed as dist
 
 
 def world_size() -> int:
-    """How many workers there are."""
+    """The number of workers."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_rows(row_B: torch.Tensor) -> torch.Tensor:
-    """`[A, ...]`: the rows of all workers, by worker; they may hold unequally many. Without gradients."""
+    """Returns the rows of all workers, `[A, ...]`, in the order of workers, without gradients.
+
+    Workers may hold different numbers of rows.
+    """
     if world_size() == 1:
         return row_B.detach()
-    counts = [torch.zeros(1, dtype=torch.int64, device=row_B.device) for _ in range(world_size())]
-    dist.all_gather(counts, torch.tensor([len(row_B)], device=row_B.device))
-    counts = [int(count) for count in counts]
+    gathered = [torch.zeros(1, dtype=torch.int64, device=row_B.device) for _ in range(world_size())]
+    dist.all_gather(gathered, torch.tensor([len(row_B)], device=row_B.device))
+    counts = [int(count) for count in gathered]
     filled = row_B.new_zeros(max(counts), *row_B.shape[1:])
     filled[: len(row_B)] = row_B
     parts = [torch.empty_like(filled) for _ in counts]

@@ -1,20 +1,21 @@
-"""Memory of tensors on a CPU."""
+"""Memory for tensors on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-# Of malloc.h.
+# From malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = 2**30  # bytes
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep what its tensors free, for the next step's tensors of the same sizes.
+    """Makes this process keep the memory that tensors free, for the next step's tensors of the same sizes.
 
-    glibc gives large blocks back to the system at once, and the next step gets them page by page and zeroed.
-    The peak of the process stays what it is. Other C libraries are left as they are.
+    By default, glibc returns large blocks to the system at once, and the next step gets them back page by
+    page, zeroed. The peak memory does not change. Other C libraries are left alone. glibc has no way to read
+    these settings back, so only entry points call this: the command line's and those of worker processes.
     """
     if not sys.platform.startswith("linux"):
         return

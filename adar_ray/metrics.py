@@ -1,4 +1,4 @@
-"""Ranking metrics of one user at a time, vectorized over users.
+"""Ranking metrics per user, vectorized over users.
 
 Legend: B users, k length of a ranking, n_k number of cut-offs.
 """
@@ -15,7 +15,7 @@ METRICS = ("recall", "ndcg", "hit_rate", "precision", "mrr", "map")
 def ranking_metrics(
     hit_Bk: torch.Tensor, relevant_B: torch.Tensor, ks: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """Metrics of rankings whose hits are known, each `[B]` in float64, under the name `metric@k`.
+    """Metrics of rankings from their hits: `metric@k` -> `[B]` in float64.
 
     Binary relevance; definitions as in trec_eval: recall = hits / relevant, precision = hits / k,
     NDCG against the best possible ranking of k, MRR = 1 / rank of the first hit (0 if there is none

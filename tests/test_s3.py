@@ -157,5 +157,5 @@ def test_missing_addresses(s3) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(AdarError, match="is no dataset"):
         Dataset.open(f"s3://{BUCKET}/nowhere")
-    with pytest.raises(AdarError, match="is no run"):
+    with pytest.raises(AdarError, match="is not a run folder"):
         Run.open(f"s3://{BUCKET}/nowhere")

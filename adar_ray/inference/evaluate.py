@@ -1,4 +1,4 @@
-"""How good a trained model is."""
+"""Measures a trained model."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ KS = (10, 20, 50)
 
 
 def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS) -> Evaluation:
-    """Ranks every item for every user of the split; writes `RUN/evaluation/SPLIT.json` and returns it.
+    """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
 
-    Training items are left out of the ranking, for test those of validation too; of the same items are
-    the histories by which a sequential model knows users. Users with nothing in the split have nothing
-    to be found and are not counted.
+    Training items are left out of the ranking; for test, validation items as well. A sequential model reads
+    histories of the same items. Users without interactions in the split do not count.
 
     Raises:
-        AdarError: the dataset has no such split, or has changed since training; or there are no histories.
+        AdarError: the split is empty, the dataset has changed since training, or a sequential model has no
+            histories before the split.
     """
     run = Run.open(run)
     trained = TrainedModel.load(run)
     truth = user_items(trained.dataset, split)
     if not len(truth):
         raise AdarError(f"{trained.dataset.folder}: has no interactions in {split}; evaluate another --split")
-    # Validation comes out of training: for test it is as known as training itself.
+    # Validation interactions come before those of test, so a user's test ranking leaves them out, too.
     before = SPLITS[: SPLITS.index(split)]
     if trained.sequential and not before:
         raise AdarError(
-            f"{run.folder}: its model knows users by what they did before {split}, which is nothing; "
+            f"{run.folder}: its sequential model reads what users did before {split}, which is nothing; "
             "evaluate another --split"
         )
     known, history = user_items(trained.dataset, *before), trained.history(*before)

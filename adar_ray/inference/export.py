@@ -1,4 +1,4 @@
-"""A trained model's vectors, for an index of one's own.
+"""Exports a trained model's vectors, for a vector index.
 
 Legend: U users, B users of a tile, D dimensions.
 """
@@ -20,10 +20,10 @@ from adar_ray.training.run import Run
 
 
 def export(run: str | Path | Run, out: str | Path, *, replace: bool = False) -> Folder:
-    """User and item vectors as `users.parquet` and `items.parquet`: `key, vector`, by dense id.
+    """Writes `users.parquet` and `items.parquet` with the columns `key, vector`, by dense id.
 
-    The score of a pair is the dot product of its vectors. A sequential model's user is as of now: after
-    all interactions of all splits.
+    The score of a pair is the dot product of its vectors. A sequential model's user vectors are as of now,
+    after all interactions of all splits.
     """
     run = Run.open(run)
     trained = TrainedModel.load(run)

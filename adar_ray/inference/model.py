@@ -1,4 +1,4 @@
-"""A run's best model, loaded and ready to rank."""
+"""Loads a run's best model, ready to rank."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TrainedModel:
     """A run's best model, ready to rank.
 
     Attributes:
-        observed: the interactions it was trained on.
-        sequential: whether it knows users by their histories.
+        observed: the training interactions.
+        sequential: whether it reads histories.
     """
 
     model: BaseModel
@@ -41,10 +41,10 @@ class TrainedModel:
         return cls(model, observed, dataset, is_sequential(run.config))
 
     def history(self, *splits: str) -> Histories | None:
-        """Users' histories over the given splits; None where the model reads none.
+        """Users' histories over the given splits; None if the model reads none.
 
-        One split follows the other, each in order of time. That is the order of time over all of them
-        unless the split is random.
+        The splits follow one another, each in order of time. Unless they were drawn at random, that is the
+        order of time overall.
         """
         if not self.sequential:
             return None
@@ -53,7 +53,7 @@ class TrainedModel:
 
 
 def user_items(dataset: Dataset, *splits: str) -> UserItems:
-    """All interactions of the given splits; none of none."""
+    """All interactions of the given splits."""
     return UserItems(*_interactions(dataset, *splits), dataset.n_users, dataset.n_items)
 
 

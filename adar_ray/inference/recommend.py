@@ -1,6 +1,6 @@
-"""What a trained model recommends.
+"""Recommends items with a trained model.
 
-Legend: B users of a tile, k items a user.
+Legend: B users of a tile, k items per user.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import ray
 import ray.data
 import torch
 
-from adar_ray.custom import find_custom, look_in, search_path
+from adar_ray.custom import find_custom, is_custom, look_in, search_path
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
@@ -41,10 +41,14 @@ def recommend(
     replace: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> Folder:
-    """The top k items of all users, or of those given by their keys, as Parquet, through Ray Data.
+    """Writes the top k items of all users, or of the users with the given keys, to Parquet, with Ray Data.
 
-    Rows of `user, item, rank, score` with the source's own ids; rank counts from 1. What a user has
-    interacted with, in whatever split, is left out, and is the history that a sequential model reads.
+    Rows are `user, item, rank, score` with the source's ids; ranks start at 1. Items that the user has
+    interacted with, in any split, are left out. They are the history that a sequential model reads.
+
+    Args:
+        users: keys of users, as in the source.
+        on_progress: called with the number of users done and the number of all users.
 
     Returns:
         The folder of Parquet files.
@@ -73,17 +77,18 @@ def recommend(
 def _recommend_part(
     shared: Any, folder: Folder, k: int, name: str, modules: list[str], batch: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Ranks and writes one part of the users, in a Ray Data task."""
+    """Ranks and writes one part of the users. Runs in a Ray Data task."""
     torch.set_num_threads(1)
     keep_freed_memory()
     look_in(modules)
-    if ":" in name:  # Ray Data tries a task without end if it cannot unpickle; an error of ours ends it
+    if is_custom(name):  # if unpickling fails, Ray Data retries without end; an AdarError ends the task
         find_custom("model.name", name)
-    model, known, history, keys = ray.get(shared)
+    model, known, history, (user_keys, item_keys) = ray.get(shared)
     (part,), (users,) = batch["part"], batch["users"]
     user = torch.from_numpy(np.asarray(users, dtype=np.int64))
     tiles = top_items(model, user, known, k, known.n_items, history)
-    folder.write_table(f"{part:05d}.parquet", pa.concat_tables(_rows(*keys, *tile) for tile in tiles))
+    rows = pa.concat_tables(_rows(user_keys, item_keys, *tile) for tile in tiles)
+    folder.write_table(f"{part:05d}.parquet", rows)
     return {"users": np.array([len(users)])}
 
 
@@ -95,13 +100,13 @@ def _rows(
     score_Bk: torch.Tensor,
 ) -> pa.Table:
     k = item_Bk.shape[1]
-    there = (score_Bk > -torch.inf).flatten().numpy()
+    is_item = (score_Bk > -torch.inf).flatten().numpy()
     return pa.table(
         {
-            "user": user_keys.take(pa.array(np.repeat(user_B.numpy(), k)[there])),
-            "item": item_keys.take(pa.array(item_Bk.flatten().numpy()[there])),
-            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(user_B))[there],
-            "score": score_Bk.flatten().numpy()[there],
+            "user": user_keys.take(pa.array(np.repeat(user_B.numpy(), k)[is_item])),
+            "item": item_keys.take(pa.array(item_Bk.flatten().numpy()[is_item])),
+            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(user_B))[is_item],
+            "score": score_Bk.flatten().numpy()[is_item],
         }
     )
 
@@ -111,8 +116,8 @@ def _user_ids(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
     if ids.null_count:
         unknown = [str(key) for key, known in zip(keys, ids.is_valid().to_pylist(), strict=True) if not known]
         raise AdarError(
-            f"{dataset.folder}: knows no user {unknown[0]!r}"
-            + (f", nor {len(unknown) - 1} others" if len(unknown) > 1 else "")
-            + "; the ids are those of the source, in users.parquet"
+            f"{dataset.folder}: has no user {unknown[0]!r}"
+            + (f" (and {len(unknown) - 1} more are missing)" if len(unknown) > 1 else "")
+            + "; give ids of the source, which users.parquet lists"
         )
     return ids.to_numpy()

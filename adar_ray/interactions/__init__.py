@@ -1,4 +1,4 @@
-"""Who interacted with what, in memory, for look-ups a batch at a time."""
+"""Interactions in memory, to look up for a batch at a time."""
 
 PADDING = -1
-"""Stands where a batch has no row, and where a sequence has no item."""
+"""Marks an empty row of a batch and an empty position of a sequence."""

@@ -1,4 +1,4 @@
-"""What each user did last, for look-ups a batch at a time.
+"""Each user's latest items, to look up for a batch at a time.
 
 Legend: B users of a batch, L longest history, E interactions.
 """
@@ -11,17 +11,17 @@ from adar_ray.interactions import PADDING
 
 
 class Histories:
-    """Each user's latest items, in the order in which they were met.
+    """Each user's latest items, in order of time.
 
     Args:
-        user_E, item_E: interactions, each user's in the order of time; users may be mixed.
+        user_E, item_E: interactions, each user's in order of time; users may be mixed.
         n_users: size of the id range.
         length: L.
     """
 
     def __init__(self, user_E: torch.Tensor, item_E: torch.Tensor, n_users: int, length: int) -> None:
         by_user_E = torch.sort(user_E, stable=True).indices
-        # Place 0 is where every look-up before a user's first item goes.
+        # Every look-up before a user's first item goes to index 0.
         self._item = torch.cat([item_E.new_tensor([PADDING]), item_E[by_user_E]])
         ends = torch.bincount(user_E, minlength=n_users).cumsum(0) + 1
         self._start = torch.cat([ends.new_tensor([1]), ends])
@@ -34,7 +34,7 @@ class Histories:
         return self
 
     def __call__(self, user_B: torch.Tensor) -> torch.Tensor:
-        """`[B, L]`: items, the latest last, and PADDING on the left."""
+        """Returns items `[B, L]`, the latest last, with PADDING on the left."""
         at_BL = self._start[user_B + 1, None] + self._back_L
         at_BL = torch.where(at_BL >= self._start[user_B, None], at_BL, 0)
         return self._item[at_BL].to(torch.int64)

@@ -1,4 +1,4 @@
-"""Which items each user has interacted with, for look-ups a batch at a time.
+"""The items that each user has interacted with, to look up for a batch at a time.
 
 Legend: B users of a batch, K or P items, E (user, item) pairs.
 """
@@ -11,12 +11,12 @@ import torch
 
 
 class UserItems:
-    """The set of (user, item) pairs that happened; 8 bytes a pair, 12 once shared items are asked for.
+    """The set of observed (user, item) pairs. Takes 8 bytes per pair, 12 after a look-up of shared items.
 
-    On dense data there is also a bit for each pair there could be, which takes no more memory than the pairs.
+    Dense data also gets a bit for every possible pair, if that takes no more memory than the pairs.
 
     Args:
-        user_E, item_E: the pairs, in any order, repeated or not.
+        user_E, item_E: the pairs, in any order; repeated pairs count once.
         n_users, n_items: sizes of the id ranges.
     """
 
@@ -41,24 +41,24 @@ class UserItems:
         return self
 
     def counts(self) -> torch.Tensor:
-        """`[n_users]` items of each user."""
+        """The number of items of each user, `[n_users]`."""
         return self._start.diff()
 
     def item_counts(self) -> torch.Tensor:
-        """`[n_items]` users of each item."""
+        """The number of users of each item, `[n_items]`."""
         return torch.bincount(self._pair_E % self.n_items, minlength=self.n_items)
 
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All pairs `(user_E, item_E)`, by user, then by item."""
+        """All pairs `(user_E, item_E)`, ordered by user, then by item."""
         return self._pair_E // self.n_items, self._pair_E % self.n_items
 
     def of(self, user_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Items of each given user as `(row, item)`: the position in `user_B`, and the item."""
+        """The items of the given users as `(row, item)`, where `row` is the position in `user_B`."""
         row, at = _walk(self._start, user_B)
         return row, self._pair_E[at] - user_B[row].to(torch.int64) * self.n_items
 
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
-        """`[B, K]`: whether the pair happened."""
+        """Whether each pair was observed, `[B, K]`."""
         if not len(self):
             return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
         pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
@@ -68,10 +68,10 @@ class UserItems:
         return self._pair_E[at_BK] == pair_BK
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
-        """`[B, P]`: the same for items that all users have in common.
+        """Whether each pair was observed, `[B, P]`, for items that all users share.
 
-        Where there are no bits, walks these items' users: random items have fewer than the users of a batch,
-        who are active ones, have items.
+        Without bits, this walks through the items' users: random items have fewer users than the active users
+        of a batch have items.
         """
         different, of_B = torch.unique(user_B, return_inverse=True)
         if self._bits is not None:
@@ -86,7 +86,7 @@ class UserItems:
         return seen_BP.index_select(0, of_B)
 
     def seen_by(self, user_B: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What a sampler asks of a batch: items, `[B, K]` or shared `[P]`, -> whether each pair happened."""
+        """A function for samplers: items, `[B, K]` or shared `[P]` -> whether each pair was observed."""
 
         def seen(item: torch.Tensor) -> torch.Tensor:
             return self.contains_shared(user_B, item) if item.dim() == 1 else self.contains(user_B, item)
@@ -94,7 +94,7 @@ class UserItems:
         return seen
 
     def _users_of(self, item_P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Users of each given item as `(column, user)`: the position in `item_P`, and the user."""
+        """The users of the given items as `(column, user)`, where `column` is the position in `item_P`."""
         if self._by_item is None:
             user_E, item_E = self.pairs()
             ends = torch.bincount(item_E, minlength=self.n_items).cumsum(0)
@@ -105,8 +105,10 @@ class UserItems:
 
 
 def _walk(start: torch.Tensor, group_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Members of each given group, which lie together from `start[g]` to `start[g + 1]`, as `(position in
-    group_G, where the member lies)`."""
+    """The members of the given groups as `(position in group_G, index of the member)`.
+
+    The members of group g have the indices from `start[g]` to `start[g + 1]`.
+    """
     start_G = start[group_G]
     count_G = start[group_G + 1] - start_G
     position = torch.repeat_interleave(torch.arange(len(group_G), device=group_G.device), count_G)

@@ -1,1 +1,1 @@
-"""All items ranked for users, exactly, in pure torch."""
+"""Exact rankings of all items, in pure torch."""

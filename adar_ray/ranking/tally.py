@@ -1,4 +1,4 @@
-"""Metrics of full rankings, summed over users so that any number of workers may share them.
+"""Metrics of full rankings, as sums over users that any number of workers can share.
 
 Legend: B users of a tile, k length of a ranking.
 """
@@ -19,9 +19,9 @@ from adar_ray.ranking.top_items import TILE, top_items
 
 
 class Tally:
-    """Sums over users that add up to the same metrics however the users are dealt to workers.
+    """Sums over users that add up to the same metrics no matter which worker ranks which users.
 
-    Sums are kept a tile apart and added in the order of tiles, since the order of additions rounds.
+    Sums are kept for each tile and added in the order of tiles, since rounding depends on the order.
     """
 
     def __init__(self, tiles: int, n_items: int, ks: Sequence[int]) -> None:
@@ -41,11 +41,11 @@ class Tally:
             self.shown[row] += torch.bincount(shown, minlength=self.shown.shape[1])
 
     def tensors(self) -> list[torch.Tensor]:
-        """What workers add up, elementwise, to get the tally of all of them."""
+        """The tensors that workers add up, elementwise, to get the tally of all workers."""
         return [self.tile_sums, self.users, self.shown]
 
     def metrics(self, popularity: torch.Tensor) -> dict[str, float]:
-        """Means over users; coverage of the catalog, and popularity of what was shown."""
+        """Means over users, coverage of the catalog, and mean popularity of the recommended items."""
         users = max(int(self.users), 1)
         means = [math.fsum(column) / users for column in self.tile_sums.T.tolist()]
         result = dict(zip(self.names, means, strict=True))
@@ -65,14 +65,16 @@ def tally_users(
     device: torch.device | str = "cpu",
     history: Histories | None = None,
 ) -> Tally:
-    """Ranks all items for the users who have truth, in the given tiles of `TILE` users (default: all).
+    """Ranks all items for the users who have relevant items.
 
     Args:
         model: a base model in evaluation mode.
-        seen: training pairs, which are not ranked.
-        truth: pairs to be found.
-        ks: cut-offs.
-        history: what a sequential model knows the users by.
+        seen: pairs to leave out of the ranking.
+        truth: relevant pairs.
+        ks: cutoffs.
+        tiles: numbers of the tiles of `TILE` users to rank; by default all.
+        device: where to compute.
+        history: users' histories, for a sequential model.
     """
     user = truth.counts().nonzero()[:, 0]
     n_tiles = -(-len(user) // TILE)
@@ -90,5 +92,5 @@ def tally_users(
 
 
 def tile_count(truth: UserItems) -> int:
-    """Tiles that the users with truth fill."""
+    """The number of tiles that the users with relevant items fill."""
     return -(-int((truth.counts() > 0).sum()) // TILE)

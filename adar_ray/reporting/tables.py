@@ -1,4 +1,4 @@
-"""Runs side by side."""
+"""Tables that compare runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
 
 
 def compare(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
-    """One row a run: what it is, how validation chose, and its test figures if it was evaluated."""
+    """One row per run: its components, its best epoch on validation, and its test metrics if evaluated."""
     return [_row(Run.open(run)) for run in runs]
 
 

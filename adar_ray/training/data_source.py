@@ -1,4 +1,4 @@
-"""What a worker's training loop feeds on: rows kept in memory, or read anew each epoch."""
+"""Where a training loop gets its rows: from memory, or read again each epoch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KEPT_IDS = 128_000_000  # 512 MiB in each worker
 
 
 def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadShard]:
-    """How many rows each shard has that the model trains on, and what reads a shard.
+    """The number of rows in each shard that the model trains on, and a function that reads a shard.
 
-    Rows are interactions, or sequence rows where the model is a sequential one.
+    Rows are interactions, or sequence rows if the model is sequential.
 
     Raises:
-        AdarError: there are no sequence rows.
+        AdarError: the model is sequential and there are no sequence rows.
     """
     sequential = is_sequential(config)
     if sequential and not dataset.sequences["rows"]:
         raise AdarError(
-            f"{dataset.folder}: no user has two training interactions, so that there is no sequence for "
+            f"{dataset.folder}: no user has two training interactions, so there is no sequence for "
             f"model.name {config.model.name}; train another model, or prepare with another --split"
         )
     rows = [shard["rows"] for shard in dataset.shards(SEQUENCES if sequential else "train")]
@@ -40,7 +40,7 @@ def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadSh
 
 
 def keeps_data(config: Config, dataset: Dataset) -> bool:
-    """Whether workers keep the training rows after the first pass."""
+    """Whether workers keep the training rows in memory after the first pass."""
     if config.data.cache == "auto":
         ids_a_row = dataset.sequences["length"] + 2 if is_sequential(config) else 2
         return sum(training_shards(config, dataset)[0]) * ids_a_row <= KEPT_IDS
@@ -49,10 +49,10 @@ def keeps_data(config: Config, dataset: Dataset) -> bool:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What training reads of a dataset, read: several trainings may share it.
+    """The rows of a dataset that training needs, in memory. Several runs may share them.
 
     Attributes:
-        shards: the rows that the model trains on, by shard.
+        shards: rows that the model trains on, by shard.
         train, valid: interactions.
     """
 
@@ -63,25 +63,30 @@ class Loaded:
 
 
 def load(config: Config, dataset: Dataset, shards: list[Rows] | None = None) -> Loaded:
-    """Reads what training with this configuration needs; of the shards only if they are not at hand."""
+    """Reads the rows that training with this configuration needs.
+
+    Args:
+        shards: the training rows, by shard, if they have been read before.
+    """
     shard_rows, read_shard = training_shards(config, dataset)
     shards = shards or [read_shard(shard) for shard in range(len(shard_rows))]
     if is_sequential(config):
         train = dataset.read_split("train")
     else:
-        train = tuple(np.concatenate(part) for part in zip(*shards, strict=True))
+        users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
+        train = users, items
     return Loaded(dataset, shards, train, dataset.read_split("valid"))
 
 
 def kept_data(config: Config, loaded: Loaded, worker: Worker) -> TrainingData:
-    """From rows in memory."""
+    """Training data from rows in memory."""
     shards = loaded.shards
     stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker)
     return _training_data(config, loaded.dataset, stripes, loaded.train, loaded.valid)
 
 
 def streamed_data(config: Config, dataset: Dataset, stripes: Stripes) -> TrainingData:
-    """From stripes that come from somewhere; only the look-ups of observed pairs are kept."""
+    """Training data from given stripes. Only the look-up of observed pairs is kept in memory."""
     return _training_data(config, dataset, stripes, dataset.read_split("train"), dataset.read_split("valid"))
 
 
@@ -90,13 +95,13 @@ def _training_data(
 ) -> TrainingData:
     if config.train.valid_users:
         valid = of_some_users(valid, config.train.valid_users)
-    # Copies, since rows that come out of Ray's object store cannot be written to, which torch warns of.
+    # Copies: rows from Ray's object store are read-only, which torch warns about.
     (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
     sizes = dataset.n_users, dataset.n_items
     length = dataset.sequences["length"]
     return TrainingData(
         dataset=dataset,
-        shard_rows=training_shards(config, dataset)[0],
+        shard_rows=np.array(training_shards(config, dataset)[0]),
         stripes=stripes,
         observed=UserItems(user, item, *sizes),
         valid=UserItems(valid_user, valid_item, *sizes),
@@ -105,7 +110,7 @@ def _training_data(
 
 
 def of_some_users(rows: Rows, limit: int) -> Rows:
-    """All rows of `limit` users drawn at random, always the same; of all where there are no more."""
+    """All rows of `limit` random users, the same ones every time; all rows if there are fewer users."""
     user, item = rows
     different = np.unique(user)
     if len(different) <= limit:
@@ -115,7 +120,7 @@ def of_some_users(rows: Rows, limit: int) -> Rows:
 
 
 def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:
-    """Read by this process itself, without Ray."""
+    """Training data that this process reads by itself, without Ray."""
     if keeps_data(config, dataset):
         return kept_data(config, load(config, dataset), worker)
     shard_rows, read_shard = training_shards(config, dataset)

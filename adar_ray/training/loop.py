@@ -68,7 +68,7 @@ class TrainingData:
     """
 
     dataset: Dataset
-    shard_rows: list[int]
+    shard_rows: np.ndarray
     stripes: Stripes
     observed: UserItems
     valid: UserItems
@@ -185,11 +185,11 @@ class WorkerLoop:
         stripes = self.data.stripes(epoch)
         for step, (user, item) in enumerate(batches(stripes, batch_size // worker.size)):
             position = np.flatnonzero(user != PADDING)
-            user_B, item_B, row_B = (
+            user_B, positive, row_B = (
                 torch.from_numpy(array.astype(np.int64)).to(worker.device)
                 for array in (user[position], item[position], position * worker.size + worker.rank)
             )
-            loss, statistics = self.step(user_B, item_B, row_B, (seed, epoch, step))
+            loss, statistics = self.step(user_B, positive, row_B, (seed, epoch, step))
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             # DDP averages the workers' gradients, although they hold unequal numbers of rows where slots are

@@ -1,4 +1,4 @@
-"""Ray Train workers that run the training loop, fed by Ray Data, and a driver that follows them."""
+"""Ray Train workers that run the training loop on rows from Ray Data, and the driver that follows them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROGRESS_SECONDS = 2.0
 
 
 def fit_on_workers(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnStep) -> None:
-    """Trains as `loop.fit` does, over as many Ray Train workers as the run says.
+    """Trains as `loop.fit` does, on the number of Ray Train workers that the run asks for.
 
     Raises:
         AdarError: a worker failed, or the cluster cannot hold the workers.
@@ -57,8 +57,8 @@ def _train(run: Run, dataset: Dataset) -> None:
         use_gpu = config.train.device == "cuda" or (
             config.train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
         )
-        # Ray resumes a run of the same name by itself, from its own files. Here RUN/checkpoints is what
-        # resumes, so every start has a name of its own, and what Ray leaves is removed.
+        # Ray would resume a run of the same name from files of its own. RUN/checkpoints is what resumes here,
+        # so every start has a new name, and the files that Ray leaves are removed.
         scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
         trainer = ray.train.torch.TorchTrainer(
             _train_worker,
@@ -77,7 +77,7 @@ def _train(run: Run, dataset: Dataset) -> None:
                 name=scratch.path.rpartition("/")[2], storage_path=f"{run.folder.address}/checkpoints"
             ),
             datasets={"train": stream},
-            # What is kept is kept whole: every worker gives the epoch the same order and takes its part.
+            # Workers that keep rows keep all of them: each derives the same order and takes its share.
             dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
         )
         try:
@@ -93,7 +93,7 @@ def _train(run: Run, dataset: Dataset) -> None:
 
 
 def _train_worker(arguments: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """Runs in each Ray Train worker."""
     keep_freed_memory()
     look_in(arguments["modules"])
     context = ray.train.get_context()
@@ -121,7 +121,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
 
 
 def _at_most_every(seconds: float, call: OnStep) -> OnStep:
-    """Spares what is slow, such as writing a file, in a loop that is fast."""
+    """Limits how often a fast loop makes a slow call, such as writing a file."""
     last = time.monotonic()
 
     def limited(epoch: int, step: int, steps: int) -> None:
@@ -146,7 +146,7 @@ def _cause(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
-    """Calls back on what the workers, elsewhere, write into the run folder."""
+    """Calls back with the epochs and steps that workers, in other processes, write into the run folder."""
     told = len(run.epochs())
     stop = threading.Event()
 

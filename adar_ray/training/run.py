@@ -1,6 +1,6 @@
-"""The folder of a run: what is written, under which name, and what is read back.
+"""The run folder: its files, and how they are written and read.
 
-Every file is replaced as a whole, so the folder is safe to read while the run goes on.
+Every file is replaced as a whole, so the folder can be read safely while the run continues.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MODEL = "model/model.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, new or old."""
+    """A run folder."""
 
     folder: Folder
     config: Config
@@ -56,7 +56,7 @@ class Run:
     def create(
         cls, address: str | Path, config: Config, dataset: Dataset, workers: int, *, replace: bool = False
     ) -> Run:
-        """Starts a run folder; refuses one that holds anything unless `replace`."""
+        """Starts a run folder. Refuses a folder that is not empty unless `replace`."""
         folder = Folder.at(address)
         if not folder.is_empty():
             if not replace:
@@ -67,7 +67,7 @@ class Run:
 
     @classmethod
     def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:
-        """Writes what the run is, beside whatever lies there."""
+        """Writes the configuration of a run into a folder and leaves other files there alone."""
         info = RunInfo(
             dataset=dataset.folder.address,
             dataset_checksum=dataset.checksum,
@@ -85,7 +85,9 @@ class Run:
             return address
         folder = Folder.at(address)
         if not folder.exists(CONFIG):
-            raise AdarError(f"{folder}: is no run ({CONFIG} is missing); make one with `adar-ray train`")
+            raise AdarError(
+                f"{folder}: is not a run folder ({CONFIG} is missing); make one with `adar-ray train`"
+            )
         try:
             content = yaml.safe_load(folder.read_bytes(CONFIG))
             info = RunInfo.model_validate(content.pop("run"))
@@ -94,7 +96,7 @@ class Run:
         return cls(folder, load_config(values=content), info)
 
     def dataset(self) -> Dataset:
-        """The dataset of this run; refuses one that has changed since."""
+        """The dataset of this run. Refuses one that has changed since training began."""
         dataset = Dataset.open(self.info.dataset)
         if dataset.checksum != self.info.dataset_checksum:
             raise AdarError(
@@ -103,7 +105,7 @@ class Run:
             )
         return dataset
 
-    # Metrics: one line an epoch.
+    # Metrics: one line per epoch.
 
     def epochs(self) -> list[EpochRecord]:
         return read_epochs(self.folder)
@@ -111,7 +113,7 @@ class Run:
     def write_epochs(self, epochs: list[EpochRecord]) -> None:
         self.folder.write_bytes(METRICS, "".join(epoch.to_line() for epoch in epochs).encode())
 
-    # What resumes.
+    # Checkpoints.
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         buffer = io.BytesIO()
@@ -123,7 +125,7 @@ class Run:
             return None
         try:
             return torch.load(io.BytesIO(self.folder.read_bytes(LAST)), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever the damaged bytes lead it to
+        except Exception as error:  # damaged bytes can make torch raise anything
             raise AdarError(
                 f"{self.folder}/{LAST}: cannot be read ({one_line(error, 120)}); start again with --replace"
             ) from error
@@ -133,7 +135,7 @@ class Run:
             BEST, save_safetensors({name: w.detach().cpu().contiguous() for name, w in weights.items()})
         )
 
-    # What is handed on.
+    # Results.
 
     def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""
@@ -163,13 +165,13 @@ class Run:
         self.folder.write_json(PROGRESS, progress.model_dump())
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Weights of the best epoch; of the best so far while the run is not finished."""
+        """The weights of the best epoch, or of the best so far if the run is not finished."""
         name = WEIGHTS if self.folder.exists(WEIGHTS) else BEST
         if not self.folder.exists(name):
-            raise AdarError(f"{self.folder}: has no model yet; finish it with `adar-ray train --resume`")
+            raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
         try:
             return load_safetensors(self.folder.read_bytes(name))
-        except Exception as error:  # safetensors has no exception of its own for damaged files
+        except Exception as error:  # safetensors has no exception class for damaged files
             raise AdarError(f"{self.folder}/{name}: is damaged ({one_line(error, 120)})") from error
 
     def evaluations(self) -> dict[str, Evaluation]:
@@ -208,11 +210,11 @@ def _damaged(folder: Folder, name: str, error: ValidationError) -> AdarError:
 
 def _refusal(folder: Folder) -> str:
     if not folder.exists(CONFIG):
-        return f"{folder}: is not empty, and no run; choose another folder for --out"
+        return f"{folder}: is not empty and not a run; choose another folder for --out"
     if folder.exists(RESULT):
         return f"{folder}: holds a finished run; choose another folder, or overwrite it with --replace"
     return (
-        f"{folder}: holds an unfinished run; go on with `adar-ray train --resume {folder}`, "
+        f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder}`, "
         "or overwrite it with --replace"
     )
 

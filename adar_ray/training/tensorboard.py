@@ -16,10 +16,10 @@ from adar_ray.training.records import EpochRecord
 
 
 class EventWriter:
-    """Writes each epoch's figures; starts anew with the epochs there are already.
+    """Writes each epoch's figures. Replaces the folder's events with those of the epochs so far.
 
-    Writes at once. tensorboardX's SummaryWriter hands events to a thread through a queue, whose lock an
-    interrupt may leave held, and then closing it waits for ever.
+    Writes at once. tensorboardX's SummaryWriter passes events to a thread through a queue. An interrupt may
+    leave the queue's lock held, and then closing the writer never returns.
     """
 
     def __init__(self, folder: Path, epochs: list[EpochRecord]) -> None:

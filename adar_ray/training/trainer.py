@@ -1,4 +1,4 @@
-"""A run from end to end: in this process, or over Ray Train workers fed by Ray Data."""
+"""Trains a run from start to finish, in this process or on Ray Train workers that Ray Data feeds."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def train(
         data: a dataset.
         out: address of the run folder; must be empty or absent unless `replace`.
         workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1.
-        on_epoch: called after each epoch with its line of `metrics.jsonl`.
-        on_step: called now and then with epoch, step and steps an epoch.
+        on_epoch: called after each epoch with its record.
+        on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
 
     Returns:
         The finished run.
@@ -52,10 +52,10 @@ def new_run(
     workers: int = 1,
     replace: bool = False,
 ) -> Run:
-    """Writes a run folder that is ready to be trained, by `resume`; arguments as for `train`.
+    """Writes a new run folder for `resume` to train. Takes the arguments of `train`.
 
     Raises:
-        AdarError: something does not fit together, or `out` holds something; then nothing was written.
+        AdarError: the arguments do not fit together, or `out` is not empty. Nothing is written.
     """
     dataset = Dataset.open(data)
     config = config or load_config()
@@ -69,10 +69,12 @@ def resume(
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
-    """Trains a run that has begun, from its last finished epoch, as if it had never stopped.
+    """Continues a run from its last finished epoch, with the same result as if it had never stopped.
+
+    Returns a finished run as it is.
 
     Raises:
-        AdarError: it is no run, or its dataset has changed.
+        AdarError: it is not a run, or its dataset has changed.
     """
     run = Run.open(run)
     if run.result() is not None:
@@ -113,7 +115,7 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
 
 @contextlib.contextmanager
 def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
-    """Adds TensorBoard events to what is done after each epoch, where there is a disk to write them to."""
+    """Adds TensorBoard events to `on_epoch` if the run folder is on a local disk."""
     if not run.folder.is_local:
         yield on_epoch
         return
@@ -130,7 +132,7 @@ def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
 
 
 def device_of(config: Config) -> str:
-    """Where this process trains."""
+    """The device that this process trains on."""
     if config.train.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return config.train.device

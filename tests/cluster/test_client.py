@@ -240,7 +240,7 @@ def test_a_failed_job_exits_with_its_own_status(adar: Adar, store: Path, tmp_pat
     ended = adar("job", "submit", file, "--wait", "--json")
     assert ended.status == 1
     assert json.loads(ended.out)["status"] == "FAILED"
-    assert f"{store}/nowhere: is no run" in ended.err
+    assert f"{store}/nowhere: is not a run folder" in ended.err
 
 
 def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(

@@ -1,4 +1,4 @@
-"""Trained models put to use: against a ranking of everything, written out in numpy."""
+"""Evaluation, recommendation and export, against a full ranking written in NumPy."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def hand_made_run(ray_cluster: None, hand_made: Path, tmp_path_factory: pytest.T
 def test_recommend_to_given_users_by_their_own_keys(hand_made_run: Run, tmp_path: Path) -> None:
     recommend(hand_made_run, tmp_path / "top", 20, users=["日本", "ann", "9"])
     rows = {user: [item for item, _, _ in own] for user, own in read(tmp_path / "top").items()}
-    # Fewer than 20 items are left to each: all that he has not met, in whatever split, and no others.
+    # Fewer than 20 items are left for each user: exactly those without an interaction in any split.
     assert {user: sorted(items) for user, items in rows.items()} == {
         "日本": ["10", "a", "b", "d", "Ä"],
         "ann": ["10", "d", "Ä"],
@@ -184,15 +184,15 @@ def test_recommend_to_given_users_by_their_own_keys(hand_made_run: Run, tmp_path
 
 
 def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(AdarError, match=r"knows no user 'nobody', nor 1 others") as caught:
+    with pytest.raises(AdarError, match=r"has no user 'nobody' \\(and 1 more are missing\\)") as caught:
         recommend(hand_made_run, tmp_path / "top", users=["ann", "nobody", "x"])
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
     (tmp_path / "top").mkdir()
-    (tmp_path / "top" / "mine.txt").write_text("dear")
+    (tmp_path / "top" / "mine.txt").write_text("mine")
     with pytest.raises(AdarError, match="--replace"):
         recommend(hand_made_run, tmp_path / "top")
-    assert (tmp_path / "top" / "mine.txt").read_text() == "dear"
+    assert (tmp_path / "top" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.usefixtures("ray_cluster")

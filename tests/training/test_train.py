@@ -312,12 +312,12 @@ def test_an_existing_run_is_refused(dataset: Dataset, whole: Run, tmp_path: Path
 
 def test_a_folder_that_is_no_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "mine.txt").write_text("dear")
+    (tmp_path / "letters" / "mine.txt").write_text("mine")
     message = message_of(lambda: train(dataset, tmp_path / "letters", config(), workers=0))
-    assert "is not empty, and no run" in message
+    assert "is not empty and not a run" in message
     for open_it in (resume, evaluate):
-        assert "is no run" in message_of(lambda open_it=open_it: open_it(tmp_path / "letters"))
-    assert contents(tmp_path / "letters") == {"mine.txt": b"dear"}
+        assert "is not a run folder" in message_of(lambda open_it=open_it: open_it(tmp_path / "letters"))
+    assert contents(tmp_path / "letters") == {"mine.txt": b"mine"}
 
 
 def test_a_changed_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
