@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
 from collections.abc import Iterator
 
 import optuna
+
+from adar_ray.process import environment_kept, signal_handlers_kept
 
 # Ray Tune's own logs and state would be a second record beside the search folder. `tune.run` reads these.
 _RAY_TUNE = {
@@ -21,20 +20,13 @@ _RAY_TUNE = {
 
 @contextlib.contextmanager
 def ray_tune_process() -> Iterator[None]:
-    """What `tune.run` needs in the environment; afterwards the environment and SIGUSR1 are as before.
+    """What `tune.run` needs in the environment; afterwards the environment and its signal handlers are as
+    before.
 
     A variable that is set already keeps its value.
     """
-    environment, handler = dict(os.environ), signal.getsignal(signal.SIGUSR1)
-    os.environ.update({name: value for name, value in _RAY_TUNE.items() if name not in environment})
-    try:
+    with environment_kept(**_RAY_TUNE), signal_handlers_kept():
         yield
-    finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGUSR1, handler)
 
 
 @contextlib.contextmanager

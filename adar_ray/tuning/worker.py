@@ -16,6 +16,7 @@ from ray import tune
 from adar_ray.custom import look_in
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
+from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
 from adar_ray.training.loop import Worker, fit
@@ -39,6 +40,7 @@ def run_trial(
         loaded: the rows of the dataset, by whether the model is sequential; empty if they are streamed.
         modules: folders that may hold custom components.
     """
+    keep_freed_memory()
     look_in(modules)
     number = int(tune.get_context().get_trial_name())
     with _errors_written(search.trial_folder(number)):
