@@ -17,19 +17,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from adar_ray.errors import AdarError, one_line
 
 
 def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
-    """File system and path of an address; raises AdarError where nothing can open it."""
+    """Return the file system and the path of an address.
+
+    Raises:
+        AdarError: no file system can open the address.
+    """
     address = str(address)
     if "://" not in address:
         return pafs.LocalFileSystem(), str(Path(address).expanduser().absolute())
     try:
         return pafs.FileSystem.from_uri(address)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # not one of Arrow's own; fsspec knows many more
+        pass  # not an Arrow file system; fsspec knows many more
     except OSError as error:
         raise AdarError(f"{address}: cannot be opened ({one_line(error)})") from error
     try:
@@ -39,6 +44,17 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     except (ImportError, ValueError) as error:
         raise AdarError(f"{address}: no file system for this address ({one_line(error)})") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
+
+
+class FileEntry(BaseModel):
+    """A written file, as a manifest lists it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -74,9 +90,13 @@ class Folder:
         return self.filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
     def is_empty(self) -> bool:
-        """Whether nothing lies there; refuses an address that is a file's."""
+        """Whether the folder is absent or empty.
+
+        Raises:
+            AdarError: the address is a file.
+        """
         if self.filesystem.get_file_info(self.path).is_file:
-            raise AdarError(f"{self}: is a file, where a folder is wanted; choose another name")
+            raise AdarError(f"{self}: is a file, not a folder; choose another name")
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         return not self.filesystem.get_file_info(selector)
 
@@ -85,7 +105,7 @@ class Folder:
             return stream.read()
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Replaces the file as a whole: a reader sees the old content or the new, never a part."""
+        """Replace the whole file: a reader sees the old content or the new, never a part of it."""
         path = self.join(name)
         self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
         if not self.is_local:  # object stores show a file only once it is complete
@@ -111,18 +131,14 @@ class Folder:
         with self.filesystem.open_input_file(self.join(name)) as stream:
             return pq.read_table(stream)
 
-    def write_table(self, name: str, table: pa.Table) -> dict[str, Any]:
-        """Writes Parquet; returns what a manifest says of the file: name, rows, bytes, sha256."""
+    def write_table(self, name: str, table: pa.Table) -> FileEntry:
+        """Write a table as Parquet, compressed with zstd."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
         self.write_bytes(name, data)
-        return {
-            "name": name,
-            "rows": table.num_rows,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-        }
+        digest = hashlib.sha256(data).hexdigest()
+        return FileEntry(name=name, rows=table.num_rows, bytes=len(data), sha256=digest)
 
     def remove(self) -> None:
         if self.exists():
@@ -131,16 +147,24 @@ class Folder:
 
 @contextlib.contextmanager
 def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Folder]:
-    """A folder to fill, which appears under `address` only when all of it is written.
+    """Yield a folder to fill, which appears at `address` only when it is complete.
 
-    On a local disk it is filled under another name beside the address and renamed at the end. Object
-    stores cannot rename a folder: there the writer's last file, the manifest, is what completes it.
-    Refuses a folder that holds anything unless `replace`, and one without a file named like `mark`, the
-    sign that this program has made it, even then.
+    A local folder is filled under another name next to the address and renamed at the end. Object stores
+    cannot rename a folder; there the folder counts as complete once the writer's last file, the manifest, is
+    there. If the body fails, nothing is left.
+
+    Args:
+        address: where the folder is to be.
+        replace: whether to replace a folder that holds files.
+        mark: a pattern. A folder is replaced only if a file in it matches, which shows that this program
+            made it.
+
+    Raises:
+        AdarError: the folder holds files and may not be replaced, or it cannot be written.
     """
     final = Folder.at(address)
     if not final.is_empty() and not replace:
-        raise AdarError(f"{final}: there is something already; add --replace to overwrite it")
+        raise AdarError(f"{final}: already exists; add --replace to overwrite it")
     check_replaceable(final, mark)
     if not final.is_local:
         if replace:
@@ -164,14 +188,14 @@ def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Fol
 
 
 def check_replaceable(folder: Folder, mark: str) -> None:
-    """Refuses to replace what this program has not made: a folder with files, but none named like `mark`."""
+    """Raise AdarError if a folder holds files but none that matches `mark`: this program did not make it."""
     files = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
     if files and not any(fnmatch.fnmatchcase(file.base_name, mark) for file in files):
-        raise AdarError(f"{folder}: is not replaced, since it holds no {mark}; choose another folder")
+        raise AdarError(f"{folder}: cannot be replaced because it holds no {mark}; choose another folder")
 
 
 def _rename_over(new: Path, old: Path) -> None:
-    """Renames a folder, setting aside what has the name already until the new one is in its place."""
+    """Rename a folder. One that has the name is set aside until the new one is in place."""
     aside = new.with_suffix(".old")
     if old.exists():
         old.rename(aside)
@@ -180,7 +204,7 @@ def _rename_over(new: Path, old: Path) -> None:
 
 
 def describe_os_error(error: OSError) -> str:
-    """What an operating-system error means, in words and with a remedy where there is one."""
+    """Describe an operating-system error in words, with a remedy if there is one."""
     if error.errno == errno.ENOSPC or "No space left" in str(error):
         return "the disk is full; free some space and run the command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

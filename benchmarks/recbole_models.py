@@ -117,8 +117,8 @@ def write(path: Path, arguments: argparse.Namespace, runs: list[dict[str, Any]])
     datasets = {}
     for split, address in (("ratio", arguments.data_ratio), ("leave-one-out", arguments.data_loo)):
         dataset = Dataset.open(address)
-        source = {key: dataset.manifest["source"][key] for key in ("min_rating", "core")}
-        datasets[split] = {"name": dataset.name, **source, **dataset.manifest["counts"]}
+        source = dataset.manifest.source.model_dump(include={"min_rating", "core"})
+        datasets[split] = {"name": dataset.name, **source, **dataset.manifest.counts.model_dump()}
     content = {
         "command": "python benchmarks/recbole_models.py --data-ratio ratio --data-loo loo",
         "datasets": datasets,

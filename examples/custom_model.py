@@ -42,7 +42,7 @@ def build(dataset, config):
 
     The features are how often an item was taken and how early: yours may come from a file, by `item_keys()`.
     """
-    tables = [dataset.read_file(shard["name"]) for shard in dataset.shards("train")]
+    tables = [dataset.read_file(shard.name) for shard in dataset.shards("train")]
     feature_IF = torch.zeros(dataset.n_items, 2)
     for table in tables:
         item, time = (torch.tensor(table[name].to_numpy()) for name in ("item", "timestamp"))

@@ -90,7 +90,7 @@ def dataset(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Data
 
     out = tmp_path_factory.mktemp("synthetic") / "data"
     made = synthesize(300, 400, 6000, 1, out, rows_per_shard=1300)
-    sizes = [shard["rows"] for shard in made.shards("train")]
+    sizes = [shard.rows for shard in made.shards("train")]
     assert len(sizes) == 5
     assert any(size % 2 for size in sizes)
     return made

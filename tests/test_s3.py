@@ -78,7 +78,7 @@ def test_a_dataset_is_the_same_as_on_disk(s3, data: Dataset, hand_made: Path, tm
     for name in stored.keys() - {"dataset.json"}:
         assert stored[name] == on_disk[name].read_bytes()
     manifest = json.loads(stored["dataset.json"])
-    assert manifest == data.manifest
+    assert manifest == data.manifest.model_dump()
     assert manifest["counts"]["interactions"] == 13
 
 
@@ -155,7 +155,7 @@ def test_missing_addresses(s3) -> None:
     with pytest.raises(AdarError, match=f"s3://{BUCKET}/nowhere.csv") as caught:
         prepare(f"s3://{BUCKET}/nowhere.csv", f"s3://{BUCKET}/data/nowhere")
     assert "\n" not in str(caught.value)
-    with pytest.raises(AdarError, match="is no dataset"):
+    with pytest.raises(AdarError, match="is not a dataset"):
         Dataset.open(f"s3://{BUCKET}/nowhere")
     with pytest.raises(AdarError, match="is not a run folder"):
         Run.open(f"s3://{BUCKET}/nowhere")

@@ -81,7 +81,7 @@ def write_interactions(dataset: Dataset, folder: Path, sequential: bool) -> dict
     Raises:
         AdarError: the dataset's split is not one that RecBole can be given.
     """
-    protocol = dataset.manifest["split"]["protocol"]
+    protocol = dataset.manifest.split.protocol
     if sequential and protocol != "leave-one-out":
         raise AdarError(
             f"{dataset.folder}: is split by {protocol}; RecBole's sequential models need leave-one-out"

@@ -1,1 +1,1 @@
-"""Sources of interactions, datasets made of them, and their way to the workers."""
+"""Sources of interactions, the datasets made from them, and how datasets reach the workers."""

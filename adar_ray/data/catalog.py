@@ -1,7 +1,7 @@
-"""The public data sets that are known by name: where they lie, under which terms, how they are read.
+"""The catalog of public data sets: where to get them, under which terms, and how to read them.
 
-Checksums are the ones that the publishers give: GroupLens' `.md5` files for MovieLens, and the object ids
-that git itself gives the files of a repository. Others publish none. The one of the file in the wheel was
+Checksums are those that the publishers give: GroupLens' `.md5` files for MovieLens, and git's own object
+ids for the files of a repository. Other publishers give none. The checksum of the file in the wheel was
 taken from that file; without its header it is GroupLens' `u.data`, byte for byte.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Member:
-    """One file of an archive, and what it is called once it is taken out.
+    """One file of an archive, and the name to save it as.
 
-    `header` is put before the content: with it, a publisher's file becomes byte for byte the file that
-    another source of the same data set holds, so that it does not matter which of them answered.
+    `header` is put before the content. It makes a publisher's file the same, byte for byte, as the file that
+    another source of the data set provides, so it does not matter which source answered.
     """
 
     path: str
@@ -36,10 +36,10 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Download:
-    """A file at an address: a zip, tar.gz or gz to take `members` out of, or, without any, the file itself.
+    """A file at an address: a zip, tar.gz or gz with `members` to extract, or, without members, the file.
 
-    `checksum` is of the download, as `sha256:...`, `md5:...` or `git-blob:...` (the id under which git
-    stores a file); None where its publisher gives none.
+    `checksum` is that of the download, as `sha256:...`, `md5:...` or `git-blob:...` (the id under which git
+    stores a file); None if the publisher gives none.
     """
 
     url: str
@@ -48,17 +48,17 @@ class Download:
 
 
 Source = tuple[Wheel | Download, ...]
-"""What makes a data set complete when all of it is there."""
+"""The parts that together make up a data set."""
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A public data set. The first of its sources that can be had is used; all of them give the same files.
+    """A public data set. The first source that is available is used; all sources provide the same files.
 
-    `size` is the bytes that the first source downloads, None where that is not known. `homepage` documents
-    the files. `columns` maps user, item, timestamp and rating to the source's own names, where these are
-    not the usual ones. `by_hand` is the file of a data set without sources: its publisher gives it only to
-    who has accepted its terms.
+    `size` is the number of bytes that the first source downloads; None if unknown. `homepage` documents the
+    files. `columns` maps user, item, timestamp and rating to the source's own names, where these are
+    unusual. `by_hand` names the file of a data set without sources, whose publisher asks people to accept
+    its terms before the download.
     """
 
     name: str
@@ -74,7 +74,7 @@ class CatalogEntry:
     by_hand: str = ""
 
     def prepare_command(self, source: str) -> str:
-        """The command that prepares the data set from where its files lie."""
+        """Return the command that prepares the data set from its files at `source`."""
         columns = ",".join(f"{key}={name}" for key, name in (self.columns or {}).items())
         options = f" --format {self.format}" + (f" --columns {columns}" if columns else "")
         return f"adar-ray prepare {shlex.quote(source)}{options} --out DATA"
@@ -93,7 +93,7 @@ _AMAZON_2018 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/"
 _AMAZON_2023 = "https://amazon-reviews-2023.github.io/"
 _CATEGORIES_2014 = "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles"
 _MCAULEY = "https://mcauleylab.ucsd.edu/public_datasets/data"
-# A commit, not a branch: what lies behind these addresses cannot change.
+# A commit, not a branch, so the content at these addresses cannot change.
 _LIGHTGCN_PYTORCH = "https://raw.githubusercontent.com/gusye1234/LightGCN-PyTorch/947ca2b3b1d2d3545b114145710cb06c4e57b3d2/data"
 _LIGHTGCN = (
     "https://raw.githubusercontent.com/kuandeng/LightGCN/b067ec05f16a24e0e1efe63cd82385f0c469af20/Data"
@@ -106,7 +106,7 @@ def _movielens(archive: str, md5: str, member: Member) -> Source:
 
 
 def _lightgcn_split(name: str, train: str, test: str) -> tuple[Source, ...]:
-    """Both repositories of the paper's authors hold the same files, so one set of ids serves for both."""
+    """Both repositories of the paper's authors hold the same files, so one set of ids serves both."""
     return tuple(
         (
             Download(f"{repository}/{name}/train.txt", f"git-blob:{train}"),
@@ -147,7 +147,7 @@ _ALL = (
             ),
         ),
         format="inter",
-        note="taken from the RecBole wheel, which ships it as an example; else from GroupLens' archive",
+        note="from the RecBole wheel, which ships it as an example, or else from GroupLens' archive",
     ),
     CatalogEntry(
         name="ml-1m",
@@ -313,7 +313,7 @@ _ALL = (
     CatalogEntry(
         name="yelp",
         title="Yelp Open Dataset reviews",
-        license="Yelp's dataset terms: academic use, to be accepted before the download",
+        license="Yelp's dataset terms: academic use; accept them before the download",
         size=None,
         counts="1,987,929 users, 150,346 places, 6,990,280 reviews (2022)",
         homepage="https://business.yelp.com/data/resources/open-dataset/",
@@ -344,7 +344,7 @@ _ALL = (
     ),
     CatalogEntry(
         name="lastfm-1k",
-        title="Last.fm listening histories with times, an artist an item",
+        title="Last.fm listening histories with times; the items are artists",
         license="non-commercial use, with permission of Last.fm, see homepage",
         size=None,
         counts="992 users, 19,150,868 listens",
@@ -377,11 +377,11 @@ _ALL = (
             "https://cseweb.ucsd.edu/~wckang/steam_reviews.json.gz",
         ),
         format="pydict",
-        # `user_id` is there in some of the lines only, `username` in all.
+        # Only some lines have `user_id`; all have `username`.
         columns={"user": "username", "item": "product_id", "timestamp": "date"},
         note=_NO_CHECKSUM,
     ),
 )
 
 CATALOG: dict[str, CatalogEntry] = {dataset.name: dataset for dataset in _ALL}
-"""Every data set that `adar-ray data list` names, by name."""
+"""Every data set of `adar-ray data list`, by name."""

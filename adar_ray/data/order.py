@@ -1,11 +1,11 @@
-"""The order in which training meets its rows: one definition, for every way of running.
+"""The order in which training visits its rows: one definition for every way of running.
 
 A row is a user and an item, or a user and a sequence of items: `item` is `[E]` or `[E, N]` throughout.
 
-An epoch visits the shards in a random order and each shard's rows in a random order. The rows fill
-slots; a shard's slots are padded to a multiple of `LANES`, and worker w of n takes every n-th slot from
-w on. So the rows of one batch are the same however many workers share it, as long as their number
-divides `LANES`, and every worker takes equally many steps.
+An epoch visits the shards in a random order, and the rows of each shard in a random order. The rows fill
+slots. A shard's slots are padded to a multiple of `LANES`, and worker w of n takes every n-th slot,
+starting with w. So a batch has the same rows for any number of workers that divides `LANES`, and all
+workers take the same number of steps.
 
 A shard holds all rows of randomly chosen users, so its rows are a fair sample.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,16 +24,17 @@ LANES = 64
 Rows = tuple[np.ndarray, np.ndarray]
 """Users and items of some rows."""
 ReadShard = Callable[[int], Rows]
-_SHARDS, _ROWS = 0, 1  # tell the two orders' seeds apart
+Count = TypeVar("Count", int, np.ndarray)
+_SHARDS, _ROWS = 0, 1  # keep the seeds of the two orders apart
 
 
 def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
-    """The epoch's order of shards: a permutation of 0 to shards - 1."""
+    """Return the epoch's order of shards: a permutation of 0 to shards - 1."""
     return np.random.default_rng([_SHARDS, seed, epoch]).permutation(shards)
 
 
-def padded_rows(rows: np.ndarray | int, workers: int) -> np.ndarray | int:
-    """Slots that shards of so many rows take up."""
+def padded_rows(rows: Count, workers: int) -> Count:
+    """Return the number of slots that shards with these numbers of rows take up."""
     multiple = math.lcm(LANES, workers)
     return -(-rows // multiple) * multiple
 
@@ -40,27 +42,27 @@ def padded_rows(rows: np.ndarray | int, workers: int) -> np.ndarray | int:
 def stripe(
     user: np.ndarray, item: np.ndarray, seed: int, epoch: int, shard: int, worker: int, workers: int
 ) -> Rows:
-    """One worker's share of one shard in one epoch: users and items, int32, `PADDING` in empty slots."""
+    """Return one worker's share of a shard in an epoch: int32 users and items, `PADDING` in empty slots."""
     order = np.random.default_rng([_ROWS, seed, epoch, shard]).permutation(len(user))
     slots = np.full(padded_rows(len(user), workers), PADDING, dtype=np.int64)
     slots[: len(order)] = order
     mine = slots[worker::workers]
 
-    def taken(column: np.ndarray) -> np.ndarray:
+    def take(column: np.ndarray) -> np.ndarray:
         values = column[mine].astype(np.int32, copy=False)
         values[mine == PADDING] = PADDING
         return values
 
-    return taken(user), taken(item)
+    return take(user), take(item)
 
 
 def rows_per_batch(
     shard_rows: np.ndarray, batch_size: int, seed: int, epoch: int, workers: int
 ) -> np.ndarray:
-    """Rows in each batch of the epoch, over all workers: its slots less the empty ones."""
+    """Count the rows in each batch of the epoch over all workers: its slots without the empty ones."""
     rows = np.asarray(shard_rows)[shard_order(len(shard_rows), seed, epoch)]
     slots = padded_rows(rows, workers)
-    # Rows before a slot: rises by one a slot over a shard's rows, and rests over its padding.
+    # The number of rows before a slot rises by one per slot over a shard's rows and is flat over its padding.
     starts = np.concatenate([[0], np.cumsum(slots)])
     corners = np.stack([starts[:-1], starts[:-1] + rows], 1).ravel()
     before = np.repeat(np.concatenate([[0], np.cumsum(rows)]), 2)[1:-1]
@@ -69,7 +71,7 @@ def rows_per_batch(
 
 
 def batches(stripes: Iterable[Rows], size: int) -> Iterator[Rows]:
-    """Cuts a stream of stripes into batches of `size` slots; the last may be smaller."""
+    """Cut a stream of stripes into batches of `size` slots; the last may be smaller."""
     left: list[Rows] = []
     held = 0
     for user, item in stripes:
@@ -83,4 +85,5 @@ def batches(stripes: Iterable[Rows], size: int) -> Iterator[Rows]:
             yield users[start : start + size], items[start : start + size]
         left, held = [(users[whole:], items[whole:])], held - whole
     if held:
-        yield tuple(np.concatenate(part) for part in zip(*left, strict=True))
+        users, items = (np.concatenate(part) for part in zip(*left, strict=True))
+        yield users, items

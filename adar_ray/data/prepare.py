@@ -1,7 +1,7 @@
-"""From a source of interactions to a dataset, on Ray Data.
+"""Turn a source of interactions into a dataset, on Ray Data.
 
-Interactions stream through tasks and live in Ray's object store, which spills to disk. What this
-process holds grows with the number of users and items, not of interactions.
+Interactions stream through tasks and live in Ray's object store, which spills to disk. The memory of this
+process grows with the number of users and items, not with the number of interactions.
 
 Legend: E rows of a block.
 """
@@ -9,10 +9,9 @@ Legend: E rows of a block.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,14 +19,15 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from adar_ray.data.dataset import MANIFEST, SPLITS, Dataset
+from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.manifest import MANIFEST, SPLITS, PreparedSource, Protocol, count_rows
 from adar_ray.data.readers import read_tables
 from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
 from adar_ray.data.sources import SourceFile, find_files
 from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, TRAIN, SplitProtocol, temporal_cuts
 from adar_ray.data.write import (
     ROWS_PER_SHARD,
-    count_rows,
     shard_count,
     shard_of,
     write_manifest,
@@ -35,9 +35,10 @@ from adar_ray.data.write import (
 )
 from adar_ray.errors import AdarError
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import Folder, new_folder
+from adar_ray.storage import FileEntry, Folder, new_folder
 
 Progress = Callable[[str, int], None]
+"""Told the stage of the work and the number of rows done so far."""
 
 
 def prepare(
@@ -59,26 +60,27 @@ def prepare(
     replace: bool = False,
     on_progress: Progress = lambda stage, rows: None,
 ) -> Dataset:
-    """Reads, deduplicates (a pair's first interaction wins), filters, splits and writes shards.
+    """Prepare a dataset: read, deduplicate (a pair's first interaction wins), filter, split, write shards.
 
     Args:
-        source: a file, a folder, a glob or an address.
+        source: a file, folder, glob or address.
         out: address of the dataset; must be empty or absent unless `replace`.
-        format: one of `sources.FORMATS`; recognized if None.
-        columns: where a table keeps user, item, timestamp and rating.
-        min_rating: interactions rated lower are dropped.
-        core: users and items with fewer interactions are dropped, until all have as many.
-        split: a protocol of `SplitProtocol`; by default `given` where the source has one, else
+        format: a name in `formats.FORMATS`; recognized if None.
+        columns: the source's own names for user, item, timestamp and rating, where they are unusual.
+        min_rating: drop interactions with a lower rating.
+        core: drop users and items with fewer interactions, repeatedly, until all have this many.
+        split: a protocol of `SplitProtocol`. The default is `given` if the source has a split, else
             `leave-one-out`.
-        test_fraction, valid_fraction, seed: of the split.
-        sequence_length, sequence_stride: longest history of a sequence row, and how far apart a user's rows
-            are (see `sequences.Windows`); by default as far as they are long.
-        name: of the dataset; by default that of the source.
-        rows_per_shard: about as many interactions go into a shard.
-        on_progress: called with what is being done and the rows done so far.
+        test_fraction, valid_fraction, seed: settings of the split.
+        sequence_length, sequence_stride: the longest history of a sequence row, and the distance between a
+            user's rows (see `sequences.Windows`); the default stride is the length.
+        name: of the dataset; the default is the name of the source.
+        rows_per_shard: about this many interactions go into a shard.
+        replace: replace a dataset at `out`.
+        on_progress: called with the stage of the work and the rows done so far.
 
     Raises:
-        AdarError: the source cannot be read, or nothing is left of it.
+        AdarError: the source cannot be read, or no interaction is left.
     """
     windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
     files = find_files(str(source), format, columns)
@@ -97,14 +99,14 @@ def prepare(
         write_manifest(
             folder,
             name=name or _name(str(source)),
-            source={
-                "address": str(source),
-                "format": files[0].format,
-                "files": len(files),
-                "interactions_in_time_order": "timestamp" if files[0].has_time else "position in the source",
-                "min_rating": min_rating,
-                "core": core,
-            },
+            source=PreparedSource(
+                address=str(source),
+                format=files[0].format.name,
+                files=len(files),
+                interactions_in_time_order="timestamp" if files[0].has_time else "position in the source",
+                min_rating=min_rating,
+                core=core,
+            ),
             split=protocol,
             windows=windows,
             notes=_notes(protocol, users, user_counts),
@@ -121,15 +123,15 @@ def _protocol(
     files: list[SourceFile], split: str | None, test_fraction: float, valid_fraction: float, seed: int
 ) -> SplitProtocol:
     has_given = any(file.split == "test" for file in files)
-    split = split or ("given" if has_given else "leave-one-out")
-    if split == "given" and not has_given:
+    protocol = cast(Protocol, split or ("given" if has_given else "leave-one-out"))
+    if protocol == "given" and not has_given:
         raise AdarError(f"{files[0].path}: the source has no split of its own; choose another --split")
-    if split == "temporal" and not all(file.has_time for file in files):
-        raise AdarError(f"{files[0].path}: has no times to cut at; choose another --split")
-    if split == "given" and any(file.split == "valid" for file in files):
+    if protocol == "temporal" and not all(file.has_time for file in files):
+        raise AdarError(f"{files[0].path}: has no timestamps to cut at; choose another --split")
+    if protocol == "given" and any(file.split == "valid" for file in files):
         valid_fraction = 0.0  # the source has its own
     return SplitProtocol(
-        protocol=split, test_fraction=test_fraction, valid_fraction=valid_fraction, seed=seed
+        protocol=protocol, test_fraction=test_fraction, valid_fraction=valid_fraction, seed=seed
     )
 
 
@@ -141,11 +143,10 @@ def _name(source: str) -> str:
 
 
 def _read(files: list[SourceFile], on_progress: Progress) -> ray.data.Dataset:
-    """Rows of all files as they stand there: keys, time, rating, `order` in the source, given split."""
-    # Training first: of a pair that stands in training and test alike, the one in training is kept.
+    """Read all files as they are: keys, time, rating, `order` in the source, given split."""
+    # Training first: if a pair is in both training and test, the one in training is kept.
     files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
-    numbers = ray.data.from_items([{"file": n} for n in range(len(files))], override_num_blocks=len(files))
-    rows = numbers.map_batches(functools.partial(_read_file, files), batch_size=None, batch_format="pyarrow")
+    rows = map_blocks(numbered_blocks("file", len(files)), _read_file, files)
     rows = _materialize(rows, functools.partial(on_progress, "reading"))
     if not rows.count():
         raise AdarError(f"{files[0].path}: holds no interactions")
@@ -163,18 +164,17 @@ def _read_file(files: list[SourceFile], block: pa.Table) -> Iterator[pa.Table]:
 
 
 def _keys(rows: ray.data.Dataset, column: str) -> pa.Array:
-    """All distinct keys. A key's position is its id, for now.
+    """All distinct keys. A key's position is its preliminary id.
 
-    Shorter keys first, then alphabetically: numbers come out in the order of numbers, and the order
+    Shorter keys come first, then alphabetical order: numbers come out in numerical order, and the order
     depends on nothing but the keys.
     """
 
     def distinct(block: pa.Table) -> pa.Table:
         return pa.table({"key": block[column].unique()})
 
-    parts = rows.map_batches(distinct, batch_size=None, batch_format="pyarrow")
     keys = pa.chunked_array([pa.array([], pa.string())])
-    for part in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for part in arrow_blocks(map_blocks(rows, distinct)):
         keys = pa.chunked_array([*keys.chunks, *part["key"].chunks]).unique()
         keys = pa.chunked_array([keys])
     table = pa.table({"length": pc.binary_length(keys), "key": keys})
@@ -192,15 +192,11 @@ def _to_shards(
     has_time: bool,
     min_rating: float | None,
 ) -> ray.data.Dataset:
-    """One block or more a shard, each whole: dense ids, sorted by user and time, each pair once."""
+    """Give each shard its rows: preliminary ids, sorted by user and time, each pair once."""
     keys = ray.put((users, items))
-    numbered = rows.map_batches(
-        functools.partial(_to_ids, keys, shards), batch_size=None, batch_format="pyarrow"
-    )
+    numbered = map_blocks(rows, _to_ids, keys, shards)
     together = numbered.repartition(shards, keys=["shard"]) if shards > 1 else numbered.repartition(1)
-    return together.map_batches(
-        functools.partial(sort_and_deduplicate, has_time, min_rating), batch_size=None, batch_format="pyarrow"
-    )
+    return map_blocks(together, sort_and_deduplicate, has_time, min_rating)
 
 
 def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
@@ -217,10 +213,10 @@ def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
 
 
 def sort_and_deduplicate(has_time: bool, min_rating: float | None, block: pa.Table) -> pa.Table:
-    """Sorts by shard, user and time, and keeps the first interaction of each pair.
+    """Sort by shard, user and time, and keep the first interaction of each pair.
 
-    The first in time, or in the source where that has no times; of several at one moment, the first in
-    the source. Ratings are looked at after that: a pair counts by its first rating.
+    First means first in time, or in the source if it has no times; ties are broken by the order in the
+    source. The filter by rating comes after that: a pair counts by its first rating.
     """
     column = {
         name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")
@@ -244,7 +240,7 @@ def sort_and_deduplicate(has_time: bool, min_rating: float | None, block: pa.Tab
 def _filter(
     rows: ray.data.Dataset, users: int, items: int, core: int, on_progress: Progress
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interactions of each user and item after filtering; 0 where they are dropped."""
+    """Count the interactions of each user and item after filtering; 0 if dropped."""
     user_counts, item_counts = _count(rows, np.ones(users, np.int64), np.ones(items, np.int64))
     everything = int(user_counts.sum())
     while core > 1:
@@ -254,9 +250,7 @@ def _filter(
         user_counts, item_counts = _count(rows, kept_users, kept_items)
         on_progress("filtering", int(user_counts.sum()))
     if not user_counts.any():
-        hint = (
-            f"of {everything:,} interactions none is left by --core {core}" if everything else "--min-rating"
-        )
+        hint = f"--core {core} leaves none of {everything:,} interactions" if everything else "--min-rating"
         raise AdarError(f"filtering leaves nothing ({hint}); filter less")
     return user_counts, item_counts
 
@@ -264,11 +258,10 @@ def _filter(
 def _count(
     rows: ray.data.Dataset, keeps_user: np.ndarray, keeps_item: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interactions of each user and item, among users and items that are kept (not 0)."""
+    """Count the interactions of each user and item among the users and items that are kept (not 0)."""
     kept = ray.put((keeps_user > 0, keeps_item > 0))
     counts = np.zeros(len(keeps_user), np.int64), np.zeros(len(keeps_item), np.int64)
-    parts = rows.map_batches(functools.partial(_count_block, kept), batch_size=None, batch_format="pyarrow")
-    for part in parts.iter_batches(batch_size=None, batch_format="numpy"):
+    for part in map_blocks(rows, _count_block, kept).iter_batches(batch_size=None, batch_format="numpy"):
         for kind in (0, 1):
             here = part["kind"] == kind
             np.add.at(counts[kind], part["id"][here], part["count"][here])
@@ -293,7 +286,7 @@ def _count_block(kept: ray.ObjectRef, block: pa.Table) -> pa.Table:
 
 
 def _notes(protocol: SplitProtocol, users: pa.Array, user_counts: np.ndarray) -> list[str]:
-    """What the user should know of the split, and what to do about it."""
+    """What people should know about the split, and what to do about it."""
     if protocol.protocol != "leave-one-out":
         return []
     few = np.flatnonzero((user_counts > 0) & (user_counts < LEAVE_ONE_OUT_MINIMUM))
@@ -308,6 +301,7 @@ def _notes(protocol: SplitProtocol, users: pa.Array, user_counts: np.ndarray) ->
 def _cuts(
     rows: ray.data.Dataset, user_counts: np.ndarray, item_counts: np.ndarray, protocol: SplitProtocol
 ) -> tuple[int, int]:
+    """The first moments of validation and of test for a temporal split of the kept interactions."""
     kept = ray.put((user_counts > 0, item_counts > 0))
 
     def times(block: pa.Table) -> np.ndarray:
@@ -322,16 +316,12 @@ def _cuts(
 
     def histogram(edges: list[int]) -> np.ndarray:
         total = np.zeros(len(edges), np.int64)
-        counted = rows.map_batches(
-            functools.partial(rows_from, edges), batch_size=None, batch_format="pyarrow"
-        )
-        for part in counted.iter_batches(batch_size=None, batch_format="numpy"):
+        for part in map_blocks(rows, rows_from, edges).iter_batches(batch_size=None, batch_format="numpy"):
             np.add.at(total, part["edge"], part["rows"])
         return total
 
-    return temporal_cuts(
-        histogram, int(user_counts.sum()), rows.min("timestamp"), rows.max("timestamp"), protocol
-    )
+    low, high = (cast(int, limit("timestamp")) for limit in (rows.min, rows.max))
+    return temporal_cuts(histogram, int(user_counts.sum()), low, high, protocol)
 
 
 def _write(
@@ -343,20 +333,15 @@ def _write(
     item_counts: np.ndarray,
     cuts: tuple[int, int] | None,
     on_progress: Progress,
-) -> list[dict[str, Any]]:
-    """Writes all shards; returns their entries for the manifest."""
-    # Ids close ranks: the new id of a key that stays is the number of such keys before it.
+) -> list[FileEntry]:
+    """Write all shards and return their entries for the manifest."""
+    # Final ids have no gaps: the new id of a kept key is the number of kept keys before it.
     ids = ray.put(
         tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts))
     )
-    written = rows.map_batches(
-        functools.partial(_write_block, folder, protocol, windows, ids, cuts),
-        batch_size=None,
-        batch_format="pyarrow",
-    )
-    entries: list[dict[str, Any]] = []
-    for part in written.iter_batches(batch_size=None, batch_format="pyarrow"):
-        entries += [json.loads(entry) for entry in part["entry"].to_pylist()]
+    entries: list[FileEntry] = []
+    for part in arrow_blocks(map_blocks(rows, _write_block, folder, protocol, windows, ids, cuts)):
+        entries += [FileEntry.model_validate_json(entry) for entry in part["entry"].to_pylist()]
         on_progress("writing", count_rows(entries, *SPLITS))
     if not count_rows(entries, SPLITS[TRAIN]):
         raise AdarError("the split leaves nothing for training; choose another --split or smaller fractions")
@@ -376,16 +361,16 @@ def _write_block(
     column["user"], column["item"] = user_ids[column["user"]], item_ids[column["item"]]
     kept = (column["user"] >= 0) & (column["item"] >= 0)
     column = {name: values[kept] for name, values in column.items()}
-    entries: list[dict[str, Any]] = []
+    entries: list[FileEntry] = []
     for shard in np.unique(column["shard"]):
         here = column["shard"] == shard
         user, item, timestamp, given = (column[name][here] for name in ("user", "item", "timestamp", "given"))
         entries += write_shard(folder, int(shard), protocol, windows, user, item, timestamp, given, cuts)
-    return pa.table({"entry": pa.array([json.dumps(entry) for entry in entries], pa.string())})
+    return pa.table({"entry": pa.array([entry.model_dump_json() for entry in entries], pa.string())})
 
 
 def _materialize(rows: ray.data.Dataset, on_rows: Callable[[int], None]) -> ray.data.Dataset:
-    """Runs the plan and keeps its blocks in the object store, telling the rows done so far."""
+    """Run the plan and keep its blocks in the object store, reporting the rows done so far."""
     blocks, done = [], 0
     for bundle in rows.iter_internal_ref_bundles():
         blocks += bundle.block_refs

@@ -1,4 +1,4 @@
-"""Users' histories as rows of equal length, for models that read them in order.
+"""Users' histories as rows of equal length, for sequential models.
 
 Legend: E training interactions of a shard, U its users, R rows, L longest history, N = L + 1.
 """
@@ -19,10 +19,10 @@ DEFAULT_LENGTH = 50
 class Windows:
     """Which parts of a user's n training items become rows.
 
-    Windows end at n, n - stride, n - 2 stride, ... while at least 2 items are in them, and reach L + 1 items
-    back. What is to be learned of a row are its last `stride` items, each from those before it: all items
-    but the user's first, once each. With stride L rows overlap in one item alone; with stride 1 every item
-    has a row of its own, with as long a history as there is.
+    Windows end at n, n - stride, n - 2 stride, ... as long as they hold at least 2 items, and reach back
+    L + 1 items. The targets of a row are its last `stride` items, each predicted from the items before it, so
+    every item but the user's first is a target exactly once. With stride L, rows overlap in a single item;
+    with stride 1, every target has its own row, with the longest history that fits.
 
     Args:
         length: L.
@@ -37,24 +37,24 @@ class Windows:
             raise AdarError(f"--sequence-length {self.length}: give at least 1")
         if not 1 <= self.stride <= self.length:
             raise AdarError(
-                f"--sequence-stride {self.stride} would leave out items: "
+                f"--sequence-stride {self.stride} would skip items: "
                 f"give 1 to {self.length}, the --sequence-length"
             )
 
     def rows(self, user_E: np.ndarray, item_E: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows `(user_R, item_RN)`, by user and time; items oldest first, `PADDING` on the left.
+        """Return rows `(user_R, item_RN)` by user and time; items oldest first, `PADDING` on the left.
 
         Args:
             user_E, item_E: training interactions, sorted by user and time.
         """
         N = self.length + 1
         user_U, start_U, count_U = np.unique(user_E, return_index=True, return_counts=True)
-        rows_U = (count_U - 2) // self.stride + 1  # of a single item: none
+        rows_U = (count_U - 2) // self.stride + 1  # none for a single item
         of_R = np.repeat(np.arange(len(user_U)), rows_U)
         windows_after_R = np.cumsum(rows_U)[of_R] - 1 - np.arange(len(of_R))
         size_R = count_U[of_R] - windows_after_R * self.stride  # the user's items up to the row's end
         padded_E = np.concatenate([np.full(N, PADDING, np.int32), item_E.astype(np.int32)])
-        # Window e of the view holds the N items before item e: those of the users before, too.
+        # Window e of the view holds the N items before item e, including items of earlier users.
         item_RN = np.lib.stride_tricks.sliding_window_view(padded_E, N)[start_U[of_R] + size_R]
         item_RN[np.arange(N, 0, -1) > size_R[:, None]] = PADDING
         return user_U[of_R].astype(np.int32), item_RN

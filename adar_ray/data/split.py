@@ -1,32 +1,33 @@
-"""Which interactions are for training, validation and test.
+"""Assign interactions to training, validation and test.
 
-Everything here works on one shard, which holds all interactions of its users: rows sorted by user, and
-each user's in time order.
+Everything here works on one shard, which holds all interactions of its users. Rows are sorted by user, and
+by time within a user.
 
 Legend: E rows of the shard.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from adar_ray.data.dataset import SPLITS
+from adar_ray.data.manifest import SPLITS, Protocol, SplitRecord
 
 TRAIN, VALID, TEST = range(len(SPLITS))
 LEAVE_ONE_OUT_MINIMUM = 3
-Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
+Histogram = Callable[[list[int]], "Sequence[int] | np.ndarray"]
+"""Maps edges in time to the number of rows at or after each edge."""
 
 
 class SplitProtocol(BaseModel):
-    """How to split. Validation always comes out of what would be training.
+    """How to split. Validation is always taken from what would otherwise be training.
 
-    `leave-one-out`: each user's last interaction to test, the one before to validation; users with
-    fewer than `LEAVE_ONE_OUT_MINIMUM` stay in training whole, as in SASRec (ICDM 2018). `ratio`: a
-    random share of each user's. `temporal`: one cut in time for all, interactions at the very moment
-    of the cut included. `given`: as the source says.
+    `leave-one-out`: each user's last interaction goes to test, the one before it to validation; users with
+    fewer than `LEAVE_ONE_OUT_MINIMUM` interactions keep them all in training, as in SASRec (ICDM 2018).
+    `ratio`: a random share of each user's interactions. `temporal`: one cut in time for all users;
+    interactions at the exact moment of the cut come after it. `given`: as the source says.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -36,15 +37,15 @@ class SplitProtocol(BaseModel):
     valid_fraction: float = Field(0.1, ge=0, lt=1)
     seed: int = 0
 
-    def describe(self) -> dict[str, Any]:
-        """What of it matters for its protocol."""
-        used = {
+    def record(self) -> SplitRecord:
+        """The protocol with the settings that it uses, for the manifest."""
+        used: dict[Protocol, set[str]] = {
             "leave-one-out": set(),
             "ratio": {"test_fraction", "valid_fraction", "seed"},
             "temporal": {"test_fraction", "valid_fraction"},
             "given": {"valid_fraction", "seed"},
-        }[self.protocol]
-        return {"protocol": self.protocol} | self.model_dump(include=used)
+        }
+        return SplitRecord(protocol=self.protocol, **self.model_dump(include=used[self.protocol]))
 
 
 def assign(
@@ -55,11 +56,13 @@ def assign(
     given_E: np.ndarray,
     cuts: tuple[int, int] | None,
 ) -> np.ndarray:
-    """`[E]`: TRAIN, VALID or TEST of each row.
+    """Assign each row to TRAIN, VALID or TEST, `[E]`.
 
     Args:
+        split: the protocol.
+        user_E, item_E, timestamp_E: the rows.
         given_E: the source's own split; for `given`.
-        cuts: the first moments of validation and of test; for `temporal`.
+        cuts: the first moments of validation and of test; needed for `temporal`.
     """
     result = np.full(len(user_E), TRAIN, dtype=np.int8)
     if split.protocol == "leave-one-out":
@@ -68,6 +71,7 @@ def assign(
         result[enough & (from_end == 1)] = VALID
         result[enough & (from_end == 0)] = TEST
     elif split.protocol == "temporal":
+        assert cuts is not None
         result[timestamp_E >= cuts[0]] = VALID
         result[timestamp_E >= cuts[1]] = TEST
     elif split.protocol == "ratio":
@@ -79,13 +83,16 @@ def assign(
     return result
 
 
-def temporal_cuts(histogram, rows: int, low: int, high: int, split: SplitProtocol) -> tuple[int, int]:
-    """First moments of validation and of test, by bisection over time.
+def temporal_cuts(
+    histogram: Histogram, rows: int, low: int, high: int, split: SplitProtocol
+) -> tuple[int, int]:
+    """Find the first moments of validation and of test, by bisection over time.
 
     Args:
-        histogram: (list of edges) -> number of rows at or after each edge.
-        rows: rows in all.
+        histogram: counts the rows at or after each of some edges.
+        rows: the total number of rows.
         low, high: first and last moment.
+        split: the shares of test and validation.
     """
     test = _first_moment(histogram, split.test_fraction * rows, low, high)
     (in_test,) = histogram([test])
@@ -93,13 +100,13 @@ def temporal_cuts(histogram, rows: int, low: int, high: int, split: SplitProtoco
     return min(valid, test), test
 
 
-def _first_moment(rows_from, wanted: float, low: int, high: int) -> int:
-    """The earliest moment from which on there are at most `wanted` rows."""
-    low, high = int(low), int(high) + 1  # from there on there are none
+def _first_moment(histogram: Histogram, wanted: float, low: int, high: int) -> int:
+    """The earliest moment with at most `wanted` rows at or after it."""
+    low, high = int(low), int(high) + 1  # there are no rows from `high` on
     while low < high:
-        # In whole numbers: floating point cannot tell neighboring nanoseconds apart.
+        # Integers, because floating point cannot tell neighboring nanoseconds apart.
         edges = sorted({low + (high - low) * part // 65 for part in range(65)})
-        few = np.asarray(rows_from(edges)) <= wanted
+        few = np.asarray(histogram(edges)) <= wanted
         if few.any():
             first = int(few.argmax())
             high = edges[first]
@@ -110,16 +117,16 @@ def _first_moment(rows_from, wanted: float, low: int, high: int) -> int:
 
 
 def _positions(user_E: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row's position among its user's, the user's number of rows, and the position from the end."""
+    """Each row's position among its user's rows, the number of those rows, and the position from the end."""
     _, start, inverse, count = np.unique(user_E, return_index=True, return_inverse=True, return_counts=True)
     position = np.arange(len(user_E)) - start[inverse]
     return position, count[inverse], count[inverse] - 1 - position
 
 
 def _random_share(user_E: np.ndarray, item_E: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Chooses that share of each user's rows, rounded, and never all of them.
+    """Choose a share of each user's rows, rounded, but never all of them.
 
-    By a hash of the pair, so that the choice depends on nothing but the pair and the seed.
+    A hash of user and item decides, so the choice depends on nothing but the pair and the seed.
     """
     key = hash_pairs(user_E, item_E, seed)
     order = np.lexsort((key, user_E))
@@ -134,13 +141,13 @@ def _carve_validation(
     result: np.ndarray, split: SplitProtocol, user_E: np.ndarray, item_E: np.ndarray
 ) -> None:
     train = np.flatnonzero(result == TRAIN)
-    # Another seed: the pairs with the smallest hashes of the first have gone to test.
+    # Use another seed, because the pairs with the smallest hashes under the first one went to test.
     chosen = _random_share(user_E[train], item_E[train], split.valid_fraction, split.seed + 1)
     result[train[chosen]] = VALID
 
 
 def hash_pairs(a: np.ndarray, b: np.ndarray | int, seed: int) -> np.ndarray:
-    """A uniform 64-bit number for each pair: SplitMix64 over both."""
+    """Hash each pair to a uniform 64-bit number: SplitMix64 over the seed and both."""
     with np.errstate(over="ignore"):
         state = _splitmix64(np.full(len(a), seed, dtype=np.uint64))
         state = _splitmix64(state ^ np.asarray(a).astype(np.uint64))

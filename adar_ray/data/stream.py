@@ -1,9 +1,9 @@
-"""Ray Data between a dataset's shards and the training workers."""
+"""Stream a dataset's shards to the training workers with Ray Data."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from adar_ray.data.order import ReadShard, Rows, shard_order, stripe
 
 
 def stream_shards(read_shard: ReadShard, n_shards: int) -> ray.data.Dataset:
-    """The training shards in order, a block each, for workers that keep them."""
+    """Stream the training shards in order, one block each, for workers that keep them."""
     descriptors = [{"shard": shard} for shard in range(n_shards)]
     return _one_block_each(descriptors, functools.partial(_read_shard, read_shard))
 
@@ -22,11 +22,11 @@ def stream_shards(read_shard: ReadShard, n_shards: int) -> ray.data.Dataset:
 def stream_epochs(
     read_shard: ReadShard, n_shards: int, seed: int, first_epoch: int, last_epoch: int, workers: int
 ) -> ray.data.Dataset:
-    """All epochs from first to last as one stream, a block for each stripe of each shard.
+    """Stream all epochs from first to last, with a block for each stripe of each shard.
 
-    One stream for the whole run spares the seconds that every execution of a Ray Data plan takes to
-    start. Blocks of a shard are equally long and come in the order of workers, so that the equal,
-    ordered split of Ray Train gives stripe w to worker w.
+    One stream for the whole run saves the seconds that every execution of a Ray Data plan takes to start.
+    The blocks of a shard have the same length and come in the order of workers, so the equal, ordered split
+    of Ray Train gives stripe w to worker w.
     """
     descriptors = [
         {"epoch": epoch, "shard": int(shard), "worker": worker}
@@ -40,13 +40,14 @@ def stream_epochs(
 class EpochStream:
     """The blocks of `stream_epochs` that one worker receives, cut into epochs.
 
-    A worker that starts later than the stream, after a restart, drops the epochs before its first.
+    After a restart, a worker that starts later than the stream drops the epochs before its first.
     """
 
     def __init__(self, blocks: Iterable[dict[str, np.ndarray]], n_shards: int, first_epoch: int) -> None:
         self._blocks, self._n_shards, self._next = iter(blocks), n_shards, first_epoch
 
     def stripes(self, epoch: int) -> Iterator[Rows]:
+        """Yield the worker's stripes of an epoch. Epochs must be asked for in increasing order."""
         for _ in range((epoch - self._next) * self._n_shards):
             next(self._blocks)
         self._next = epoch + 1
@@ -55,9 +56,11 @@ class EpochStream:
             yield block["user"], block["item"]
 
 
-def _one_block_each(descriptors: list[dict], read) -> ray.data.Dataset:
+def _one_block_each(
+    descriptors: list[dict[str, int]], read: Callable[[pa.Table], dict[str, np.ndarray]]
+) -> ray.data.Dataset:
     source = ray.data.from_items(descriptors, override_num_blocks=len(descriptors))
-    # Whatever its size: Ray Data would cut what one task gives into blocks of 128 MiB.
+    # By default Ray Data cuts the output of a task into blocks of 128 MiB.
     source.context.target_max_block_size = None
     return source.map_batches(read, batch_size=None, batch_format="pyarrow")
 

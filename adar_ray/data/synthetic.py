@@ -1,16 +1,15 @@
-"""Made-up worlds, of any size, in which it is known what every user would like.
+"""Synthetic datasets of any size, in which it is known what every user would like.
 
-A user and an item are points; a user likes the items that score above his threshold, a fixed share of
-the catalog. He comes across items by their popularity, which is skewed, and interacts with those he
-likes. What he would have liked but never came across is the truth that real data cannot tell: the false
-negatives of a sampler.
+Users and items are points. Users like the items that score above their threshold, a fixed share of the
+catalog. They come across items by popularity, which is skewed, and interact with those that they like. What
+they would have liked but never came across is the truth that real data cannot tell: the false negatives of
+a sampler.
 
-Legend: U users of a shard, C items that a user comes across, D dimensions.
+Legend: U users of a shard, I items, C items that a user comes across, D dimensions.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +17,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.data
 
-from adar_ray.data.dataset import MANIFEST, SPLITS, Dataset
+from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
+from adar_ray.data.dataset import Dataset
+from adar_ray.data.manifest import MANIFEST, SPLITS, SyntheticSettings, SyntheticSource, count_rows
 from adar_ray.data.matrix import to_column, to_matrix
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import TRAIN, SplitProtocol
 from adar_ray.data.write import (
     ROWS_PER_SHARD,
-    count_rows,
     shard_count,
     shard_of,
     write_manifest,
@@ -34,16 +33,16 @@ from adar_ray.data.write import (
 )
 from adar_ray.errors import AdarError
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import Folder, new_folder
+from adar_ray.storage import FileEntry, Folder, new_folder
 
 DIM = 16
 LIKED_SHARE = 0.1
 POPULARITY_EXPONENT = 0.8
 ACTIVITY_SIGMA = 0.8
-CANDIDATES_AN_INTERACTION = 3 / LIKED_SHARE
-SAMPLE = 4096  # items by which a user's threshold is found
+CANDIDATES_PER_INTERACTION = 3 / LIKED_SHARE
+SAMPLE = 4096  # items that a user's threshold is estimated from
 START_OF_TIME = 1_600_000_000
-VALUES_A_BLOCK = 1 << 25  # bounds the scores held at once
+VALUES_PER_BLOCK = 1 << 25  # bounds the scores held at once
 
 TRUTH = "truth"
 
@@ -51,7 +50,7 @@ TRUTH = "truth"
 class Truth:
     """What the users of a synthetic dataset like, seen or not.
 
-    A user likes an item if the dot product of their vectors is at least the user's threshold.
+    Users like an item if the dot product of the two vectors is at least the user's threshold.
     """
 
     def __init__(self, user_UD: np.ndarray, threshold_U: np.ndarray, item_ID: np.ndarray) -> None:
@@ -59,17 +58,21 @@ class Truth:
 
     @classmethod
     def open(cls, dataset: str | Path | Dataset) -> Truth:
-        """Reads the truth that lies beside the shards of a synthetic dataset."""
+        """Read the truth that is stored with a synthetic dataset.
+
+        Raises:
+            AdarError: the dataset is not synthetic.
+        """
         folder = Dataset.open(dataset).folder.folder(TRUTH)
         if not folder.exists("users.parquet"):
             raise AdarError(
-                f"{folder}: is missing; only datasets of `adar-ray data synthetic` know the truth"
+                f"{folder}: is missing; only datasets of `adar-ray data synthetic` have the truth"
             )
         users, items = folder.read_table("users.parquet"), folder.read_table("items.parquet")
         return cls(to_matrix(users["vector"]), users["threshold"].to_numpy(), to_matrix(items["vector"]))
 
     def likes(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Whether each user likes the item of the same position."""
+        """Whether each user likes the item at the same position."""
         score = np.einsum("ed,ed->e", self.user_UD[user], self.item_ID[item])
         return score >= self.threshold_U[user]
 
@@ -85,20 +88,29 @@ def synthesize(
     rows_per_shard: int = ROWS_PER_SHARD,
     on_progress: Callable[[str, int], None] = lambda stage, rows: None,
 ) -> Dataset:
-    """Writes a synthetic dataset, its shards in parallel, and its truth in `DATA/truth/`.
+    """Write a synthetic dataset, its shards in parallel, and its truth in `OUT/truth/`.
 
-    The split is by ratio. Every user has at least one interaction; an item may have none.
+    The split is by ratio. Every user has at least one interaction; an item may have none. The files depend
+    on nothing but `users`, `items`, `interactions`, `seed` and `rows_per_shard`.
+
+    Args:
+        users, items, interactions: the size of the dataset.
+        seed: of all random numbers.
+        out: address of the dataset; must be empty or absent unless `replace`.
+        replace: replace a dataset at `out`.
+        rows_per_shard: about this many interactions go into a shard.
+        on_progress: called with the stage of the work and the rows done so far.
 
     Raises:
-        AdarError: so many interactions cannot be dealt to so few users and items.
+        AdarError: there are too few or too many interactions for these users and items.
     """
     if interactions < users:
         raise AdarError(f"--interactions {interactions:,} is fewer than one for each of {users:,} users")
     most = items // 2
     if interactions > users * most:
         raise AdarError(
-            f"--interactions {interactions:,} is more than {users:,} users with half of {items:,} items each "
-            f"can have ({users * most:,}); lower it, or raise --users or --items"
+            f"--interactions {interactions:,} is too many: each of {users:,} users can have at most "
+            f"half of {items:,} items ({users * most:,}); lower it, or raise --users or --items"
         )
     split, windows = SplitProtocol(protocol="ratio", seed=seed), Windows()
     item_ID, popularity_I = _make_items(items, seed)
@@ -106,16 +118,14 @@ def synthesize(
     shards = shard_count(interactions, rows_per_shard)
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
         world = ray.put((item_ID, popularity_I, activity_U))
-        numbers = ray.data.from_items([{"shard": n} for n in range(shards)], override_num_blocks=shards)
-        made = numbers.map_batches(
-            functools.partial(_make_shard, folder, world, shards, split, windows, seed),
-            batch_size=None,
-            batch_format="pyarrow",
-        )
-        entries, item_counts, parts = [], np.zeros(items, np.int64), []
-        for part in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+        numbers = numbered_blocks("shard", shards)
+        made = map_blocks(numbers, _make_shard, folder, world, shards, split, windows, seed)
+        entries: list[FileEntry] = []
+        parts: list[tuple[np.ndarray, ...]] = []
+        item_counts = np.zeros(items, np.int64)
+        for part in arrow_blocks(made):
             for row in part.to_pylist():
-                entries += json.loads(row["entries"])
+                entries += [FileEntry.model_validate(entry) for entry in json.loads(row["entries"])]
                 np.add.at(item_counts, row["item"], row["count"])
                 parts.append((np.array(row["user"]), np.array(row["threshold"]), np.array(row["vector"])))
             on_progress("making", count_rows(entries, *SPLITS))
@@ -123,9 +133,9 @@ def synthesize(
         write_manifest(
             folder,
             name=f"synthetic-{users}x{items}",
-            source={
-                "synthetic": {"users": users, "items": items, "interactions": interactions, "seed": seed}
-            },
+            source=SyntheticSource(
+                synthetic=SyntheticSettings(users=users, items=items, interactions=interactions, seed=seed)
+            ),
             split=split,
             windows=windows,
             notes=[],
@@ -139,19 +149,19 @@ def synthesize(
 
 
 def _make_items(items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors, and the cumulative probability of coming across each item."""
+    """Make the items' vectors, and the cumulative probability of coming across each item."""
     random = np.random.default_rng([seed, 0])
     weight = (random.permutation(items) + 1.0) ** -POPULARITY_EXPONENT
     return random.standard_normal((items, DIM), dtype=np.float32), np.cumsum(weight / weight.sum())
 
 
 def _make_activity(users: int, interactions: int, most: int, seed: int) -> np.ndarray:
-    """Interactions of each user: log-normal, from 1 to `most`, and so many in all."""
+    """Draw the number of interactions of each user: log-normal, from 1 to `most`, with a fixed total."""
     random = np.random.default_rng([seed, 1])
     weight = random.lognormal(sigma=ACTIVITY_SIGMA, size=users)
     counts = np.clip((weight / weight.sum() * interactions).astype(np.int64), 1, most)
     while missing := interactions - int(counts.sum()):
-        # Rounding and clipping leave a difference: deal it out, one each, to users who have room.
+        # Rounding and clipping leave a difference; spread it, one each, over users who have room.
         room = np.flatnonzero(counts < most) if missing > 0 else np.flatnonzero(counts > 1)
         chosen = random.permutation(room)[: abs(missing)]
         counts[chosen] += np.sign(missing)
@@ -167,6 +177,7 @@ def _make_shard(
     seed: int,
     block: pa.Table,
 ) -> pa.Table:
+    """Write one shard; return its files' entries, its item counts and the truth about its users."""
     item_ID, popularity_I, activity_U = ray.get(world)
     (shard,) = block["shard"].to_pylist()
     everyone = np.arange(len(activity_U))
@@ -176,12 +187,12 @@ def _make_shard(
     sample = random.choice(len(item_ID), min(SAMPLE, len(item_ID)), replace=False)
     threshold_U = np.empty(len(user_U), np.float32)
     rows = []
-    # Users of similar activity together, so that little of the rectangle of candidates is wasted.
+    # Group users of similar activity, so that little of the rectangle of candidates is wasted.
     by_activity = np.argsort(activity_U[user_U], kind="stable")
     start = 0
     while start < len(by_activity):
-        width = int(activity_U[user_U[by_activity[start]]] * CANDIDATES_AN_INTERACTION) + 64
-        size = max(1, VALUES_A_BLOCK // max(len(sample), min(2 * width, len(item_ID)) * DIM))
+        width = int(activity_U[user_U[by_activity[start]]] * CANDIDATES_PER_INTERACTION) + 64
+        size = max(1, VALUES_PER_BLOCK // max(len(sample), min(2 * width, len(item_ID)) * DIM))
         chosen = by_activity[start : start + size]
         score = user_UD[chosen] @ item_ID[sample].T
         threshold_U[chosen] = np.quantile(score, 1 - LIKED_SHARE, axis=1)
@@ -201,7 +212,7 @@ def _make_shard(
     items, counts = np.unique(item, return_counts=True)
     return pa.table(
         {
-            "entries": [json.dumps(entries)],
+            "entries": [json.dumps([entry.model_dump() for entry in entries])],
             "item": [items],
             "count": [counts],
             "user": [user_U],
@@ -219,15 +230,15 @@ def _choose_items(
     item_ID: np.ndarray,
     popularity_I: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct items for each user, and which user each is for.
+    """Choose distinct items for each user; return the items and the position of each item's user.
 
-    He comes across items by popularity and takes those he likes, in that order. Where he has not come
-    across enough of them, he takes the best scored of the others.
+    Users come across items by popularity and take those that they like, in that order. If they do not come
+    across enough of them, they take those of the others with the best scores.
     """
     users, items = len(user_UD), len(item_ID)
-    width = int(count_U.max() * CANDIDATES_AN_INTERACTION) + 64
+    width = int(count_U.max() * CANDIDATES_PER_INTERACTION) + 64
     if width * 2 > items:
-        # Nearly everything: come across all of it, in a random order that favors the popular.
+        # Nearly the whole catalog: users come across all items, in a random order that favors popular ones.
         weight = np.diff(popularity_I, prepend=0.0)
         arrival = random.exponential(size=(users, items)) / weight
         item_UC = np.argsort(arrival, axis=1)
@@ -245,7 +256,7 @@ def _choose_items(
 
 
 def _repeated(item_UC: np.ndarray) -> np.ndarray:
-    """Where a row holds an item that stands further left already."""
+    """Whether a row has the same item further to the left."""
     order = np.argsort(item_UC, axis=1, kind="stable")
     in_order = np.take_along_axis(item_UC, order, 1)
     again = np.zeros_like(item_UC, dtype=bool)

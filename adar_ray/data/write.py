@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from adar_ray.data.dataset import MANIFEST, SCHEMA_VERSION, SEQUENCES, SHARD_SCHEMA, SPLITS
+from adar_ray.data.dataset import SHARD_SCHEMA
+from adar_ray.data.manifest import (
+    MANIFEST,
+    SEQUENCES,
+    SPLITS,
+    Counts,
+    Manifest,
+    PreparedSource,
+    Sequences,
+    SyntheticSource,
+    count_rows,
+    kind_of,
+)
 from adar_ray.data.matrix import to_column
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import TRAIN, SplitProtocol, assign, hash_pairs
-from adar_ray.storage import Folder
+from adar_ray.storage import FileEntry, Folder
 
 ROWS_PER_SHARD = 1 << 20
 
@@ -23,7 +33,7 @@ def shard_count(rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> int:
 
 
 def shard_of(user: np.ndarray, shards: int) -> np.ndarray:
-    """The shard of each user: random, so that a shard is a fair sample of users."""
+    """The shard of each user: random, so that each shard is a fair sample of users."""
     return (hash_pairs(user, 0, 0) % np.uint64(shards)).astype(np.int32)
 
 
@@ -37,11 +47,20 @@ def write_shard(
     timestamp: np.ndarray,
     given: np.ndarray,
     cuts: tuple[int, int] | None,
-) -> list[dict[str, Any]]:
-    """Splits one shard's rows, sorted by user and time, and writes a file a split and one of sequence rows.
+) -> list[FileEntry]:
+    """Split the rows of one shard and write one file per split and one of sequence rows.
+
+    Args:
+        folder: the dataset.
+        shard: number of the shard.
+        split: how to split.
+        windows: which sequence rows to make.
+        user, item, timestamp: the rows, sorted by user and time.
+        given: the source's own split of each row; for `given`.
+        cuts: the first moments of validation and of test; for `temporal`.
 
     Returns:
-        The files' entries for the manifest; none of a file that would hold nothing.
+        The files' entries for the manifest. Files that would be empty are not written.
     """
     table = pa.table({"user": user, "item": item, "timestamp": timestamp}).cast(SHARD_SCHEMA)
     splits = assign(split, user, item, timestamp, given, cuts)
@@ -58,28 +77,32 @@ def write_shard(
     return entries
 
 
-def count_rows(shards: Iterable[dict[str, Any]], *kinds: str) -> int:
-    """Rows of the shards of these kinds, which are splits or `SEQUENCES`."""
-    return sum(file["rows"] for file in shards if file["name"].partition("/")[0] in kinds)
-
-
 def write_manifest(
     folder: Folder,
     *,
     name: str,
-    source: dict[str, Any],
+    source: PreparedSource | SyntheticSource,
     split: SplitProtocol,
     windows: Windows,
     notes: list[str],
-    shards: list[dict[str, Any]],
+    shards: list[FileEntry],
     user_keys: pa.Array,
     item_keys: pa.Array,
     user_counts: np.ndarray,
     item_counts: np.ndarray,
-) -> dict[str, Any]:
-    """Writes the id maps and, last, `dataset.json`."""
+) -> Manifest:
+    """Write the id maps and, last, `dataset.json`.
+
+    Args:
+        folder: the dataset.
+        name: of the dataset.
+        source, split, windows, notes: what the manifest says about them.
+        shards: the entries of all shards, in any order.
+        user_keys, item_keys: the source's own ids, by dense id.
+        user_counts, item_counts: interactions of each user and item.
+    """
     kinds = (*SPLITS, SEQUENCES)
-    shards = sorted(shards, key=lambda file: (kinds.index(file["name"].split("/")[0]), file["name"]))
+    shards = sorted(shards, key=lambda file: (kinds.index(kind_of(file)), file.name))
     maps = [
         folder.write_table(
             f"{kind}s.parquet",
@@ -93,20 +116,21 @@ def write_manifest(
         )
         for kind, keys, counts in (("user", user_keys, user_counts), ("item", item_keys, item_counts))
     ]
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "name": name,
-        "source": source,
-        "split": split.describe(),
-        "counts": {
-            "users": len(user_keys),
-            "items": len(item_keys),
-            "interactions": count_rows(shards, *SPLITS),
-            **{kind: count_rows(shards, kind) for kind in SPLITS},
-        },
-        "sequences": {**asdict(windows), "rows": count_rows(shards, SEQUENCES)},
-        "notes": notes,
-        "files": maps + shards,
-    }
-    folder.write_json(MANIFEST, manifest)
+    manifest = Manifest(
+        name=name,
+        source=source,
+        split=split.record(),
+        counts=Counts(
+            users=len(user_keys),
+            items=len(item_keys),
+            interactions=count_rows(shards, *SPLITS),
+            train=count_rows(shards, "train"),
+            valid=count_rows(shards, "valid"),
+            test=count_rows(shards, "test"),
+        ),
+        sequences=Sequences(**asdict(windows), rows=count_rows(shards, SEQUENCES)),
+        notes=notes,
+        files=maps + shards,
+    )
+    folder.write_json(MANIFEST, manifest.model_dump())
     return manifest

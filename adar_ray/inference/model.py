@@ -48,7 +48,7 @@ class TrainedModel:
         """
         if not self.sequential:
             return None
-        length = self.dataset.sequences["length"]
+        length = self.dataset.sequences.length
         return Histories(*_interactions(self.dataset, *splits), self.dataset.n_users, length)
 
 

@@ -45,7 +45,7 @@ def build_model(config: Config, observed: UserItems, dataset: Dataset | None = N
         observed=observed,
         embedding_dim=config.model.embedding_dim,
         cosine=config.model.cosine,
-        history_length=dataset.sequences["length"] if dataset is not None else 0,
+        history_length=dataset.sequences.length if dataset is not None else 0,
         sparse=config.optimizer.name == "sparse_adam",
     )
     return MODELS[name].build(inputs, config.settings_of(name))

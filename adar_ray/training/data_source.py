@@ -30,19 +30,19 @@ def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadSh
         AdarError: the model is sequential and there are no sequence rows.
     """
     sequential = is_sequential(config)
-    if sequential and not dataset.sequences["rows"]:
+    if sequential and not dataset.sequences.rows:
         raise AdarError(
             f"{dataset.folder}: no user has two training interactions, so there is no sequence for "
             f"model.name {config.model.name}; train another model, or prepare with another --split"
         )
-    rows = [shard["rows"] for shard in dataset.shards(SEQUENCES if sequential else "train")]
+    rows = [shard.rows for shard in dataset.shards(SEQUENCES if sequential else "train")]
     return rows, dataset.read_sequences if sequential else functools.partial(dataset.read_shard, "train")
 
 
 def keeps_data(config: Config, dataset: Dataset) -> bool:
     """Whether workers keep the training rows in memory after the first pass."""
     if config.data.cache == "auto":
-        ids_a_row = dataset.sequences["length"] + 2 if is_sequential(config) else 2
+        ids_a_row = dataset.sequences.length + 2 if is_sequential(config) else 2
         return sum(training_shards(config, dataset)[0]) * ids_a_row <= KEPT_IDS
     return config.data.cache == "always"
 
@@ -98,7 +98,7 @@ def _training_data(
     # Copies: rows from Ray's object store are read-only, which torch warns about.
     (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
     sizes = dataset.n_users, dataset.n_items
-    length = dataset.sequences["length"]
+    length = dataset.sequences.length
     return TrainingData(
         dataset=dataset,
         shard_rows=np.array(training_shards(config, dataset)[0]),

@@ -123,7 +123,7 @@ class WorkerLoop:
             build_loss(self.config, dataset),
             self.samplers,
             self.observed,
-            dataset.sequences["stride"],
+            dataset.sequences.stride,
         )
         # Every worker has built the same model from the same seed: there is nothing to broadcast.
         self.step = (

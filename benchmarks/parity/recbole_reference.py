@@ -131,7 +131,7 @@ def run(model: str, dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any
         "test": trained.test,
         "valid_curve": trained.curve,
         "seconds": time.perf_counter() - start,
-        "split": dataset.manifest["split"],
+        "split": dataset.manifest.split.model_dump(),
         "dataset_checksum": dataset.checksum,
         "settings": settings,
         "recbole": metadata.version("recbole"),

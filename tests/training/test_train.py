@@ -277,7 +277,7 @@ def test_learns(checkerboard: Path, tmp_path: Path, sampler: str, loss: str) -> 
 @pytest.mark.usefixtures("ray_cluster")
 def test_without_validation(hand_made: Path, checkerboard: Path, tmp_path: Path) -> None:
     data = prepare(checkerboard, tmp_path / "data", split="ratio", valid_fraction=0)
-    assert data.manifest["counts"]["valid"] == 0
+    assert data.manifest.counts.valid == 0
     run = train(data, tmp_path / "run", config("train.patience=1"), workers=0)
     assert [line["epoch"] for line in metrics(run)] == [1, 2, 3, 4]
     assert all("valid" not in line for line in metrics(run))
@@ -330,7 +330,7 @@ def test_a_changed_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
         message = message_of(lambda use=use: use(tmp_path / "run"))
         assert f"{data}: has changed since {tmp_path / 'run'} was trained" in message
     shutil.rmtree(data)
-    assert f"{data}: is no dataset" in message_of(lambda: resume(tmp_path / "run"))
+    assert f"{data}: is not a dataset" in message_of(lambda: resume(tmp_path / "run"))
     assert contents(tmp_path / "run") == before
 
 
