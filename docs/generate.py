@@ -10,7 +10,7 @@ import mkdocs_gen_files
 
 from adar_ray.cli import cli
 from adar_ray.config import Config
-from adar_ray.data.sources import FORMATS
+from adar_ray.data.formats import FORMATS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
 TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
@@ -80,8 +80,8 @@ def components() -> Iterator[str]:
 def formats() -> Iterator[str]:
     yield "# Source formats\n\n`adar-ray prepare` recognizes a source's format, or takes it as `--format`.\n"
     yield "| `--format` | what it is |\n| --- | --- |"
-    for name, what in FORMATS.items():
-        yield f"| `{name}` | {cell(getattr(what, 'description', what))} |"
+    for format in FORMATS.values():
+        yield f"| `{format.name}` | {cell(format.description)} |"
 
 
 def command_line() -> Iterator[str]:

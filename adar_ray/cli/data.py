@@ -124,7 +124,7 @@ def prepare_command(as_json: bool, format_: str | None, columns: str | None, **a
 
     with StageProgress() as progress:
         dataset = prepare(format=format_, columns=_parse_columns(columns), on_progress=progress, **arguments)
-    for note in dataset.manifest["notes"]:
+    for note in dataset.manifest.notes:
         message(f"note: {note}")
     _show_dataset(dataset, as_json)
 
@@ -145,5 +145,5 @@ def _parse_columns(columns: str | None) -> dict[str, str] | None:
 
 def _show_dataset(dataset: Dataset, as_json: bool) -> None:
     manifest = dataset.manifest
-    split = manifest["split"]["protocol"]
-    show({"dataset": dataset.folder.address, "split": split, **manifest["counts"]}, as_json)
+    counts = manifest.counts.model_dump()
+    show({"dataset": dataset.folder.address, "split": manifest.split.protocol, **counts}, as_json)

@@ -17,6 +17,7 @@ from adar_ray.adapters.recbole import add_adar, train
 from adar_ray.adapters.recbole_library import training_pairs, write_interactions
 from adar_ray.adar import AdarSampler, AdarSettings
 from adar_ray.data.dataset import SPLITS, Dataset
+from adar_ray.data.manifest import SyntheticSettings, SyntheticSource
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import SplitProtocol
 from adar_ray.data.write import write_manifest, write_shard
@@ -55,7 +56,9 @@ def make_dataset(out: Path, protocol: str, fewest: int = 6) -> Dataset:
     write_manifest(
         folder,
         name="made",
-        source={},
+        source=SyntheticSource(
+            synthetic=SyntheticSettings(users=USERS, items=ITEMS, interactions=len(user), seed=0)
+        ),
         split=split,
         windows=windows,
         notes=[],

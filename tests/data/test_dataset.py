@@ -1,4 +1,4 @@
-"""Datasets that are damaged or are none: one line that names the file."""
+"""Opening and reading datasets; damage is one line that names the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def failing(call) -> str:
     return str(caught.value)
 
 
-def test_reads_what_the_shards_hold(folder: Path) -> None:
+def test_reads_shards(folder: Path) -> None:
     dataset = Dataset.open(folder)
     for split in ("train", "valid", "test"):
         shards = [pq.read_table(path) for path in sorted((folder / split).glob("*"))]
@@ -35,27 +35,27 @@ def test_reads_what_the_shards_hold(folder: Path) -> None:
         assert np.array_equal(users, np.concatenate([shard["user"].to_numpy() for shard in shards]))
         assert np.array_equal(items, np.concatenate([shard["item"].to_numpy() for shard in shards]))
         assert dataset.rows(split) == len(users) == sum(shard.num_rows for shard in shards)
-        assert [shard["rows"] for shard in dataset.shards(split)] == [shard.num_rows for shard in shards]
+        assert [shard.rows for shard in dataset.shards(split)] == [shard.num_rows for shard in shards]
     assert dataset.user_keys().to_pylist() == pq.read_table(folder / "users.parquet")["key"].to_pylist()
     assert dataset.item_keys().to_pylist() == pq.read_table(folder / "items.parquet")["key"].to_pylist()
     assert (dataset.n_users, dataset.n_items) == (300, 400)
 
 
-def test_reads_what_the_sequence_shards_hold(folder: Path) -> None:
+def test_reads_sequence_shards(folder: Path) -> None:
     dataset = Dataset.open(folder)
     paths = sorted((folder / "sequences").glob("*"))
-    assert [shard["name"] for shard in dataset.shards("sequences")] == [f"sequences/{p.name}" for p in paths]
+    assert [shard.name for shard in dataset.shards("sequences")] == [f"sequences/{p.name}" for p in paths]
     for shard, path in enumerate(paths):
         table = pq.read_table(path)
         users, items = dataset.read_sequences(shard)
         assert users.dtype == items.dtype == np.int32
         assert users.tolist() == table["user"].to_pylist()
         assert items.tolist() == table["items"].to_pylist()
-        assert items.shape == (dataset.shards("sequences")[shard]["rows"], dataset.sequences["length"] + 1)
-    assert dataset.sequences["rows"] == sum(pq.read_metadata(path).num_rows for path in paths)
+        assert items.shape == (dataset.shards("sequences")[shard].rows, dataset.sequences.length + 1)
+    assert dataset.sequences.rows == sum(pq.read_metadata(path).num_rows for path in paths)
 
 
-def test_the_checksum_tells_datasets_apart(folder: Path) -> None:
+def test_checksum_changes_with_the_manifest(folder: Path) -> None:
     before = Dataset.open(folder).checksum
     assert Dataset.open(folder).checksum == before
     manifest = json.loads((folder / "dataset.json").read_text())
@@ -64,14 +64,14 @@ def test_the_checksum_tells_datasets_apart(folder: Path) -> None:
     assert Dataset.open(folder).checksum != before
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_missing_folder(tmp_path: Path) -> None:
     message = failing(lambda: Dataset.open(tmp_path / "nowhere"))
-    assert message.startswith(f"{tmp_path / 'nowhere'}: is no dataset (there is no such folder)")
+    assert message.startswith(f"{tmp_path / 'nowhere'}: is not a dataset (there is no such folder)")
 
 
-def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
+def test_folder_without_manifest(tmp_path: Path) -> None:
     message = failing(lambda: Dataset.open(tmp_path))
-    assert message.startswith(f"{tmp_path}: is no dataset (there is no dataset.json in it)")
+    assert message.startswith(f"{tmp_path}: is not a dataset (there is no dataset.json in it)")
     assert "adar-ray prepare" in message
 
 
@@ -120,7 +120,9 @@ def test_another_schema_version(folder: Path, version: object) -> None:
     assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 2")
 
 
-@pytest.mark.parametrize("text", ["", '{"schema_version": 2, "na', "\xff\xfe", "[]", "null", "7"])
+@pytest.mark.parametrize(
+    "text", ["", '{"schema_version": 2, "na', '{"schema_version": 2}', "\xff\xfe", "[]", "null", "7"]
+)
 def test_damaged_manifest(folder: Path, text: str) -> None:
     (folder / "dataset.json").write_bytes(text.encode("latin-1"))
     assert failing(lambda: Dataset.open(folder)).startswith(f"{folder}/dataset.json: ")

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from adar_ray.cli.main import cli
 from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Wheel
 from adar_ray.data.fetch import cache_folder, checksum, fetch, fetch_dataset
-from adar_ray.data.sources import FORMATS
+from adar_ray.data.formats import FORMATS
 from adar_ray.errors import AdarError
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -139,7 +139,7 @@ def test_downloads_a_file_and_reports_progress(server, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_goes_on_where_the_connection_broke(server, tmp_path):
+def test_broken_connection_resumes_where_it_broke(server, tmp_path):
     dataset = one_file(server)
     server.cuts = [HALF]
     assert fetch_dataset(dataset, tmp_path).read_bytes() == BODY
@@ -147,7 +147,7 @@ def test_goes_on_where_the_connection_broke(server, tmp_path):
     assert server.sent == len(BODY)
 
 
-def test_an_interrupted_download_is_kept_and_resumed_by_the_next_command(server, tmp_path):
+def test_interrupted_download_is_kept_and_resumed(server, tmp_path):
     dataset = one_file(server)
 
     def interrupt(done: int, total: int | None) -> None:
@@ -164,7 +164,7 @@ def test_an_interrupted_download_is_kept_and_resumed_by_the_next_command(server,
     assert server.requests[1] == ("pairs.txt", f"bytes={kept}-")
 
 
-def test_starts_over_where_the_server_knows_no_ranges(server, tmp_path):
+def test_starts_over_if_the_server_does_not_support_ranges(server, tmp_path):
     dataset = one_file(server)
     server.knows_ranges = False
     (tmp_path / "toy.pairs.txt.partial").write_bytes(b"x" * HALF)
@@ -172,14 +172,14 @@ def test_starts_over_where_the_server_knows_no_ranges(server, tmp_path):
     assert server.requests == [("pairs.txt", f"bytes={HALF}-")]
 
 
-def test_a_partial_file_longer_than_the_whole_is_stale(server, tmp_path):
+def test_partial_file_that_is_too_long_is_fetched_again(server, tmp_path):
     dataset = one_file(server)
     (tmp_path / "toy.pairs.txt.partial").write_bytes(BODY + b"more")
     assert fetch_dataset(dataset, tmp_path).read_bytes() == BODY
     assert [wanted for _, wanted in server.requests] == [f"bytes={len(BODY) + 4}-", None]
 
 
-def test_a_whole_partial_file_is_recognized(server, tmp_path):
+def test_complete_partial_file_is_not_fetched_again(server, tmp_path):
     dataset = one_file(server)
     (tmp_path / "toy.pairs.txt.partial").write_bytes(BODY)
     assert fetch_dataset(dataset, tmp_path).read_bytes() == BODY
@@ -191,7 +191,7 @@ def test_a_whole_partial_file_is_recognized(server, tmp_path):
     assert server.sent == 0
 
 
-def test_a_passing_server_error_is_tried_again(server, tmp_path):
+def test_temporary_server_error_is_retried(server, tmp_path):
     dataset = one_file(server)
     server.failures = [503]
     assert fetch_dataset(dataset, tmp_path).read_bytes() == BODY
@@ -207,7 +207,7 @@ def test_wrong_checksum_deletes_the_download(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_next_source_serves_when_one_cannot(server, tmp_path):
+def test_falls_back_to_the_next_source(server, tmp_path):
     dataset = one_file(server)
     missing = (Download(server.url("gone.txt"), sha256(BODY)),)
     assert fetch_dataset(described(missing, *dataset.sources), tmp_path).read_bytes() == BODY
@@ -217,7 +217,7 @@ def test_the_next_source_serves_when_one_cannot(server, tmp_path):
     assert [name for name, _ in server.requests] == ["gone.txt", "pairs.txt", "gone.txt", "also.txt"]
 
 
-def test_takes_members_out_of_zip_tar_and_gz(server, tmp_path):
+def test_extracts_members_of_zip_tar_and_gz(server, tmp_path):
     server.files["set.zip"] = zipped(**{"set/u.data": b"1\t2\n", "set/README": b"-"})
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w:gz") as archive:
@@ -242,7 +242,7 @@ def test_takes_members_out_of_zip_tar_and_gz(server, tmp_path):
 
 
 @pytest.mark.parametrize("member", ["../evil.txt", "/etc/evil.txt", "set/../../evil.txt", "..\\evil.txt"])
-def test_a_member_that_leads_out_of_the_archive_is_refused(server, tmp_path, member):
+def test_member_outside_the_archive_is_refused(server, tmp_path, member):
     server.files["set.zip"] = zipped(**{member: b"evil"})
     with pytest.raises(AdarError, match="refused"):
         fetch_dataset(described((Download(server.url("set.zip"), None, (Member(member),)),)), tmp_path)
@@ -263,7 +263,7 @@ def test_missing_member_and_damaged_archive(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cached_copy_needs_no_server(server, tmp_path):
+def test_cached_copy_needs_no_server(server, tmp_path):
     dataset = one_file(server)
     path = fetch_dataset(dataset, tmp_path)
     server.files.clear()
@@ -271,7 +271,7 @@ def test_a_cached_copy_needs_no_server(server, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_a_damaged_or_outdated_cached_copy_is_fetched_again(server, tmp_path):
+def test_damaged_or_outdated_cached_copy_is_fetched_again(server, tmp_path):
     path = fetch_dataset(one_file(server), tmp_path)
     path.write_bytes(BODY[:-1])
     assert fetch_dataset(one_file(server), tmp_path).read_bytes() == BODY
@@ -287,7 +287,7 @@ def test_only_https_is_fetched_from_other_machines(tmp_path, url):
         fetch_dataset(described((Download(url),)), tmp_path)
 
 
-def test_redirects_keep_to_the_same_rule(server, tmp_path):
+def test_redirects_to_insecure_addresses_are_refused(server, tmp_path):
     dataset = one_file(server)
     server.redirects = {"near": server.url("pairs.txt"), "far": "http://example.org/pairs.txt"}
     near, far = ((Download(server.url(name), sha256(BODY)),) for name in ("near", "far"))
@@ -296,7 +296,7 @@ def test_redirects_keep_to_the_same_rule(server, tmp_path):
         fetch_dataset(dataclasses.replace(dataset, sources=(far,)), tmp_path)
 
 
-def test_no_server_is_one_line(tmp_path, monkeypatch):
+def test_unreachable_server_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with Server() as closed:
         url = closed.url("pairs.txt")
@@ -306,7 +306,7 @@ def test_no_server_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_said_and_not_tried_again(server, tmp_path):
+def test_full_disk_is_reported_and_not_retried(server, tmp_path):
     server.files["pairs.txt"] = BODY
     (tmp_path / "toy.pairs.txt.partial").symlink_to("/dev/full")
     with pytest.raises(AdarError, match="the disk is full"):
@@ -338,7 +338,7 @@ def test_checksums(tmp_path):
     assert checksum(path, "git-blob") == "ce013625030ba8dba906f756967f9e9ca394464a"  # as git hash-object says
 
 
-def test_what_is_known_is_well_formed():
+def test_catalog_entries_are_well_formed():
     lengths = {"sha256": 64, "md5": 32, "git-blob": 40}
     for name, dataset in CATALOG.items():
         assert dataset.name == name
@@ -373,7 +373,7 @@ def test_ml_100k_from_the_package_index(tmp_path):
     assert receipt["files"] == {"ml-100k.inter": known.sources[0][0].sha256}
 
 
-def test_the_archive_of_ml_100k_becomes_the_file_of_the_wheel(server, tmp_path):
+def test_ml_100k_archive_gives_the_same_file_as_the_wheel(server, tmp_path):
     member = CATALOG["ml-100k"].sources[1][0].members[0]
     server.files["ml-100k.zip"] = zipped(**{member.path: b"196\t242\t3\t881250949\n"})
     path = fetch_dataset(described((Download(server.url("ml-100k.zip"), None, (member,)),)), tmp_path)
@@ -384,7 +384,7 @@ def test_the_archive_of_ml_100k_becomes_the_file_of_the_wheel(server, tmp_path):
     ]
 
 
-def test_the_command_line_says_how_to_prepare_what_it_fetched(tmp_path, server, monkeypatch):
+def test_command_line_prints_the_prepare_command(tmp_path, server, monkeypatch):
     monkeypatch.setenv("ADAR_RAY_CACHE", str(tmp_path / "a cache"))
     described = dataclasses.replace(one_file(server), columns={"user": "who", "item": "what"})
     monkeypatch.setitem(CATALOG, "toy", described)

@@ -1,4 +1,4 @@
-"""The order of training rows: each exactly once an epoch, and the same for any number of workers."""
+"""The order of training rows: each once per epoch, and the same for any number of workers."""
 
 from collections import Counter
 
@@ -55,14 +55,14 @@ def all_rows(shard_rows: list[int]) -> Counter:
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 7, 64])
 @pytest.mark.parametrize("shard_rows", SHARDS, ids=str)
-def test_an_epoch_holds_every_interaction_exactly_once_in_equally_many_steps(shard_rows, workers):
+def test_every_row_once_per_epoch_in_equally_many_steps(shard_rows, workers):
     merged = whole_batches(shard_rows, 12 * workers, 0, 1, workers)
     assert Counter(row for batch in merged for row in batch.values()) == all_rows(shard_rows)
 
 
 @pytest.mark.parametrize("batch", [64, 100, 4096])
 @pytest.mark.parametrize("shard_rows", SHARDS, ids=str)
-def test_the_batches_of_one_two_and_four_workers_hold_the_same_rows_in_the_same_slots(shard_rows, batch):
+def test_batches_are_the_same_for_one_two_and_four_workers(shard_rows, batch):
     alone = whole_batches(shard_rows, batch, 3, 2, 1)
     assert whole_batches(shard_rows, batch, 3, 2, 2) == alone
     assert whole_batches(shard_rows, batch, 3, 2, 4) == alone
@@ -71,7 +71,7 @@ def test_the_batches_of_one_two_and_four_workers_hold_the_same_rows_in_the_same_
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 7])
 @pytest.mark.parametrize("per_worker", [1, 30, 64, 3000])
 @pytest.mark.parametrize("shard_rows", SHARDS, ids=str)
-def test_rows_per_batch_is_what_counting_gives(shard_rows, per_worker, workers):
+def test_rows_per_batch_matches_counting(shard_rows, per_worker, workers):
     batch = per_worker * workers
     counted = [len(rows) for rows in whole_batches(shard_rows, batch, 1, 5, workers)]
     assert rows_per_batch(shard_rows, batch, 1, 5, workers).tolist() == counted
@@ -84,7 +84,7 @@ def test_rows_per_batch_is_exact_for_very_many_rows():
     assert rows[0] == 2**39
 
 
-def test_epochs_and_seeds_have_orders_of_their_own_and_repeat_them():
+def test_epochs_and_seeds_have_different_but_repeatable_orders():
     def order(seed: int, epoch: int) -> list[Row]:
         return [row for batch in whole_batches([200, 150, 170], 64, seed, epoch, 1) for row in batch.values()]
 
@@ -99,7 +99,7 @@ def test_shards_are_visited_in_every_order():
     assert min(first.values()) > 60
 
 
-def test_a_shards_rows_are_shuffled_evenly():
+def test_rows_of_a_shard_are_shuffled_evenly():
     """Where the first row of a shard ends up is uniform over the places there are."""
     user, item = shard_of(0, 5)
     place = Counter(int(np.flatnonzero(stripe(user, item, 0, e, 0, 0, 1)[0] == 0)[0]) for e in range(1000))
@@ -107,7 +107,7 @@ def test_a_shards_rows_are_shuffled_evenly():
     assert min(place.values()) > 150
 
 
-def test_a_stripe_is_padded_to_whole_lanes_at_its_end():
+def test_stripe_is_padded_to_whole_lanes_at_its_end():
     user, item = stripe(*shard_of(0, 70), 0, 1, 0, 0, 1)
     assert len(user) == len(item) == 2 * LANES
     assert (user[70:] == PADDING).all()
@@ -116,7 +116,7 @@ def test_a_stripe_is_padded_to_whole_lanes_at_its_end():
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_rows_of_sequences_take_the_slots_of_their_users(workers):
+def test_sequence_rows_take_the_slots_of_their_users(workers):
     """Every item of a sequence row tells whose it is, so that the order of users is the order of rows."""
     shard_rows, per_worker = [130, 7, 64], 12
     shards = [shard_of(shard, rows)[0] for shard, rows in enumerate(shard_rows)]
@@ -136,7 +136,7 @@ def test_rows_of_sequences_take_the_slots_of_their_users(workers):
             assert np.array_equal(item[~empty], user[~empty, None] * 3 + np.arange(3))
 
 
-def test_batches_cut_a_stream_of_stripes_and_leave_a_smaller_one_at_the_end():
+def test_batches_have_equal_size_except_the_last():
     lengths, size = [5, 0, 1, 9, 2, 20, 3], 6
     numbers = np.split(np.arange(sum(lengths)), np.cumsum(lengths)[:-1])
     cut = list(batches(((part, part + 100) for part in numbers), size))
@@ -146,15 +146,15 @@ def test_batches_cut_a_stream_of_stripes_and_leave_a_smaller_one_at_the_end():
 
 
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
-def test_nothing_is_cut_into_no_batches(lengths):
+def test_no_rows_give_no_batches(lengths):
     assert list(batches(((np.zeros(n), np.zeros(n)) for n in lengths), 4)) == []
 
 
-def test_stripes_that_fill_batches_exactly_leave_nothing_over():
+def test_no_empty_batch_after_full_ones():
     assert [len(user) for user, _ in batches(((np.ones(6), np.ones(6)) for _ in range(2)), 4)] == [4, 4, 4]
 
 
-def test_batches_are_given_as_soon_as_they_are_full():
+def test_batches_are_yielded_as_soon_as_they_are_full():
     def stripes():
         yield np.ones(5), np.ones(5)
         raise AssertionError("asked for more than the first batch needs")

@@ -147,12 +147,12 @@ def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
     assert note.startswith("2 users have fewer than 3 interactions (the first is 'Ω')")
     assert "stay in training" in note
     assert manifest["name"] == dataset.name == "hand-made"
-    assert manifest == dataset.manifest
+    assert manifest == dataset.manifest.model_dump()
 
 
-def test_the_first_rating_of_a_pair_decides(hand_made: Path, tmp_path: Path) -> None:
+def test_filter_uses_the_first_rating_of_a_pair(hand_made: Path, tmp_path: Path) -> None:
     prepare(hand_made, tmp_path / "data", min_rating=4)
-    # ann rated a with 1 before she rated it with 5.
+    # ann rated a with 1 before rating it with 5.
     expected = [("9", "a", 1), ("9", "b", 2), ("10", "b", 7), ("10", "c", 7), ("10", "a", 8), ("10", "d", 9)]
     expected += [("Ω", "10", 50), ("Ω", "a", 100), ("ann", "c", 30), ("日本", "c", 1)]
     assert sorted(all_rows(tmp_path / "data")) == sorted(expected)
@@ -169,7 +169,7 @@ def test_types_of_the_files(hand_made: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("min_rating", "core"), [(None, 0), (3.0, 0), (None, 4), (2.5, 5), (4.0, 4)])
-def test_filters_follow_the_rules(
+def test_filters_match_a_plain_implementation(
     rows: list[Row], source: Path, tmp_path: Path, min_rating: float | None, core: int
 ) -> None:
     dataset = prepare(source, tmp_path / "data", min_rating=min_rating, core=core)
@@ -181,10 +181,10 @@ def test_filters_follow_the_rules(
         assert keys_of(tmp_path / "data", kind) == sorted(counts, key=by_bytes)
         table = pq.read_table(tmp_path / "data" / f"{kind}s.parquet")
         assert dict(zip(table["key"].to_pylist(), table["interactions"].to_pylist(), strict=True)) == counts
-    assert dataset.manifest["counts"]["interactions"] == len(kept)
+    assert dataset.manifest.counts.interactions == len(kept)
 
 
-def test_a_core_that_takes_many_rounds(tmp_path: Path) -> None:
+def test_core_that_takes_many_rounds(tmp_path: Path) -> None:
     # A chain: dropping one end leaves the next link too few, and so on; a 3 x 3 block stays.
     chain = [(f"u{n}", f"i{n + d}", 0, 5.0) for n in range(20) for d in (0, 1)]
     block = [(f"U{a}", f"I{b}", 0, 5.0) for a in range(3) for b in range(3)]
@@ -208,16 +208,16 @@ def test_leave_one_out(rows: list[Row], source: Path, tmp_path: Path) -> None:
         assert sorted(rows_of(tmp_path / "data", split)) == sorted(row[:3] for row in expected[split])
 
 
-def test_few_interactions_stay_in_training_and_a_note_says_so(rows: list[Row], tmp_path: Path) -> None:
+def test_users_with_few_interactions_stay_in_training_with_a_note(rows: list[Row], tmp_path: Path) -> None:
     few = [("one", "x", 1, 5.0), ("two", "x", 1, 5.0), ("two", "y", 2, 5.0)]
     source = write_csv(tmp_path / "few.csv", rows + few)
     dataset = prepare(source, tmp_path / "data")
     train = rows_of(tmp_path / "data", "train")
     assert set(row[:3] for row in few) <= set(train)
     scarce = [user for user, own in of_each_user(kept_by_the_rules(rows + few)).items() if len(own) < 3]
-    assert dataset.manifest["notes"][0].startswith(f"{len(scarce)} users have fewer than 3")
+    assert dataset.manifest.notes[0].startswith(f"{len(scarce)} users have fewer than 3")
     dropped = prepare(source, tmp_path / "core", core=3)
-    assert dropped.manifest["notes"] == []
+    assert dropped.manifest.notes == []
 
 
 @pytest.mark.parametrize(("test_fraction", "valid_fraction"), [(0.2, 0.1), (0.5, 0.0)])
@@ -289,7 +289,7 @@ def test_given_split(tmp_path: Path) -> None:
         test="0 10 11 3\n1 3\n3 7\n",  # 0 has 3 in training too; nobody trains 10 and 11, nor user 3
     )
     dataset = prepare(source, tmp_path / "data", valid_fraction=0.25)
-    assert dataset.manifest["split"]["protocol"] == "given"
+    assert dataset.manifest.split.protocol == "given"
     assert pairs_of(tmp_path / "data", "test") == {("0", "10"), ("0", "11"), ("1", "3"), ("3", "7")}
     train, valid = pairs_of(tmp_path / "data", "train"), pairs_of(tmp_path / "data", "valid")
     assert train | valid == {("0", str(n)) for n in range(10)} | {("1", str(n)) for n in range(3)} | {
@@ -300,7 +300,7 @@ def test_given_split(tmp_path: Path) -> None:
     assert keys_of(tmp_path / "data", "user") == list("0123")
 
 
-def test_given_validation_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_given_validation_is_kept(tmp_path: Path) -> None:
     source = write_given(tmp_path / "given", train="0 0 1 2 3\n1 0 1 2 3\n", valid="0 4\n", test="1 5\n")
     prepare(source, tmp_path / "data", valid_fraction=0.5, rows_per_shard=3)
     assert pairs_of(tmp_path / "data", "valid") == {("0", "4")}
@@ -308,14 +308,14 @@ def test_given_validation_is_taken_as_it_is(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "data", "train")) == 8
 
 
-def test_without_times_the_order_of_the_source_counts(tmp_path: Path) -> None:
+def test_source_order_is_used_without_timestamps(tmp_path: Path) -> None:
     source = tmp_path / "pairs.txt"
     source.write_text("1 5\n2 9\n1 3\n2 3\n1 5\n1 4\n2 1\n")
     dataset = prepare(source, tmp_path / "data", format="pairs")
     assert pairs_of(tmp_path / "data", "train") == {("1", "5"), ("2", "9")}
     assert pairs_of(tmp_path / "data", "valid") == {("1", "3"), ("2", "3")}
     assert pairs_of(tmp_path / "data", "test") == {("1", "4"), ("2", "1")}
-    assert dataset.manifest["source"]["interactions_in_time_order"] == "position in the source"
+    assert dataset.manifest.source.interactions_in_time_order == "position in the source"
 
 
 # Sequence rows.
@@ -338,7 +338,7 @@ def sequences_of(folder: Path) -> dict[str, list[tuple[str, list[str]]]]:
 
 @pytest.mark.parametrize("split", ["leave-one-out", "ratio", "temporal"])
 @pytest.mark.parametrize(("length", "stride"), [(50, None), (5, None), (5, 1), (6, 4)])
-def test_sequences_are_windows_over_training(
+def test_sequence_rows_are_windows_over_training(
     source: Path, tmp_path: Path, split: str, length: int, stride: int | None
 ) -> None:
     options = {} if length == 50 else {"sequence_length": length, "sequence_stride": stride}
@@ -362,7 +362,7 @@ def test_sequences_are_windows_over_training(
     check_manifest(tmp_path / "data")
 
 
-def test_sequences_of_the_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
+def test_sequence_rows_of_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
     prepare(hand_made, tmp_path / "data")
     # What is left to training of 9, ann and 日本 is a single item.
     assert sequences_of(tmp_path / "data") == {"00000.parquet": [("10", ["b", "c"]), ("Ω", ["10", "a"])]}
@@ -371,7 +371,7 @@ def test_sequences_of_the_hand_made_source(hand_made: Path, tmp_path: Path) -> N
 # Files: many sources, many shards, the same bytes.
 
 
-def test_several_files_one_of_them_compressed(rows: list[Row], source: Path, tmp_path: Path) -> None:
+def test_several_files_one_compressed(rows: list[Row], source: Path, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
     for number in range(3):
@@ -417,7 +417,7 @@ def check_manifest(folder: Path) -> None:
         assert entry["rows"] == pq.read_metadata(folder / entry["name"]).num_rows
 
 
-def test_same_bytes_twice_and_a_true_manifest(source: Path, tmp_path: Path) -> None:
+def test_same_source_gives_same_bytes_and_a_correct_manifest(source: Path, tmp_path: Path) -> None:
     prepare(source, tmp_path / "a", core=3)
     prepare(source, tmp_path / "b", core=3)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -460,13 +460,13 @@ def test_published_splits(
     tmp_path: Path, name: str, users: int | None, items: int | None, train: int, test: int
 ) -> None:
     source = published(name)
-    counts = prepare(source, tmp_path / "data").manifest["counts"]
-    assert counts["train"] + counts["valid"] == train
-    assert counts["test"] == test
-    assert users is None or (counts["users"], counts["items"]) == (users, items)
+    counts = prepare(source, tmp_path / "data").manifest.counts
+    assert counts.train + counts.valid == train
+    assert counts.test == test
+    assert users is None or (counts.users, counts.items) == (users, items)
     trained, tested = (encoded(tmp_path / "data", split) for split in ("train", "test"))
-    assert len(trained) == counts["train"]
-    assert len(tested) == counts["test"]
+    assert len(trained) == counts.train
+    assert len(tested) == counts.test
     assert not np.isin(tested, trained).any()
     for split in ("train", "test") if name == "beauty" else ():
         lines = (line.split() for line in (source / f"{split}.txt").read_text().splitlines())
@@ -480,12 +480,12 @@ def test_published_splits(
     [("ml-100k", 943, 1_682, 100_000), ("video-games", 31_013, 23_715, 287_107)],
 )
 def test_published_interactions(tmp_path: Path, name: str, users: int, items: int, interactions: int) -> None:
-    counts = prepare(published(name), tmp_path / "data").manifest["counts"]
-    assert (counts["users"], counts["items"], counts["interactions"]) == (users, items, interactions)
+    counts = prepare(published(name), tmp_path / "data").manifest.counts
+    assert (counts.users, counts.items, counts.interactions) == (users, items, interactions)
     (path,) = published(name).iterdir()
     lines = path.read_text().splitlines()[name == "ml-100k" :]
     with_enough = sum(count >= 3 for count in Counter(line.split()[0] for line in lines).values())
-    assert (counts["valid"], counts["test"]) == (with_enough, with_enough)
+    assert (counts.valid, counts.test) == (with_enough, with_enough)
     trained, tested = (encoded(tmp_path / "data", split) for split in ("train", "test"))
     assert not np.isin(tested, trained).any()
 
@@ -522,13 +522,13 @@ def test_negative_timestamp(rows: list[Row], tmp_path: Path, out: Path) -> None:
     assert good.exists()
 
 
-def test_filtering_that_empties(source: Path, out: Path) -> None:
+def test_filtering_that_leaves_nothing(source: Path, out: Path) -> None:
     assert "filtering leaves nothing" in failing(source, out, core=1000)
     assert "--core 1000" in failing(source, out, core=1000)
     assert "--min-rating" in failing(source, out, min_rating=6)
 
 
-def test_what_the_source_does_not_have(tmp_path: Path, out: Path) -> None:
+def test_options_that_need_ratings_timestamps_or_a_given_split(tmp_path: Path, out: Path) -> None:
     source = tmp_path / "pairs.txt"
     source.write_text("1 5\n2 9\n1 3\n")
     assert "--min-rating" in failing(source, out, format="pairs", min_rating=3)
@@ -537,30 +537,30 @@ def test_what_the_source_does_not_have(tmp_path: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize(("length", "stride"), [(0, None), (5, 6), (5, 0)])
-def test_windows_that_cannot_be(source: Path, out: Path, length: int, stride: int | None) -> None:
+def test_invalid_sequence_windows(source: Path, out: Path, length: int, stride: int | None) -> None:
     message = failing(source, out, sequence_length=length, sequence_stride=stride)
     assert f"--sequence-{'length 0' if stride is None else f'stride {stride}'}" in message
 
 
-def test_a_split_that_leaves_no_training(tmp_path: Path, out: Path) -> None:
+def test_split_that_leaves_no_training(tmp_path: Path, out: Path) -> None:
     source = write_given(tmp_path / "given", test="0 1 2\n1 3\n")
     message = failing(source, out)
     assert "nothing for training" in message
 
 
-def test_existing_output_is_refused_and_stays(hand_made: Path, source: Path, out: Path) -> None:
+def test_existing_output_is_refused_and_unchanged(hand_made: Path, source: Path, out: Path) -> None:
     prepare(hand_made, out)
     before = contents(out)
     assert "--replace" in failing(source, out)
     assert contents(out) == before
-    # Not even asked for does a preparation that fails cost the dataset that was there.
+    # Even with replace, a failed preparation keeps the old dataset.
     failing(source, out, core=1000, replace=True)
     assert contents(out) == before
     prepare(source, out, replace=True)
     assert len(keys_of(out, "user")) > 5
 
 
-def test_a_folder_of_something_else_is_never_replaced(hand_made: Path, out: Path) -> None:
+def test_folder_of_other_files_is_never_replaced(hand_made: Path, out: Path) -> None:
     out.mkdir()
     (out / "thesis.txt").write_text("ten years of work")
     assert "dataset.json" in failing(hand_made, out, replace=True)

@@ -1,4 +1,4 @@
-"""Train, validation and test: who gets what, against brute force and by hand."""
+"""Splits into training, validation and test, against brute force and by hand."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def rounded(x: float) -> int:
 # Leave one out
 
 
-def test_leave_one_out_takes_each_users_last_two_and_leaves_small_users_whole():
+def test_leave_one_out_holds_out_the_last_two_and_keeps_small_users_in_training():
     result = split_rows(SplitProtocol(protocol="leave-one-out"), users_of_sizes(1, 2, 3, 5, 1))
     assert result.tolist() == [
         *[TRAIN],
@@ -40,7 +40,7 @@ def test_leave_one_out_takes_each_users_last_two_and_leaves_small_users_whole():
     ]
 
 
-def test_leave_one_out_of_users_whose_ids_have_gaps():
+def test_leave_one_out_with_gaps_in_user_ids():
     result = split_rows(SplitProtocol(protocol="leave-one-out"), [7, 7, 7, 900, 900, 900, 900])
     assert result.tolist() == [TRAIN, VALID, TEST, TRAIN, TRAIN, VALID, TEST]
 
@@ -49,7 +49,7 @@ def test_leave_one_out_of_users_whose_ids_have_gaps():
 
 
 @pytest.mark.parametrize(("test", "valid"), [(0.2, 0.1), (0.5, 0.5), (0.1, 0.0), (0.9, 0.9)])
-def test_ratio_takes_the_rounded_share_of_every_user_and_never_all(test, valid):
+def test_ratio_takes_a_rounded_share_of_every_user_but_never_all(test, valid):
     sizes = range(1, 40)
     user = users_of_sizes(*sizes)
     protocol = SplitProtocol(protocol="ratio", test_fraction=test, valid_fraction=valid)
@@ -63,7 +63,7 @@ def test_ratio_takes_the_rounded_share_of_every_user_and_never_all(test, valid):
         assert mine.count(TRAIN) >= 1
 
 
-def test_ratio_depends_on_the_pair_and_the_seed_and_on_no_other_row():
+def test_ratio_depends_only_on_the_pair_and_the_seed():
     protocol = SplitProtocol(protocol="ratio", seed=4)
     user = users_of_sizes(30, 25, 40)
     item = np.arange(95) * 13 % 101
@@ -87,7 +87,7 @@ def test_ratio_chooses_evenly(part):
     assert np.abs(chosen - users * 0.2).max() < 4 * np.sqrt(users * 0.2 * 0.8)
 
 
-def test_hashes_of_pairs_are_splitmix64_over_seed_and_both():
+def test_pair_hash_is_splitmix64_over_seed_and_pair():
     mask = (1 << 64) - 1
 
     def mix(x: int) -> int:
@@ -105,7 +105,7 @@ def test_hashes_of_pairs_are_splitmix64_over_seed_and_both():
 
 
 def brute_force_cuts(time: np.ndarray, split: SplitProtocol) -> tuple[int, int]:
-    """The first moments from which on there is at most the share that is wanted, looked for one by one."""
+    """The first moments from which on there is at most the share that is wanted, searched one by one."""
     moments = [*range(int(time.min()), int(time.max()) + 2)]
     test = next(m for m in moments if (time >= m).sum() <= split.test_fraction * len(time))
     in_test = int((time >= test).sum())
@@ -123,7 +123,7 @@ def find_cuts(time: np.ndarray, split: SplitProtocol) -> tuple[int, int]:
 
 @pytest.mark.parametrize("span", [1, 2, 5, 64, 65, 66, 300, 5000])
 @pytest.mark.parametrize("start", [0, 1_500_000_000])
-def test_temporal_cuts_are_those_of_brute_force_on_times_with_ties(span, start):
+def test_temporal_cuts_match_brute_force_with_ties(span, start):
     draw = np.random.default_rng(span)
     for rows in (1, 2, 7, 100):
         time = start + draw.integers(span, size=rows)
@@ -132,7 +132,7 @@ def test_temporal_cuts_are_those_of_brute_force_on_times_with_ties(span, start):
             assert find_cuts(time, split) == brute_force_cuts(time, split)
 
 
-def test_temporal_cuts_of_times_in_nanoseconds():
+def test_temporal_cuts_with_nanoseconds():
     time = 1_700_000_000_000_000_000 + np.arange(100) * 1_000_003 + np.arange(100) % 7
     split = SplitProtocol(protocol="temporal", test_fraction=0.2, valid_fraction=0.1)
     valid, test = find_cuts(time, split)
@@ -141,13 +141,13 @@ def test_temporal_cuts_of_times_in_nanoseconds():
     assert test == time[79] + 1  # the earliest moment that has no more
 
 
-def test_temporal_puts_the_very_moment_of_a_cut_after_it():
+def test_temporal_moment_of_a_cut_comes_after_it():
     split = SplitProtocol(protocol="temporal")
     result = split_rows(split, [0, 0, 0, 1, 1, 1], timestamp=[9, 10, 20, 19, 20, 21], cuts=(10, 20))
     assert result.tolist() == [TRAIN, VALID, TEST, VALID, TEST, TEST]
 
 
-def test_temporal_leaves_nothing_for_validation_where_both_cuts_fall_together():
+def test_temporal_has_no_validation_if_both_cuts_are_equal():
     result = split_rows(SplitProtocol(protocol="temporal"), [0, 0, 0], timestamp=[1, 2, 3], cuts=(3, 3))
     assert result.tolist() == [TRAIN, TRAIN, TEST]
 
@@ -155,7 +155,7 @@ def test_temporal_leaves_nothing_for_validation_where_both_cuts_fall_together():
 # Given
 
 
-def test_given_without_validation_carves_it_out_of_training_alone():
+def test_given_takes_validation_from_training():
     user = users_of_sizes(*[20] * 30)
     given = np.where(np.arange(len(user)) % 4 == 0, TEST, TRAIN)
     result = split_rows(SplitProtocol(protocol="given", valid_fraction=0.2), user, given=given)
@@ -164,14 +164,14 @@ def test_given_without_validation_carves_it_out_of_training_alone():
         assert (result[user == u] == VALID).sum() == 3  # of 15
 
 
-def test_given_never_carves_a_users_whole_training():
+def test_given_never_takes_all_training_of_a_user():
     result = split_rows(
         SplitProtocol(protocol="given", valid_fraction=0.9), [0, 1, 1], given=[TRAIN, TRAIN, TEST]
     )
     assert result.tolist() == [TRAIN, TRAIN, TEST]
 
 
-def test_given_with_nothing_asked_of_validation_stays_as_it_is():
+def test_given_is_kept_if_no_validation_is_wanted():
     given = np.array([TRAIN, VALID, TEST, TRAIN, TRAIN, TRAIN, TRAIN, TRAIN, TRAIN, TEST])
     result = split_rows(
         SplitProtocol(protocol="given", valid_fraction=0.0), users_of_sizes(3, 7), given=given
@@ -179,14 +179,15 @@ def test_given_with_nothing_asked_of_validation_stays_as_it_is():
     assert result.tolist() == given.tolist()
 
 
-def test_no_rows_are_split_into_none():
+def test_no_rows():
     for protocol in ("leave-one-out", "ratio", "temporal", "given"):
         assert split_rows(SplitProtocol(protocol=protocol), [], cuts=(1, 2)).tolist() == []
 
 
-def test_a_protocol_says_what_matters_for_it_alone():
+def test_record_holds_only_the_settings_that_the_protocol_uses():
     def described(protocol: str) -> dict:
-        return SplitProtocol(protocol=protocol, test_fraction=0.3, valid_fraction=0.2, seed=5).describe()
+        split = SplitProtocol(protocol=protocol, test_fraction=0.3, valid_fraction=0.2, seed=5)
+        return split.record().model_dump()
 
     assert described("leave-one-out") == {"protocol": "leave-one-out"}
     assert described("ratio") == {"protocol": "ratio", "test_fraction": 0.3, "valid_fraction": 0.2, "seed": 5}

@@ -1,4 +1,4 @@
-"""Made-up worlds: what is promised of them, counted by hand."""
+"""Synthetic datasets: their promised properties, counted by hand."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def pairs(folder: Path, *splits: str) -> np.ndarray:
 
 
 def test_exact_counts(world: Path) -> None:
-    counts = Dataset.open(world).manifest["counts"]
+    counts = Dataset.open(world).manifest.counts
     found = pairs(world)
     assert len(found) == len(np.unique(found, axis=0)) == INTERACTIONS
-    assert (counts["users"], counts["items"], counts["interactions"]) == (USERS, ITEMS, INTERACTIONS)
-    assert {split: len(pairs(world, split)) for split in SPLITS} == {split: counts[split] for split in SPLITS}
+    assert (counts.users, counts.items, counts.interactions) == (USERS, ITEMS, INTERACTIONS)
+    assert {split: len(pairs(world, split)) for split in SPLITS} == counts.model_dump(include=set(SPLITS))
     for column, kind, number in ((0, "users", USERS), (1, "items", ITEMS)):
         table = pq.read_table(world / f"{kind}.parquet")
         assert table["key"].to_pylist() == [str(n) for n in range(number)]
@@ -82,7 +82,7 @@ def test_sequences_hold_training_in_order_of_time(world: Path) -> None:
         assert learned == {user: items for user, items in own.items() if len(items) > 1}
 
 
-def test_depends_on_its_arguments_alone(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_depends_only_on_its_arguments(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     np.random.seed(99)
     synthesize(USERS, ITEMS, INTERACTIONS, 3, "again", rows_per_shard=1600)
@@ -125,7 +125,7 @@ def test_truth_agrees_with_brute_force(world: Path) -> None:
     assert liked_UI[held_out[:, 0], held_out[:, 1]].mean() > 0.9
 
 
-def test_who_likes_too_few_takes_the_best_of_the_others(tmp_path: Path) -> None:
+def test_users_who_like_too_few_items_take_the_best_of_the_others(tmp_path: Path) -> None:
     synthesize(20, 60, 20 * 30, 0, tmp_path / "data")
     found = pairs(tmp_path / "data")
     taken = np.zeros((20, 60), dtype=bool)
@@ -146,7 +146,7 @@ def test_who_likes_too_few_takes_the_best_of_the_others(tmp_path: Path) -> None:
         (1, 1, 1, "half of 1 items"),
     ],
 )
-def test_refuses_the_impossible(
+def test_refuses_impossible_sizes(
     tmp_path: Path, users: int, items: int, interactions: int, words: str
 ) -> None:
     with pytest.raises(AdarError, match=words):
@@ -163,7 +163,7 @@ def test_refuses_to_overwrite(tmp_path: Path) -> None:
     assert synthesize(6, 20, 25, 0, tmp_path / "data", replace=True).n_users == 6
 
 
-def test_real_data_knows_no_truth(hand_made: Path, tmp_path: Path) -> None:
+def test_prepared_datasets_have_no_truth(hand_made: Path, tmp_path: Path) -> None:
     prepare(hand_made, tmp_path / "data")
     with pytest.raises(AdarError, match=f"{tmp_path}/data/truth: is missing"):
         Truth.open(tmp_path / "data")

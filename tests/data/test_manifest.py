@@ -1,0 +1,99 @@
+"""The records of `dataset.json`: exact text, and rejection of unknown keys."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from adar_ray.data.manifest import Manifest, PreparedSource, SplitRecord, count_rows
+from adar_ray.data.split import SplitProtocol
+from adar_ray.storage import FileEntry, Folder
+
+TEXT = """\
+{
+  "schema_version": 2,
+  "name": "ö",
+  "source": {
+    "address": "log.csv",
+    "format": "csv",
+    "files": 1,
+    "interactions_in_time_order": "timestamp",
+    "min_rating": null,
+    "core": 0
+  },
+  "split": {
+    "protocol": "temporal",
+    "test_fraction": 0.2,
+    "valid_fraction": 0.1
+  },
+  "counts": {
+    "users": 1,
+    "items": 2,
+    "interactions": 2,
+    "train": 2,
+    "valid": 0,
+    "test": 0
+  },
+  "sequences": {
+    "length": 50,
+    "stride": 50,
+    "rows": 1
+  },
+  "notes": [],
+  "files": [
+    {
+      "name": "train/00000.parquet",
+      "rows": 2,
+      "bytes": 10,
+      "sha256": "00"
+    }
+  ]
+}
+"""
+
+
+def test_text_is_kept_byte_for_byte(tmp_path):
+    manifest = Manifest.model_validate_json(TEXT)
+    Folder.at(tmp_path).write_json("dataset.json", manifest.model_dump())
+    assert (tmp_path / "dataset.json").read_bytes() == TEXT.encode()
+    assert Manifest.model_validate(json.loads(TEXT)) == manifest
+
+
+def test_synthetic_source():
+    content = json.loads(TEXT)
+    content["source"] = {"synthetic": {"users": 1, "items": 2, "interactions": 2, "seed": 0}}
+    assert Manifest.model_validate(content).model_dump() == content
+
+
+@pytest.mark.parametrize(("min_rating", "text"), [(4, "4"), (4.0, "4.0"), (2.5, "2.5"), (None, "null")])
+def test_min_rating_is_written_as_it_was_given(min_rating, text):
+    source = PreparedSource(
+        address="a", format="csv", files=1, interactions_in_time_order="x", min_rating=min_rating, core=0
+    )
+    assert json.dumps(source.model_dump()["min_rating"]) == text
+
+
+def test_unknown_keys_are_rejected():
+    with pytest.raises(ValidationError, match="color"):
+        Manifest.model_validate({**json.loads(TEXT), "color": "red"})
+
+
+def test_split_record_leaves_out_unused_settings():
+    assert SplitProtocol(protocol="leave-one-out", seed=5).record() == SplitRecord(protocol="leave-one-out")
+    assert SplitRecord(protocol="leave-one-out").model_dump() == {"protocol": "leave-one-out"}
+    assert SplitRecord(protocol="given", valid_fraction=0.0, seed=0).model_dump() == {
+        "protocol": "given",
+        "valid_fraction": 0.0,
+        "seed": 0,
+    }
+
+
+def test_count_rows_by_kind():
+    files = [
+        FileEntry(name=name, rows=rows, bytes=1, sha256="")
+        for name, rows in (("train/0.parquet", 3), ("test/0.parquet", 4), ("training/0.parquet", 100))
+    ]
+    assert count_rows(files, "train") == 3
+    assert count_rows(files, "train", "test") == 7
