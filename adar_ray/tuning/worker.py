@@ -73,7 +73,7 @@ def _train(
         return
     rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
     data = kept_data(run.config, rows, worker) if rows else local_data(run.config, dataset, worker)
-    fit(run.config, data, run, worker, report)
+    fit(run, data, worker, report)
 
 
 def value_of(record: EpochRecord, metric: str) -> float:

@@ -88,7 +88,7 @@ def _worker(rank: int, names: list[str], scratch: str) -> None:
     worker = Worker(rank, 2, "cpu")
     for name in names:
         run = Run.open(f"{scratch}/{name}")
-        fit(run.config, local_data(run.config, run.dataset(), worker), run, worker)
+        fit(run, local_data(run.config, run.dataset(), worker), worker)
         dist.barrier()
     dist.destroy_process_group()
 
