@@ -10,26 +10,37 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-import torch
 
 
 @contextlib.contextmanager
 def random_states_kept() -> Iterator[None]:
     """Restores the global random states of Python, NumPy and torch, on the CPU and on GPUs."""
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    # Preparing data does not load torch: until something does, it has no random state to keep.
+    torch: Any = sys.modules.get("torch")
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with _torch_random_state_kept(torch) if torch else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def _torch_random_state_kept(torch: Any) -> Iterator[None]:
+    cpu_state, seed = torch.get_rng_state(), torch.initial_seed()
     # Reading the GPUs' states would start CUDA. Until it starts, they follow from torch's seed.
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    seed = torch.initial_seed()
     try:
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
+        torch.set_rng_state(cpu_state)
         if gpu_states is None:
             torch.cuda.manual_seed_all(seed)
         else:
@@ -39,6 +50,8 @@ def random_states_kept() -> Iterator[None]:
 @contextlib.contextmanager
 def torch_threads(number: int) -> Iterator[None]:
     """Runs torch on this many CPU threads."""
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
