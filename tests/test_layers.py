@@ -1,10 +1,11 @@
-"""Who imports whom: nothing imports upward, and the rooms that anyone can lift out import no Ray."""
+"""Which package may import which: nothing imports upward, and the torch-only packages never import Ray."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "adar_ray"
 
-# From the top down: a room may import what stands in a lower row, and nothing of its own row or above.
+# From top to bottom. A package or a module at the top level imports only from the rows below its own.
 LAYERS = [
     {"cli"},
     {"tuning", "cluster"},
@@ -29,30 +30,21 @@ LAYERS = [
     {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
     {"errors", "memory", "process"},
 ]
-RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-WITHOUT_RAY = (
-    "adar",
-    "samplers",
-    "models",
-    "losses",
-    "metrics",
-    "interactions",
-    "rng",
-    "component",
-    "registry",
-)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+WITHOUT_RAY = set().union(*LAYERS[LAYERS.index({"ranking"}) :]) - {"data", "ray_session"}
+TRAINING_WITHOUT_RAY = ("build", "data_source", "loop", "records", "run", "step")
 
 
-def files(*rooms: str) -> list[Path]:
-    return [
-        path
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if not rooms or path.relative_to(PACKAGE).parts[0].removesuffix(".py") in rooms
-    ]
+def owner(path: Path) -> str:
+    """Returns the package, or the module at the top level, that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Modules that a file imports when it runs, not for type checkers alone."""
+    """Yields the modules that a file imports at run time, also inside functions, as absolute names."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -63,47 +55,57 @@ def imports(path: Path) -> Iterator[str]:
             continue
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path}:{node.lineno}: write an absolute import"
+            assert not node.level, f"{path}:{node.lineno}: write an absolute import"
             yield node.module
-            if node.module == "adar_ray":
-                yield from (f"adar_ray.{name.name}" for name in node.names)
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_imports_upward(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
-        return  # it names what the package offers, and imports it when asked
-    assert room in RANK, f"{room} has no place in LAYERS"
+    name = owner(path)
+    if name == "__init__":
+        return  # names the public functions and imports each one on first use
+    assert name in RANK, f"{name} has no place in LAYERS"
     for module in imports(path):
         if module.startswith("adar_ray."):
             other = module.split(".")[1]
-            assert other == room or RANK[other] > RANK[room], f"{path.name} imports {module}"
+            assert other in RANK, f"{other} has no place in LAYERS"
+            assert other == name or RANK[other] > RANK[name], f"{path.name} imports {module}"
 
 
-def test_what_anyone_can_lift_out_imports_no_ray() -> None:
-    for path in [*files(*WITHOUT_RAY), PACKAGE / "training" / "loop.py", PACKAGE / "training" / "step.py"]:
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    names = {name.removesuffix(".__init__"): path for name, path in names.items()}
+    graph = {name: {*imports(path)} & names.keys() - {name, "adar_ray"} for name, path in names.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError and names the circle
+
+
+def test_torch_only_packages_never_import_ray() -> None:
+    training = [PACKAGE / "training" / f"{name}.py" for name in TRAINING_WITHOUT_RAY]
+    for path in [*(path for path in FILES if owner(path) in WITHOUT_RAY), *training]:
         assert not [module for module in imports(path) if module.split(".")[0] == "ray"], path
 
 
 def test_data_imports_neither_torch_nor_the_configuration() -> None:
-    for path in files("data"):
-        assert not {"torch", "adar_ray.config"} & set(imports(path)), path
+    for path in FILES:
+        if owner(path) == "data":
+            assert not [module for module in imports(path) if module.split(".")[0] == "torch"], path
+            assert "adar_ray.config" not in imports(path), path
 
 
 @pytest.mark.parametrize(
     "pattern", [r"(?<![.\w])(eval|exec)\(", r"import \*", r"weights_only=False", r"shell=True"]
 )
 def test_nothing_unsafe_is_called(pattern: str) -> None:
-    for path in files():
+    for path in FILES:
         assert not re.search(pattern, path.read_text(encoding="utf-8")), path
 
 
-def test_the_search_path_is_changed_in_one_place() -> None:
-    for path in files():
+def test_only_custom_py_changes_the_search_path() -> None:
+    for path in FILES:
         if path.name != "custom.py":
-            assert not re.search(r"sys\.path\.(append|insert|extend)|sys\.path\[?:?\]? =", path.read_text())
+            assert not re.search(
+                r"sys\.path\.(append|insert|extend)|sys\.path\[?:?\]? =", path.read_text(encoding="utf-8")
+            )
