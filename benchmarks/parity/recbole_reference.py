@@ -1,20 +1,17 @@
-"""RecBole's own models on our splits of MovieLens 100K: the figures that ours are held against.
+"""RecBole's own models on our splits of MovieLens 100K: the reference for `recbole_ours`.
 
     adar-ray prepare ml-100k --out ratio --split ratio
     adar-ray prepare ml-100k --out loo --split leave-one-out
-    python benchmarks/parity/recbole_reference.py --data-ratio ratio --data-loo loo --out scratch
+    python -m benchmarks.parity.recbole_reference --data-ratio ratio --data-loo loo --out scratch
 
-Model, loss, negatives, trainer, early stopping, ranking and metrics are RecBole's. One line a finished
-(model, seed, settings) is added to OUT/recbole.jsonl; started again, it goes on with those that miss.
+Model, loss, negatives, trainer, early stopping, ranking and metrics are RecBole's. Every finished
+(model, seed, settings) adds a line to OUT/recbole.jsonl; a rerun trains only those that are missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,8 @@ from adar_ray.adapters.recbole import train
 from adar_ray.adapters.recbole_library import training_pairs
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.metrics import ranking_metrics
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from environment import environment
+from benchmarks.arguments import argument_parser
+from benchmarks.record import Environment
 
 CUTS = (10, 20)
 GENERAL = {
@@ -37,11 +33,11 @@ GENERAL = {
         "n_layers": 2,
         "reg_weight": 1e-5,
         "require_pow": True,
-        "learning_rate": 5e-3,  # at 1e-3 it is not done after 200 epochs
+        "learning_rate": 5e-3,  # with 1e-3 it has not converged after 200 epochs
     },
 }
-# Small, so that a CPU is done with five seeds of both sides in an hour.
-OF_SEQUENTIAL = {
+# Small, so that a CPU needs an hour for five seeds of both RecBole's models and ours.
+SEQUENTIAL_SETTINGS = {
     "loss_type": "CE",
     "train_neg_sample_args": None,
     "MAX_ITEM_LIST_LENGTH": 10,
@@ -51,9 +47,9 @@ OF_SEQUENTIAL = {
     "stopping_step": 3,
 }
 SEQUENTIAL = {
-    "GRU4Rec": OF_SEQUENTIAL
+    "GRU4Rec": SEQUENTIAL_SETTINGS
     | {"embedding_size": 32, "hidden_size": 64, "num_layers": 1, "dropout_prob": 0.3},
-    "SASRec": OF_SEQUENTIAL
+    "SASRec": SEQUENTIAL_SETTINGS
     | {
         "hidden_size": 32,
         "inner_size": 128,
@@ -86,9 +82,7 @@ COMMON = {
 
 def main() -> None:
     models = {**GENERAL, **SEQUENTIAL}
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--data-ratio", type=Path, required=True, help="dataset for BPR and LightGCN")
     parser.add_argument("--data-loo", type=Path, required=True, help="dataset for GRU4Rec and SASRec")
     parser.add_argument("--out", type=Path, required=True)
@@ -113,12 +107,12 @@ def main() -> None:
 
 
 def run(model: str, dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any]:
-    """Trains one model by RecBole; its figures, and what they depend on."""
+    """Train one model with RecBole; return its figures and what they depend on."""
     start = time.perf_counter()
 
     def on_epoch(epoch: int, score: float) -> None:
         seconds = time.perf_counter() - start
-        print(f"{model} seed {settings['seed']} epoch {epoch}: {score:.4f}, {seconds:.0f} s", flush=True)
+        print(f"{model}, seed {settings['seed']}, epoch {epoch}: {score:.4f}, {seconds:.0f} s", flush=True)
 
     trained = train(model, dataset, settings, on_epoch=on_epoch)
     check_split(dataset, trained.loaders, model in SEQUENTIAL)
@@ -134,8 +128,7 @@ def run(model: str, dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any
         "split": dataset.manifest.split.model_dump(),
         "dataset_checksum": dataset.checksum,
         "settings": settings,
-        "recbole": metadata.version("recbole"),
-        **environment(),
+        "environment": Environment.here("recbole").model_dump(),
     }
     if model in SEQUENTIAL:
         record["test_without_seen"] = without_seen(trained.model, trained.loaders)
@@ -143,7 +136,7 @@ def run(model: str, dataset: Dataset, settings: dict[str, Any]) -> dict[str, Any
 
 
 def check_split(dataset: Dataset, loaders: tuple[Any, ...], sequential: bool) -> None:
-    """That RecBole trained, validated and tested on the very pairs that we do."""
+    """Check that RecBole trained, validated and tested on the same pairs as we do."""
     for split, loader in zip(SPLITS, loaders, strict=True):
         features = loader._dataset.inter_feat
         targets = features["user_id"], features["item_id"]
@@ -154,12 +147,12 @@ def check_split(dataset: Dataset, loaders: tuple[Any, ...], sequential: bool) ->
         )
         users, items = dataset.read_split(split)
         if set(zip(*keys, strict=True)) != set(zip(users.tolist(), items.tolist(), strict=True)):
-            raise SystemExit(f"RecBole's {split} split is not ours")
+            raise SystemExit(f"RecBole's {split} split differs from ours")
 
 
 @torch.no_grad()
 def without_seen(model: Any, loaders: tuple[Any, ...]) -> dict[str, float]:
-    """Test figures with what the user has had taken out of the ranking. RecBole leaves it in."""
+    """Test figures with seen items removed from the ranking. RecBole leaves them in."""
     train_loader, valid_loader, test_loader = loaders
     user_E, item_E = training_pairs(train_loader)
     seen_UI = torch.zeros(test_loader._dataset.user_num, test_loader._dataset.item_num, dtype=torch.bool)

@@ -1,49 +1,48 @@
-"""LightGCN on Gowalla with sampled softmax and ADAR, beside UltraGCN's published figures.
+"""LightGCN on Gowalla with sampled softmax and ADAR, compared with UltraGCN's published figures.
 
-    python benchmarks/parity/softmax_gowalla.py --source path/to/gowalla --work scratch/
+    python -m benchmarks.parity.softmax_gowalla --source path/to/gowalla --work scratch/
 
-Trains on all training interactions for a number of epochs that was fixed beforehand, and reads test once, at
-the end. Interrupted, it goes on after its last epoch.
+Trains on all training interactions for a number of epochs that was fixed in advance, and reads test once, at
+the end. An interrupted run continues after its last epoch.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from environment import environment
-
 from adar_ray import evaluate, prepare, resume, train
 from adar_ray.config import load_config
+from adar_ray.training.records import EpochRecord
+from benchmarks import record
+from benchmarks.arguments import add_source, argument_parser
 
+NAME = "parity_softmax_gowalla"
 PUBLISHED = {"recall@20": 0.1862, "ndcg@20": 0.1580}
 SAMPLERS = {
-    "adar": ("sampler.name=adar", "adar.K=4", "adar.M=4", "adar.hidden=0", "adar.beta=0.8"),
+    "adar": (
+        "sampler.name=adar",
+        "adar.negatives=4",
+        "adar.candidates=4",
+        "adar.hidden_positives=0",
+        "adar.beta=0.8",
+    ),
     "uniform": ("sampler.name=uniform",),
 }
 SETTINGS = (
     "model.name=lightgcn",
-    "model.layers=3",
-    "model.dim=64",
+    "lightgcn.layers=3",
+    "model.embedding_dim=64",
     "loss.name=sampled_softmax",
-    # Scores are dot products, whose lengths tell popular items from others; the penalty keeps them from
-    # learning the training data by heart. Chosen on validation interactions carved from training.
+    # Scores are dot products: the length of a vector tells popular items from others. The penalty prevents
+    # overfitting. It was chosen on validation interactions taken from training.
     "loss.l2=0.3",
-    "sampler.shared=1024",
+    "sampled_softmax.shared_negatives=1024",
     "optimizer.lr=5e-3",
     "train.batch_size=8192",
 )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--source", type=Path, required=True, help="folder with train.txt and test.txt")
-    parser.add_argument("--work", type=Path, required=True, help="where the dataset and the runs are kept")
+    parser = argument_parser(__doc__)
+    add_source(parser, "Gowalla, with train.txt and test.txt,")
     parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--sampler", choices=SAMPLERS, default="adar")
     parser.add_argument("--epochs", type=int, default=24)
@@ -53,33 +52,35 @@ def main() -> None:
     if not data.exists():
         prepare(arguments.source, data, valid_fraction=0)
 
-    def on_epoch(record: dict) -> None:
-        seconds = record["time"]["train_seconds"]
-        print(f"epoch {record['epoch']}: loss {record['loss']:.4f}, {seconds:.0f} s", flush=True)
+    def on_epoch(epoch: EpochRecord) -> None:
+        print(f"epoch {epoch.epoch}: loss {epoch.loss:.4f}, {epoch.time.train_seconds:.0f} s", flush=True)
 
-    settings = [*SETTINGS, *SAMPLERS[arguments.sampler], f"loss.temperature={arguments.temperature}"]
-    settings += [f"train.epochs={arguments.epochs}", f"train.threads={arguments.threads}"]
+    settings = [
+        *SETTINGS,
+        *SAMPLERS[arguments.sampler],
+        f"sampled_softmax.temperature={arguments.temperature}",
+        f"train.epochs={arguments.epochs}",
+        f"train.threads={arguments.threads}",
+    ]
     if out.exists():
         run = resume(out, on_epoch=on_epoch)
     else:
         run = train(data, out, load_config(settings=settings), workers=0, on_epoch=on_epoch)
-    metrics = evaluate(run)["metrics"]
-    results = Path(__file__).parents[1] / "results" / "parity_softmax_gowalla.json"
-    content = json.loads(results.read_text()) if results.exists() else {}
-    content |= {
-        "what": "LightGCN, sampled softmax, with ADAR and without, Gowalla, test, all items ranked",
-        "published": {"UltraGCN": PUBLISHED},
-        out.name: {
-            **{name: metrics[name] for name in PUBLISHED},
-            "train_seconds": run.result()["train_seconds"],
-            "settings": settings,
-        },
-        "seed": 0,
-        "command": "python benchmarks/parity/softmax_gowalla.py --source gowalla --work scratch",
-        **environment(),
+    metrics = evaluate(run).metrics
+    row = {
+        **{name: metrics[name] for name in PUBLISHED},
+        "train_seconds": run.result().train_seconds,
+        "settings": settings,
     }
-    results.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content[out.name], indent=1))
+    print(out.name, row)
+    runs = record.read_figures(NAME).get("runs", {})
+    record.write(
+        NAME,
+        {"published": {"ultragcn": PUBLISHED}, "runs": runs | {out.name: row}},
+        description="LightGCN with sampled softmax on Gowalla, by sampler and temperature: test figures, "
+        "all items ranked.",
+        seeds=[0],
+    )
 
 
 if __name__ == "__main__":

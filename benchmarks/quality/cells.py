@@ -1,19 +1,20 @@
-"""One cell of a table: a sampler tuned on validation with as many trials as all others, tested over seeds.
+"""One cell of a table: a sampler tuned on validation with as many trials as the others, tested over seeds.
 
-First what all samplers have in common is tuned on a grid, each sampler at its own usual values; then, at
-the best of these, the sampler's own parameters are drawn at random from a space. The best of all trials on
-validation is trained again with other seeds, and each of these runs ranks test once; where runs are too dear
-for that, the trial's own run does. All of it lies in folders under the work folder, a run each, so that an
-interrupted table goes on with what is missing; what was run with another configuration is run anew. A cell's
-trials may be shared out among machines: each is a JSON that says where it ran.
+First, what all samplers share is tuned on a grid, with each sampler's usual values. Then the sampler's own
+parameters are drawn at random from a space, at the best point of the grid. The best trial on validation is
+trained again with other seeds, and each of these runs reads test once. Where that would take too long, the
+trial's own run reads test.
+
+Each run has its folder under the work folder, so an interrupted table runs only what is missing; what ran
+with another configuration runs again. The trials of a cell may run on several machines: each trial is a JSON
+file that records where it ran.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -21,9 +22,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from environment import environment
 
 from adar_ray import evaluate, resume, train
 from adar_ray.config import Config, load_config
@@ -33,153 +31,162 @@ from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking.top_items import top_items
 from adar_ray.training.run import Run
 from adar_ray.tuning.spaces import Space
+from benchmarks.record import Environment
 
-FIRST = {
-    "uniform": {"sampler.negatives": 4},
-    "popularity": {"sampler.negatives": 4},
-    "ahns": {"sampler.candidates": 32},
+Values = dict[str, Any]
+
+USUAL: dict[str, Values] = {
+    "uniform": {"uniform.negatives": 4},
+    "popularity": {"popularity.negatives": 4},
+    "ahns": {"ahns.candidates": 32},
 }
-"""A sampler's own values on the grid, where they are not the library's defaults.
+"""A sampler's values on the grid, where they are not the library's defaults.
 
-AHNS's are its authors'; plain negatives cost little, and are as many as ADAR's.
+AHNS's value is its authors'. Plain negatives are cheap, so there are as many as ADAR has.
 """
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A model, a data set and a sampler.
+    """A model, a dataset and a sampler.
 
     Attributes:
         name: of its folder.
-        settings: `section.key=value` for all trials.
+        settings: `section.key=value`, for all trials.
         grid: points that every sampler tries first, values by `section.key`.
         space: what the sampler's own parameters are drawn from.
-        draws: how many trials these are.
-        metric: what trials are chosen by.
+        draws: the number of trials with drawn parameters.
+        metric: what trials are compared by.
     """
 
     name: str
     sampler: str
     settings: tuple[str, ...]
-    grid: tuple[dict[str, Any], ...]
+    grid: tuple[Values, ...]
     space: Path
-    rng: int
+    draws: int
     metric: str
 
 
-def grid(**points: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """All combinations; a key's dot is written as two underscores."""
-    names = [name.replace("__", ".") for name in points]
-    return tuple(dict(zip(names, values, strict=True)) for values in product(*points.values()))
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell.
+
+    Attributes:
+        valid: the best trial's figure.
+        chosen: its values.
+        trials: the figures of all trials on validation, those of the grid first.
+        environments: where the trials ran.
+        test: figures of each tested run.
+        best_epochs: of each tested run.
+        users: the metric of each user on test, mean over the tested runs.
+    """
+
+    valid: float
+    chosen: Values
+    trials: list[float]
+    environments: list[dict[str, Any]]
+    test: list[dict[str, float]]
+    best_epochs: list[int]
+    users: np.ndarray
 
 
-def outcome(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> dict[str, Any]:
-    """What came of a cell: validation of every trial, test of every seed, NDCG of every user on test.
+def grid(points: Mapping[str, Sequence[Any]]) -> tuple[Values, ...]:
+    """All combinations of the values of several keys."""
+    return tuple(dict(zip(points, values, strict=True)) for values in product(*points.values()))
+
+
+def tune_and_test(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> Outcome:
+    """Run whatever of the cell has not run yet.
 
     Args:
-        seeds: beside that of the trials; with none, the best trial's run is tested.
+        seeds: in addition to that of the trials; with 0, the best trial's run is tested.
     """
     folder = work / "cells" / cell.name
 
-    def trial(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    def trial(name: str, values: Values) -> dict[str, Any]:
         return _trial(cell, dataset, folder / name, values, keep_run=not seeds)
 
-    own = {"sampler.name": cell.sampler, **FIRST.get(cell.sampler, {})}
-    tried = [trial(f"grid-{n}", own | point) for n, point in enumerate(cell.grid)]
-    common = {name: _best(tried)["values"][name] for name in cell.grid[0]}
-    tried += [trial(f"draw-{n}", drawn | common) for n, drawn in enumerate(_draws(cell))]
-    best = _best(tried)
-    tested = [folder / f"seed-{seed}" for seed in range(1, seeds + 1)] or [folder / best["name"]]
-    runs = []
-    for seed, run_folder in enumerate(tested, start=1 if seeds else 0):  # seed 0 has chosen
-        config = _config(cell, best["values"] | {"train.seed": seed})
-        run = _finished(run_folder, config, dataset)
-        result = run.result()
-        runs.append(
-            {
-                "test": _test(run),
-                "best epoch": result["best_epoch"],
-                "users": _users(run, cell.metric),
-            }
-        )
-    return {
-        "valid": best["valid"],
-        "values": best["values"],
-        "trials": [trial["valid"] for trial in tried],
-        "environments": [trial["environment"] for trial in tried],
-        "runs": runs,
-    }
+    usual = {"sampler.name": cell.sampler, **USUAL.get(cell.sampler, {})}
+    trials = [trial(f"grid-{n}", usual | point) for n, point in enumerate(cell.grid)]
+    common = {key: _best(trials)["values"][key] for key in cell.grid[0]}
+    trials += [trial(f"draw-{n}", drawn | common) for n, drawn in enumerate(_draws(cell))]
+    best = _best(trials)
+    folders = [folder / f"seed-{seed}" for seed in range(1, seeds + 1)] or [folder / best["name"]]
+    runs = [
+        _finished(run_folder, _config(cell, best["values"] | {"train.seed": seed}), dataset)
+        for seed, run_folder in enumerate(folders, start=1 if seeds else 0)  # the trials had seed 0
+    ]
+    return Outcome(
+        valid=best["valid"],
+        chosen=best["values"],
+        trials=[trial["valid"] for trial in trials],
+        environments=[trial["environment"] for trial in trials],
+        test=[(run.evaluations().get("test") or evaluate(run)).metrics for run in runs],
+        best_epochs=[run.result().best_epoch for run in runs],
+        users=np.mean([_users(run, cell.metric) for run in runs], axis=0),
+    )
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
+    """`0.1234 ± 0.0056`, or the mean alone for a single value."""
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{deviation}"
-
-
-def user_means(result: dict[str, Any]) -> np.ndarray:
-    """Each user's metric, mean over seeds."""
-    return np.mean([run["users"] for run in result["runs"]], axis=0)
 
 
 def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(trials, key=lambda trial: trial["valid"])
 
 
-def _draws(cell: Cell) -> list[dict[str, Any]]:
-    """Random points of the sampler's own part of the space, the same on every data set."""
+def _draws(cell: Cell) -> list[Values]:
+    """Random points of the sampler's own part of the space, the same on every dataset."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     space, points = Space.load(cell.space), []
-    for _ in range(cell.rng):
+    for _ in range(cell.draws):
         study.enqueue_trial({"sampler.name": cell.sampler})
         points.append(space.suggest(study.ask()))
     return points
 
 
-def _trial(
-    cell: Cell, dataset: Dataset, folder: Path, values: dict[str, Any], keep_run: bool
-) -> dict[str, Any]:
-    config, written = _config(cell, values), folder.with_suffix(".json")
-    kept = json.loads(written.read_text()) if written.exists() else None
-    if kept is None or load_config(values=kept["config"]) != config:
+def _trial(cell: Cell, dataset: Dataset, folder: Path, values: Values, keep_run: bool) -> dict[str, Any]:
+    config, path = _config(cell, values), folder.with_suffix(".json")
+    kept = json.loads(path.read_text()) if path.exists() else None
+    if kept is None or load_config(values=kept["config"]).used() != config.used():
         run = _finished(folder, config, dataset)
-        valid = max(record["valid"][cell.metric] for record in run.epochs())
+        epochs = run.epochs()
         kept = {
             "values": values,
-            "valid": valid,
-            "epochs": len(run.epochs()),
-            "config": config.model_dump(),
-            "environment": environment(),
+            "valid": max(epoch.valid[cell.metric] for epoch in epochs),
+            "epochs": len(epochs),
+            "config": config.used(),
+            "environment": Environment.here().model_dump(),
         }
-        written.write_text(json.dumps(kept))
+        path.write_text(json.dumps(kept))
         if not keep_run:
             run.folder.remove()
     return kept | {"name": folder.name}
 
 
-def _config(cell: Cell, values: dict[str, Any]) -> Config:
-    chosen = [f"{name}={value}" for name, value in values.items()]
+def _config(cell: Cell, values: Values) -> Config:
+    chosen = [f"{key}={value}" for key, value in values.items()]
     return load_config(settings=[*cell.settings, f"train.metric={cell.metric}", *chosen])
 
 
 def _finished(folder: Path, config: Config, dataset: Dataset) -> Run:
-    if folder.exists() and Run.open(folder).config == config:
+    if folder.exists() and Run.open(folder).config.used() == config.used():
         return resume(folder)
     return train(dataset, folder, config, workers=0, replace=True)
-
-
-def _test(run: Run) -> dict[str, float]:
-    return (run.evaluations().get("test") or evaluate(run))["metrics"]
 
 
 def _users(run: Run, metric: str) -> np.ndarray:
     """The metric of each user who has test interactions."""
     trained = TrainedModel.load(run)
-    known, truth = user_items(trained.dataset, "train", "valid"), user_items(trained.dataset, "test")
+    seen, truth = user_items(trained.dataset, "train", "valid"), user_items(trained.dataset, "test")
     user, k = truth.counts().nonzero()[:, 0], int(metric.partition("@")[2])
     history = trained.history("train", "valid")
     parts = [
         ranking_metrics(truth.contains(user_B, item_Bk), truth.counts()[user_B], [k])[metric].numpy()
-        for user_B, item_Bk, _ in top_items(trained.model, user, known, k, truth.n_items, history)
+        for user_B, item_Bk, _ in top_items(trained.model, user, seen, k, truth.n_items, history)
     ]
     return np.concatenate(parts)

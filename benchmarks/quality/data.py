@@ -1,4 +1,4 @@
-"""The data sets of the tables, and how they are split."""
+"""The datasets of the tables, and how they are split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adar_ray.data.synthetic import synthesize
 SYNTHETIC = "synthetic"
 _WORLD = {"users": 2000, "items": 2000, "interactions": 60_000, "seed": 0}
 
-# Of the splits as published, a tenth of training is held out to choose by.
+# Where the split is published, a tenth of training is held out for validation.
 _GIVEN: dict[str, Any] = {"valid_fraction": 0.1}
 DATA: dict[str, dict[str, Any]] = {
     "phone": _GIVEN,
@@ -21,15 +21,18 @@ DATA: dict[str, dict[str, Any]] = {
     "gowalla": _GIVEN,
     "ml-100k": {"split": "ratio"},
 }
-# The last item of each user is to be found. Of video games most have few, and padding costs as much.
-LAST: dict[str, dict[str, Any]] = {
+"""Options of `prepare`, by dataset."""
+
+LEAVE_ONE_OUT: dict[str, dict[str, Any]] = {
     "ml-100k": {"split": "leave-one-out"},
+    # Most users of video games have short histories, and padding costs as much as items do.
     "video-games": {"split": "leave-one-out", "sequence_length": 20},
 }
+"""The same for sequential models, which predict each user's last item."""
 
 
-def dataset_of(name: str, sources: Path, work: Path, options: dict[str, Any]) -> Dataset:
-    """The data set from its folder as published, prepared with `options` where it is not there yet."""
+def prepared(name: str, sources: Path, work: Path, options: dict[str, Any]) -> Dataset:
+    """The dataset, prepared from `sources/NAME` with these options unless `work` has it already."""
     out = work / "data" / "-".join([name, *map(str, options.values())])
     if out.exists():
         return Dataset.open(out)
@@ -37,6 +40,7 @@ def dataset_of(name: str, sources: Path, work: Path, options: dict[str, Any]) ->
         return synthesize(**_WORLD, out=out)
     if not (sources / name).exists():
         raise SystemExit(
-            f"--sources {sources}: has no folder {name}; put it there as published, or choose by --data"
+            f"--sources {sources}: has no folder {name}; put the published files of {name} there, "
+            "or choose other datasets with --data"
         )
     return prepare(sources / name, out, **options)

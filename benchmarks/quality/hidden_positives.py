@@ -1,39 +1,31 @@
-"""Why it works: how many negatives are hidden positives, against how hard they are, for every sampler.
+"""Why ADAR works: how many negatives are hidden positives, and how hard negatives are, for every sampler.
 
-    python benchmarks/quality/hidden_positives.py --sources path/to/data --work scratch/ --data ml-100k
+    python -m benchmarks.quality.hidden_positives --sources path/to/data --work scratch/ --data ml-100k
 
-Hidden positives are what a user would have liked: of a synthetic world all that it knows the user to like, of
-real data what was held out. MF with BPR is trained with each sampler until validation gets no better, and the
-sampler is asked once more for the negatives of all training pairs. Of these
+Hidden positives are items that a user would have liked. In a synthetic world, all of them are known; in real
+data, they are the held-out items. MF with BPR is trained with each sampler until validation stops improving.
+Then the sampler is asked for the negatives of all training pairs once more. The figures are:
 
-- hardness: g = sigmoid(score - positive's score), the weight that BPR's gradient gives a negative; the mean;
-- hidden: the share of g that falls on a hidden positive. A generated negative counts as the item nearest to
-  it other than its own positive;
-- pushed: the share of g that pushes a hidden positive down. A negative of ADAR pushes its noise item, with
-  sin(phi) of its weight, and nothing else;
-- liked, in a synthetic world: the share of g that falls on what the user likes by the score of the truth. A
-  generated negative has the true score of its trajectory: from its positive's true vector toward its noise
-  item's, as far as its own. MixGCF's, which is mixed anew in every dimension, has none.
+- hardness: the mean of g = sigmoid(negative's score - positive's score), the weight that BPR's gradient
+  gives a negative;
+- hidden: the share of g that falls on hidden positives. A generated negative counts as the nearest item other
+  than its own positive;
+- pushed: the share of g that pushes hidden positives down. ADAR's negative pushes only its noise item, with
+  sin(phi) of its weight;
+- liked, in a synthetic world: the share of g that falls on what the user truly likes. A generated negative has
+  the true score of its trajectory: as far as it went from its positive's true vector toward its noise
+  item's. MixGCF mixes every dimension anew, so it has no such figure.
 
-Legend: B rows of the batch, K negatives a row, I items, P items of the pool, D dimensions.
+Legend: B rows of the batch, K negatives a row, I items, E (user, item) pairs, D dimensions.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from data import DATA, SYNTHETIC, dataset_of
-from environment import environment
-from loop import fit
 
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
@@ -42,76 +34,80 @@ from adar_ray.inference.model import user_items
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.memory import keep_freed_memory
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Items
+from adar_ray.samplers.base import SamplingContext
+from benchmarks import record
+from benchmarks.arguments import add_sources, argument_parser
+from benchmarks.quality.data import DATA, SYNTHETIC, prepared
+from benchmarks.quality.loop import fit
 
-COMMAND = "python benchmarks/quality/hidden_positives.py --sources data --work scratch --data NAME"
+NAME = "quality_hidden_positives"
 SETTINGS = ("model.name=mf", "loss.name=bpr", "train.epochs=150", "train.patience=12")
+
+
+def _with(sampler: str, **settings: float) -> tuple[str, ...]:
+    return (f"sampler.name={sampler}", *(f"{sampler}.{key}={value}" for key, value in settings.items()))
+
+
 SAMPLERS = {
-    "uniform": ("sampler.name=uniform",),
-    "popularity": ("sampler.name=popularity",),
-    **{f"dns {M}": ("sampler.name=dns", f"sampler.candidates={M}") for M in (2, 4, 8, 16, 32)},
-    **{f"mixgcf {M}": ("sampler.name=mixgcf", f"sampler.candidates={M}") for M in (4, 16)},
-    **{f"dens {M}": ("sampler.name=dens", f"sampler.candidates={M}") for M in (4, 16)},
-    **{f"ahns {beta}": ("sampler.name=ahns", f"ahns.beta={beta}") for beta in (0.03, 0.1, 0.3, 1.0)},
-    **{
-        f"srns {temperature}": ("sampler.name=srns", f"srns.temperature={temperature}")
-        for temperature in (1, 4)
-    },
-    "adar": ("sampler.name=adar",),
-    **{f"adar, beta {beta}": ("sampler.name=adar", f"adar.beta={beta}") for beta in (0.5, 0.7, 0.95)},
-    **{f"adar, M {M}": ("sampler.name=adar", f"adar.M={M}") for M in (1, 4)},
-    "adar, hidden 0": ("sampler.name=adar", "adar.hidden=0"),
+    "uniform": _with("uniform"),
+    "popularity": _with("popularity"),
+    **{f"dns_{M}": _with("dns", candidates=M) for M in (2, 4, 8, 16, 32)},
+    **{f"mixgcf_{M}": _with("mixgcf", candidates=M) for M in (4, 16)},
+    **{f"dens_{M}": _with("dens", candidates=M) for M in (4, 16)},
+    **{f"ahns_{beta}": _with("ahns", beta=beta) for beta in (0.03, 0.1, 0.3, 1.0)},
+    **{f"srns_{temperature}": _with("srns", temperature=temperature) for temperature in (1, 4)},
+    "adar": _with("adar"),
+    **{f"adar_beta_{beta}": _with("adar", beta=beta) for beta in (0.5, 0.7, 0.95)},
+    **{f"adar_candidates_{M}": _with("adar", candidates=M) for M in (1, 4)},
+    "adar_hidden_positives_0": _with("adar", hidden_positives=0),
 }
-Hidden = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+IsHidden = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sources", type=Path, required=True, help="folder of the data sets as published")
-    parser.add_argument("--work", type=Path, required=True, help="where datasets are kept")
+    parser = argument_parser(__doc__)
+    add_sources(parser)
     parser.add_argument("--data", required=True, choices=(SYNTHETIC, *DATA))
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for all samplers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    dataset = dataset_of(arguments.data, arguments.sources, arguments.work, DATA.get(arguments.data, {}))
+    dataset = prepared(arguments.data, arguments.sources, arguments.work, DATA.get(arguments.data, {}))
     truth = Truth.open(dataset) if arguments.data == SYNTHETIC else None
-    hidden = _liked(truth) if truth else _held_out(dataset)
-    results = Path(__file__).parents[1] / "results" / "quality_hidden_positives.json"
-    content = json.loads(results.read_text()) if results.exists() else {}
-    rows = content.setdefault(arguments.data, {"settings": arguments.set, "samplers": {}})["samplers"]
+    is_hidden = _liked(truth) if truth else _held_out(dataset)
+    figures = record.read_figures(NAME)
+    rows = figures.setdefault(arguments.data, {"settings": arguments.set, "samplers": {}})["samplers"]
     for name, settings in SAMPLERS.items():
         if name in rows:
             continue
         config = load_config(settings=[*SETTINGS, *settings, *arguments.set])
-        rows[name] = _study(config, dataset, hidden, truth)
-        print(name, rows[name], file=sys.stderr, flush=True)
-        content |= {
-            "what": "at the best epoch on validation: mean hardness, and shares of the gradient's weight",
-            "command": COMMAND,
-            **environment(),
-        }
-        results.write_text(json.dumps(content, indent=1) + "\n")
+        rows[name] = _study(config, dataset, is_hidden, truth)
+        print(name, rows[name], flush=True)
+        record.write(
+            NAME,
+            figures,
+            description="Negatives of each sampler at the best epoch on validation: mean hardness, and "
+            "shares of the gradient's weight.",
+            seeds=[0],
+        )
 
 
-def _held_out(dataset: Dataset) -> Hidden:
+def _held_out(dataset: Dataset) -> IsHidden:
     return user_items(dataset, "valid", "test").contains
 
 
-def _liked(truth: Truth) -> Hidden:
-    def hidden(user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
+def _liked(truth: Truth) -> IsHidden:
+    def is_hidden(user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         user = np.repeat(user_B.numpy(), item_BK.shape[1])
         return torch.from_numpy(truth.likes(user, item_BK.numpy().ravel())).view(item_BK.shape)
 
-    return hidden
+    return is_hidden
 
 
-def _liked_on_the_way(
+def _likes_on_the_way(
     truth: Truth, user_B: torch.Tensor, item_B: torch.Tensor, noise_BK: torch.Tensor, phi_BK: torch.Tensor
 ) -> torch.Tensor:
-    """`[B, K]`: whether the user likes what lies at `phi` on the way from a positive to a noise item."""
+    """`[B, K]`: whether the user likes the point at `phi` on the way from a positive to a noise item."""
     user_BD = truth.user_UD[user_B.numpy()]
     mean_B1 = (user_BD @ truth.item_ID.mean(0))[:, None]
     positive_B1 = np.einsum("bd,bd->b", user_BD, truth.item_ID[item_B.numpy()])[:, None] - mean_B1
@@ -121,7 +117,7 @@ def _liked_on_the_way(
 
 
 @torch.no_grad()
-def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None) -> dict[str, float]:
+def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth | None) -> dict[str, float]:
     with torch.enable_grad():
         fitted = fit(config, dataset)
     observed, model, sampler = user_items(dataset, "train"), fitted.model, fitted.samplers[-1]
@@ -131,8 +127,8 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
     for number, at_B in enumerate(torch.arange(len(user_E)).split(1024)):
         user_B, item_B = user_E[at_B], item_E[at_B]
         user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
-        items = _items(model, observed, user_B, item_B, fitted.figures["epoch"])
-        negatives = sampler(user_BD, positive_BD, items, RowRng(at_B, 0, 0, number))
+        context = _context(model, observed, user_B, item_B, int(fitted.figures["epoch"]))
+        negatives = sampler(user_BD, positive_BD, context, RowRng(at_B, 0, 0, number))
         score_BK = model.score(user_BD, negatives.vector_BKD)
         positive_B1 = model.score(user_BD, positive_BD[:, None])
         g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK
@@ -140,18 +136,18 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
             near_BK = negatives.item_BK
         else:
             near_BK = _nearest(negatives.vector_BKD, vector_ID, item_B)
-        pushed_BK, share_BK, liked_BK = near_BK, torch.ones_like(g_BK), hidden(user_B, near_BK)
+        pushed_BK, share_BK, liked_BK = near_BK, torch.ones_like(g_BK), is_hidden(user_B, near_BK)
         if negatives.timestep_BK is not None:
             phi_BK, pushed_BK = negatives.timestep_BK * (math.pi / 2), negatives.source[0]
             share_BK = phi_BK.sin()
             if truth:
-                liked_BK = _liked_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK)
+                liked_BK = _likes_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK)
         total += torch.stack(
             [
                 negatives.mask_BK.sum(),
                 g_BK.sum(),
-                (g_BK * hidden(user_B, near_BK)).sum(),
-                (g_BK * share_BK * hidden(user_B, pushed_BK)).sum(),
+                (g_BK * is_hidden(user_B, near_BK)).sum(),
+                (g_BK * share_BK * is_hidden(user_B, pushed_BK)).sum(),
                 (g_BK * liked_BK).sum(),
             ]
         )
@@ -159,14 +155,13 @@ def _study(config: Config, dataset: Dataset, hidden: Hidden, truth: Truth | None
     figures = {"hardness": weight / count, "hidden": near / weight, "pushed": pushed / weight}
     if truth and config.sampler.name != "mixgcf":
         figures["liked"] = liked / weight
-    return {**figures, "valid ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
+    return {**figures, "valid_ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
 
 
-def _items(
+def _context(
     model: torch.nn.Module, observed: UserItems, user_B: torch.Tensor, item_B: torch.Tensor, epoch: int
-) -> Items:
-    """What the sampler may look up."""
-    return Items(
+) -> SamplingContext:
+    return SamplingContext(
         model.items,
         observed.n_items,
         model.score,
@@ -180,7 +175,7 @@ def _items(
 
 
 def _nearest(vector_BKD: torch.Tensor, vector_ID: torch.Tensor, but_B: torch.Tensor) -> torch.Tensor:
-    """`[B, K]`: the item whose vector is nearest, other than the row's of `but_B`."""
+    """`[B, K]`: the item with the nearest vector, other than the row's item in `but_B`."""
     distance_BKI = torch.cdist(vector_BKD.flatten(0, 1), vector_ID).unflatten(0, vector_BKD.shape[:2])
     distance_BKI.scatter_(2, but_B[:, None, None].expand(-1, vector_BKD.shape[1], 1), torch.inf)
     return distance_BKI.argmin(2)

@@ -1,6 +1,6 @@
-"""The library's training step in a loop of pure torch, without Ray: what samplers are studied with.
+"""The library's training step in a plain torch loop, without Ray, to study samplers.
 
-Legend: B rows of the batch, E (user, item) pairs.
+Legend: B rows of the batch, E (user, item) pairs, D dimensions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,8 @@ from adar_ray.inference.model import user_items
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.protocol import BaseModel
 from adar_ray.ranking.tally import tally_users
-from adar_ray.training.build import (
-    StepStatistics,
-    TrainingStep,
-    build_model,
-    build_optimizers,
-    build_samplers,
-)
+from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
+from adar_ray.training.step import StepStatistics, TrainingStep
 
 METRICS = ("recall@20", "ndcg@20")
 
@@ -36,8 +31,9 @@ class Fitted:
     """The best epoch on validation.
 
     Attributes:
-        figures: its metrics, its number, the mean timestep in it, and the median seconds of all epochs.
-        model: as it was then, with the samplers that trained it.
+        figures: its metrics, its number, its mean timestep, and the median seconds of all epochs.
+        model: the model of that epoch.
+        samplers: the samplers of that epoch.
     """
 
     figures: dict[str, float]
@@ -46,7 +42,7 @@ class Fitted:
 
 
 def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | None = None) -> Fitted:
-    """Trains until validation has got no better for `train.patience` epochs.
+    """Train until validation has not improved for `train.patience` epochs.
 
     Args:
         sampler: D -> the sampler, in place of the configuration's.
@@ -56,15 +52,15 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
     observed, valid = user_items(dataset, "train"), user_items(dataset, "valid")
     model = build_model(config, observed, dataset)
     if sampler:
-        samplers = nn.ModuleList([sampler(config.model.dim)])
+        samplers = nn.ModuleList([sampler(config.model.embedding_dim)])
     else:
-        samplers = build_samplers(config, model, observed)
+        samplers = build_samplers(config, model, observed, dataset)
     optimizers = build_optimizers(config, model, samplers)
-    step = TrainingStep(config, model, samplers, observed)
+    step = TrainingStep(config, model, build_loss(config, dataset), samplers, observed)
     best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, (model, samplers), []
     for epoch in range(1, config.train.epochs + 1):
         started = time.perf_counter()
-        total = _epoch(step, optimizers, observed, config.train.batch_size, (seed, epoch))
+        total = _train_epoch(step, optimizers, observed, config.train.batch_size, (seed, epoch))
         seconds.append(time.perf_counter() - started)
         model.eval()
         metrics = tally_users(model, observed, valid, [20]).metrics(observed.item_counts())
@@ -74,10 +70,10 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
             kept = copy.deepcopy((model, samplers))
         if epoch - best["epoch"] >= config.train.patience:
             break
-    return Fitted(best | {"seconds an epoch": statistics.median(seconds)}, *kept)
+    return Fitted(best | {"epoch_seconds": statistics.median(seconds)}, *kept)
 
 
-def _epoch(
+def _train_epoch(
     step: TrainingStep,
     optimizers: list[torch.optim.Optimizer],
     observed: UserItems,
@@ -89,11 +85,11 @@ def _epoch(
     total = torch.zeros(())
     for number, row_B in enumerate(torch.randperm(len(user_E)).split(batch_size)):
         at_B = torch.arange(len(row_B))
-        loss, statistics_ = step(user_E[row_B], item_E[row_B], at_B, (*key, number))
+        loss, step_statistics = step(user_E[row_B], item_E[row_B], at_B, (*key, number))
         for optimizer in optimizers:
             optimizer.zero_grad()
         (loss / len(row_B)).backward()
         for optimizer in optimizers:
             optimizer.step()
-        total = total + statistics_
+        total = total + step_statistics
     return total

@@ -1,52 +1,47 @@
-"""What a search brings in a given time: random trials to their end, TPE with ASHA, and the defaults alone.
+"""What a search finds in a given time: random search without early stopping, TPE with ASHA, and the defaults.
 
-    python benchmarks/tuning/budget.py --data ml-100k --source path/to/ml-100k --work scratch/
-    python benchmarks/tuning/budget.py --data phone --source path/to/phone --work scratch/ --minutes 10
+    python -m benchmarks.tuning.budget --data ml-100k --source path/to/ml-100k --work scratch/
+    python -m benchmarks.tuning.budget --data phone --source path/to/phone --work scratch/ --minutes 10
 
-One search after the other, one trial at a time on one core; which comes first changes from repeat to repeat.
-The space is tune_spaces/score_aware.yaml: random search takes its parameters and nothing
-else of it. Searches choose on validation; the winner of each is trained again and ranks test once.
-Interrupted, it goes on.
+Searches run one after the other, one trial at a time on one core; which comes first alternates from repeat to
+repeat. The space is tune_spaces/score_aware.yaml; random search takes only its parameters. Searches choose on
+validation; the winner of each is trained again and reads test once. A rerun continues what was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from environment import environment
+from typing import Any
 
 from adar_ray import evaluate, prepare, train
 from adar_ray.config import load_config
-from adar_ray.tuning.folder import SEARCH, Plan, best_of, read_trials
-from adar_ray.tuning.search import resume_search, tune_space
-from adar_ray.tuning.spaces import Space
+from adar_ray.tuning.folder import RESULT, SEARCH, Search
+from adar_ray.tuning.search import resume_search, tune
+from adar_ray.tuning.space import Space
+from adar_ray.tuning.trial import best_of
+from benchmarks import record
+from benchmarks.arguments import add_source, argument_parser
 
+NAME = "tuning_budget"
 SPACE = Path(__file__).parents[2] / "tune_spaces" / "score_aware.yaml"
-# What is not searched. MovieLens 100K: as in the demo. Phone: a higher rate, so that trials are short.
+# What is not searched. MovieLens 100K: as in the demo. Phone: a higher rate makes trials short.
 SETTINGS = {
     "ml-100k": ("loss.l2=2e-2", "optimizer.lr=3e-3"),
     "phone": ("optimizer.lr=3e-3",),
 }
-ARMS = {
-    "random, no early stopping": {"search": {"algorithm": "random"}, "scheduler": {"name": "none"}},
-    "TPE with ASHA": {},
+ARMS: dict[str, dict[str, Any]] = {
+    "random": {"search": {"algorithm": "random"}, "scheduler": {"name": "none"}},
+    "tpe_asha": {},
 }
 METRIC = "ndcg@20"
 REPEATS = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("--data", choices=SETTINGS, required=True)
-    parser.add_argument("--source", type=Path, required=True, help="the data set as published")
-    parser.add_argument("--work", type=Path, required=True, help="where the dataset and searches are kept")
+    add_source(parser, "the dataset")
     parser.add_argument("--minutes", type=float, default=5, help="of each search")
     arguments = parser.parse_args()
     data = arguments.work / arguments.data
@@ -56,24 +51,22 @@ def main() -> None:
     for repeat in range(REPEATS):
         for arm in ARMS if repeat % 2 == 0 else reversed(ARMS):
             _search(arguments, _folder(arguments, arm, repeat), arm, repeat)
-        print(f"repeat {repeat} of {REPEATS} is done", file=sys.stderr)
+        print(f"repeat {repeat + 1} of {REPEATS} is done", flush=True)
     _write(arguments, data)
 
 
 def _folder(arguments: argparse.Namespace, arm: str, repeat: int) -> Path:
-    return arguments.work / f"{arguments.data}-{'-'.join(arm.replace(',', '').split())}-{repeat}"
+    return arguments.work / f"{arguments.data}-{arm}-{repeat}"
 
 
 def _search(arguments: argparse.Namespace, out: Path, arm: str, repeat: int) -> None:
-    space = Space.load(SPACE).model_dump(mode="json")
-    space |= {"budget": {"trials": 10_000, "patience": None}}
-    for part, content in ARMS[arm].items():
-        space[part] = content
-    space["search"] = {**space["search"], "seed": repeat}
     if (out / SEARCH).exists():
         resume_search(out)
         return
-    tune_space(
+    space = Space.load(SPACE).model_dump(mode="json")
+    space |= {"budget": {"trials": 10_000, "patience": None}, **ARMS[arm]}
+    space["search"] = {**space["search"], "seed": repeat}
+    tune(
         arguments.work / arguments.data,
         Space.from_mapping(space, str(SPACE)),
         out,
@@ -83,23 +76,20 @@ def _search(arguments: argparse.Namespace, out: Path, arm: str, repeat: int) -> 
     )
 
 
-def _defaults(arguments: argparse.Namespace, data: Path, repeat: int) -> dict[str, float]:
-    base = Space.load(SPACE).base
+def _defaults(arguments: argparse.Namespace, data: Path, repeat: int) -> dict[str, Any]:
     settings = (*SETTINGS[arguments.data], f"train.seed={repeat}")
-    out = arguments.work / f"{arguments.data}-defaults-{repeat}"
-    run = train(data, out, load_config(values=base, settings=settings), workers=0, replace=True)
-    result = run.result()
-    return {"valid": result["valid"][METRIC], "test": evaluate(run)["metrics"][METRIC], "trials": 1}
+    config = load_config(values=Space.load(SPACE).base, settings=settings)
+    run = train(data, _folder(arguments, "defaults", repeat), config, workers=0, replace=True)
+    return {"valid": run.result().valid[METRIC], "test": evaluate(run).metrics[METRIC], "trials": 1}
 
 
-def _outcome(arguments: argparse.Namespace, arm: str, repeat: int) -> dict[str, float]:
-    plan = Plan.open(_folder(arguments, arm, repeat))
-    trials = read_trials(plan)
-    best = best_of(trials, plan.space.mode)
-    test = plan.folder.read_json("winner/result.json")["test"][METRIC]["mean"]
+def _outcome(arguments: argparse.Namespace, arm: str, repeat: int) -> dict[str, Any]:
+    search = Search.open(_folder(arguments, arm, repeat))
+    trials = search.read_trials()
+    best = best_of(trials, search.space.mode)
     return {
         "valid": best.value,
-        "test": test,
+        "test": search.folder.read_json(RESULT)["test"][METRIC]["mean"],
         "trials": len(trials),
         "epochs": sum(trial.epochs for trial in trials),
         "best": best.values,
@@ -107,34 +97,32 @@ def _outcome(arguments: argparse.Namespace, arm: str, repeat: int) -> dict[str, 
 
 
 def _write(arguments: argparse.Namespace, data: Path) -> None:
-    outcomes = {
+    arms = {
         "defaults": [_defaults(arguments, data, repeat) for repeat in range(REPEATS)],
         **{arm: [_outcome(arguments, arm, repeat) for repeat in range(REPEATS)] for arm in ARMS},
     }
-    results = Path(__file__).parents[1] / "results" / "tuning_budget.json"
-    content = json.loads(results.read_text()) if results.exists() else {}
-    content |= {
-        "what": f"{METRIC} of the best on validation, of its retraining on test; score_aware space, MF, BPR",
-        arguments.data: {
-            "minutes a search": arguments.minutes,
-            "settings": SETTINGS[arguments.data],
-            **{
-                arm: {
-                    **{f"{part} {METRIC}": _mean([row[part] for row in rows]) for part in ("valid", "test")},
-                    "repeats": rows,
-                }
-                for arm, rows in outcomes.items()
-            },
+    row = {
+        "minutes": arguments.minutes,
+        "settings": SETTINGS[arguments.data],
+        "arms": {
+            arm: {
+                **{
+                    f"{part}_{METRIC}": record.mean_and_deviation([repeat[part] for repeat in repeats])
+                    for part in ("valid", "test")
+                },
+                "repeats": repeats,
+            }
+            for arm, repeats in arms.items()
         },
-        "command": "python benchmarks/tuning/budget.py --data DATA --source SOURCE --work scratch",
-        **environment(),
     }
-    results.write_text(json.dumps(content, indent=1) + "\n")
-    print(json.dumps(content[arguments.data], indent=1))
-
-
-def _mean(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.mean(values), "deviation": statistics.stdev(values)}
+    print(row)
+    record.write(
+        NAME,
+        record.read_figures(NAME) | {arguments.data: row},
+        description="MF with BPR on the score_aware space: NDCG@20 of the best trial on validation and of its "
+        "retraining on test, by search, mean and standard deviation over repeats.",
+        seeds=range(REPEATS),
+    )
 
 
 if __name__ == "__main__":

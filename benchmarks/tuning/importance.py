@@ -1,61 +1,51 @@
-"""Which parameters of the score-aware function matter, by data set and base model.
+"""Which parameters of the score-aware function matter, by dataset and base model.
 
     adar-ray tune --data ml-100k --space tune_spaces/score_aware.yaml --out scratch/lightgcn --trials 64 \\
         --set model.name=lightgcn
-    python benchmarks/tuning/importance.py --of "LightGCN, ml-100k" --searches scratch/lightgcn
+    python -m benchmarks.tuning.importance --name lightgcn-ml-100k --searches scratch/lightgcn
 
-Reads the trials of searches that are there, those of benchmarks/tuning/budget.py or others, and adds a row to
-the results.
+Reads the trials of finished searches, such as those of `benchmarks.tuning.budget`, and adds a row to the
+result.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
+from adar_ray.tuning.folder import Search
+from adar_ray.tuning.report.importance import parameter_importance
+from adar_ray.tuning.trial import ranked
+from benchmarks import record
+from benchmarks.arguments import argument_parser
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from environment import environment
-
-from adar_ray.reporting.importance import parameter_importance
-from adar_ray.reporting.trials import ranked
-
+NAME = "tuning_importance"
 BEST = 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--of", required=True, help="base model and data set, as the results call them")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--name", required=True, help="of the row: base model and dataset")
     parser.add_argument("--searches", nargs="+", type=Path, required=True, help="folders; trials are pooled")
     arguments = parser.parse_args()
-    trials = [
-        row for folder in arguments.searches for row in pq.read_table(folder / "trials.parquet").to_pylist()
-    ]
-    importance = parameter_importance(trials, "max")
-    best = ranked(trials, "max")[:BEST]
-    content = {
+    searches = [Search.open(folder) for folder in arguments.searches]
+    trials = [trial for search in searches for trial in search.read_trials()]
+    shares = parameter_importance(trials, "max").shares
+    row = {
         "trials": len(trials),
-        "importance": {name: round(share, 3) for name, share in importance.items()},
-        "best trials": [
-            {"value": round(trial["value"], 4), **{name: trial[name] for name in importance}}
-            for trial in best
+        "importance": {name: round(share, 3) for name, share in shares.items()},
+        "best_trials": [
+            {"value": round(trial.value, 4), **{name: trial.values[name] for name in shares}}
+            for trial in ranked(trials, "max")[:BEST]
         ],
     }
-    results = Path(__file__).parents[1] / "results" / "tuning_importance.json"
-    written = json.loads(results.read_text()) if results.exists() else {}
-    written |= {
-        "what": "shares of importance by PED-ANOVA over the trials of searches, and their best trials",
-        arguments.of: content,
-        "command": "python benchmarks/tuning/importance.py --of OF --searches FOLDER...",
-        **environment(),
-    }
-    results.write_text(json.dumps(written, indent=1) + "\n")
-    print(json.dumps(content, indent=1))
+    print(row)
+    record.write(
+        NAME,
+        record.read_figures(NAME) | {arguments.name: row},
+        description="Importance of ADAR's parameters by PED-ANOVA over the trials of searches, and the best "
+        "trials, by model and dataset.",
+        seeds=sorted({search.space.search.seed for search in searches}),
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,268 @@
+"""Write the pages in `benchmarks/results` from the JSON next to them.
+
+    python -m benchmarks.pages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from adar_ray.storage import Folder
+from benchmarks import recbole_models, record
+from benchmarks.arguments import argument_parser
+from benchmarks.quality.tables import TABLES, Table, cell_name, result_name
+from benchmarks.quality.times import NAME as TIMES
+from benchmarks.record import Environment, Result
+
+SAMPLERS = {
+    "uniform": "uniform",
+    "popularity": "popularity",
+    "dns": "DNS",
+    "mixgcf": "MixGCF",
+    "ahns": "AHNS",
+    "dens": "DENS",
+    "adar": "ADAR",
+}
+MODELS = {"mf": "MF", "lightgcn": "LightGCN", "sasrec": "SASRec", "gru4rec": "GRU4Rec"}
+DATA = {
+    "phone": "Amazon phone",
+    "beauty": "Amazon Beauty",
+    "ml-1m": "MovieLens 1M",
+    "ml-100k": "MovieLens 100K",
+    "gowalla": "Gowalla",
+    "video-games": "Amazon Video Games",
+}
+TITLES = {
+    "pairwise": "BPR",
+    "softmax": "Sampled softmax, with and without ADAR's negatives",
+    "sequential": "Sequential models, BCE",
+    "sequential_softmax": "Sequential models, sampled softmax, with and without ADAR's negatives",
+}
+
+
+def main() -> None:
+    argument_parser(__doc__).parse_args()
+    for name, text in pages().items():
+        Folder.at(record.RESULTS).write_bytes(name, text.encode())
+
+
+def pages() -> dict[str, str]:
+    """The text of every page, by file name."""
+    return {
+        "quality.md": _quality(),
+        "ml100k.md": _ml100k(),
+        "parity_recbole.md": _parity_recbole(),
+        "recbole_models.md": _recbole_models(),
+    }
+
+
+def _result(name: str) -> Result:
+    result = record.read(name)
+    if result is None:
+        raise SystemExit(f"benchmarks/results/{name}.json is missing; run its benchmark first")
+    return result
+
+
+def _table(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """A Markdown table; the keys are its head."""
+    rows = list(rows)
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _where(environment: Environment) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    return f"{environment.machine}; {versions}"
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _quality() -> str:
+    times = _result(TIMES)
+    lines = [
+        "# Quality of ADAR and other samplers, all tuned alike",
+        "",
+        "Test figures, all items ranked. `python -m benchmarks.pages` makes this page from the JSON files next",
+        "to it, which also have the figure of every trial. `benchmarks/quality/cells.py` says how each cell is",
+        "tuned. ADAR's gain is over the row's sampler, in the last metric; p is that of a paired t-test over",
+        "users. Seconds are the training time of an epoch with the chosen settings, on one thread.",
+        f"Timed on {_where(times.environment)}.",
+    ]
+    for name, title in TITLES.items():
+        table, result = TABLES[name], _result(result_name(name))
+        lines += ["", f"## {title}"]
+        for model, data in table.cells():
+            cell = cell_name(model, data)
+            if cell in result.figures:
+                lines += ["", f"### {MODELS[model]}, {DATA[data]}", ""]
+                lines += _cell(result.figures[cell], table, times.figures.get(name, {}).get(cell, {}))
+    return _text(lines)
+
+
+def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float]) -> list[str]:
+    seeds, share, missing = figures["seeds"], figures["defaults_share"], figures["missing"]
+    tested = "test figures of the best trial's run" if seeds is None else f"{seeds} test seed{'s'[: seeds > 1]}"
+    facts = [f"{figures['trials']} trials per sampler; {tested}."]
+    if share is not None:
+        facts.append(f"ADAR's untuned defaults retain {share:.0%} of its tuned gain over uniform negatives.")
+    machines = sorted({environment["machine"] for environment in figures["environments"]})
+    facts.append(f"Run on {' and '.join(machines)}.")
+    if missing:
+        facts.append(f"Not run yet: {', '.join(SAMPLERS[sampler] for sampler in missing)}.")
+    rows = []
+    for sampler, row in figures["samplers"].items():
+        gain = figures["adar_gain"].get(sampler, {"gain": "", "p": ""})
+        chosen = ", ".join(
+            f"`{key}` {value if isinstance(value, int) else f'{value:.3g}'}"
+            for key, value in row["chosen"].items()
+            if key != "sampler.name"
+        )
+        rows.append(
+            {
+                "negatives": SAMPLERS[sampler],
+                "validation": f"{row[f'valid_{table.metrics[-1]}']:.4f}",
+                **{metric: row[metric] for metric in table.metrics},
+                "ADAR's gain": gain["gain"],
+                "p": str(gain["p"]),
+                "seconds": f"{seconds[sampler]:.3g}" if sampler in seconds else "",
+                "chosen": chosen,
+            }
+        )
+    return [" ".join(facts), "", *_table(rows)]
+
+
+def _ml100k() -> str:
+    result = _result("ml100k")
+    rows = []
+    for sampler, figures in result.figures.items():
+        metrics = {
+            name: f"{value['mean']:.4f} ± {value['deviation']:.4f}"
+            for name, value in figures.items()
+            if isinstance(value, dict)
+        }
+        rows.append(
+            {
+                "negatives": SAMPLERS[sampler],
+                **metrics,
+                "best epoch": f"{figures['best_epoch']:.2f}",
+                "seconds per epoch": f"{figures['epoch_seconds']:.2f}",
+            }
+        )
+    return _text(
+        [
+            "# MF on MovieLens 100K, uniform negatives and ADAR",
+            "",
+            *_table(rows),
+            "",
+            f"Test figures, mean ± standard deviation over {len(result.seeds)} seeds on one split. The settings "
+            "are those of `examples/demo.yaml`, chosen on validation.",
+            "",
+            f"{_where(result.environment)}; one thread. Command: `{result.command}`.",
+        ]
+    )
+
+
+def _parity_recbole() -> str:
+    result = _result("parity_recbole")
+    rows = [
+        {
+            "model": row["model"],
+            "metric": row["metric"],
+            "RecBole": row["recbole"],
+            "ours": row["ours"],
+            "difference in deviations": str(row["difference"]),
+            "seeds": row["seeds"],
+        }
+        for row in result.figures["rows"]
+    ]
+    return _text(
+        [
+            "# Our models and RecBole's on MovieLens 100K",
+            "",
+            *_table(rows),
+            "",
+            "Test figures, mean ± standard deviation over seeds, on one split, at the best epoch on validation.",
+            "All items are ranked except those of training and validation. The difference is ours minus",
+            "RecBole's, in units of the larger deviation.",
+            "",
+            "Both sides use Adam and these settings:",
+            "",
+            "- BPR (learning rate 1e-3) and LightGCN (2 layers, L2 1e-5, learning rate 5e-3): d = 64, batches of",
+            "  2,048, one uniform negative, up to 200 epochs, stopped after 11 without improvement.",
+            "- GRU4Rec (hidden size 64) and SASRec (1 layer, 2 heads): d = 32, dropout 0.3, learning rate 3e-3,",
+            "  full cross-entropy, every prefix a row, histories of at most 10 items, batches of 2,048, up to 15",
+            "  epochs, stopped after 4 without improvement.",
+            "",
+            "The sides differ in their random numbers, in RecBole's padding item in the softmax, and in",
+            "LightGCN's initialization: standard deviation 0.1 here, Xavier in RecBole.",
+            "",
+            f"{_where(result.environment)}; one thread.",
+            f"Command: `{result.command}`, after `python -m benchmarks.parity.recbole_reference`.",
+        ]
+    )
+
+
+def _recbole_models() -> str:
+    result = _result(recbole_models.NAME)
+    rows = []
+    for model in (*recbole_models.GENERAL, *recbole_models.SEQUENTIAL):
+        runs = [run for run in result.figures["runs"] if run["model"] == model]
+        own = {run["settings"]["seed"]: run for run in runs if not run["adar_weight"]}
+        adar = {run["settings"]["seed"]: run for run in runs if run["adar_weight"]}
+        # Means are over the seeds for which both runs have finished.
+        seeds = sorted(own.keys() & adar.keys())
+        if seeds:
+            split = "leave-one-out" if model in recbole_models.SEQUENTIAL else "ratio"
+            rows.append([model, split, str(len(seeds)), *_changes(own, adar, seeds)])
+    head = ["model", "split", "seeds"]
+    head += [name for metric in ("Recall@10", "NDCG@10") for name in (metric, "with ADAR", "change")]
+    head += ["best epoch", "with ADAR", "time ratio"]
+    lines = [head, ["---"] * len(head), *rows]
+    counts = [
+        f"- {split}: {data['name']}, ratings from {data['min_rating']}, {data['core']}-core, {data['users']} "
+        f"users, {data['items']} items, {data['train']} / {data['valid']} / {data['test']} interactions."
+        for split, data in result.figures["datasets"].items()
+    ]
+    general, sequential = recbole_models.GENERAL_SETTINGS, recbole_models.SEQUENTIAL_SETTINGS
+    return _text(
+        [
+            "# RecBole's models, with their own loss and with ADAR's negatives added",
+            "",
+            *(f"| {' | '.join(line)} |" for line in lines),
+            "",
+            "Test figures from RecBole's own ranking of all items, which leaves seen items in the ranking of "
+            "sequential models. General models: BPR with one uniform negative, "
+            f"{general['epochs']} epochs. Sequential models: full cross-entropy, {sequential['epochs']} epochs, "
+            f"histories of {sequential['MAX_ITEM_LIST_LENGTH']} items. The time ratio is that of the run with "
+            "ADAR to the run without.",
+            "",
+            f"ADAR uses the sampler's defaults and the weight {recbole_models.WEIGHT} for all models. The weight "
+            "was chosen on the validation figures of BPR and LightGCN (seed 0); nothing was tuned per model. "
+            "With few epochs and small data, this shows that the adapter works with these models and what the "
+            "term does at equal epochs. It does not measure how good a model can be. With one seed, a "
+            "difference of a few percent is noise.",
+            "",
+            *counts,
+            "",
+            f"{_where(result.environment)}; one thread. Command: `{result.command}`.",
+        ]
+    )
+
+
+def _changes(own: dict[int, Any], adar: dict[int, Any], seeds: Sequence[int]) -> list[str]:
+    """Both metrics before, after and in percent; both best epochs; the ratio of the times."""
+    cells = []
+    for metric in ("recall@10", "ndcg@10"):
+        before, after = (sum(side[seed]["test"][metric] for seed in seeds) / len(seeds) for side in (own, adar))
+        cells += [f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.1%}"]
+    for side in (own, adar):
+        cells.append(f"{sum(side[seed]['best_epoch'] for seed in seeds) / len(seeds):.0f}")
+    times = [sum(side[seed]["seconds"] for seed in seeds) for side in (own, adar)]
+    return [*cells, f"{times[1] / times[0]:.2f}"]
+
+
+if __name__ == "__main__":
+    main()
