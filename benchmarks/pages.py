@@ -1,6 +1,6 @@
 """Write the pages in `benchmarks/results` from the JSON next to them.
 
-    python -m benchmarks.pages
+python -m benchmarks.pages
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def _quality() -> str:
     lines = [
         "# Quality of ADAR and other samplers, all tuned alike",
         "",
-        "Test figures, all items ranked. `python -m benchmarks.pages` makes this page from the JSON files next",
-        "to it, which also have the figure of every trial. `benchmarks/quality/cells.py` says how each cell is",
-        "tuned. ADAR's gain is over the row's sampler, in the last metric; p is that of a paired t-test over",
-        "users. Seconds are the training time of an epoch with the chosen settings, on one thread.",
+        "Test figures, all items ranked. `python -m benchmarks.pages` makes this page from the JSON files",
+        "next to it, which also have the figure of every trial. `benchmarks/quality/cells.py` says how each",
+        "cell is tuned. ADAR's gain is over the row's sampler, in the last metric; p is that of a paired",
+        "t-test over users. Seconds are the training time of an epoch with the chosen settings, on one thread.",
         f"Timed on {_where(times.environment)}.",
     ]
     for name, title in TITLES.items():
@@ -104,8 +104,8 @@ def _quality() -> str:
 
 def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float]) -> list[str]:
     seeds, share, missing = figures["seeds"], figures["defaults_share"], figures["missing"]
-    tested = "test figures of the best trial's run" if seeds is None else f"{seeds} test seed{'s'[: seeds > 1]}"
-    facts = [f"{figures['trials']} trials per sampler; {tested}."]
+    tested = "the best trial's run reads test" if seeds is None else f"test seeds: {seeds}"
+    facts = [f"Trials per sampler: {figures['trials']}; {tested}."]
     if share is not None:
         facts.append(f"ADAR's untuned defaults retain {share:.0%} of its tuned gain over uniform negatives.")
     machines = sorted({environment["machine"] for environment in figures["environments"]})
@@ -157,8 +157,8 @@ def _ml100k() -> str:
             "",
             *_table(rows),
             "",
-            f"Test figures, mean ± standard deviation over {len(result.seeds)} seeds on one split. The settings "
-            "are those of `examples/demo.yaml`, chosen on validation.",
+            f"Test figures, mean ± standard deviation over {len(result.seeds)} seeds on one split. The "
+            "settings are those of `examples/demo.yaml`, chosen on validation.",
             "",
             f"{_where(result.environment)}; one thread. Command: `{result.command}`.",
         ]
@@ -184,17 +184,17 @@ def _parity_recbole() -> str:
             "",
             *_table(rows),
             "",
-            "Test figures, mean ± standard deviation over seeds, on one split, at the best epoch on validation.",
-            "All items are ranked except those of training and validation. The difference is ours minus",
-            "RecBole's, in units of the larger deviation.",
+            "Test figures, mean ± standard deviation over seeds, on one split, at the best epoch on",
+            "validation. All items are ranked except those of training and validation. The difference is ours",
+            "minus RecBole's, in units of the larger deviation.",
             "",
             "Both sides use Adam and these settings:",
             "",
-            "- BPR (learning rate 1e-3) and LightGCN (2 layers, L2 1e-5, learning rate 5e-3): d = 64, batches of",
-            "  2,048, one uniform negative, up to 200 epochs, stopped after 11 without improvement.",
-            "- GRU4Rec (hidden size 64) and SASRec (1 layer, 2 heads): d = 32, dropout 0.3, learning rate 3e-3,",
-            "  full cross-entropy, every prefix a row, histories of at most 10 items, batches of 2,048, up to 15",
-            "  epochs, stopped after 4 without improvement.",
+            "- BPR (learning rate 1e-3) and LightGCN (2 layers, L2 1e-5, learning rate 5e-3): d = 64, batches",
+            "  of 2,048, one uniform negative, up to 200 epochs, stopped after 11 without improvement.",
+            "- GRU4Rec (hidden size 64) and SASRec (1 layer, 2 heads): d = 32, dropout 0.3, learning rate",
+            "  3e-3, full cross-entropy, every prefix a row, histories of at most 10 items, batches of 2,048,",
+            "  up to 15 epochs, stopped after 4 without improvement.",
             "",
             "The sides differ in their random numbers, in RecBole's padding item in the softmax, and in",
             "LightGCN's initialization: standard deviation 0.1 here, Xavier in RecBole.",
@@ -235,15 +235,15 @@ def _recbole_models() -> str:
             "",
             "Test figures from RecBole's own ranking of all items, which leaves seen items in the ranking of "
             "sequential models. General models: BPR with one uniform negative, "
-            f"{general['epochs']} epochs. Sequential models: full cross-entropy, {sequential['epochs']} epochs, "
-            f"histories of {sequential['MAX_ITEM_LIST_LENGTH']} items. The time ratio is that of the run with "
-            "ADAR to the run without.",
+            f"{general['epochs']} epochs. Sequential models: full cross-entropy, {sequential['epochs']} "
+            f"epochs, histories of {sequential['MAX_ITEM_LIST_LENGTH']} items. The time ratio is that of the "
+            "run with ADAR to the run without.",
             "",
-            f"ADAR uses the sampler's defaults and the weight {recbole_models.WEIGHT} for all models. The weight "
-            "was chosen on the validation figures of BPR and LightGCN (seed 0); nothing was tuned per model. "
-            "With few epochs and small data, this shows that the adapter works with these models and what the "
-            "term does at equal epochs. It does not measure how good a model can be. With one seed, a "
-            "difference of a few percent is noise.",
+            f"ADAR uses the sampler's defaults and the weight {recbole_models.WEIGHT} for all models. The "
+            "weight was chosen on the validation figures of BPR and LightGCN (seed 0); nothing was tuned per "
+            "model. With few epochs and small data, this shows that the adapter works with these models and "
+            "what the term does at equal epochs. It does not measure how good a model can be. With one seed, "
+            "a difference of a few percent is noise.",
             "",
             *counts,
             "",
@@ -256,7 +256,9 @@ def _changes(own: dict[int, Any], adar: dict[int, Any], seeds: Sequence[int]) ->
     """Both metrics before, after and in percent; both best epochs; the ratio of the times."""
     cells = []
     for metric in ("recall@10", "ndcg@10"):
-        before, after = (sum(side[seed]["test"][metric] for seed in seeds) / len(seeds) for side in (own, adar))
+        before, after = (
+            sum(side[seed]["test"][metric] for seed in seeds) / len(seeds) for side in (own, adar)
+        )
         cells += [f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.1%}"]
     for side in (own, adar):
         cells.append(f"{sum(side[seed]['best_epoch'] for seed in seeds) / len(seeds):.0f}")

@@ -45,9 +45,7 @@ def main() -> None:
         prepare(arguments.source, data, valid_fraction=0)
     curves = [_curve(data, arguments.work / f"seed-{seed}", seed) for seed in arguments.seeds]
     figures = {
-        "published": {
-            epoch: dict(zip(METRICS, values, strict=True)) for epoch, values in PUBLISHED.items()
-        },
+        "published": {epoch: dict(zip(METRICS, values, strict=True)) for epoch, values in PUBLISHED.items()},
         "ours": {
             epoch: {name: _summary([curve[epoch][name] for curve in curves]) for name in METRICS}
             for epoch in PUBLISHED

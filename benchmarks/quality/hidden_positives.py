@@ -12,8 +12,8 @@ Then the sampler is asked for the negatives of all training pairs once more. The
   than its own positive;
 - pushed: the share of g that pushes hidden positives down. ADAR's negative pushes only its noise item, with
   sin(phi) of its weight;
-- liked, in a synthetic world: the share of g that falls on what the user truly likes. A generated negative has
-  the true score of its trajectory: as far as it went from its positive's true vector toward its noise
+- liked, in a synthetic world: the share of g that falls on what the user truly likes. A generated negative
+  has the true score of its trajectory: as far as it went from its positive's true vector toward its noise
   item's. MixGCF mixes every dimension anew, so it has no such figure.
 
 Legend: B rows of the batch, K negatives a row, I items, E (user, item) pairs, D dimensions.

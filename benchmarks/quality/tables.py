@@ -125,9 +125,7 @@ def _temperatures(*temperatures: float, with_more_negatives: float) -> tuple[Val
     return grid(default) + grid(more)
 
 
-_SOFTMAX_COSTLY = Effort(
-    _temperatures(0.1, 0.15, 0.2, 0.3, with_more_negatives=0.2), 0, 0, _lasting(100, 4)
-)
+_SOFTMAX_COSTLY = Effort(_temperatures(0.1, 0.15, 0.2, 0.3, with_more_negatives=0.2), 0, 0, _lasting(100, 4))
 
 
 def _dropouts(model: str) -> dict[str, tuple[Any, ...]]:
@@ -254,8 +252,8 @@ def main() -> None:
                 record.write(
                     result_name(arguments.table),
                     figures,
-                    description=f"{table.description}, by model and dataset: each sampler tuned on validation "
-                    "with the same number of trials, test figures with all items ranked.",
+                    description=f"{table.description}, by model and dataset: each sampler tuned on "
+                    "validation with the same number of trials, test figures with all items ranked.",
                     seeds=range(1 + max(cell["seeds"] or 0 for cell in figures.values())),
                 )
 

@@ -119,8 +119,8 @@ def _write(arguments: argparse.Namespace, data: Path) -> None:
     record.write(
         NAME,
         record.read_figures(NAME) | {arguments.data: row},
-        description="MF with BPR on the score_aware space: NDCG@20 of the best trial on validation and of its "
-        "retraining on test, by search, mean and standard deviation over repeats.",
+        description="MF with BPR on the score_aware space: NDCG@20 of the best trial on validation and of "
+        "its retraining on test, by search, mean and standard deviation over repeats.",
         seeds=range(REPEATS),
     )
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.tuning.overhead --source path/to/ml-100k
 
-Both train the same kind of configuration with the same loop on MovieLens 100K, one and two at a time; Optuna's
-two are threads. The order of the four cases alternates from repeat to repeat.
+Both train the same kind of configuration with the same loop on MovieLens 100K, one and two at a time;
+Optuna's two are threads. The order of the four cases alternates from repeat to repeat.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def main() -> None:
         for repeat in range(REPEATS):
             for case in cases if repeat % 2 == 0 else reversed(cases):
                 name, concurrent = case
-                rows[case].append(ways[name](dataset, space, f"{scratch}/{name}-{concurrent}-{repeat}", concurrent))
+                out = f"{scratch}/{name}-{concurrent}-{repeat}"
+                rows[case].append(ways[name](dataset, space, out, concurrent))
                 print(name, concurrent, rows[case][-1], flush=True)
     figures: dict[str, Any] = {}
     for (name, concurrent), repeats in rows.items():
