@@ -1,0 +1,83 @@
+"""The benchmarks import, their settings are valid, and the committed pages are those of the results."""
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import benchmarks
+from adar_ray.config import load_config
+from benchmarks import record
+from benchmarks.pages import pages
+from benchmarks.quality.hidden_positives import SAMPLERS
+from benchmarks.quality.tables import TABLES
+
+MODULES = [
+    module.name for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.") if not module.ispkg
+]
+RESULTS = sorted(path.stem for path in record.RESULTS.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_benchmark_can_be_imported(name: str) -> None:
+    importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_a_page_is_what_its_results_say(name: str) -> None:
+    assert (record.RESULTS / name).read_text(encoding="utf-8") == pages()[name]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_keys_of_results_are_short_identifiers(name: str) -> None:
+    result = record.read(name)
+    assert result is not None
+    assert [key for key in _keys(result.figures) if not re.fullmatch(r"[\w.@-]{1,40}", key)] == []
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys(inner)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_point_of_a_grid_and_every_choice_in_a_table_is_a_valid_configuration(name: str) -> None:
+    table, figures = TABLES[name], record.read_figures(f"quality_{name}")
+    for model, data in table.cells():
+        chosen = [row["chosen"] for row in figures[f"{model}-{data}"]["samplers"].values()]
+        for values in (*table.effort_on(model, data).grid, *chosen):
+            load_config(settings=[*table.settings_on(model, data), *(f"{k}={v}" for k, v in values.items())])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_samplers_of_the_study_of_hidden_positives_are_valid(name: str) -> None:
+    load_config(settings=SAMPLERS[name])
+
+
+def test_a_result_is_written_with_what_it_depends_on(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    monkeypatch.setattr("sys.argv", ["a.py", "--work", "/home/somebody/scratch", "--data=/data/x", "y/z"])
+    record.write("a", {"ndcg@20": 0.5}, description="A figure.", seeds=[0, 1])
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert content["figures"] == {"ndcg@20": 0.5}
+    assert content["seeds"] == [0, 1]
+    assert content["command"].endswith("--work scratch --data=x y/z")
+    assert {"python", "torch", "ray", "numpy", "adar-ray"} == set(content["environment"]["versions"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_rerun_keeps_the_notes_of_a_result(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    record.write("a", {"x": 1}, description="A figure.", seeds=[0])
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": ["Beside other load."]}))
+    assert record.write("a", {"x": 2}, description="A figure.", seeds=[0]).notes == ["Beside other load."]
