@@ -1,8 +1,9 @@
-"""A base model of one's own: two towers, the items' with features beside ids, trained on two workers.
+"""A custom base model: two towers, with item features in addition to ids, trained on two workers.
 
     python examples/custom_model.py
 
-It inherits nothing from adar_ray: three methods, `users`, `items` and `score`, are all that is asked of it.
+A base model inherits nothing from adar_ray. It is a torch module with three methods: `users`, `items` and
+`score`.
 """
 
 import tempfile
@@ -11,36 +12,41 @@ import torch
 from torch import nn
 
 from adar_ray import evaluate, prepare, train
-from adar_ray.config import load_config
+from adar_ray.config import Config, load_config
+from adar_ray.data.dataset import Dataset
 from adar_ray.data.fetch import fetch
 from adar_ray.models import dot_score
 
 
 class TwoTower(nn.Module):
-    """Legend: B rows of a batch, K items a row, D dimensions, I items, F features."""
+    """Legend: B rows of a batch, K items per row, D dimensions, I items, F features."""
 
-    def __init__(self, n_users: int, feature_IF: torch.Tensor, dim: int) -> None:
+    def __init__(self, n_users: int, feature_IF: torch.Tensor, embedding_dim: int, hidden: int) -> None:
         super().__init__()
         self.register_buffer("feature_IF", feature_IF, persistent=False)
-        self.user, self.item = nn.Embedding(n_users, dim), nn.Embedding(len(feature_IF), dim)
+        self.user = nn.Embedding(n_users, embedding_dim)
+        self.item = nn.Embedding(len(feature_IF), embedding_dim)
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
-        self.feature = nn.Sequential(nn.Linear(feature_IF.shape[1], dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.feature = nn.Sequential(
+            nn.Linear(feature_IF.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, embedding_dim)
+        )
 
-    def users(self, batch):
+    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.user(batch["user"])
 
-    def items(self, item):
+    def items(self, item: torch.Tensor) -> torch.Tensor:
         return self.item(item) + self.feature(self.feature_IF[item])
 
-    def score(self, user_BD, item_BKD):
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
         return dot_score(user_BD, item_BKD)
 
 
-def build(dataset, config):
-    """What `model.name=custom_model:build` calls, on every worker, with the dataset and the configuration.
+def build(dataset: Dataset, config: Config) -> TwoTower:
+    """Build the model: `model.name=custom_model:build` calls this on every worker.
 
-    The features are how often an item was taken and how early: yours may come from a file, by `item_keys()`.
+    The features are how often and how early an item was taken. Yours may come from a file; `item_keys()` says
+    which item each id is. Settings of your own go in the `custom` section of the configuration.
     """
     tables = [dataset.read_file(shard.name) for shard in dataset.shards("train")]
     feature_IF = torch.zeros(dataset.n_items, 2)
@@ -50,11 +56,19 @@ def build(dataset, config):
     count_I = feature_IF[:, 0].clamp_min(1)
     feature_IF = torch.stack([count_I.log(), feature_IF[:, 1] / count_I], 1)
     feature_IF = (feature_IF - feature_IF.mean(0)) / feature_IF.std(0)
-    return TwoTower(dataset.n_users, feature_IF, config.model.embedding_dim)
+    embedding_dim = config.model.embedding_dim
+    return TwoTower(dataset.n_users, feature_IF, embedding_dim, config.custom.get("hidden", embedding_dim))
 
 
 if __name__ == "__main__":
-    settings = ["model.name=custom_model:build", "adar.candidates=4", "optimizer.lr=3e-3", "train.epochs=20"]
+    settings = [
+        "model.name=custom_model:build",
+        "custom.hidden=64",
+        "adar.candidates=4",
+        "optimizer.lr=3e-3",
+        "train.epochs=20",
+    ]
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
-        print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2)).metrics)
+        run = train(data, f"{scratch}/run", load_config(settings=settings), workers=2)
+        print(evaluate(run).metrics)

@@ -1,1 +1,1 @@
-"""Other libraries' models on our datasets, each an optional extra."""
+"""Models of other libraries, trained on our datasets. Each library is an optional extra."""

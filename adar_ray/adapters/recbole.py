@@ -1,10 +1,10 @@
-"""Models of RecBole 1.2.1, unchanged, trained on our datasets with ADAR's negatives.
+"""Unchanged models of RecBole 1.2.1, trained on our datasets with ADAR's negatives.
 
-RecBole keeps everything: its model, loss, own negatives, batches, trainer, early stopping and ranking.
-`add_adar` puts one more term into a model's loss. It needs no list of models and none of their attribute
-names: it keeps what `forward` returns while the model computes its loss, and looks among the model's
-embedding tables for the one whose vectors, multiplied by that, are what `predict` returns. So it holds
-for every model that scores by such a product, and says of any other that it does not.
+The model, its loss and negatives, the batches, the trainer, early stopping and the ranking are RecBole's.
+`add_adar` adds one term to a model's loss. It needs neither a list of models nor the names of their
+attributes. It records what `forward` returns while the model computes its loss, and looks for the embedding
+table whose vectors, multiplied by that, give what `predict` returns. This works for every model that scores
+by such a product; `add_adar` refuses all others.
 
 Legend: B rows of the batch, K negatives a row, D dimensions.
 """
@@ -33,16 +33,18 @@ from adar_ray.losses import bpr
 from adar_ray.models.protocol import dot_score
 from adar_ray.samplers.base import Sampler, SamplingContext
 
-_PROBED = 8  # rows that tell how a model scores
+_PROBED = 8  # rows to find out how a model scores
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model at its best epoch, by RecBole's validation, and its figures as RecBole names them.
+    """A model at its best epoch on RecBole's validation.
 
     Attributes:
-        loaders: RecBole's own for train, valid and test.
-        curve: the validation metric after each epoch; `best_epoch` counts from 1.
+        loaders: RecBole's data loaders for train, valid and test.
+        curve: the validation metric after each epoch.
+        best_epoch: counted from 1.
+        valid, test: metrics, by RecBole's names.
     """
 
     model: nn.Module
@@ -61,19 +63,19 @@ def train(
     weight: float = 1.0,
     on_epoch: Callable[[int, float], None] = lambda epoch, score: None,
 ) -> Trained:
-    """Trains a model of RecBole by RecBole, and ranks its test interactions once, at the best epoch.
+    """Train a RecBole model with RecBole, and read test once, at the best epoch.
 
     Args:
-        name: as RecBole calls the model.
-        dataset: split by `leave-one-out` for a sequential model; else with train, valid and test.
-        settings: RecBole's, over its own defaults for the model.
-        sampler: whose negatives are added to the loss, such as `AdarSampler`; None leaves it as it is.
-        weight: of what they add.
+        name: RecBole's name of the model.
+        dataset: for a sequential model, split by `leave-one-out`; for others, with train, valid and test.
+        settings: RecBole's settings, over its defaults for the model.
+        sampler: adds its negatives to the loss, such as `AdarSampler`; None leaves the loss unchanged.
+        weight: of the term that the sampler's negatives add.
         on_epoch: called with the epoch, from 1, and the validation metric.
 
     Raises:
-        AdarError: RecBole is not installed or has no such model, the dataset cannot be given to it, or
-            the sampler's negatives cannot be to the model.
+        AdarError: RecBole is not installed or has no such model, or the dataset or the sampler does not go
+            with the model.
     """
     import_recbole()
     from recbole.config import Config
@@ -102,25 +104,25 @@ def train(
         with closing(trainer.tensorboard):
             _, valid = trainer.fit(loaders[0], loaders[1], verbose=False, callback_fn=after_epoch)
             test = trainer.evaluate(loaders[2], load_best_model=True)
-    best = max(range(len(curve)), key=lambda epoch: (curve[epoch], epoch))  # of equals RecBole keeps the last
+    best = max(range(len(curve)), key=lambda epoch: (curve[epoch], epoch))  # RecBole keeps the last of equals
     figures = ({key: float(value) for key, value in metrics.items()} for metrics in (valid, test))
     return Trained(model, loaders, curve, best + 1, *figures)
 
 
-def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: float = 1.0) -> None:
-    """Adds `weight` times the BPR loss against the sampler's negatives to the model's own loss.
+def add_adar(model: Any, train_loader: Any, sampler: Sampler, weight: float = 1.0) -> None:
+    """Add `weight` times the BPR loss against the sampler's negatives to the model's own loss.
 
     Args:
-        model: of RecBole. Its `calculate_loss` is replaced on this one object.
-        train_loader: RecBole's, for the seen items and for rows to probe the model with.
+        model: a RecBole model; `calculate_loss` is replaced on this object.
+        train_loader: RecBole's; provides the seen items, and rows to probe the model with.
 
     Raises:
-        AdarError: the model does not score by the product of two vectors, or not so that it can be found.
+        AdarError: the model does not score by the product of two vectors that can be found.
     """
     user_field, item_field = model.USER_ID, model.ITEM_ID
     data = train_loader._dataset
     rows = train_loader.transform(data, data.inter_feat[torch.arange(min(_PROBED, len(data)))])
-    # RecBole's item 0 is padding, so ours are its own less one.
+    # RecBole's item 0 is padding, so our ids are one lower.
     user_E, item_E = training_pairs(train_loader)
     observed = UserItems(user_E, item_E - 1, data.user_num, model.n_items - 1)
     seen_count_U = observed.counts()
@@ -139,7 +141,7 @@ def add_adar(model: nn.Module, train_loader: Any, sampler: Sampler, weight: floa
         returned.clear()
         own = own_loss(interaction)
         user_B, positive_B = interaction[user_field], interaction[item_field] - 1
-        # A model with a contrastive part calls `forward` again, for altered views; the first is the user.
+        # A model with a contrastive loss calls `forward` again for altered views; the first call counts.
         user_BD, vectors = find(returned[0], user_B)
         returned.clear()
         positive_BD = vectors(positive_B + 1)
@@ -166,11 +168,11 @@ Find = Callable[[Any, torch.Tensor], tuple[torch.Tensor, Vectors]]
 
 
 @torch.no_grad()
-def _find_vectors(model: nn.Module, rows: Any, returned: list[Any]) -> Find:
+def _find_vectors(model: Any, rows: Any, returned: list[Any]) -> Find:
     """How to get `(user_BD, item ids -> vectors)` from what `forward` returned and the users of a batch.
 
-    `forward` returns the vectors of all users and all items, as in a graph model; or those of the rows'
-    users and items; or, in a sequential model, those of the rows' users alone.
+    In a graph model, `forward` returns the vectors of all users and all items. In other general models, it
+    returns those of the rows' users and items; in a sequential model, only those of the rows' users.
     """
 
     def graph(result: Any, user_B: torch.Tensor) -> tuple[torch.Tensor, Vectors]:
@@ -192,8 +194,8 @@ def _find_vectors(model: nn.Module, rows: Any, returned: list[Any]) -> Find:
             if product_B.shape == score_B.shape and torch.allclose(product_B, score_B, rtol=1e-4, atol=1e-6):
                 return find
         except (IndexError, TypeError, RuntimeError):
-            continue  # other shapes than this way reads
+            continue  # the shapes are not those that this function reads
     raise AdarError(
         f"{type(model).__name__}: does not score by the product of what its `forward` returns and an item's "
-        "vector, so ADAR's negatives cannot be scored; use it without, or choose another model"
+        "vector, so ADAR's negatives cannot be scored; train it without a sampler, or choose another model"
     )

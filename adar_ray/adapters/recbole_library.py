@@ -1,7 +1,7 @@
-"""What RecBole 1.2.1 needs to run beside us, and our datasets as it reads them.
+"""What RecBole 1.2.1 needs to run in this environment, and our datasets in its format.
 
-It asks for a Ray of 2023 and other versions than ours, and needs none of them, so it is installed in two
-steps:
+RecBole's package demands a Ray from 2023 and other old versions, but runs without them. So it is installed in
+two steps:
 
     pip install 'adar-ray[recbole]'
     pip install --no-deps recbole==1.2.1
@@ -24,17 +24,17 @@ import torch
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 
-NAME = "adar"  # of the dataset, as RecBole calls it
+NAME = "adar"  # RecBole's name of the dataset
 _PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def import_recbole() -> None:
-    """Imports RecBole 1.2.1 and makes it run beside today's numpy, scipy and torch.
+    """Import RecBole 1.2.1 and make it run with current versions of numpy, scipy and torch.
 
     Raises:
-        AdarError: it, or something that it needs, is not installed.
+        AdarError: RecBole, or something that it needs, is not installed.
     """
-    # Names that numpy 2 and scipy 1.15 no longer have, and which RecBole still asks for.
+    # RecBole uses names that numpy 2 and scipy 1.15 have removed.
     for name, same in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
         if name not in np.__dict__:
             setattr(np, name, same)
@@ -43,7 +43,7 @@ def import_recbole() -> None:
         from scipy.sparse import dok_matrix
     except ImportError as error:
         raise AdarError(
-            f"RecBole cannot be imported ({error}); pip install 'adar-ray[recbole]' && "
+            f"RecBole cannot be imported ({error}); run pip install 'adar-ray[recbole]' && "
             "pip install --no-deps recbole==1.2.1"
         ) from error
     if not hasattr(dok_matrix, "_update"):
@@ -52,45 +52,45 @@ def import_recbole() -> None:
 
 @contextlib.contextmanager
 def at_home() -> Iterator[Path]:
-    """A folder of its own for RecBole to work in, and what it needs of a process, all put back afterwards."""
+    """Run RecBole in a temporary folder with the process settings it needs; restore them afterwards."""
     before = Path.cwd(), sys.argv, os.environ.get(_PICKLES), torch.is_anomaly_enabled()
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pandas and torch, about how RecBole calls them
-        os.chdir(scratch)  # where RecBole leaves its TensorBoard files
-        sys.argv = sys.argv[:1]  # which RecBole would read settings from
-        os.environ[_PICKLES] = (
-            "1"  # RecBole reads back the checkpoint that it wrote, which holds its settings
-        )
+        warnings.simplefilter("ignore")  # pandas and torch warn about how RecBole calls them
+        os.chdir(scratch)  # RecBole leaves its TensorBoard files in the working directory
+        sys.argv = sys.argv[:1]  # RecBole would read settings from the arguments
+        os.environ[_PICKLES] = "1"  # RecBole reads back its own checkpoint, with pickled settings in it
         try:
             yield Path(scratch)
         finally:
             here, sys.argv, pickles, detects_anomalies = before
             os.chdir(here)
-            torch.autograd.set_detect_anomaly(detects_anomalies)  # which RecBole's trainer switches on
+            torch.autograd.set_detect_anomaly(detects_anomalies)  # RecBole's trainer turns it on
             if pickles is None:
                 del os.environ[_PICKLES]
 
 
 def write_interactions(dataset: Dataset, folder: Path, sequential: bool) -> dict[str, Any]:
-    """Writes the dataset as RecBole reads it, and returns the settings that make it read just that.
+    """Write the dataset in RecBole's format, and return the settings that make RecBole read it.
 
-    A general model is given the split as three files. For a sequential model RecBole takes no split without
-    ready histories, so it is given all interactions, each at the time that is its position in the user's
-    history, and leaves the last two out itself: the same two.
+    A general model gets the split as three files. For a sequential model, RecBole accepts no split without
+    ready-made histories. So it gets all interactions, each with its position in the user's history as its
+    time, and holds out the last two itself: the same two as ours.
 
     Raises:
-        AdarError: the dataset's split is not one that RecBole can be given.
+        AdarError: RecBole cannot reproduce the dataset's split.
     """
     protocol = dataset.manifest.split.protocol
     if sequential and protocol != "leave-one-out":
         raise AdarError(
-            f"{dataset.folder}: is split by {protocol}; RecBole's sequential models need leave-one-out"
+            f"{dataset.folder}: is split by {protocol}, but RecBole's sequential models need leave-one-out; "
+            "prepare with --split leave-one-out"
         )
     pairs = {}
     for split in SPLITS:
         if not dataset.rows(split):
             raise AdarError(
-                f"{dataset.folder}: has no {split} interactions; RecBole needs train, valid and test"
+                f"{dataset.folder}: has no {split} interactions, but RecBole needs train, valid and test; "
+                "prepare with another --split"
             )
         pairs[split] = np.column_stack(dataset.read_split(split))
     (folder / NAME).mkdir(parents=True)
@@ -99,16 +99,16 @@ def write_interactions(dataset: Dataset, folder: Path, sequential: bool) -> dict
     if not sequential:
         for split, rows in pairs.items():
             _write(Path(f"{path}.{split}.inter"), "user_id:token\titem_id:token", rows)
-        way = {"order": "RO", "split": {"RS": [0.8, 0.1, 0.1]}}  # which the files overrule
+        way = {"order": "RO", "split": {"RS": [0.8, 0.1, 0.1]}}  # the files take precedence
         given = {"benchmark_filename": list(SPLITS)}
     else:
         rows = np.concatenate(list(pairs.values()))
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
         user, first, count = np.unique(rows[:, 0], return_index=True, return_counts=True)
-        if (count == 3).any():  # which RecBole would give no validation interaction
+        if (count == 3).any():
             raise AdarError(
-                f"{dataset.folder}: user {user[count == 3][0]} has 3 interactions, of which RecBole "
-                "would validate on none; prepare with --core 4"
+                f"{dataset.folder}: user {user[count == 3][0]} has 3 interactions, too few for RecBole to "
+                "hold one out for validation; prepare with --core 4"
             )
         position = np.arange(len(rows)) - np.repeat(first, count)
         header = "user_id:token\titem_id:token\ttimestamp:float"
@@ -120,9 +120,9 @@ def write_interactions(dataset: Dataset, folder: Path, sequential: bool) -> dict
 
 
 def training_pairs(train_loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Users and items, by RecBole's ids, that a loader trains on, repeated or not.
+    """Users and items that a loader trains on, by RecBole's ids; pairs may be repeated.
 
-    A user's first item is no target of a sequential model, it stands in histories alone.
+    In a sequential model, a user's first item is never a target: it occurs only in histories.
     """
     features = train_loader._dataset.inter_feat
     user, item = features["user_id"], features["item_id"]

@@ -30,7 +30,7 @@ from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking.top_items import top_items
 from adar_ray.training.run import Run
-from adar_ray.tuning.spaces import Space
+from adar_ray.tuning.space import Space
 from benchmarks.record import Environment
 
 Values = dict[str, Any]
