@@ -64,7 +64,6 @@ def test_wrong_usage(adar: Adar, words: list[str], tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ray
 def test_missing_addresses(adar: Adar, data: str, tmp_path: Path) -> None:
     nowhere, out = tmp_path / "nowhere", tmp_path / "out"
     assert "there is no such folder" in adar("train", "--data", nowhere, "--out", out).line()
@@ -83,7 +82,6 @@ def test_missing_addresses(adar: Adar, data: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ray
 def test_existing_folders_are_not_overwritten(adar: Adar, data: str, run: str, hand_made: Path) -> None:
     assert "--replace" in adar("prepare", hand_made, "--out", data).line()
     assert "finished run" in adar("train", "--data", data, "--out", run, "--workers", 0).line()

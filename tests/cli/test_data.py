@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar
 
 
-@pytest.mark.ray
 def test_prepare(adar: Adar, data: str, hand_made: Path, tmp_path: Path) -> None:
     ended = adar("prepare", hand_made, "--out", tmp_path / "data", "--json", "--min-rating", 4)
     assert ended.json() == {
@@ -31,7 +28,6 @@ def test_prepare(adar: Adar, data: str, hand_made: Path, tmp_path: Path) -> None
     assert "writing   13 interactions" in table.err
 
 
-@pytest.mark.ray
 def test_synthetic(adar: Adar, ray_cluster: None, tmp_path: Path) -> None:
     sizes = ["--users", 20, "--items", 40, "--interactions", 200]
     counts = adar("data", "synthetic", *sizes, "--out", tmp_path / "data", "--json").json()
@@ -52,7 +48,6 @@ def test_wrong_columns(adar: Adar, hand_made: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.ray
 def test_an_error_inside_a_ray_task_is_one_line(adar: Adar, ray_cluster: None, tmp_path: Path) -> None:
     source = tmp_path / "bad.csv"
     source.write_text("user,item,timestamp\na,b,1\na,c,-1\n")

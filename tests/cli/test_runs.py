@@ -5,13 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.calling import Adar
 from tests.cli.conftest import SET
 
 
-@pytest.mark.ray
 def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path) -> None:
     trained = adar("train", "--data", data, "--out", tmp_path / "run", "--workers", 0, "--json", *SET)
     result = trained.json()
@@ -48,7 +45,6 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert adar("report", tmp_path / "run", tmp_path / "copy").out.count("adar") >= 2
 
 
-@pytest.mark.ray
 def test_unknown_users(adar: Adar, run: str, tmp_path: Path) -> None:
     assert "ml-100k" in adar("data", "fetch", "ml-100").line()
     (tmp_path / "users.txt").write_text("ann\nnobody\n")

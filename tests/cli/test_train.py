@@ -29,7 +29,6 @@ def test_show_config_loads_as_a_configuration(adar: Adar, tmp_path: Path) -> Non
     assert again.out == shown.out
 
 
-@pytest.mark.ray
 def test_resuming_a_finished_run_says_so(adar: Adar, run: str) -> None:
     ended = adar("train", "--resume", run, "--json")
     assert "is already finished" in ended.err
@@ -86,7 +85,6 @@ def test_missing_configuration_file(adar: Adar, data: str, tmp_path: Path) -> No
         assert f"{missing}: cannot be read" in line
 
 
-@pytest.mark.ray
 def test_a_full_disk(adar: Adar, dataset: Dataset, tiny_disk: Path) -> None:
     words = ["train", "--data", dataset.folder.address, "--out", tiny_disk / "run", "--workers", 0, *SET]
     ended = adar(*words, "--set", "model.embedding_dim=128")
@@ -98,7 +96,6 @@ def test_a_full_disk(adar: Adar, dataset: Dataset, tiny_disk: Path) -> None:
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_an_interrupted_training_tells_how_to_continue(

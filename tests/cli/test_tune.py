@@ -16,16 +16,16 @@ from tests.calling import Adar
         ("parameters: {adar.beta: {uniform: [0.9, 0.5]}}\n", [], ["space.yaml", "adar.beta", "empty"]),
         ("parameters: {adar.beta: {uniform: [0.5, 2]}}\n", [], ["space.yaml", "adar.beta"]),
         (
-            "parameters: {dns.top: {choice: [1, 2]}}\nmetric: auc\n",
+            "parameters: {adar.candidates: {choice: [1, 2]}}\nmetric: auc\n",
             [],
             ["space.yaml", "auc", "ndcg@K"],
         ),
         (
-            "parameters: {dns.top: {choice: [1, 2]}}\n",
+            "parameters: {adar.candidates: {choice: [1, 2]}}\n",
             ["--set", "adar.candidates=3"],
             ["--set adar.candidates=3", "searched"],
         ),
-        ("parameters: {dns.top: {choice: [1, 2]}}\n", ["--time", "soon"], ["'soon'", "30m"]),
+        ("parameters: {adar.candidates: {choice: [1, 2]}}\n", ["--time", "soon"], ["'soon'", "30m"]),
     ],
 )
 def test_wrong_spaces(

@@ -73,7 +73,6 @@ def drive(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) -> None:
     small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.batch_size=16"
@@ -102,7 +101,6 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
     assert json.loads((run / "result.json").read_text())["epochs"] == finished + 2
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> None:
     small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.epochs=100000"

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.publish import publish
@@ -27,7 +25,6 @@ def write_result(run: Run, valid: dict[str, float] | None) -> None:
     run.folder.write_json("result.json", result.model_dump())
 
 
-@pytest.mark.ray
 def test_the_better_run_is_published(dataset: Dataset, tmp_path: Path) -> None:
     place = tmp_path / "place"
     good, better, worse = (
@@ -55,7 +52,6 @@ def test_the_better_run_is_published(dataset: Dataset, tmp_path: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["published.json"]
 
 
-@pytest.mark.ray
 def test_a_run_without_validation_metrics_is_not_published(dataset: Dataset, tmp_path: Path) -> None:
     place = tmp_path / "place"
     unfinished = Run.create(tmp_path / "unfinished", load_config(), dataset, 0)
