@@ -76,7 +76,7 @@ def test_missing_addresses(adar: Adar, data: str, tmp_path: Path) -> None:
         ["report", nowhere],
         ["evaluate", data],
     ):
-        assert "is no run" in adar(*words).line()
+        assert "is not a run" in adar(*words).line()
     assert str(nowhere) in adar("prepare", nowhere, "--out", out).line()
     assert "no file system" in adar("prepare", "gopher://there/is", "--out", out).line()
     assert not list(tmp_path.iterdir())
@@ -91,4 +91,4 @@ def test_debug_shows_where(adar: Adar, tmp_path: Path) -> None:
     ended = adar("evaluate", tmp_path, "--debug")
     assert ended.status == 1
     assert "Traceback" in ended.err
-    assert ended.err.splitlines()[-1].startswith(f"adar-ray: {tmp_path}: is no run")
+    assert ended.err.splitlines()[-1].startswith(f"adar-ray: {tmp_path}: is not a run")

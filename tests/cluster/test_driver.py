@@ -124,5 +124,5 @@ def test_a_job_exits_with_the_status_of_its_failed_step(tmp_path: Path) -> None:
     file = write(tmp_path, storage=str(tmp_path / "store"), steps=["evaluate $storage/nowhere"])
     ended = drive(file)
     assert ended.returncode == 1
-    assert f"{tmp_path}/store/nowhere: is no run" in ended.stderr
+    assert f"{tmp_path}/store/nowhere: is not a run" in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("adar-ray job: step 1 of 1 failed with status 1")
