@@ -8,7 +8,7 @@ from typing import Any
 import click
 import mkdocs_gen_files
 
-from adar_ray.cli import cli
+from adar_ray.cli.main import cli
 from adar_ray.config import Config
 from adar_ray.data.formats import FORMATS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
