@@ -60,7 +60,9 @@ def data(source: str) -> Dataset:
 
 @pytest.fixture(scope="module")
 def config():
-    return load_config(settings=["train.epochs=3", "model.dim=8", "adar.pool=8", "train.device=cpu"])
+    return load_config(
+        settings=["train.epochs=3", "model.embedding_dim=8", "adar.pool=8", "train.device=cpu"]
+    )
 
 
 @pytest.fixture(scope="module")

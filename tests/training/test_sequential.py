@@ -19,12 +19,12 @@ from adar_ray.training.trainer import train
 
 SMALL = [
     "model.name=sasrec",
-    "model.dim=16",
-    "model.layers=1",
-    "model.heads=1",
+    "model.embedding_dim=16",
+    "sasrec.layers=1",
+    "sasrec.heads=1",
     "train.device=cpu",
     "sampler.name=uniform",
-    "sampler.negatives=4",
+    "uniform.negatives=4",
     "optimizer.lr=0.01",
 ]
 
@@ -62,7 +62,7 @@ def test_learns_the_next_item(ring: Dataset, tmp_path: Path):
 
 
 def test_streamed_cached_and_distributed_rows_train_alike(ring: Dataset, tmp_path: Path):
-    settings = ["train.batch_size=64", "model.dropout=0"]
+    settings = ["train.batch_size=64", "sasrec.dropout=0"]
     alone = [
         train(ring, tmp_path / cache, config(f"data.cache={cache}", *settings), workers=0)
         for cache in ("always", "never")
