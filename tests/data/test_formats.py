@@ -15,7 +15,7 @@ from adar_ray.data.readers import read_tables
 from adar_ray.data.sources import find_files
 from tests.data.reading import INTER, ORIGINALS, RATINGS, error_of, read, write, write_parquet
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 def test_every_format_has_a_test():

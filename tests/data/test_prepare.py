@@ -18,7 +18,7 @@ from adar_ray.errors import AdarError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "valid", "test")
 
 
