@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import optuna
 
-from adar_ray.process import environment_kept, signal_handlers_kept
+from adar_ray.process import environment_kept, random_states_kept, signal_handlers_kept
 
 # Ray Tune's own logs and state would be a second record beside the search folder. `tune.run` reads these.
 _RAY_TUNE = {
@@ -20,12 +20,11 @@ _RAY_TUNE = {
 
 @contextlib.contextmanager
 def ray_tune_process() -> Iterator[None]:
-    """What `tune.run` needs in the environment; afterwards the environment and its signal handlers are as
-    before.
+    """What `tune.run` needs in the environment; a variable that is set already keeps its value.
 
-    A variable that is set already keeps its value.
+    Afterwards the environment, signal handlers and random states are as before.
     """
-    with environment_kept(**_RAY_TUNE), signal_handlers_kept():
+    with environment_kept(**_RAY_TUNE), signal_handlers_kept(), random_states_kept():
         yield
 
 
