@@ -49,7 +49,7 @@ def test_unknown_users(adar: Adar, run: str, tmp_path: Path) -> None:
     assert "ml-100k" in adar("data", "fetch", "ml-100").line()
     (tmp_path / "users.txt").write_text("ann\nnobody\n")
     top = ["--out", tmp_path / "top", "--users", tmp_path / "users.txt"]
-    assert "knows no user 'nobody'" in adar("recommend", run, *top).line()
+    assert "has no user 'nobody'" in adar("recommend", run, *top).line()
     (tmp_path / "users.txt").write_text("\n")
     assert "has no user ids" in adar("recommend", run, *top).line()
     (tmp_path / "users.txt").unlink()
