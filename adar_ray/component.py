@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from adar_ray.interactions.user_items import UserItems
-    from adar_ray.losses import LossFunction
 
 
 class Settings(BaseModel):
@@ -143,6 +142,28 @@ class SamplerComponent(Generic[S]):
     build: Callable[[SamplerInputs, S], nn.Module]
     takes_all_items: bool = False
     joins: Callable[[S], str] | None = None
+
+
+class LossFunction(Protocol):
+    """What a loss is: scores in, a number per row out."""
+
+    def __call__(
+        self,
+        positive_B: torch.Tensor,
+        negative_BK: torch.Tensor,
+        mask_BK: torch.Tensor,
+        log_q_BK: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """`[B]` losses.
+
+        Args:
+            positive_B: the positives' scores.
+            negative_BK: the negatives' scores.
+            mask_BK: False for negatives that do not count.
+            log_q_BK: log-probability of drawing each negative, less that of drawing the row's positive; None
+                if all items are equally likely.
+        """
+        ...
 
 
 @dataclass(frozen=True)

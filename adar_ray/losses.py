@@ -5,34 +5,12 @@ Legend: B rows of the batch, K negatives a row.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn.functional import softplus
 
-from adar_ray.component import LossComponent, Settings, setting
-
-
-class LossFunction(Protocol):
-    """What a loss is: scores in, a number per row out."""
-
-    def __call__(
-        self,
-        positive_B: torch.Tensor,
-        negative_BK: torch.Tensor,
-        mask_BK: torch.Tensor,
-        log_q_BK: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """`[B]` losses.
-
-        Args:
-            positive_B: the positives' scores.
-            negative_BK: the negatives' scores.
-            mask_BK: False for negatives that do not count.
-            log_q_BK: log-probability of drawing each negative, less that of drawing the row's positive; None
-                if all items are equally likely.
-        """
-        ...
+from adar_ray.component import LossComponent, LossFunction, Settings, setting
 
 
 def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,8 @@ def changes(call: Callable[[], object]) -> list[str]:
 
 def calls() -> dict[str, Callable[[], object]]:
     """Every public function, in an order in which each finds what it needs in the working directory."""
+    from adar_ray.tuning.spaces import Space
+
     import adar_ray
     from adar_ray.config import load_config
     from adar_ray.data.fetch import fetch_dataset
@@ -94,7 +96,6 @@ def calls() -> dict[str, Callable[[], object]]:
     from adar_ray.inference.publish import publish
     from adar_ray.reporting.tables import compare
     from adar_ray.tuning.search import resume_search, tune_space
-    from adar_ray.tuning.spaces import Space
     from tests.data.test_fetch import Server, one_file
 
     config = load_config(settings=SMALL)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from adar_ray.component import LossFunction
 from adar_ray.config import Config
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.losses import LossFunction, bpr
+from adar_ray.losses import bpr
 from adar_ray.models.protocol import BaseModel, snapshot, training_positions
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import Negatives, SamplingContext
