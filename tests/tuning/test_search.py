@@ -236,7 +236,7 @@ def test_other_schedulers_come_to_an_end(dataset: Dataset, tmp_path: Path, sched
         space(scheduler={"name": scheduler, "grace": 1, "reduction": 2}, search={"algorithm": "random"}),
         tmp_path / "search",
         trials=4,
-        concurrent=4,
+        concurrent=2,
         seeds=0,
     )
     trials = trials_of(out)
