@@ -16,6 +16,8 @@ from ray.data import DataContext
 from adar_ray.errors import AdarError, one_line
 from adar_ray.process import environment_kept, log_levels_kept, random_states_kept, signal_handlers_kept
 
+logger = logging.getLogger(__name__)
+
 # Ray Data's own tasks need CPUs beside the workers'; a run that waits for one hangs silently.
 DATA_CPUS = 2
 
@@ -91,9 +93,11 @@ def _start(worker_cpus: int) -> None:
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(**common)
+            logger.info("connected to Ray at %s", os.environ["RAY_ADDRESS"])
         else:
             cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+            logger.info("started Ray on this machine with %d CPUs", cpus)
     except Exception as error:  # a start that takes too long raises a bare Exception
         where = os.environ.get("RAY_ADDRESS", "this machine")
         raise AdarError(f"Ray on {where} cannot be reached or started ({one_line(error, 160)})") from error

@@ -33,6 +33,8 @@ from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
 from adar_ray.errors import INTERRUPTED, AdarError, one_line
 
+logger = logging.getLogger(__name__)
+
 ENTRY_POINT = "python -m adar_ray.cluster.driver"
 LOCAL = "http://127.0.0.1:8265"
 ANSWER_SECONDS = 10.0
@@ -251,6 +253,7 @@ class Cluster:
                         break
                     answered = time.monotonic()
                 except (*_LOST, RuntimeError) as error:
+                    logger.info("%s: no answer; trying again", self.address)
                     if time.monotonic() - answered > LOST_SECONDS:
                         raise AdarError(
                             f"{self.address}: the head no longer answers; "

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import http.client
 import json
+import logging
 import os
 import shutil
 import socket
@@ -29,6 +30,8 @@ from typing import IO, cast
 from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Source, Wheel
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import describe_os_error
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[int, "int | None"], None]
 """Told how many bytes of the current file have arrived, and how many it has if that is known."""
@@ -220,6 +223,7 @@ def _download(download: Download, partial: Path, report: Report) -> None:
                     "; what has arrived is kept: run the command again to resume" if partial.exists() else ""
                 )
                 raise _SourceError(f"{download.url}: {error}{kept}") from error
+            logger.info("%s: %s; trying again in %g s", download.url, error, wait)
             time.sleep(wait)
     if published and not _is_as_published(partial, published):
         partial.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, RunResult
 from adar_ray.training.run import Run
 from adar_ray.training.tensorboard import EventWriter
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -80,6 +83,7 @@ def resume(
     if run.result() is not None:
         return run
     dataset = run.dataset()
+    logger.info("%s: training from epoch %d", run.folder, len(run.epochs()) + 1)
     with _events(run, on_epoch) as tell_epoch:
         if run.info.workers:
             from adar_ray.training.ray_workers import fit_on_workers
@@ -98,6 +102,7 @@ def resume(
         train_seconds=sum(record.time.train_seconds for record in epochs),
     )
     run.finish(dataset, result)
+    logger.info("%s: finished after %d epochs", run.folder, len(epochs))
     return run
 
 
