@@ -87,15 +87,12 @@ def changes(call: Callable[[], object]) -> list[str]:
 
 def calls() -> dict[str, Callable[[], object]]:
     """Every public function, in an order in which each finds what it needs in the working directory."""
-    from adar_ray.tuning.spaces import Space
-
     import adar_ray
     from adar_ray.config import load_config
     from adar_ray.data.fetch import fetch_dataset
     from adar_ray.data.synthetic import synthesize
-    from adar_ray.inference.publish import publish
     from adar_ray.reporting.tables import compare
-    from adar_ray.tuning.search import resume_search, tune_space
+    from adar_ray.tuning.space import Space
     from tests.data.test_fetch import Server, one_file
 
     config = load_config(settings=SMALL)
@@ -133,10 +130,10 @@ def calls() -> dict[str, Callable[[], object]]:
         "evaluate a custom model": lambda: adar_ray.evaluate("custom"),
         "recommend": lambda: adar_ray.recommend("custom", "top"),
         "export": lambda: adar_ray.export("run", "vectors"),
-        "publish": lambda: publish("run", "published"),
+        "publish": lambda: adar_ray.publish("run", "published"),
         "compare": lambda: compare(["run", "stopped"]),
-        "tune": lambda: tune_space("data", Space.from_mapping(SPACE, "test"), "search"),
-        "resume_search": lambda: resume_search("search"),
+        "tune": lambda: adar_ray.tune("data", Space.from_mapping(SPACE, "test"), "search"),
+        "resume_search": lambda: adar_ray.resume_search("search"),
     }
 
 
@@ -200,15 +197,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(reason="tuning sets optuna's verbosity"))
-        if name in ("tune", "resume_search")
-        else name
-        for name in NAMES
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_call_leaves_the_process_as_it_was(changed: dict[str, list[str]], name: str) -> None:
     assert changed[name] == []
 
@@ -219,6 +208,5 @@ def test_every_call_is_checked(changed: dict[str, list[str]]) -> None:
     assert list(changed) == NAMES
 
 
-@pytest.mark.xfail(reason="adar_ray.tuning.search sets environment variables")
 def test_imports_leave_the_process_as_it_was(tmp_path: Path) -> None:
     assert ask(import_everything, tmp_path) == []

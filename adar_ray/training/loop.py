@@ -22,7 +22,7 @@ from adar_ray.errors import AdarError
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.process import random_states_kept, torch_threads
+from adar_ray.process import environment_kept, random_states_kept, torch_threads
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
@@ -95,7 +95,9 @@ def fit(
     """
     with random_states_kept(), torch_threads(run.config.train.threads):
         torch.manual_seed(run.config.train.seed)
-        WorkerLoop(run, data, worker, on_epoch, on_step).fit()
+        with environment_kept():  # torch's first optimizer loads its compiler, which sets a variable
+            loop = WorkerLoop(run, data, worker, on_epoch, on_step)
+        loop.fit()
 
 
 class WorkerLoop:
