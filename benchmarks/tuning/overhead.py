@@ -89,8 +89,8 @@ def _with_ray(dataset: Dataset, space: Space, out: str, concurrent: int) -> dict
 
 
 def _training_seconds(search: Search, number: int) -> float:
-    times = [epoch["time"] for epoch in search.read_epochs(number)]
-    return sum(time["train_seconds"] + time["valid_seconds"] for time in times)
+    times = [epoch.time for epoch in search.read_epochs(number)]
+    return sum(taken.train_seconds + taken.valid_seconds for taken in times)
 
 
 def _with_optuna(dataset: Dataset, space: Space, out: str, concurrent: int) -> dict[str, float]:
