@@ -117,7 +117,7 @@ def _user_ids(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
         unknown = [str(key) for key, known in zip(keys, ids.is_valid().to_pylist(), strict=True) if not known]
         raise AdarError(
             f"{dataset.folder}: has no user {unknown[0]!r}"
-            + (f" (and {len(unknown) - 1} more are missing)" if len(unknown) > 1 else "")
+            + (f" (unknown ids: {len(unknown)})" if len(unknown) > 1 else "")
             + "; give ids of the source, which users.parquet lists"
         )
     return ids.to_numpy()

@@ -395,6 +395,7 @@ def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tm
     assert sorted(os.listdir(tmp_path / "run" / "checkpoints")) == ["best.safetensors", "last.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_that_keep_their_data(dataset: Dataset, tmp_path: Path) -> None:
     # Uniform negatives that the batch shares and ADAR's, whose running mean (gamma is not 1) all share.
@@ -403,6 +404,7 @@ def test_two_workers_that_keep_their_data(dataset: Dataset, tmp_path: Path) -> N
     assert_close(train(dataset, tmp_path / "two", settings, workers=2), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -> None:
     # Steps so small that Ctrl-C comes long before the end.
