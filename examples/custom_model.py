@@ -2,8 +2,7 @@
 
     python examples/custom_model.py
 
-A base model inherits nothing from adar_ray. It is a torch module with three methods: `users`, `items` and
-`score`.
+It inherits nothing from adar_ray. A base model is a torch module with `users`, `items` and `score`.
 """
 
 import tempfile
@@ -21,16 +20,15 @@ from adar_ray.models import dot_score
 class TwoTower(nn.Module):
     """Legend: B rows of a batch, K items per row, D dimensions, I items, F features."""
 
-    def __init__(self, n_users: int, feature_IF: torch.Tensor, embedding_dim: int, hidden: int) -> None:
+    def __init__(self, n_users: int, feature_IF: torch.Tensor, embedding_dim: int) -> None:
         super().__init__()
         self.register_buffer("feature_IF", feature_IF, persistent=False)
         self.user = nn.Embedding(n_users, embedding_dim)
         self.item = nn.Embedding(len(feature_IF), embedding_dim)
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
-        self.feature = nn.Sequential(
-            nn.Linear(feature_IF.shape[1], hidden), nn.ReLU(), nn.Linear(hidden, embedding_dim)
-        )
+        dim = embedding_dim
+        self.feature = nn.Sequential(nn.Linear(feature_IF.shape[1], dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.user(batch["user"])
@@ -45,8 +43,7 @@ class TwoTower(nn.Module):
 def build(dataset: Dataset, config: Config) -> TwoTower:
     """Build the model: `model.name=custom_model:build` calls this on every worker.
 
-    The features are how often and how early an item was taken. Yours may come from a file; `item_keys()` says
-    which item each id is. Settings of your own go in the `custom` section of the configuration.
+    The features are how often and how early an item was taken. Yours may come from a file, by `item_keys()`.
     """
     tables = [dataset.read_file(shard.name) for shard in dataset.shards("train")]
     feature_IF = torch.zeros(dataset.n_items, 2)
@@ -56,18 +53,11 @@ def build(dataset: Dataset, config: Config) -> TwoTower:
     count_I = feature_IF[:, 0].clamp_min(1)
     feature_IF = torch.stack([count_I.log(), feature_IF[:, 1] / count_I], 1)
     feature_IF = (feature_IF - feature_IF.mean(0)) / feature_IF.std(0)
-    embedding_dim = config.model.embedding_dim
-    return TwoTower(dataset.n_users, feature_IF, embedding_dim, config.custom.get("hidden", embedding_dim))
+    return TwoTower(dataset.n_users, feature_IF, config.model.embedding_dim)
 
 
 if __name__ == "__main__":
-    settings = [
-        "model.name=custom_model:build",
-        "custom.hidden=64",
-        "adar.candidates=4",
-        "optimizer.lr=3e-3",
-        "train.epochs=20",
-    ]
+    settings = ["model.name=custom_model:build", "adar.candidates=4", "optimizer.lr=3e-3", "train.epochs=20"]
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
         run = train(data, f"{scratch}/run", load_config(settings=settings), workers=2)
