@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from adar_ray import evaluate, prepare, train
-from adar_ray.config import Config, load_config
-from adar_ray.data.dataset import Dataset
+from adar_ray.config import load_config
 from adar_ray.data.fetch import fetch
 from adar_ray.models import dot_score
 
@@ -20,14 +19,12 @@ from adar_ray.models import dot_score
 class TwoTower(nn.Module):
     """Legend: B rows of a batch, K items per row, D dimensions, I items, F features."""
 
-    def __init__(self, n_users: int, feature_IF: torch.Tensor, embedding_dim: int) -> None:
+    def __init__(self, n_users: int, feature_IF: torch.Tensor, dim: int) -> None:
         super().__init__()
         self.register_buffer("feature_IF", feature_IF, persistent=False)
-        self.user = nn.Embedding(n_users, embedding_dim)
-        self.item = nn.Embedding(len(feature_IF), embedding_dim)
+        self.user, self.item = nn.Embedding(n_users, dim), nn.Embedding(len(feature_IF), dim)
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
-        dim = embedding_dim
         self.feature = nn.Sequential(nn.Linear(feature_IF.shape[1], dim), nn.ReLU(), nn.Linear(dim, dim))
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -40,7 +37,7 @@ class TwoTower(nn.Module):
         return dot_score(user_BD, item_BKD)
 
 
-def build(dataset: Dataset, config: Config) -> TwoTower:
+def build(dataset, config):
     """Build the model: `model.name=custom_model:build` calls this on every worker.
 
     The features are how often and how early an item was taken. Yours may come from a file, by `item_keys()`.
@@ -60,5 +57,4 @@ if __name__ == "__main__":
     settings = ["model.name=custom_model:build", "adar.candidates=4", "optimizer.lr=3e-3", "train.epochs=20"]
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
-        run = train(data, f"{scratch}/run", load_config(settings=settings), workers=2)
-        print(evaluate(run).metrics)
+        print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2)).metrics)
