@@ -220,7 +220,7 @@ def test_only_the_blocks_that_have_an_effect_are_written():
 @pytest.mark.parametrize("section", ["model", "loss", "sampler"])
 def test_a_component_is_known_or_custom(section):
     known = {"model": "mf", "loss": "bpr", "sampler": "adar"}[section]
-    assert known in refusal(None, f"{section}.name=nothing_like_it")
+    assert known in refusal(None, f"{section}.name=xyzzy")
     assert (
         load_config(settings=[f"{section}.name=my.module:thing"]).used()[section]["name"] == "my.module:thing"
     )
