@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, pad
 
-from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.component import ModelComponent, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     InputLayer,
     Transformer,
+    TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
@@ -27,26 +28,9 @@ _LAST_ONLY = 0.5
 _DRAWN = 1 << 30  # random integers are below this
 
 
-class BERT4RecSettings(Settings):
+class BERT4RecSettings(TransformerSettings):
     """BERT4Rec (Sun et al., CIKM 2019): items hidden in a history are predicted from both sides."""
 
-    layers: int = setting(
-        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
-    )
-    heads: int = setting(
-        2,
-        "Attention heads; divides the embedding dimension.",
-        search={"choice": [1, 2, 4]},
-        structural=True,
-        ge=1,
-    )
-    dropout: float = setting(
-        0.2,
-        "Share that is dropped of input vectors, attention weights and what each layer adds.",
-        search={"quantized": [0.1, 0.5, 0.1]},
-        ge=0,
-        lt=1,
-    )
     mask_share: float = setting(
         0.2, "Share of positions hidden in training.", search={"quantized": [0.1, 0.6, 0.1]}, gt=0, lt=1
     )

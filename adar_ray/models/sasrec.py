@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.component import ModelComponent
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     InputLayer,
     Transformer,
+    TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
@@ -21,26 +22,8 @@ from adar_ray.models.sequence import (
 )
 
 
-class SASRecSettings(Settings):
+class SASRecSettings(TransformerSettings):
     """SASRec (Kang and McAuley, ICDM 2018): each position of a history attends to those before it."""
-
-    layers: int = setting(
-        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
-    )
-    heads: int = setting(
-        2,
-        "Attention heads; divides the embedding dimension.",
-        search={"choice": [1, 2, 4]},
-        structural=True,
-        ge=1,
-    )
-    dropout: float = setting(
-        0.2,
-        "Share that is dropped of input vectors, attention weights and what each layer adds.",
-        search={"quantized": [0.1, 0.5, 0.1]},
-        ge=0,
-        lt=1,
-    )
 
 
 class SASRec(DotProductModel):

@@ -5,12 +5,11 @@ Legend: B rows of the batch, L positions of a history, D dimensions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
+from adar_ray.component import Settings, setting
 from adar_ray.interactions import PADDING
 
 _EPS = 1e-12  # of layer norms, as in BERT and RecBole; torch's 1e-5 is large beside vectors of std 0.02
@@ -34,7 +33,29 @@ def visible_positions(item_BL: torch.Tensor, causal: bool) -> torch.Tensor:
     return visible_BLL | torch.eye(length, dtype=torch.bool, device=item_BL.device)
 
 
-def heads_divide(embedding_dim: int, settings: Any) -> None:
+class TransformerSettings(Settings):
+    """What models with a transformer have in common."""
+
+    layers: int = setting(
+        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
+    )
+    heads: int = setting(
+        2,
+        "Attention heads; divides the embedding dimension.",
+        search={"choice": [1, 2, 4]},
+        structural=True,
+        ge=1,
+    )
+    dropout: float = setting(
+        0.2,
+        "Share that is dropped of input vectors, attention weights and what each layer adds.",
+        search={"quantized": [0.1, 0.5, 0.1]},
+        ge=0,
+        lt=1,
+    )
+
+
+def heads_divide(embedding_dim: int, settings: TransformerSettings) -> None:
     """Raises ValueError if the attention heads of the settings do not divide the embedding dimension."""
     if embedding_dim % settings.heads:
         raise ValueError(f"model.embedding_dim {embedding_dim} is not a multiple of heads {settings.heads}")
