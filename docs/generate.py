@@ -1,4 +1,4 @@
-"""Writes the reference pages of the site from the code; MkDocs runs it at every build."""
+"""Writes the reference pages of the site from the code. MkDocs runs it at every build."""
 
 from __future__ import annotations
 
@@ -7,88 +7,130 @@ from typing import Any
 
 import click
 import mkdocs_gen_files
+import yaml
+from pydantic.fields import FieldInfo
 
 from adar_ray.cli.main import cli
-from adar_ray.config import Config
+from adar_ray.component import Settings
+from adar_ray.config import Config, search_range
 from adar_ray.data.formats import FORMATS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
-TABLES: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
+SECTIONS = ("data", "model", "loss", "sampler", "optimizer", "train")
+COMPONENTS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("Models", "model", MODELS),
     ("Losses", "loss", LOSSES),
     ("Samplers", "sampler", SAMPLERS),
 )
+SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+HELP: dict[str, Any] = {"terminal_width": 100, "help_option_names": ["-h", "--help"]}
+PROPERTIES = {
+    "is_sequential": "sequential",
+    "has_sparse_gradients": "sparse_adam",
+    "is_pairwise": "pairwise",
+    "is_softmax": "softmax",
+    "takes_all_items": "all items",
+    "joins": "generated",
+}
 
 
-def cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def row(*cells: object) -> str:
+    one_line = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(one_line)} |"
 
 
-def limits(field: Any) -> str:
-    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-    found = [
-        f"{sign} {getattr(limit, name):g}"
-        for limit in field.metadata
-        for name, sign in signs.items()
-        if getattr(limit, name, None) is not None
-    ]
+def head(*titles: str) -> str:
+    return f"{row(*titles)}\n{row(*['---'] * len(titles))}"
+
+
+def as_yaml(value: object) -> str:
+    """A value as it is written in a configuration."""
+    return yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+
+
+def values(field: FieldInfo) -> str:
+    """The values that a setting may have: its choices or its limits."""
     choices = getattr(field.annotation, "__args__", ())
-    if choices and all(isinstance(choice, str) for choice in choices):
-        found.append(", ".join(f"`{choice}`" for choice in choices))
-    return ", ".join(found)
+    if choices:
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if field.annotation is bool:
+        return "`true`, `false`"
+    return ", ".join(
+        f"{sign} {getattr(limit, name)}"
+        for limit in field.metadata
+        for name, sign in SIGNS.items()
+        if hasattr(limit, name)
+    )
 
 
-def search_range(field: Any) -> str:
-    extra = field.json_schema_extra or {}
-    return ", ".join(f"{kind} {values}" for kind, values in extra.get("search", {}).items())
+def searched(key: str) -> str:
+    """The range that a search space takes for `default`."""
+    distribution = search_range(key) or {}
+    return ", ".join(f"`{kind}: {as_yaml(bounds)}`" for kind, bounds in distribution.items())
 
 
-def settings_table(name: str, block: type[Any]) -> Iterator[str]:
-    yield f"## {name}\n\n{block.__doc__}\n"
-    yield "| key | default | values | searched over | meaning |\n| --- | --- | --- | --- | --- |"
+def settings(name: str, block: type[Settings], title: str) -> Iterator[str]:
+    yield f"## {name}\n\n{title}{block.__doc__}\n"
+    yield head("key", "default", "values", "searched over", "meaning")
     for key, field in block.model_fields.items():
-        row = (f"`{name}.{key}`", f"`{field.default}`", limits(field), search_range(field), field.description)
-        yield f"| {' | '.join(map(cell, row))} |"
+        path = f"{name}.{key}"
+        yield row(
+            f"`{path}`", f"`{as_yaml(field.default)}`", values(field), searched(path), field.description
+        )
     yield ""
 
 
 def configuration() -> Iterator[str]:
     yield "# Configuration\n"
     yield (
-        "One YAML file and `--set section.key=value` over it. `model.name`, `loss.name` and `sampler.name` "
-        "pick components; each has a block of its own. Blocks of components that are not chosen have no "
-        "effect. *Searched over* is the range that a [space](../tuning.md) takes for `default`.\n"
+        "A configuration is one YAML file; `--set section.key=value` takes precedence over it. `model.name`, "
+        "`loss.name` and `sampler.name` pick components, and each component has a block of its own settings. "
+        "Blocks of components that are not in use have no effect. *Searched over* is the range that a "
+        "[search space](../tuning.md) takes for `default`.\n"
     )
-    sections = ("data", "model", "loss", "sampler", "optimizer", "train")
-    for name in sections:
-        yield from settings_table(name, type(getattr(Config(), name)))
-    for name, block in settings_blocks().items():
-        yield from settings_table(name, block)
-    yield "## custom\n\nFree keys, for [custom components](../custom.md) to read as `config.custom`.\n"
+    for name in SECTIONS:
+        yield from settings(name, type(getattr(Config(), name)), "")
+    for _, section, components in COMPONENTS:
+        for name, component in components.items():
+            if name in settings_blocks():
+                yield from settings(name, component.settings, f"With `{section}.name={name}`. ")
+    yield "## custom\n\nFree keys, which [custom components](../custom.md) read as `config.custom`."
 
 
-def components() -> Iterator[str]:
+def component_tables() -> Iterator[str]:
     yield "# Models, losses, samplers\n"
-    for title, section, table in TABLES:
-        yield f"## {title}\n\n| `{section}.name` | what it is | its settings |\n| --- | --- | --- |"
-        for name, component in table.items():
-            keys = ", ".join(f"`{key}`" for key in component.settings.model_fields)
-            yield f"| `{name}` | {cell(component.settings.__doc__)} | {keys} |"
+    yield "Each can also be a [custom component](../custom.md), `module:callable`.\n"
+    yield (
+        "A *sequential* model reads histories; others know users by their ids. A model marked *sparse_adam* "
+        "can train with `optimizer.name=sparse_adam`. *Generated* negatives replace ordinary ones in a "
+        "*pairwise* loss, and [join](../method.md#losses) them in any other. What takes *all items* goes "
+        "only with what takes them too.\n"
+    )
+    for title, section, components in COMPONENTS:
+        yield f"## {title}\n"
+        yield head(f"`{section}.name`", "what it is", "properties", "its settings")
+        for name, component in components.items():
+            keys = [f"`{key}`" for key in component.settings.model_fields]
+            link = f"[{', '.join(keys)}](configuration.md#{name})" if keys else ""
+            found = [word for key, word in PROPERTIES.items() if getattr(component, key, None)]
+            yield row(f"`{name}`", component.settings.__doc__, ", ".join(found), link)
         yield ""
 
 
 def formats() -> Iterator[str]:
-    yield "# Source formats\n\n`adar-ray prepare` recognizes a source's format, or takes it as `--format`.\n"
-    yield "| `--format` | what it is |\n| --- | --- |"
+    yield "# Source formats\n"
+    yield "`adar-ray prepare` detects the format of a source, or takes it as `--format`.\n"
+    yield head("`--format`", "what it is", "file names")
     for format in FORMATS.values():
-        yield f"| `{format.name}` | {cell(format.description)} |"
+        names = ", ".join(f"`{name}`" for name in (*format.sure_names, *format.other_names))
+        yield row(f"`{format.name}`", format.description, names)
 
 
 def command_line() -> Iterator[str]:
     yield "# Command line\n"
     yield (
-        "Progress and messages go to stderr, results to stdout. Exit status: 0 done, 1 failed with one line "
-        "that says why, 2 wrong usage, 130 interrupted.\n"
+        "Progress and messages go to stderr, results to stdout. The exit status is 0 for success, 1 for a "
+        "failure that one line explains, 2 for wrong usage, and 130 after an interrupt.\n"
     )
     yield from commands(cli, "adar-ray")
 
@@ -99,15 +141,17 @@ def commands(group: click.Group, path: str) -> Iterator[str]:
         if isinstance(command, click.Group):
             yield from commands(command, f"{path} {name}")
             continue
-        context = click.Context(command, info_name=f"{path} {name}")
+        context = click.Context(command, info_name=f"{path} {name}", **HELP)
         yield f"## {path} {name}\n\n```text\n{command.get_help(context)}\n```\n"
 
 
-for page, lines in (
-    ("configuration", configuration()),
-    ("components", components()),
-    ("formats", formats()),
-    ("command-line", command_line()),
-):
+PAGES = {
+    "configuration": configuration(),
+    "components": component_tables(),
+    "formats": formats(),
+    "command-line": command_line(),
+}
+
+for page, lines in PAGES.items():
     with mkdocs_gen_files.open(f"reference/{page}.md", "w") as out:
         out.write("\n".join(lines) + "\n")
