@@ -103,8 +103,8 @@ def component_tables() -> Iterator[str]:
     yield (
         "A *sequential* model reads histories; others know users by their ids. A model marked *sparse_adam* "
         "can train with `optimizer.name=sparse_adam`. *Generated* negatives replace ordinary ones in a "
-        "*pairwise* loss, and [join](../method.md#losses) them in any other. What takes *all items* goes "
-        "only with what takes them too.\n"
+        "*pairwise* loss, and [join](../method.md#losses) them in any other. The loss and the sampler marked "
+        "*all items* belong together; generated negatives can join them.\n"
     )
     for title, section, components in COMPONENTS:
         yield f"## {title}\n"
