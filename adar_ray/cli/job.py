@@ -73,11 +73,12 @@ def submit_command(
 
 def _check_usage(job_file: str, words: list[str]) -> None:
     """Refuse a step here that would be wrong usage on the cluster."""
-    root = click.get_current_context().find_root().command
-    assert isinstance(root, click.Group)
+    root = click.get_current_context().find_root()
+    assert isinstance(root.command, click.Group)
     name, *arguments = words
     try:
-        root.commands[name].make_context(name, arguments)
+        # With its parent: a command keeps the names of its help option from the first context it sees.
+        root.command.commands[name].make_context(name, arguments, parent=root)
     except click.UsageError as error:
         raise AdarError(f"{job_file}: {name}: {one_line(error.format_message())}") from error
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from adar_ray.cli.main import cli
@@ -18,8 +19,9 @@ SHIPPED = Path(__file__).parents[2] / "jobs"
 @pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_steps_of_every_file_in_jobs_are_valid_commands(file: Path) -> None:
     commands = Job.load(file, ["storage=s3://bucket/adar"]).commands("name")
+    root = click.Context(cli, **cli.context_settings)
     for name, *arguments in commands:
-        cli.commands[name].make_context(name, arguments)
+        cli.commands[name].make_context(name, arguments, parent=root)
     assert any("s3://bucket/adar" in word for word in commands[0])
 
 
