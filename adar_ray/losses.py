@@ -1,6 +1,6 @@
-"""Losses of a positive's score against its negatives' scores, one number a row.
+"""Losses of a positive's score against its negatives' scores, one number per row.
 
-Legend: B rows of the batch, K negatives a row.
+Legend: B rows of the batch, K negatives per row.
 """
 
 from __future__ import annotations

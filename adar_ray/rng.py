@@ -4,7 +4,7 @@ A counter-based generator: the number is a hash of (seed, epoch, step, row, stre
 would draw the same negatives for a row, so that a run over two workers repeats the run over one, and a
 resumed run needs no generator state.
 
-Legend: B rows of the batch held here, n numbers a row.
+Legend: B rows of the batch held here, n numbers per row.
 """
 
 from __future__ import annotations

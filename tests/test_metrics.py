@@ -11,7 +11,7 @@ KS = (1, 3, 5, 10)
 
 
 def random_rankings(users: int, width: int, most: int) -> tuple[torch.Tensor, list[set[int]]]:
-    """A ranking of `width` of 40 items a user, and 1 to `most` relevant items."""
+    """A ranking of `width` of 40 items per user, and 1 to `most` relevant items."""
     draw = torch.Generator().manual_seed(width)
     ranking = torch.rand(users, 40, generator=draw).argsort(1)[:, :width]
     wanted = torch.randint(1, most + 1, (users,), generator=draw).tolist()

@@ -6,7 +6,7 @@ attributes. It records what `forward` returns while the model computes its loss,
 table whose vectors, multiplied by that, give what `predict` returns. This works for every model that scores
 by such a product; `add_adar` refuses all others.
 
-Legend: B rows of the batch, K negatives a row, D dimensions.
+Legend: B rows of the batch, K negatives per row, D dimensions.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ positive into noise and stop at the transition point, chosen per pair by a score
 exact formulas and settings are not public. Those below are this project's own derivation, documented in
 docs/method.md.
 
-Legend: B rows of the batch, K negatives a row, M candidates a negative, P vectors of the pool, D dimensions.
+Legend: B rows of the batch, K negatives per row, M candidates per negative, P vectors of the pool, D
+    dimensions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ROUNDING = 1e-3  # what rounding may do to a linear score in single precision, 
 
 
 class AdarSettings(Settings):
-    """ADAR: positives diffused into noise up to their transition point; see docs/method.md."""
+    """ADAR: positives diffused into noise up to their transition point."""
 
     beta: float = setting(
         0.9,

@@ -55,7 +55,7 @@ def recommend_command(
         folder = recommend(
             run, out, k, users, replace=replace, on_progress=lambda done, total: progress("ranking", done)
         )
-    show({"recommendations": folder.address, "items a user": k}, as_json)
+    show({"recommendations": folder.address, "items per user": k}, as_json)
 
 
 @command("export")

@@ -1,6 +1,6 @@
 """The graph of interactions, one step of smoothing over it, and what graph models share.
 
-Legend: U users, I items, N = U + I nodes, B rows of the batch, K items a row, H layers
+Legend: U users, I items, N = U + I nodes, B rows of the batch, K items per row, H layers
 that are averaged, D dimensions.
 """
 

@@ -1,6 +1,6 @@
 """GRU4Rec: a recurrent network reads the history.
 
-Legend: B rows of the batch, L positions of a history, K items a row, D dimensions.
+Legend: B rows of the batch, L positions of a history, K items per row, D dimensions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Matrix factorization: a vector per user, a vector per item, and their dot product.
 
-Legend: B rows of the batch, K items a row, D dimensions.
+Legend: B rows of the batch, K items per row, D dimensions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """NeuMF: matrix factorization and a multilayer perceptron side by side.
 
-Legend: B rows of the batch, K items a row, D dimensions of a tower.
+Legend: B rows of the batch, K items per row, D dimensions of a tower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NUMBERS = 1 << 24
 
 
 class NeuMFSettings(Settings):
-    """NeuMF (He et al., WWW 2017): matrix factorization beside a perceptron; its score is a network's."""
+    """NeuMF (He et al., WWW 2017): matrix factorization and a perceptron; the score is a network's."""
 
     layers: int = setting(
         2, "Hidden layers of the perceptron.", search={"integer": [1, 4]}, structural=True, ge=1

@@ -2,7 +2,7 @@
 
 A model may have more methods, which are used if they are there; `BaseModel` lists them.
 
-Legend: B rows of the batch, L positions of a history, N = L + 1, K items a row, D dimensions.
+Legend: B rows of the batch, L positions of a history, N = L + 1, K items per row, D dimensions.
 """
 
 from __future__ import annotations

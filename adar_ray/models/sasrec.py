@@ -1,6 +1,6 @@
 """SASRec: each position of a history attends to those before it.
 
-Legend: B rows of the batch, L positions of a history, K items a row, D dimensions.
+Legend: B rows of the batch, L positions of a history, K items per row, D dimensions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """AHNS: the item whose score is nearest to a target that falls as the positive's score rises.
 
-Legend: B rows of the batch, K negatives a row, N candidates a negative, D dimensions.
+Legend: B rows of the batch, K negatives per row, N candidates per negative, D dimensions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a sampler is given and what it returns.
 
-Legend: B rows of the batch, K negatives a row, H hops, D dimensions, P items of a shared pool, I items.
+Legend: B rows of the batch, K negatives per row, H hops, D dimensions, P items of a shared pool, I items.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random items that a row's user has not interacted with; several samplers choose among them.
 
-Legend: B rows of the batch, K negatives a row, N candidates a row or a negative, W some of their columns,
+Legend: B rows of the batch, K negatives per row, N candidates per row or negative, W some of their columns,
 D dimensions.
 """
 

@@ -1,6 +1,6 @@
 """DENS: hard in the factors that did not make the user choose the positive.
 
-Legend: B rows of the batch, K negatives a row, N candidates a row or a negative, D dimensions.
+Legend: B rows of the batch, K negatives per row, N candidates per row or negative, D dimensions.
 """
 
 from __future__ import annotations

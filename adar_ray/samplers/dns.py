@@ -1,6 +1,6 @@
 """DNS: the hardest of a few random context, or one of the hardest.
 
-Legend: B rows of the batch, K negatives a row, N candidates a negative, M of them, D dimensions.
+Legend: B rows of the batch, K negatives per row, N candidates per negative, M of them, D dimensions.
 """
 
 from __future__ import annotations

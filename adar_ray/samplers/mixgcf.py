@@ -1,6 +1,6 @@
 """MixGCF: the positive mixed, hop by hop, with the hardest of a few random items.
 
-Legend: B rows of the batch, K negatives a row, N candidates a negative, H hops, D dimensions.
+Legend: B rows of the batch, K negatives per row, N candidates per negative, H hops, D dimensions.
 """
 
 from __future__ import annotations

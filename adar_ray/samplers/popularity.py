@@ -1,6 +1,6 @@
 """Popular negatives: an item is drawn in proportion to a power of its popularity.
 
-Legend: B rows of the batch, K negatives a row, D dimensions, I items.
+Legend: B rows of the batch, K negatives per row, D dimensions, I items.
 """
 
 from __future__ import annotations

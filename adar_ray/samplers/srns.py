@@ -1,7 +1,7 @@
 """Negatives from a memory of each user's hard context, those preferred whose score keeps changing.
 
-Legend: B rows of the batch held here, A rows of all workers, K negatives a row, S items of a user's memory,
-N fresh candidates a row, M = S + N, D dimensions.
+Legend: B rows of the batch held here, A rows of all workers, K negatives per row, S items of a user's memory,
+N fresh candidates per row, M = S + N, D dimensions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Uniform negatives: items that the user has not interacted with, all equally likely.
 
-Legend: B rows of the batch, K negatives a row, D dimensions.
+Legend: B rows of the batch, K negatives per row, D dimensions.
 """
 
 from __future__ import annotations

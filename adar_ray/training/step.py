@@ -24,7 +24,7 @@ from adar_ray.rng import RowRng
 from adar_ray.samplers.base import Negatives, SamplingContext
 
 HISTOGRAM_BINS = 10
-_HARDNESS_OF = 64  # negatives a row whose hardness is measured; of thousands, these are enough
+_HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
 _MASKS = -1  # the stream of random numbers that hides positions; samplers count theirs from 0
 
 

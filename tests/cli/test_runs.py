@@ -28,7 +28,7 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     users = ["--users", tmp_path / "users.txt"]
     assert adar("recommend", tmp_path / "run", "--out", out, "--k", 3, *users, "--json").json() == {
         "recommendations": str(out),
-        "items a user": 3,
+        "items per user": 3,
     }
     assert list(out.iterdir())
     vectors = tmp_path / "vectors"

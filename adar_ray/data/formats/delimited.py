@@ -1,4 +1,4 @@
-"""Formats with one interaction a line, whose fields are separated by a delimiter and never quoted."""
+"""Formats with one interaction per line, whose fields are separated by a delimiter and never quoted."""
 
 from __future__ import annotations
 

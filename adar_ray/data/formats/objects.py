@@ -1,4 +1,4 @@
-"""Formats with one object a line: JSON, or Python dicts."""
+"""Formats with one object per line: JSON, or Python dicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from adar_ray.data.values import unexpected
 
 @dataclass(frozen=True, kw_only=True)
 class Objects(Format):
-    """One object a line, whose keys are the columns.
+    """One object per line, whose keys are the columns.
 
     Args:
         parse: (path, line number, line) -> the object; raises AdarError if the line is none.
@@ -47,7 +47,7 @@ def _value_text(value: object, path: str, number: int, key: str) -> str | None:
 
 JSONL = Objects(
     name="jsonl",
-    description="one JSON object a line",
+    description="one JSON object per line",
     sure_names=("*.jsonl", "*.ndjson"),
     other_names=("*.json",),
     first_line=r"\{(?!\s*u?').*\}",
@@ -55,7 +55,7 @@ JSONL = Objects(
 )
 PYDICT = Objects(
     name="pydict",
-    description="one Python dict a line, as in Steam's reviews: {u'username': u'...', ...}",
+    description="one Python dict per line, as in Steam's reviews: {u'username': u'...', ...}",
     other_names=("*.json",),
     first_line=r"\{\s*u?'.*\}",
     parse=python_dict,

@@ -1,6 +1,6 @@
 """Lines of numbers without delimiter or header: `user item item ...` (LightGCN), and `user item` (SASRec).
 
-A file of two numbers a line could be either; what tells them apart is whether users repeat.
+A file of two numbers per line could be either; what tells them apart is whether users repeat.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _user_per_line(name: str, lines: list[str]) -> Match:
 
 USER_ITEMS = UserItems(
     name="user-items",
-    description="LightGCN, train.txt and test.txt: one line a user, `user item item ...`",
+    description="LightGCN, train.txt and test.txt: one line per user, `user item item ...`",
     other_names=("train*.txt", "valid*.txt", "test*.txt"),
     stands_out=True,
     names_tell_split=True,
