@@ -166,9 +166,7 @@ def import_everything() -> None:
         import adar_ray
 
         for module in pkgutil.walk_packages(adar_ray.__path__, "adar_ray."):
-            if (
-                not module.name.endswith("__main__") and ".adapters." not in module.name
-            ):  # RecBole is optional
+            if ".adapters." not in module.name:  # RecBole is optional
                 importlib.import_module(module.name)
 
     print(json.dumps(changes(load)))
@@ -177,7 +175,7 @@ def import_everything() -> None:
 def ask(function: Callable[[], None], folder: Path) -> Any:
     """The last line that a function of this module prints in a process of its own, read as JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", f"from tests.test_caller import *; {function.__name__}()"],
+        [sys.executable, "-c", f"from tests.test_caller import {function.__name__}; {function.__name__}()"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "no_proxy": "127.0.0.1"},
         capture_output=True,

@@ -68,3 +68,17 @@ def _fail(message: str, debug: bool, status: int = 1) -> None:
         traceback.print_exc()
     click.echo(f"adar-ray: {message}", err=True)
     sys.exit(status)
+
+
+def resume_hint(mark: str, command: str, advice: str) -> Callable[..., str]:
+    """How an interrupted command says how to continue, if its folder holds `mark` already."""
+
+    def hint(out: str | None, resume: str | None, **arguments: Any) -> str:
+        from adar_ray.storage import Folder
+
+        address = resume or out
+        if address is None or not Folder.at(address).exists(mark):
+            return "nothing was written"
+        return f"{advice} with `adar-ray {command} --resume {address}`"
+
+    return hint

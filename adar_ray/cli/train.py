@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume
+from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
 from adar_ray.cli.output import show
 
 if TYPE_CHECKING:
     from adar_ray.training.run import Run
 
 
-def _how_to_resume(out: str | None, resume: str | None, **arguments: Any) -> str:
-    from adar_ray.storage import Folder
-
-    address = resume or out
-    if address is None or not Folder.at(address).exists("config.yaml"):
-        return "nothing was written"
-    return f"continue after the last finished epoch with `adar-ray train --resume {address}`"
-
-
-@command("train", hint=_how_to_resume)
+@command("train", hint=resume_hint("config.yaml", "train", "continue after the last finished epoch"))
 @click.option("--data", "data_address", help="Address of a dataset.")
 @click.option("--out", help="Address of the new run folder.")
 @click.option("--config", "config_file", help="YAML file with the configuration.")

@@ -7,20 +7,11 @@ from typing import Any
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume
+from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
 from adar_ray.cli.output import show
 
 
-def _how_to_resume(out: str | None, resume: str | None, **arguments: Any) -> str:
-    from adar_ray.storage import Folder
-
-    address = resume or out
-    if address is None or not Folder.at(address).exists("search.yaml"):
-        return "nothing was written"
-    return f"continue with `adar-ray tune --resume {address}`"
-
-
-@command("tune", hint=_how_to_resume)
+@command("tune", hint=resume_hint("search.yaml", "tune", "continue"))
 @click.option("--data", "data_address", help="Address of a dataset with validation interactions.")
 @click.option("--space", "space_file", help="YAML file with the space, such as tune_spaces/score_aware.yaml.")
 @click.option("--out", help="Address of the new search folder.")

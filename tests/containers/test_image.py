@@ -32,13 +32,14 @@ def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> N
         "--no-print-directory",  # otherwise make prints it if make runs these tests
         "--old-file=.venv/.installed",
         "BIN=/opt/venv/bin",
-        "DEMO=/home/adar/work/demo",
+        "DEMO=/home/adar/mounted/demo",
         "demo",
     ]
     script = run(*recipe, cwd=ROOT).stdout
     assert script.count("/opt/venv/bin/adar-ray train") == 2
     one = container(
-        volumes={work: "/home/adar/work", cache_folder(): "/cache"}, environment={"ADAR_RAY_CACHE": "/cache"}
+        volumes={work: "/home/adar/mounted", cache_folder(): "/cache"},
+        environment={"ADAR_RAY_CACHE": "/cache"},
     )
     told = one.run("bash", "-euc", script, timeout=1800).stdout
     for name in ("uniform", "adar"):
