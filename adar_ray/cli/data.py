@@ -8,6 +8,7 @@ import click
 
 from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
+from adar_ray.data.options import NULL_WORDS
 from adar_ray.errors import AdarError
 
 if TYPE_CHECKING:
@@ -74,11 +75,69 @@ data = click.Group(
 )
 
 
+class _FormatName(click.ParamType):
+    """A format of a source. Loads the formats only when they are needed: importing Arrow takes a while."""
+
+    name = "format"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        from adar_ray.data.formats import FORMATS
+
+        return f"[{'|'.join(FORMATS)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from adar_ray.data.formats import FORMATS
+
+        return str(click.Choice(list(FORMATS)).convert(value, param, ctx))
+
+
 @command("prepare")
 @click.argument("source")
 @click.option("--out", required=True, help="Address of the new dataset.")
-@click.option("--format", "format_", help="Format of the source; detected by default.")
-@click.option("--columns", help="Columns of a table: user=NAME,item=NAME,timestamp=NAME,rating=NAME")
+@click.option("--format", "format_", type=_FormatName(), help="Default: what the files show.")
+@click.option(
+    "--columns",
+    help="Columns of a table, by name, or by number without a header: user=NAME,item=NAME,timestamp=NAME,"
+    "rating=NAME. timestamp= goes without times.",
+)
+@click.option("--separator", help="What separates the fields of a line. A space stands for any white space.")
+@click.option(
+    "--header",
+    type=click.Choice(["first", "none"]),
+    help="Whether the first line names the columns. Default: what the files show.",
+)
+@click.option(
+    "--encoding", help="Encoding of the text, such as cp1252. Default: UTF-8, or its byte order mark."
+)
+@click.option(
+    "--null-words",
+    metavar="WORDS",
+    default=",".join(NULL_WORDS),
+    show_default=True,
+    help="Ids that stand for no value, separated by commas.",
+)
+@click.option(
+    "--timestamp-unit",
+    type=click.Choice(["s", "ms", "us", "ns"]),
+    help="What numbers in the column of times count. Default: what their size shows.",
+)
+@click.option(
+    "--timestamp-format", help="How times are written, such as '%d/%m/%Y %H:%M'. Default: ISO 8601."
+)
+@click.option(
+    "--max-bad-rows",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Rows that may be skipped because they cannot be read; bad_rows.jsonl lists them.",
+)
+@click.option(
+    "--repeat",
+    type=click.Choice(["first", "last", "keep"]),
+    default="first",
+    show_default=True,
+    help="Which of a user's interactions with one item to keep; keep keeps them all.",
+)
 @click.option("--min-rating", type=float, help="Drop interactions with a lower rating.")
 @click.option(
     "--core", type=click.IntRange(0), default=0, help="Drop users and items with fewer interactions."
@@ -117,13 +176,21 @@ data = click.Group(
 )
 @click.option("--name", help="Name of the dataset. Default: the name of the source.")
 @click.option("--replace", is_flag=True, help="Overwrite the dataset at --out.")
-def prepare_command(as_json: bool, format_: str | None, columns: str | None, **arguments: Any) -> None:
+def prepare_command(
+    as_json: bool, format_: str | None, columns: str | None, null_words: str, **arguments: Any
+) -> None:
     """Turn SOURCE (a file, a folder, a glob or an address) into a dataset."""
     from adar_ray.data.prepare import prepare
     from adar_ray.reporting.progress import StageProgress
 
     with StageProgress() as progress:
-        dataset = prepare(format=format_, columns=_parse_columns(columns), on_progress=progress, **arguments)
+        dataset = prepare(
+            format=format_,
+            columns=_parse_columns(columns),
+            null_words=[word for word in null_words.split(",") if word],
+            on_progress=progress,
+            **arguments,
+        )
     for note in dataset.manifest.notes:
         message(f"note: {note}")
     _show_dataset(dataset, as_json)
@@ -134,8 +201,8 @@ def _parse_columns(columns: str | None) -> dict[str, str] | None:
         return None
     known = ("user", "item", "timestamp", "rating")
     pairs = [part.partition("=") for part in columns.split(",")]
-    for key, _, value in pairs:
-        if not value or key not in known:
+    for key, equals, _ in pairs:
+        if not equals or key not in known:
             raise AdarError(
                 f"--columns {columns}: {key!r} is not one of user=NAME, item=NAME, timestamp=NAME, "
                 "rating=NAME; separate several by commas"
@@ -144,6 +211,12 @@ def _parse_columns(columns: str | None) -> dict[str, str] | None:
 
 
 def _show_dataset(dataset: Dataset, as_json: bool) -> None:
+    from adar_ray.data.manifest import SyntheticSource
+
     manifest = dataset.manifest
     counts = manifest.counts.model_dump()
-    show({"dataset": dataset.folder.address, "split": manifest.split.protocol, **counts}, as_json)
+    rows = {} if isinstance(manifest.source, SyntheticSource) else manifest.source.rows.model_dump()
+    if not as_json:
+        rows = {f"rows {name.replace('_', ' ')}": count for name, count in rows.items() if count}
+    shown = {"dataset": dataset.folder.address, "split": manifest.split.protocol, **counts}
+    show(shown | ({"rows": rows} if as_json and rows else rows), as_json)

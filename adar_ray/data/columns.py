@@ -13,30 +13,62 @@ _USUAL_NAMES = {
     "rating": ("rating",),
     "timestamp": ("timestamp", "time", "unixreviewtime"),
 }
+_LIKE_A_TIME = re.compile(r"time|date|(^|[^a-z])(ts|when)($|[^a-z])|created|(^|[^a-z])day($|[^a-z])")
 
 
-def match_columns(path: str, names: list[str], given: dict[str, str] | None) -> dict[str, str]:
+def match_columns(
+    path: str, names: list[str], given: dict[str, str] | None, *, has_numbers: bool = False
+) -> dict[str, str]:
     """Map each canonical column to a column of the file: the given ones, and the usual names for the rest.
+
+    Args:
+        given: the file's own names, where they are unusual; an empty name leaves a column out.
+        has_numbers: whether `names` are numbers because the file names no columns.
 
     Raises:
         AdarError: `given` has an unknown key, or a column is missing or appears twice.
     """
     given = given or {}
-    for key in given:
+    for key, name in given.items():
         if key not in _USUAL_NAMES:
             raise AdarError(f"--columns: unknown key {key!r}; the keys are {', '.join(_USUAL_NAMES)}")
-    plain = {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(names)}
-    columns = {}
-    for key, choices in _USUAL_NAMES.items():
-        name = given.get(key) or next((plain[choice] for choice in choices if choice in plain), None)
-        if name is not None:
-            columns[key] = name
+        if not name and key in ("user", "item"):
+            raise AdarError(f"--columns: {key}= is empty; name the column of the {key}s")
+    columns = _find(names, given)
     for key in ("user", "item"):
         if key not in columns:
             there = one_line(", ".join(names))
             remedy = "name it, for example --columns user=reviewerID,item=asin,timestamp=unixReviewTime"
+            if has_numbers:
+                remedy = "give its number, for example --columns user=1,item=2,timestamp=3"
+            elif len(names) == 1:
+                remedy = "pass the --separator of its fields"
+            else:
+                remedy += ", or pass --header none if the first line is data"
             raise AdarError(f"{path}: no column for the {key} among {there}; {remedy}")
     check_columns(path, names, columns)
+    return columns
+
+
+def looks_named(names: list[str], given: dict[str, str]) -> bool:
+    """Whether these are names of columns that include one for users and one for items."""
+    columns = _find(names, given)
+    return all(columns.get(key) in names for key in ("user", "item"))
+
+
+def unused_times(names: list[str], columns: dict[str, str]) -> list[str]:
+    """Columns that nothing reads although they are called like a time."""
+    return [name for name in names if name not in columns.values() and _LIKE_A_TIME.search(name.lower())]
+
+
+def _find(names: list[str], given: dict[str, str]) -> dict[str, str]:
+    plain = {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(names)}
+    columns = {}
+    for key, choices in _USUAL_NAMES.items():
+        usual = next((plain[choice] for choice in choices if choice in plain), None)
+        name = given.get(key, usual)
+        if name:
+            columns[key] = name
     return columns
 
 

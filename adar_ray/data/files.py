@@ -1,166 +1,177 @@
-"""Open the files of a source: as bytes, lines, CSV records, JSON objects, Python dicts or Parquet.
+"""The text of a source's files: chunks of whole lines, in UTF-8 and in bounded memory.
 
 Whatever is wrong with a file is an AdarError that names the file and the line.
 """
 
 from __future__ import annotations
 
-import ast
-import csv
-import json
+import codecs
+import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from adar_ray.data.bad_rows import BadRows
+from adar_ray.data.compression import READ_ERRORS, EmptyFileError, open_file, open_stream
 from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import resolve
 
-NOT_UTF8 = ("not UTF-8", "convert the file, for instance with iconv")
-_BOM = b"\xef\xbb\xbf"
+NOT_UTF8 = "not UTF-8 (--encoding reads others)"
+UTF8 = "utf-8"
+_BOMS = (  # the longer ones first: UTF-32's begins like UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, UTF8),
+)
+# A placeholder stands where the content of a file has not been fetched.
+_PLACEHOLDERS = {
+    b"version https://git-lfs.github.com/": "a Git LFS pointer; fetch the content with `git lfs pull`",
+    b"/annex/objects/": "a git-annex pointer; fetch the content with `git annex get`",
+}
+_START_BYTES = 1 << 12
 _HEAD_BYTES = 1 << 16
 _LONGEST_LINE = 1 << 28
 
 
-def open_file(path: str, *, seekable: bool = False) -> pa.NativeFile:
-    """Open a file that must exist and not be empty; a stream is decompressed by the ending of its name."""
-    filesystem, inner = resolve(path)
-    try:
-        info = filesystem.get_file_info(inner)
-        if info.type == pafs.FileType.NotFound:
-            raise AdarError(f"{path}: no such file or folder; check the address")
-        if info.size == 0:
-            raise _empty(path)
-        return filesystem.open_input_file(inner) if seekable else filesystem.open_input_stream(inner)
-    except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: str, error: OSError) -> AdarError:
-    return AdarError(f"{path}: cannot be read ({one_line(error)}); check the address and your access to it")
-
-
-def bad_line(path: str, number: int, problem: str, remedy: str = "correct or remove this line") -> AdarError:
+def bad_line(path: str, number: int, problem: str, remedy: str) -> AdarError:
     return AdarError(f"{path}: line {number}: {problem}; {remedy}")
 
 
-def wrong_field_count(path: str, number: int, found: int, expected: int) -> AdarError:
-    return bad_line(path, number, f"expected {expected} fields, found {found}")
+def chunks(path: str, block_bytes: int, encoding: str | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yield whole lines of a text file, about `block_bytes` at a time, with the number of the first.
+
+    Lines end with a line feed, whatever ends them in the file. The bytes are UTF-8, unless a file that should
+    be UTF-8 is not: that is left to whoever reads the lines.
+
+    Args:
+        encoding: of the file; None for UTF-8. A byte order mark wins.
+    """
+    for number, chunk in _line_chunks(path, block_bytes, encoding):
+        at = chunk.find(b"\0")
+        if at >= 0:
+            line = number + chunk.count(b"\n", 0, at)
+            raise bad_line(path, line, "not text (a NUL byte)", "unpack an archive, or pass its --encoding")
+        yield number, chunk
 
 
-def _empty(path: str) -> AdarError:
-    return AdarError(f"{path}: the file is empty; remove it or fetch it again")
-
-
-def chunks(path: str, block_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """Yield whole lines of a text file, about `block_bytes` at a time, with the number of the first."""
+def _line_chunks(path: str, block_bytes: int, encoding: str | None) -> Iterator[tuple[int, bytes]]:
     number, rest = 1, b""
-    with open_file(path) as stream:
-        while True:
-            try:
-                block = stream.read(block_bytes)
-            except OSError as error:
-                problem = f"cut off or damaged ({one_line(error)})"
-                raise bad_line(path, number, problem, "fetch the file again") from error
-            if not block or len(rest) > _LONGEST_LINE:
-                break
-            head, newline, tail = block.rpartition(b"\n")
-            if newline:
-                chunk = rest + head + newline
-                yield number, chunk.removeprefix(_BOM) if number == 1 else chunk
-                number, rest = number + chunk.count(b"\n"), tail
-            else:
-                rest += block
-    if len(rest) > _LONGEST_LINE:
-        raise bad_line(path, number, f"longer than {_LONGEST_LINE} bytes", "pass the right --format")
+    for block in _text_blocks(path, block_bytes, encoding):
+        head, newline, tail = block.rpartition(b"\n")
+        if newline:
+            chunk = rest + head + newline
+            yield number, chunk
+            number, rest = number + chunk.count(b"\n"), tail
+        else:
+            rest += block
+        if len(rest) > _LONGEST_LINE:
+            raise bad_line(path, number, f"longer than {_LONGEST_LINE} bytes", "pass the right --format")
     if rest:
-        yield number, rest.removeprefix(_BOM) if number == 1 else rest
+        yield number, rest
 
 
-def head(path: str) -> list[str]:
+def _text_blocks(path: str, block_bytes: int, encoding: str | None) -> Iterator[bytes]:
+    """The blocks of a file without its byte order mark, in UTF-8, and with line feeds."""
+    blocks = _raw_blocks(path, block_bytes)
+    start = next(blocks, b"")
+    for beginning, what in _PLACEHOLDERS.items():
+        if start.startswith(beginning):
+            raise AdarError(f"{path}: is {what}")
+    mark, encoding = next((bom for bom in _BOMS if start.startswith(bom[0])), (b"", encoding or UTF8))
+    decoder = None
+    if codecs.lookup(encoding).name == UTF8:
+        start = start[len(mark) :]
+    else:
+        decoder = codecs.getincrementaldecoder(encoding)()
+    line, ends_in_returns = 1, None
+    # Decisions need the whole start; what is read in one piece afterwards need not be larger than asked for.
+    pieces = (start[at : at + block_bytes] for at in range(0, len(start), block_bytes))
+    for block in itertools.chain(pieces, blocks):
+        if decoder is not None:
+            try:
+                block = decoder.decode(block).encode()
+            except UnicodeError as error:
+                problem = f"not {encoding} ({one_line(error, 120)})"
+                raise bad_line(path, line, problem, "pass the right --encoding") from None
+        if ends_in_returns is None:  # old Macs ended lines with a carriage return alone
+            ends_in_returns = b"\r" in start and b"\n" not in start
+        if ends_in_returns:
+            block = block.replace(b"\r", b"\n")
+        line += block.count(b"\n")
+        yield block
+    if decoder is not None and decoder.getstate()[0]:
+        raise bad_line(path, line, f"cut off within a character of {encoding}", "fetch the file again")
+
+
+def _raw_blocks(path: str, block_bytes: int) -> Iterator[bytes]:
+    """The bytes of a file, decompressed: first its start, then the rest, `block_bytes` at a time."""
+    stream, line = open_stream(path), 1
+    try:
+        block = stream.read(max(_START_BYTES, block_bytes))
+        while block:
+            yield block
+            line += block.count(b"\n")
+            block = stream.read(block_bytes)
+    except READ_ERRORS as error:
+        problem = f"cut off or damaged ({one_line(error)})"
+        raise bad_line(path, line, problem, "fetch the file again") from error
+    finally:
+        stream.close()
+
+
+def head(path: str, encoding: str | None = None) -> list[str]:
     """The first lines of a file that are not blank."""
-    _, chunk = next(chunks(path, _HEAD_BYTES), (1, b""))
+    _, chunk = next(_line_chunks(path, _HEAD_BYTES, encoding), (1, b""))
     lines = [line.rstrip("\r") for line in chunk.decode(errors="replace").split("\n")[:1000] if line.strip()]
     if not lines:
-        raise _empty(path)
+        raise EmptyFileError(path)
     return lines
 
 
-def lines_of(path: str, block_bytes: int, encoding: str = "utf-8") -> Iterator[tuple[pa.Array, np.ndarray]]:
-    """Yield blocks of lines that are not blank, with their numbers."""
+def lines_of(
+    path: str, block_bytes: int, encoding: str | None = None, bad: BadRows | None = None
+) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    """Yield blocks of lines that are not blank, with their numbers.
+
+    Args:
+        bad: takes lines that are not UTF-8; by default, the first one is an error.
+    """
+    bad = bad or BadRows(path)
     is_empty = True
-    for first, chunk in chunks(path, block_bytes):
+    for first, chunk in chunks(path, block_bytes, encoding):
         try:
-            text = chunk.decode(encoding)
-        except UnicodeDecodeError as error:
-            raise bad_line(path, first + chunk.count(b"\n", 0, error.start), *NOT_UTF8) from None
+            text = chunk.decode()
+        except UnicodeDecodeError:
+            text = _utf8_lines(chunk, first, bad)
         lines = pc.ascii_rtrim(pc.split_pattern(pa.array([text]), "\n").flatten(), "\r")
         is_filled = pc.not_equal(pc.ascii_trim(lines, " "), "")
         if pc.any(is_filled).as_py():
             is_empty = False
             yield lines.filter(is_filled), first + np.flatnonzero(is_filled)
     if is_empty:
-        raise _empty(path)
+        raise EmptyFileError(path)
 
 
-def csv_records(path: str, delimiter: str, *, strict: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yield the records of a CSV file, header included, each with the number of the line where it begins."""
-    reader = csv.reader(_text_lines(path), delimiter=delimiter, strict=strict)
-    line = 1
-    try:
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise bad_line(path, line, f"not valid CSV ({error})", "is a quote not closed here?") from None
-
-
-def _text_lines(path: str) -> Iterator[str]:
-    for _, chunk in chunks(path, _HEAD_BYTES):
-        for line in chunk.splitlines(keepends=True):
-            yield line.decode(errors="surrogateescape")
-
-
-def is_text(value: str) -> bool:
-    """Whether all bytes that `value` was decoded from are UTF-8."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def json_object(path: str, number: int, line: str) -> dict[str, Any]:
-    """Parse a line that is a JSON object."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise bad_line(path, number, f"not valid JSON ({one_line(error)})") from None
-    if not isinstance(value, dict):
-        raise bad_line(path, number, "not a JSON object")
-    return value
-
-
-def python_dict(path: str, number: int, line: str) -> dict[str, Any]:
-    """Parse a line that is a Python dict. Only literals are evaluated, so no code of the file runs."""
-    try:
-        value = ast.literal_eval(line)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise bad_line(path, number, f"not a valid Python dict ({one_line(error)})") from None
-    if not isinstance(value, dict):
-        raise bad_line(path, number, "not a Python dict")
-    return value
+def _utf8_lines(chunk: bytes, first: int, bad: BadRows) -> str:
+    """The chunk with a blank line in place of each that is not UTF-8."""
+    lines = []
+    for number, line in enumerate(chunk.split(b"\n"), first):
+        try:
+            lines.append(line.decode())
+        except UnicodeDecodeError:
+            bad.add(number, NOT_UTF8, line.decode(errors="replace"))
+            lines.append("")
+    return "\n".join(lines)
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    stream = open_file(path, seekable=True)
+    file = open_file(path)
     try:
-        return pq.ParquetFile(stream, buffer_size=1 << 20)
+        return pq.ParquetFile(file, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
         problem = f"not a Parquet file, or a damaged one ({one_line(error)}); fetch it again or pass --format"
         raise AdarError(f"{path}: {problem}") from error

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 
 from adar_ray.storage import FileEntry
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "dataset.json"
+BAD_ROWS = "bad_rows.jsonl"
 SPLITS = ("train", "valid", "test")
 SEQUENCES = "sequences"
 
@@ -18,20 +19,52 @@ Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
 """How a dataset was split; see `split.SplitProtocol`."""
 
 
+Repeat = Literal["first", "last", "keep"]
+"""What becomes of a user's repeated interactions with an item."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def __getitem__(self, key: str) -> Any:
+        """A value by its key in the file, as the parsed file would give it."""
+        return self.model_dump()[key]
+
+
+class RowCounts(_Record):
+    """What became of the source's rows: `read` is the sum of all the others.
+
+    Attributes:
+        bad: could not be read, and were skipped.
+        repeated: of a pair that was there before.
+        held_out_in_training: of the source's own test or validation, and in its training as well.
+        low_rating: below the lowest rating.
+        few_interactions: of users or items with too few of them.
+        kept: became interactions of the dataset.
+    """
+
+    read: int
+    bad: int
+    repeated: int
+    held_out_in_training: int
+    low_rating: int
+    few_interactions: int
+    kept: int
 
 
 class PreparedSource(_Record):
     """Where the interactions of a prepared dataset came from, and how they were filtered.
 
-    `interactions_in_time_order` names what orders a user's interactions: `timestamp`, or `position in the
-    source` if the source has no times.
+    `columns` are the source's own names. `interactions_in_time_order` names what orders a user's
+    interactions: `timestamp`, or `position in the source` if the source has no times.
     """
 
     address: str
     format: str
     files: int
+    columns: dict[str, str]
+    rows: RowCounts
+    repeat: Repeat
     interactions_in_time_order: str
     min_rating: int | float | None  # an int stays an int in the file
     core: int

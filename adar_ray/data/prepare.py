@@ -8,8 +8,11 @@ Legend: E rows of a block.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import cast
 
@@ -19,26 +22,45 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
+from adar_ray.data.bad_rows import BadRow
 from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.manifest import MANIFEST, SPLITS, PreparedSource, Protocol, count_rows
-from adar_ray.data.readers import read_tables
-from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
-from adar_ray.data.sources import SourceFile, find_files
-from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, TRAIN, SplitProtocol, temporal_cuts
-from adar_ray.data.write import (
-    ROWS_PER_SHARD,
-    shard_count,
-    shard_of,
-    write_manifest,
-    write_shard,
+from adar_ray.data.keys import unify_numbers
+from adar_ray.data.ledger import Ledger
+from adar_ray.data.manifest import (
+    BAD_ROWS,
+    MANIFEST,
+    SPLITS,
+    PreparedSource,
+    Protocol,
+    Repeat,
+    RowCounts,
+    count_rows,
 )
+from adar_ray.data.notes import SplitFacts, reading_notes, split_notes
+from adar_ray.data.options import NULL_WORDS, ReadOptions, TimestampUnit
+from adar_ray.data.readers import FileReader
+from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
+from adar_ray.data.sources import SourceFile, find_source
+from adar_ray.data.split import TEST, TRAIN, SplitProtocol, assign, temporal_cuts
+from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
 from adar_ray.errors import AdarError
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import FileEntry, Folder, new_folder
 
 Progress = Callable[[str, int], None]
 """Told the stage of the work and the number of rows done so far."""
+
+_WRITTEN = pa.schema(
+    {
+        "entries": pa.list_(pa.string()),
+        "test_users": pa.int64(),
+        "cold_users": pa.int64(),
+        "train_items": pa.list_(pa.int64()),
+        "test_items": pa.list_(pa.int64()),
+    }
+)
+"""What writing a shard returns; the items are ids, each once."""
 
 
 def prepare(
@@ -47,6 +69,14 @@ def prepare(
     *,
     format: str | None = None,
     columns: dict[str, str] | None = None,
+    separator: str | None = None,
+    header: str | None = None,
+    encoding: str | None = None,
+    null_words: Sequence[str] = NULL_WORDS,
+    timestamp_unit: TimestampUnit | None = None,
+    timestamp_format: str | None = None,
+    max_bad_rows: int = 0,
+    repeat: Repeat = "first",
     min_rating: float | None = None,
     core: int = 0,
     split: str | None = None,
@@ -60,13 +90,17 @@ def prepare(
     replace: bool = False,
     on_progress: Progress = lambda stage, rows: None,
 ) -> Dataset:
-    """Prepare a dataset: read, deduplicate (a pair's first interaction wins), filter, split, write shards.
+    """Prepare a dataset: read, deduplicate, filter, split, write shards.
 
     Args:
         source: a file, folder, glob or address.
         out: address of the dataset; must be empty or absent unless `replace`.
         format: a name in `formats.FORMATS`; recognized if None.
-        columns: the source's own names for user, item, timestamp and rating, where they are unusual.
+        columns: the source's own names for user, item, timestamp and rating, where they are unusual; an empty
+            name leaves a column out.
+        separator, header, encoding, null_words, timestamp_unit, timestamp_format, max_bad_rows: how to read
+            the source (see `options.ReadOptions`).
+        repeat: which of a user's interactions with one item to keep: the first, the last, or all.
         min_rating: drop interactions with a lower rating.
         core: drop users and items with fewer interactions, repeatedly, until all have this many.
         split: a protocol of `SplitProtocol`. The default is `given` if the source has a split, else
@@ -83,19 +117,36 @@ def prepare(
         AdarError: the source cannot be read, or no interaction is left.
     """
     windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
-    files = find_files(str(source), format, columns)
+    options = ReadOptions(
+        separator, header, encoding, tuple(null_words), timestamp_unit, timestamp_format, max_bad_rows
+    )
+    found = find_source(str(source), format, columns, options, ratings=min_rating is not None)
+    files = found.files
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
-    if min_rating is not None and not all(file.has_rating for file in files):
+    if min_rating is not None and not files[0].has_rating:
         raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
-        rows = _read(files, on_progress)
+        rows, reports = _read(files, on_progress)
+        bad = _write_bad_rows(folder, reports, max_bad_rows)
         users, items = _keys(rows, "user"), _keys(rows, "item")
-        shards = shard_count(rows.count(), rows_per_shard)
-        rows = _to_shards(rows, users, items, shards, all(file.has_time for file in files), min_rating)
-        rows = _materialize(rows, functools.partial(on_progress, "sorting"))
+        read = rows.count()
+        shards = shard_count(read, rows_per_shard)
+        choice = _Choice(files[0].has_time, repeat, min_rating)
+        rows, dropped = _to_shards(rows, users, items, shards, choice, on_progress)
         user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
         cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
-        entries = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
+        entries, facts = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
+        kept = int(user_counts.sum())
+        empty = [report.path for report in reports if report.is_empty]
+        counts = RowCounts(
+            read=read + bad,
+            bad=bad,
+            repeated=dropped.repeated,
+            held_out_in_training=dropped.held_out_in_training,
+            low_rating=dropped.low_rating,
+            few_interactions=rows.count() - kept,
+            kept=kept,
+        )
         write_manifest(
             folder,
             name=name or _name(str(source)),
@@ -103,16 +154,22 @@ def prepare(
                 address=str(source),
                 format=files[0].format.name,
                 files=len(files),
+                columns=files[0].columns,
+                rows=counts,
+                repeat=repeat,
                 interactions_in_time_order="timestamp" if files[0].has_time else "position in the source",
                 min_rating=min_rating,
                 core=core,
             ),
             split=protocol,
             windows=windows,
-            notes=_notes(protocol, users, user_counts),
+            notes=[
+                *reading_notes(found, empty, counts, protocol, repeat),
+                *split_notes(protocol, facts, users.keys, user_counts),
+            ],
             shards=entries,
-            user_keys=users.filter(pa.array(user_counts > 0)),
-            item_keys=items.filter(pa.array(item_counts > 0)),
+            user_keys=users.keys.filter(pa.array(user_counts > 0)),
+            item_keys=items.keys.filter(pa.array(item_counts > 0)),
             user_counts=user_counts[user_counts > 0],
             item_counts=item_counts[item_counts > 0],
         )
@@ -122,17 +179,35 @@ def prepare(
 def _protocol(
     files: list[SourceFile], split: str | None, test_fraction: float, valid_fraction: float, seed: int
 ) -> SplitProtocol:
-    has_given = any(file.split == "test" for file in files)
-    protocol = cast(Protocol, split or ("given" if has_given else "leave-one-out"))
-    if protocol == "given" and not has_given:
-        raise AdarError(f"{files[0].path}: the source has no split of its own; choose another --split")
-    if protocol == "temporal" and not all(file.has_time for file in files):
+    given = {file.split for file in files if file.split}
+    protocol = cast(Protocol, split or ("given" if given else "leave-one-out"))
+    if protocol == "given":
+        _check_given(files, given)
+        if "valid" in given:
+            valid_fraction = 0.0  # the source has its own
+    if protocol == "temporal" and not files[0].has_time:
         raise AdarError(f"{files[0].path}: has no timestamps to cut at; choose another --split")
-    if protocol == "given" and any(file.split == "valid" for file in files):
-        valid_fraction = 0.0  # the source has its own
     return SplitProtocol(
         protocol=protocol, test_fraction=test_fraction, valid_fraction=valid_fraction, seed=seed
     )
+
+
+def _check_given(files: list[SourceFile], given: set[str]) -> None:
+    """Refuse a split of the source's own that is none, or not of everything."""
+    if not given:
+        raise AdarError(f"{files[0].path}: the source has no split of its own; choose another --split")
+    anew = "or split all of it anew with another --split"
+    for kind in ("train", "test"):
+        if kind not in given:
+            there = " and ".join(sorted(given))
+            raise AdarError(
+                f"{files[0].path}: there are files for {there}, but none for {kind}; add one, {anew}"
+            )
+    other = next((file.path for file in files if not file.split), None)
+    if other is not None:
+        raise AdarError(
+            f"{other}: its name tells no split, those of other files do; rename or remove it, {anew}"
+        )
 
 
 def _name(source: str) -> str:
@@ -142,33 +217,87 @@ def _name(source: str) -> str:
 # Reading.
 
 
-def _read(files: list[SourceFile], on_progress: Progress) -> ray.data.Dataset:
+@dataclass(frozen=True)
+class _FileReport:
+    """What reading one file has shown, besides its rows."""
+
+    path: str
+    bad: list[BadRow]
+    is_empty: bool
+    time_unit: str | None
+
+
+def _read(files: list[SourceFile], on_progress: Progress) -> tuple[ray.data.Dataset, list[_FileReport]]:
     """Read all files as they are: keys, time, rating, `order` in the source, given split."""
     # Training first: if a pair is in both training and test, the one in training is kept.
     files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
-    rows = map_blocks(numbered_blocks("file", len(files)), _read_file, files)
+    ledger: Ledger[_FileReport] = Ledger()
+    rows = map_blocks(numbered_blocks("file", len(files)), _read_file, files, ledger)
     rows = _materialize(rows, functools.partial(on_progress, "reading"))
     if not rows.count():
         raise AdarError(f"{files[0].path}: holds no interactions")
-    return rows
+    reports = ledger.entries()
+    in_unit = {report.time_unit: report.path for report in reports if report.time_unit}
+    if len(in_unit) > 1:
+        (unit, path), (other_unit, other_path) = list(in_unit.items())[:2]
+        raise AdarError(
+            f"{path}: its times are {unit}, those of {other_path} {other_unit}; convert one of them, or pass "
+            "--timestamp-unit if all count the same"
+        )
+    return rows, reports
 
 
-def _read_file(files: list[SourceFile], block: pa.Table) -> Iterator[pa.Table]:
+def _read_file(files: list[SourceFile], ledger: Ledger[_FileReport], block: pa.Table) -> Iterator[pa.Table]:
     (number,) = block["file"].to_pylist()
-    file = files[number]
-    given = SPLITS.index(file.split or "train")
-    for table in read_tables(file):
+    reader = FileReader(files[number])
+    given = SPLITS.index(reader.file.split or "train")
+    for table in reader.tables():
         order = pc.add(table["row"], number << 40)
         table = table.drop_columns("row").append_column("order", order)
         yield table.append_column("given", pa.repeat(pa.scalar(given, pa.int8()), table.num_rows))
+    path = reader.file.path
+    ledger.enter(number, _FileReport(path, reader.bad.rows, reader.is_empty, reader.time_unit))
 
 
-def _keys(rows: ray.data.Dataset, column: str) -> pa.Array:
-    """All distinct keys. A key's position is its preliminary id.
+def _write_bad_rows(folder: Folder, reports: list[_FileReport], limit: int) -> int:
+    """List the skipped rows of all files, and count them."""
+    bad = [(report.path, row) for report in reports for row in report.bad]
+    if len(bad) > limit:
+        path, row = bad[0]
+        raise AdarError(
+            f"{path}: {row.place}: {row.problem}; all files have {len(bad):,} bad rows, more than "
+            f"--max-bad-rows {limit}"
+        )
+    if bad:
+        listed = [
+            {"file": path, row.unit: row.number, "problem": row.problem, "text": row.text}
+            for path, row in bad
+        ]
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in listed]
+        folder.write_bytes(BAD_ROWS, "".join(lines).encode())
+    return len(bad)
 
-    Shorter keys come first, then alphabetical order: numbers come out in numerical order, and the order
-    depends on nothing but the keys.
+
+@dataclass(frozen=True)
+class _Keys:
+    """The ids of users or items: `written` as the source has them, and `keys` without different spellings.
+
+    A key's position in `keys` is its preliminary id; `position` maps those of `written` to it.
     """
+
+    written: pa.Array
+    keys: pa.Array
+    position: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def ids(self, column: pa.ChunkedArray) -> np.ndarray:
+        return self.position[pc.index_in(column, value_set=self.written).to_numpy()]
+
+
+def _keys(rows: ray.data.Dataset, column: str) -> _Keys:
+    """All distinct keys."""
 
     def distinct(block: pa.Table) -> pa.Table:
         return pa.table({"key": block[column].unique()})
@@ -177,61 +306,103 @@ def _keys(rows: ray.data.Dataset, column: str) -> pa.Array:
     for part in arrow_blocks(map_blocks(rows, distinct)):
         keys = pa.chunked_array([*keys.chunks, *part["key"].chunks]).unique()
         keys = pa.chunked_array([keys])
-    table = pa.table({"length": pc.binary_length(keys), "key": keys})
-    return table.sort_by([("length", "ascending"), ("key", "ascending")])["key"].combine_chunks()
+    written = keys.combine_chunks()
+    return _Keys(written, *unify_numbers(column, written))
 
 
 # Sorting.
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """Which interactions are kept, and what orders them."""
+
+    has_time: bool
+    repeat: Repeat
+    min_rating: float | None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The numbers of rows that were dropped; see `manifest.RowCounts`."""
+
+    repeated: int = 0
+    held_out_in_training: int = 0
+    low_rating: int = 0
+
+
 def _to_shards(
-    rows: ray.data.Dataset,
-    users: pa.Array,
-    items: pa.Array,
-    shards: int,
-    has_time: bool,
-    min_rating: float | None,
-) -> ray.data.Dataset:
-    """Give each shard its rows: preliminary ids, sorted by user and time, each pair once."""
+    rows: ray.data.Dataset, users: _Keys, items: _Keys, shards: int, choice: _Choice, on_progress: Progress
+) -> tuple[ray.data.Dataset, Dropped]:
+    """Give each shard its rows: preliminary ids, sorted by user and time, without what is dropped."""
     keys = ray.put((users, items))
     numbered = map_blocks(rows, _to_ids, keys, shards)
     together = numbered.repartition(shards, keys=["shard"]) if shards > 1 else numbered.repartition(1)
-    return map_blocks(together, sort_and_deduplicate, has_time, min_rating)
+    ledger: Ledger[Dropped] = Ledger()
+    rows = map_blocks(together, _sort_block, choice, ledger)
+    rows = _materialize(rows, functools.partial(on_progress, "sorting"))
+    entries = ledger.entries()
+    total = Dropped(*(sum(column) for column in zip(*map(astuple, entries), strict=True)))
+    return rows, total
 
 
 def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
     users, items = ray.get(keys)
-    user = pc.index_in(block["user"], value_set=users).combine_chunks()
+    user = users.ids(block["user"])
     return pa.table(
         {
-            "shard": shard_of(user.to_numpy(), shards),
+            "shard": shard_of(user, shards),
             "user": user,
-            "item": pc.index_in(block["item"], value_set=items).combine_chunks(),
+            "item": items.ids(block["item"]),
             **{name: block[name] for name in ("timestamp", "rating", "order", "given")},
         }
     )
 
 
-def sort_and_deduplicate(has_time: bool, min_rating: float | None, block: pa.Table) -> pa.Table:
-    """Sort by shard, user and time, and keep the first interaction of each pair.
+def _sort_block(choice: _Choice, ledger: Ledger[Dropped], block: pa.Table) -> pa.Table:
+    rows, dropped = sort_and_choose(choice.has_time, choice.repeat, choice.min_rating, block)
+    if block.num_rows:
+        ledger.enter(pc.min(block["shard"]).as_py(), dropped)
+    return rows
 
-    First means first in time, or in the source if it has no times; ties are broken by the order in the
-    source. The filter by rating comes after that: a pair counts by its first rating.
+
+def sort_and_choose(
+    has_time: bool, repeat: Repeat, min_rating: float | None, block: pa.Table
+) -> tuple[pa.Table, Dropped]:
+    """Sort by shard, user and time, and keep one interaction of each pair unless `repeat` is `keep`.
+
+    The first is the first in time, or in the source if it has no times; ties are broken by the order in the
+    source. Where a pair is in the source's training and its test, training keeps it. The filter by rating
+    comes after that: a pair counts by the rating of its interaction that is kept.
     """
     column = {
         name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")
     }
     when = (column["order"], column["timestamp"]) if has_time else (column["order"],)
-    by_pair = np.lexsort((*when, column["given"], column["item"], column["user"]))
-    user, item = column["user"][by_pair], column["item"][by_pair]
-    first = np.ones(len(by_pair), dtype=bool)
-    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
-    kept = by_pair[first]
+    kept, dropped = np.arange(block.num_rows), Dropped()
+    if repeat != "keep":
+        by_pair = np.lexsort((*when, column["given"], column["item"], column["user"]))
+        user, item, given = (column[name][by_pair] for name in ("user", "item", "given"))
+        is_same_pair = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+        is_same_split = is_same_pair & (given[1:] == given[:-1])
+        begins_pair = np.concatenate([[True], ~is_same_pair])[: len(by_pair)]
+        begins_split = np.concatenate([[True], ~is_same_split])[: len(by_pair)]
+        # The rows of a pair in its first split; the others are in training already.
+        split_starts = np.maximum.accumulate(np.where(begins_split, np.arange(len(by_pair)), 0))
+        in_first_split = begins_pair[split_starts]
+        ends_split = np.append(~is_same_split, True)[: len(by_pair)]
+        chosen = in_first_split & (begins_split if repeat == "first" else ends_split)
+        kept = by_pair[chosen]
+        held_out = int((begins_split & ~in_first_split).sum())
+        dropped = Dropped(len(by_pair) - len(kept) - held_out, held_out)
     if min_rating is not None:
-        kept = kept[block["rating"].to_numpy()[kept] >= min_rating]
+        is_enough = block["rating"].to_numpy()[kept] >= min_rating
+        dropped = dataclasses.replace(dropped, low_rating=int((~is_enough).sum()))
+        kept = kept[is_enough]
     in_time = (values[kept] for values in when)
     kept = kept[np.lexsort((*in_time, column["user"][kept], column["shard"][kept]))]
-    return pa.table({name: column[name][kept] for name in ("shard", "user", "item", "timestamp", "given")})
+    names = ("shard", "user", "item", "timestamp", "given")
+    return pa.table({name: column[name][kept] for name in names}), dropped
 
 
 # Filtering.
@@ -285,19 +456,6 @@ def _count_block(kept: ray.ObjectRef, block: pa.Table) -> pa.Table:
 # Splitting and writing.
 
 
-def _notes(protocol: SplitProtocol, users: pa.Array, user_counts: np.ndarray) -> list[str]:
-    """What people should know about the split, and what to do about it."""
-    if protocol.protocol != "leave-one-out":
-        return []
-    few = np.flatnonzero((user_counts > 0) & (user_counts < LEAVE_ONE_OUT_MINIMUM))
-    if not len(few):
-        return []
-    return [
-        f"{len(few):,} users have fewer than {LEAVE_ONE_OUT_MINIMUM} interactions (the first is "
-        f"{users[few[0]].as_py()!r}): theirs all stay in training; --core {LEAVE_ONE_OUT_MINIMUM} drops them"
-    ]
-
-
 def _cuts(
     rows: ray.data.Dataset, user_counts: np.ndarray, item_counts: np.ndarray, protocol: SplitProtocol
 ) -> tuple[int, int]:
@@ -333,19 +491,27 @@ def _write(
     item_counts: np.ndarray,
     cuts: tuple[int, int] | None,
     on_progress: Progress,
-) -> list[FileEntry]:
-    """Write all shards and return their entries for the manifest."""
+) -> tuple[list[FileEntry], SplitFacts]:
+    """Write all shards. Returns their entries for the manifest, and what the split has come to."""
     # Final ids have no gaps: the new id of a kept key is the number of kept keys before it.
     ids = ray.put(
         tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts))
     )
     entries: list[FileEntry] = []
+    users, cold_users = 0, 0
+    in_training, in_test = np.zeros((2, len(item_counts)), dtype=bool)
     for part in arrow_blocks(map_blocks(rows, _write_block, folder, protocol, windows, ids, cuts)):
-        entries += [FileEntry.model_validate_json(entry) for entry in part["entry"].to_pylist()]
+        for shard in part.to_pylist():
+            entries += [FileEntry.model_validate_json(entry) for entry in shard["entries"]]
+            users, cold_users = users + shard["test_users"], cold_users + shard["cold_users"]
+            in_training[shard["train_items"]] = True
+            in_test[shard["test_items"]] = True
         on_progress("writing", count_rows(entries, *SPLITS))
-    if not count_rows(entries, SPLITS[TRAIN]):
+    train, valid, test = (count_rows(entries, split) for split in SPLITS)
+    if not train:
         raise AdarError("the split leaves nothing for training; choose another --split or smaller fractions")
-    return entries
+    cold_items = int((in_test & ~in_training).sum())
+    return entries, SplitFacts(train, valid, test, users, cold_users, int(in_test.sum()), cold_items)
 
 
 def _write_block(
@@ -361,12 +527,24 @@ def _write_block(
     column["user"], column["item"] = user_ids[column["user"]], item_ids[column["item"]]
     kept = (column["user"] >= 0) & (column["item"] >= 0)
     column = {name: values[kept] for name, values in column.items()}
-    entries: list[FileEntry] = []
+    shards = []
     for shard in np.unique(column["shard"]):
         here = column["shard"] == shard
         user, item, timestamp, given = (column[name][here] for name in ("user", "item", "timestamp", "given"))
-        entries += write_shard(folder, int(shard), protocol, windows, user, item, timestamp, given, cuts)
-    return pa.table({"entry": pa.array([entry.model_dump_json() for entry in entries], pa.string())})
+        splits = assign(protocol, user, item, timestamp, given, cuts)
+        entries = write_shard(folder, int(shard), splits, windows, user, item, timestamp)
+        is_train, is_test = splits == TRAIN, splits == TEST
+        test_users = np.unique(user[is_test])
+        shards.append(
+            {
+                "entries": [entry.model_dump_json() for entry in entries],
+                "test_users": len(test_users),
+                "cold_users": len(np.setdiff1d(test_users, user[is_train])),
+                "train_items": np.unique(item[is_train]),
+                "test_items": np.unique(item[is_test]),
+            }
+        )
+    return pa.Table.from_pylist(shards, _WRITTEN)
 
 
 def _materialize(rows: ray.data.Dataset, on_rows: Callable[[int], None]) -> ray.data.Dataset:

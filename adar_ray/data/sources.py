@@ -6,33 +6,49 @@ import fnmatch
 import posixpath
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pyarrow.fs as pafs
 
-from adar_ray.data.columns import match_columns
-from adar_ray.data.files import head, unreadable
+from adar_ray.data.columns import match_columns, unused_times
+from adar_ray.data.compression import EmptyFileError, content_name, unreadable
+from adar_ray.data.files import head
 from adar_ray.data.formats import FORMATS
-from adar_ray.data.formats.base import Format, Match, split_in
-from adar_ray.errors import AdarError
+from adar_ray.data.formats.base import Format, Match
+from adar_ray.data.formats.table import Table
+from adar_ray.data.given_split import given_splits
+from adar_ray.data.options import ReadOptions
+from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import resolve
 
-_DATA_NAMES = re.compile(r"(?!readme|license|_).*\.(inter|csv|tsv|txt|dat|data|jsonl?|ndjson|parquet|pq)")
+_DATA_NAMES = re.compile(r"(?!readme|license)[^_.].*\.(inter|csv|tsv|txt|dat|data|jsonl?|ndjson|parquet|pq)")
+_TABLES_OF_VERSIONS = {
+    r"_delta_log": "a Delta table",
+    r"\.hoodie": "a Hudi table",
+    r"metadata/.*\.metadata\.json": "an Iceberg table",
+}
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source. `find_files` makes them; they travel to the tasks that read them.
+    """One file of a source. They travel to the tasks that read them.
 
-    `columns` maps user, item, rating and timestamp, as far as the source has them, to the file's own names.
+    Attributes:
+        split: what the source says, if it has a split of its own.
+        columns: the file's own names for user, item, rating and timestamp, as far as they are read.
+        partition: values that the path tells, by column: `day=1/part-0.parquet`.
     """
 
     path: str
     format: Format
     split: str | None
     columns: dict[str, str]
+    options: ReadOptions = field(default_factory=ReadOptions)
+    partition: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def has_time(self) -> bool:
@@ -44,42 +60,153 @@ class SourceFile:
         return "rating" in self.columns
 
 
-def find_files(
-    source: str, format: str | None = None, columns: dict[str, str] | None = None
-) -> list[SourceFile]:
-    """List the interaction files of a file, folder, glob or address, sorted by path and all of one format.
+@dataclass(frozen=True)
+class Source:
+    """The files of a source, sorted by path and all of one format.
+
+    Attributes:
+        left_out: files beside them that are not read, relative to the source.
+        empty: files without content.
+        unused_times: columns that are not read although they are called like a time.
+    """
+
+    files: list[SourceFile]
+    left_out: list[str]
+    empty: list[str]
+    unused_times: list[str]
+
+
+def find_source(
+    source: str,
+    format: str | None = None,
+    columns: dict[str, str] | None = None,
+    options: ReadOptions | None = None,
+    *,
+    ratings: bool = True,
+) -> Source:
+    """Find the interaction files of a file, folder, glob or address.
 
     Args:
         source: the file, folder, glob or address.
         format: a name in `FORMATS`; recognized if None.
         columns: the file's own names, where they are unusual: {"user": "reviewerID", "item": "asin"}.
+        options: how to read the files.
+        ratings: whether ratings are read, if there are any.
 
     Raises:
         AdarError: there is no such file, or its format or columns are unknown or ambiguous.
     """
     if format is not None and format not in FORMATS:
         raise AdarError(f"unknown format {format!r}; the known ones are {', '.join(FORMATS)}")
-    wanted = FORMATS[format] if format is not None else None
-    paths, is_folder = _list(source)
-    if is_folder:
-        paths = _choose(source, paths, wanted)
-    formats = {path: wanted or _recognize(path) for path in paths}
+    options = options or ReadOptions()
+    wanted = FORMATS[format] if format is not None else _format_of_separator(options)
+    there, is_folder = _list(source)
+    chosen = _choose(source, there, wanted if format else None) if is_folder else there
+    full = [file for file in chosen if file.size]
+    formats: dict[_Listed, Format] = {}
+    for file in full or chosen:  # without a full one, the first raises what there is to say
+        try:
+            formats[file] = wanted or _recognize(file, options.encoding)
+        except EmptyFileError:
+            if len(chosen) == 1:
+                raise
+    if not formats:
+        raise EmptyFileError(chosen[0].address)
     if len({found.name for found in formats.values()}) > 1:
-        kinds = ", ".join(f"{_name(path)} ({found.name})" for path, found in list(formats.items())[:5])
+        kinds = ", ".join(f"{file.name} ({found.name})" for file, found in list(formats.items())[:5])
         raise AdarError(f"{source}: files of different formats: {kinds}; name one file, a glob or --format")
-    first, found = next(iter(formats.items()))
-    matched = match_columns(first, found.column_names(first), columns)
-    return [
-        SourceFile(path, found, split_in(_name(path)) if found.names_tell_split else None, matched)
-        for path in paths
+    first, found = _first_with_content(formats)
+    adapted = found.adapted(first.address, options, columns or {})
+    if found.any_word_is_an_id:
+        options = replace(options, null_words=())
+    names = adapted.column_names(first.address)
+    in_path = [name for name in first.partition if name not in names]
+    names += in_path
+    is_unnamed = isinstance(adapted, Table) and isinstance(found, Table) and adapted.columns != found.columns
+    matched = match_columns(first.address, names, columns, has_numbers=is_unnamed)
+    read = {key: name for key, name in matched.items() if ratings or key != "rating"}
+    splits = given_splits([file.relative.lower() for file in formats])
+    files = [
+        SourceFile(
+            file.address,
+            adapted,
+            split,
+            read,
+            options,
+            {name: value for name, value in file.partition.items() if name in in_path},
+        )
+        for file, split in zip(formats, splits, strict=True)
     ]
+    return Source(
+        files,
+        left_out=[file.relative for file in there if file not in chosen],
+        empty=[file.relative for file in chosen if file not in formats],
+        unused_times=[] if "timestamp" in read else unused_times(names, read),
+    )
 
 
-def _list(source: str) -> tuple[list[str], bool]:
-    """Addresses of the files that `source` names, sorted, and whether it is a folder."""
+def find_files(
+    source: str,
+    format: str | None = None,
+    columns: dict[str, str] | None = None,
+    options: ReadOptions | None = None,
+) -> list[SourceFile]:
+    """The files of `find_source`."""
+    return find_source(source, format, columns, options).files
+
+
+def _format_of_separator(options: ReadOptions) -> Format | None:
+    if options.separator is None:
+        return None
+    return FORMATS["tsv" if options.separator == "\t" else "csv"]
+
+
+def _first_with_content(formats: dict[_Listed, Format]) -> tuple[_Listed, Format]:
+    """The first file that has a line; if none has, the first, which will say so."""
+    for file, format in formats.items():
+        try:
+            format.column_names(file.address)
+        except EmptyFileError:
+            continue
+        except AdarError:
+            pass  # what is wrong with it is said where it matters
+        return file, format
+    return next(iter(formats.items()))
+
+
+# Listing.
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A file of a source: its address, its path relative to the source, and the name of its content."""
+
+    address: str
+    relative: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The name of the content in lower case: without the ending of a compression."""
+        is_zip = self.relative.lower().endswith(".zip")
+        return content_name(self.address) if is_zip else _plain_name(self.relative)
+
+    @property
+    def partition(self) -> dict[str, str | None]:
+        """What the folders of a Hive partition say: `day=1` -> {"day": "1"}."""
+        pairs = [folder.partition("=") for folder in self.relative.split("/")[:-1]]
+        return {key: None if value == _NO_VALUE else unquote(value) for key, equals, value in pairs if equals}
+
+
+def _plain_name(relative: str) -> str:
+    return re.sub(r"\.(gz|gzip|bz2|zst|zstd|lz4|xz|zip)$", "", posixpath.basename(relative).lower())
+
+
+def _list(source: str) -> tuple[list[_Listed], bool]:
+    """The files that `source` names, sorted, and whether it is a folder."""
     base, query = _without_query(source)
     is_local = "://" not in source
-    root, pattern = base, "*"
+    root, pattern = base, None
     wild = re.search(r"[*?\[]", base)
     if wild and not (is_local and Path(source).expanduser().exists()):
         root = base[: base.rfind("/", 0, wild.start()) + 1]
@@ -91,20 +218,53 @@ def _list(source: str) -> tuple[list[str], bool]:
         if info.type == pafs.FileType.NotFound:
             raise AdarError(f"{source}: no such file or folder; check the address")
         if info.type == pafs.FileType.File:
-            return [path if is_local else source], False
-        found = filesystem.get_file_info(pafs.FileSelector(path, recursive="/" in pattern))
+            return [_Listed(path if is_local else source, posixpath.basename(path), info.size)], False
+        found = filesystem.get_file_info(pafs.FileSelector(path, recursive="/" in (pattern or "")))
+        if pattern is None and not any(_DATA_NAMES.fullmatch(_plain_name(info.path)) for info in found):
+            found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     except OSError as error:
         raise unreadable(source, error) from error
-    addresses = []
-    for info in found:
-        relative = posixpath.relpath(info.path, path)
-        if info.is_file and not info.base_name.startswith(".") and _matches(relative, pattern):
-            # Arrow decodes an address; fsspec takes it literally.
-            name = relative if isinstance(filesystem, pafs.PyFileSystem) else quote(relative)
-            addresses.append(info.path if is_local else f"{root.rstrip('/')}/{name}{query}")
-    if not addresses:
+
+    def address(info: pafs.FileInfo, relative: str) -> str:
+        if is_local:
+            return info.path
+        # Arrow decodes an address; fsspec takes it literally.
+        name = relative if isinstance(filesystem, pafs.PyFileSystem) else quote(relative)
+        return f"{root.rstrip('/')}/{name}{query}"
+
+    names = {info.path: posixpath.relpath(info.path, path) for info in found}
+    if pattern is None:
+        _refuse_tables_of_versions(source, names.values())
+    files = []
+    for info in sorted(found, key=lambda info: info.path):
+        relative = names[info.path]
+        is_wanted = _matches(relative, pattern) if pattern else not _is_hidden(relative)
+        if not is_wanted or info.type == pafs.FileType.Directory or info.base_name.startswith("."):
+            continue
+        if not info.is_file:
+            raise AdarError(
+                f"{info.path}: a link to something that is not there, or no plain file; fetch what it stands "
+                "for (git annex get, dvc pull), or remove it"
+            )
+        files.append(_Listed(address(info, relative), relative, info.size or 0))
+    if not files:
         raise AdarError(f"{source}: no file there; check the address")
-    return sorted(addresses), root == base
+    return files, pattern is None
+
+
+def _refuse_tables_of_versions(source: str, names: Iterable[str]) -> None:
+    """Refuse a folder whose files hold several versions of the same rows."""
+    for name in names:
+        for pattern, what in _TABLES_OF_VERSIONS.items():
+            if re.fullmatch(pattern, name):
+                raise AdarError(
+                    f"{source}: is {what}, whose files hold old rows too; export it to Parquet first"
+                )
+
+
+def _is_hidden(relative: str) -> bool:
+    """Whether a path is of no interest to readers, as Spark and Hadoop have it, or lies in such a folder."""
+    return any(re.match(r"[_.](?!.*=)", part) for part in relative.split("/"))
 
 
 def _matches(relative: str, pattern: str) -> bool:
@@ -118,18 +278,15 @@ def _without_query(address: str) -> tuple[str, str]:
     return (address[: found.start()], address[found.start() :]) if found else (address, "")
 
 
-def _name(path: str) -> str:
-    """File name in lower case, without the ending of a compression."""
-    name = _without_query(path)[0].rpartition("/")[2].lower()
-    return re.sub(r"\.(gz|zst|bz2)$", "", name)
+# Choosing and recognizing.
 
 
-def _choose(source: str, paths: list[str], wanted: Format | None) -> list[str]:
+def _choose(source: str, there: list[_Listed], wanted: Format | None) -> list[_Listed]:
     """The files of a folder that hold interactions."""
-    data = [path for path in paths if _DATA_NAMES.fullmatch(_name(path))]
+    data = [file for file in there if _DATA_NAMES.fullmatch(file.name)]
 
-    def named(format: Format) -> list[str]:
-        return [path for path in data if format.has_name(_name(path))]
+    def named(format: Format) -> list[_Listed]:
+        return [file for file in data if format.has_name(file.name)]
 
     kinds = [wanted] if wanted else [kind for kind in FORMATS.values() if kind.stands_out and named(kind)]
     if len(kinds) > 1:
@@ -138,32 +295,38 @@ def _choose(source: str, paths: list[str], wanted: Format | None) -> list[str]:
     chosen = (named(kinds[0]) if kinds else []) or data
     if not chosen:
         raise AdarError(f"{source}: no file of interactions in this folder; name the file itself")
-    twice = [name for name, times in Counter(map(_name, chosen)).items() if times > 1]
+    contents = Counter((posixpath.dirname(file.relative), file.name) for file in chosen)
+    twice = [name for (_, name), times in contents.items() if times > 1]
     if twice:
         raise AdarError(f"{source}: {twice[0]} is there both compressed and not; remove one of the two")
     return chosen
 
 
-def _recognize(path: str) -> Format:
+def _recognize(file: _Listed, encoding: str | None) -> Format:
     """The format of a file by its name, or by its first lines if the name does not settle it."""
-    name = _name(path)
-    by_name = next((format for format in FORMATS.values() if format.has_sure_name(name)), None)
+    by_name = next((format for format in FORMATS.values() if format.has_sure_name(file.name)), None)
     if by_name is None:
-        return _recognize_lines(path, name)
-    for dialect in FORMATS.values():
-        if dialect.dialect_of is by_name and dialect.recognize(name, head(path)) is Match.CERTAIN:
+        return _recognize_lines(file, head(file.address, encoding))
+    for dialect in (format for format in FORMATS.values() if format.dialect_of is by_name):
+        if dialect.recognize(file.name, head(file.address, encoding)) is Match.CERTAIN:
             return dialect
     return by_name
 
 
-def _recognize_lines(path: str, name: str) -> Format:
-    lines = head(path)
+def _recognize_lines(file: _Listed, lines: list[str]) -> Format:
     possible = []
     for format in FORMATS.values():
-        match = Match.NO if format.dialect_of else format.recognize(name, lines)
+        match = Match.NO if format.dialect_of else format.recognize(file.name, lines)
         if match is Match.CERTAIN:
             return format
         if match is Match.POSSIBLE:
             possible.append(format.name)
-    hint = f" between {' and '.join(possible)}" if possible else ""
-    raise AdarError(f"{path}: cannot tell its format{hint}; pass --format, one of {', '.join(FORMATS)}")
+    words = {len(line.split()) for line in lines}
+    hint = f" between {' and '.join(possible)}" if len(possible) > 1 else ""
+    how = f"pass --format, one of {', '.join(FORMATS)}"
+    if words in ({3}, {4}):
+        columns = "user=1,item=2,rating=3" + (",timestamp=4" if words == {4} else "")
+        how += f"; if it is a table, --separator ' ' --header none --columns {columns}"
+    else:
+        how += "; if it is a table, pass its --separator"
+    raise AdarError(f"{file.address}: cannot tell its format from {one_line(lines[0], 60)!r}{hint}; {how}")

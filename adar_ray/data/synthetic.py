@@ -23,7 +23,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.manifest import MANIFEST, SPLITS, SyntheticSettings, SyntheticSource, count_rows
 from adar_ray.data.matrix import to_column, to_matrix
 from adar_ray.data.sequences import Windows
-from adar_ray.data.split import TRAIN, SplitProtocol
+from adar_ray.data.split import TRAIN, SplitProtocol, assign
 from adar_ray.data.write import (
     ROWS_PER_SHARD,
     shard_count,
@@ -41,7 +41,7 @@ POPULARITY_EXPONENT = 0.8
 ACTIVITY_SIGMA = 0.8
 CANDIDATES_PER_INTERACTION = 3 / LIKED_SHARE
 SAMPLE = 4096  # items that a user's threshold is estimated from
-START_OF_TIME = 1_600_000_000
+START_OF_TIME = 1_600_000_000  # seconds
 VALUES_PER_BLOCK = 1 << 25  # bounds the scores held at once
 
 TRUTH = "truth"
@@ -203,12 +203,12 @@ def _make_shard(
         rows.append((user_U[chosen][owner], item))
         start += size
     user, item = (np.concatenate(part) for part in zip(*rows, strict=True))
-    timestamp = START_OF_TIME + random.integers(0, 1 << 26, len(user))
+    timestamp = (START_OF_TIME + random.integers(0, 1 << 26, len(user))) * 10**9
     order = np.lexsort((timestamp, user))
     given = np.full(len(user), TRAIN, np.int8)
-    entries = write_shard(
-        folder, shard, split, windows, user[order], item[order], timestamp[order], given, None
-    )
+    user_E, item_E, timestamp_E = user[order], item[order], timestamp[order]
+    splits = assign(split, user_E, item_E, timestamp_E, given, None)
+    entries = write_shard(folder, shard, splits, windows, user_E, item_E, timestamp_E)
     items, counts = np.unique(item, return_counts=True)
     return pa.table(
         {

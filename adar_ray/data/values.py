@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from adar_ray.data.options import ReadOptions
+from adar_ray.data.times import TimeConverter
 from adar_ray.errors import one_line
 
 CANONICAL = pa.schema(
@@ -14,86 +18,131 @@ CANONICAL = pa.schema(
         "user": pa.string(),
         "item": pa.string(),
         "rating": pa.float32(),
-        "timestamp": pa.int64(),
+        "timestamp": pa.int64(),  # nanoseconds since 1970
         "row": pa.int64(),
     }
 )
 
-_EXPECTED = {
-    "user": "text or a whole number",
-    "item": "text or a whole number",
-    "rating": "a number",
-    "timestamp": "a time: seconds or milliseconds since 1970, not negative, or an ISO date",
-}
-_MOST_SECONDS = 10**11
+_LARGEST_WHOLE_FLOAT = 2.0**53  # beyond it, floating point skips whole numbers
+OnBadValue = Callable[[int, str], None]
+"""Takes the index of a row and what is wrong with it."""
 
 
-class BadValueError(Exception):
-    """A value that cannot be converted: its index in the batch, and what is wrong with it."""
+class ValueConverter:
+    """Converts the columns of one file, batch by batch, in order."""
 
-    def __init__(self, index: int, problem: str) -> None:
-        super().__init__(problem)
-        self.index = index
+    def __init__(self, options: ReadOptions) -> None:
+        self.times = TimeConverter(options.timestamp_unit, options.timestamp_format)
+        words = {form for word in options.null_words for form in _forms(word)}
+        self._null_words = pa.array(sorted(words), pa.string())
+
+    def to_canonical(self, columns: dict[str, pa.Array], first_row: int, on_bad: OnBadValue) -> pa.Table:
+        """Convert a batch to a `CANONICAL` table, without its bad rows.
+
+        Args:
+            columns: user and item, and rating and timestamp if the source has them. Without ratings, the
+                ratings are null; without times, `timestamp` is `row`.
+            first_row: the number of good rows before this batch.
+            on_bad: called for each row that has a bad value, once.
+        """
+        plain = {name: _plain(column) for name, column in columns.items()}
+        converted, bad = self._convert_all(plain, on_bad)
+        if bad:
+            is_good = np.ones(len(plain["user"]), dtype=bool)
+            is_good[list(bad)] = False
+            good = {name: column.filter(pa.array(is_good)) for name, column in plain.items()}
+            converted, _ = self._convert_all(good, on_bad)
+        count = len(converted["user"])
+        converted["row"] = pa.array(np.arange(first_row, first_row + count))
+        converted.setdefault("timestamp", converted["row"])
+        converted.setdefault("rating", pa.nulls(count, pa.float32()))
+        return pa.table(converted).select(CANONICAL.names).cast(CANONICAL)
+
+    def _convert_all(
+        self, columns: dict[str, pa.Array], on_bad: OnBadValue
+    ) -> tuple[dict[str, pa.Array], set[int]]:
+        converted: dict[str, pa.Array] = {}
+        bad: set[int] = set()
+        for name, column in columns.items():
+            convert = self._converter(name)
+            try:
+                converted[name] = convert(column)
+            except pa.ArrowException:
+                for index in _bad_values(column, convert):
+                    if index not in bad:
+                        bad.add(index)
+                        on_bad(index, self._problem(name, column[index].as_py()))
+        return converted, bad
+
+    def _converter(self, name: str) -> Callable[[pa.Array], pa.Array]:
+        if name == "timestamp":
+            return self.times.convert
+        return _to_rating if name == "rating" else self._to_id
+
+    def _to_id(self, column: pa.Array) -> pa.Array:
+        text = _id_text(column)
+        _require(pc.not_equal(pc.utf8_trim_whitespace(text), ""))
+        if len(self._null_words):
+            _require(pc.invert(pc.is_in(text, value_set=self._null_words)))
+        return text
+
+    def _problem(self, name: str, value: object) -> str:
+        is_missing = value is None or not str(value).strip() or (name != "rating" and value != value)
+        if name == "timestamp":
+            advice = "; --columns timestamp= does without" if is_missing else ""
+            return "the timestamp is missing" + advice if is_missing else self.times.problem(value)
+        if is_missing:
+            return f"the {name} is missing"
+        if name != "rating" and str(value) in self._null_words.to_pylist():
+            return f"the {name} {value!r} stands for no value (--null-words says which words do)"
+        expected = "a number" if name == "rating" else "text or a whole number"
+        return f"the {name} {one_line(repr(value), 60)} is not {expected}"
 
 
-def to_canonical(columns: dict[str, pa.Array], first_row: int) -> pa.Table:
-    """Convert a batch of a source's columns to a `CANONICAL` table.
-
-    Args:
-        columns: user and item, and rating and timestamp if the source has them. Without ratings, the ratings
-            are null; without times, `timestamp` is `row`.
-        first_row: the number of rows before this batch.
-
-    Raises:
-        BadValueError: a value cannot be converted.
-    """
-    converted = {name: _convert(name, column) for name, column in columns.items()}
-    count = len(converted["user"])
-    converted["row"] = pa.array(np.arange(first_row, first_row + count))
-    converted.setdefault("timestamp", converted["row"])
-    converted.setdefault("rating", pa.nulls(count, pa.float32()))
-    return pa.table(converted).select(CANONICAL.names).cast(CANONICAL)
+def _bad_values(column: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> Iterator[int]:
+    """The indices of the values that cannot be converted, by bisection, in order."""
+    ranges = [(0, len(column))]
+    while ranges:
+        low, high = ranges.pop()
+        try:
+            convert(column[low:high])
+        except pa.ArrowException:
+            if high - low == 1:
+                yield low
+            else:
+                middle = (low + high) // 2
+                ranges += [(middle, high), (low, middle)]
 
 
-def _convert(name: str, column: pa.Array) -> pa.Array:
-    convert = _CONVERTERS[name]
+def _plain(column: pa.Array) -> pa.Array:
+    """The column as one of the types that the conversions know."""
     if pat.is_dictionary(column.type):
         column = column.dictionary_decode()
     if pat.is_large_string(column.type) or pat.is_string_view(column.type):
-        column = column.cast(pa.string())
-    try:
-        return convert(column)
-    except pa.ArrowException:
-        low, high = 0, len(column)  # the first value that fails is in column[low:high]
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            convert(column[low:middle])
-            low = middle
-        except pa.ArrowException:
-            high = middle
-    raise BadValueError(low, unexpected(name, column[low].as_py()))
-
-
-def unexpected(name: str, value: object) -> str:
-    """Say that a value of the canonical column `name` is missing or not what it has to be."""
-    if value is None or not str(value).strip():
-        return f"the {name} is missing"
-    return f"the {name} {one_line(repr(value), 60)} is not {_EXPECTED[name]}"
+        return column.cast(pa.string())
+    return column
 
 
 def _require(holds: pa.Array) -> None:
     """Raise what Arrow's own conversions raise unless all values are true; null is not."""
-    if not pc.all(holds, skip_nulls=False).as_py():
+    if not pc.all(holds, skip_nulls=False, min_count=0).as_py():
         raise pa.ArrowInvalid("a value is missing or out of range")
 
 
-def _to_id(column: pa.Array) -> pa.Array:
-    if not (pat.is_string(column.type) or pat.is_integer(column.type)):
-        raise pa.ArrowInvalid(f"{column.type} is not a type for an id")
-    text = column.cast(pa.string())
-    _require(pc.not_equal(pc.utf8_trim_whitespace(text), ""))
-    return text
+def _id_text(column: pa.Array) -> pa.Array:
+    kind = column.type
+    if pat.is_floating(kind):  # pandas turns whole numbers into floats where one is missing
+        _require(pc.less_equal(pc.abs(column), _LARGEST_WHOLE_FLOAT))
+        return column.cast(pa.int64()).cast(pa.string())
+    if pat.is_decimal(kind):  # databases write whole numbers as decimals; the cast refuses fractions
+        return column.cast(pa.decimal256(76, 0)).cast(pa.string())
+    if pat.is_binary(kind) or pat.is_large_binary(
+        kind
+    ):  # Impala's and old Spark's text; the cast checks UTF-8
+        return column.cast(pa.string())
+    if not (pat.is_string(kind) or pat.is_integer(kind)):
+        raise pa.ArrowInvalid(f"{kind} is not a type for an id")
+    return column.cast(pa.string())
 
 
 def _to_rating(column: pa.Array) -> pa.Array:
@@ -104,44 +153,5 @@ def _to_rating(column: pa.Array) -> pa.Array:
     return rating
 
 
-def _to_seconds(column: pa.Array) -> pa.Array:
-    if pat.is_string(column.type):
-        seconds = _text_to_seconds(pc.ascii_trim_whitespace(column))
-    elif pat.is_timestamp(column.type):
-        seconds = column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
-    elif pat.is_date(column.type):
-        seconds = column.cast(pa.timestamp("s")).cast(pa.int64())
-    elif pat.is_integer(column.type):
-        seconds = _number_to_seconds(column.cast(pa.int64()))
-    else:
-        seconds = _number_to_seconds(pc.trunc(column.cast(pa.float64())).cast(pa.int64()))
-    _require(pc.greater_equal(seconds, 0))
-    return seconds
-
-
-def _number_to_seconds(number: pa.Array) -> pa.Array:
-    """Convert whole numbers to seconds: they count seconds, milliseconds (as in Amazon 2023) or less."""
-    # 1e11 seconds are the year 5138; the same number of milliseconds is 1973.
-    while pc.any(is_finer := pc.greater_equal(number, _MOST_SECONDS)).as_py():
-        number = pc.if_else(is_finer, pc.divide(number, 1000), number)
-    return number
-
-
-def _text_to_seconds(text: pa.Array) -> pa.Array:
-    is_whole = pc.ascii_is_decimal(text)
-    if pc.all(is_whole, skip_nulls=False).as_py():
-        return _number_to_seconds(text.cast(pa.int64()))
-    is_date = pc.match_substring_regex(text, r"^\d{4}-\d\d-\d\d")
-    missing = pa.scalar(None, pa.string())
-    whole = pc.if_else(is_whole, text, missing).cast(pa.int64())
-    number = pc.if_else(pc.or_(is_whole, is_date), missing, text).cast(pa.float64())
-    date = pc.if_else(is_date, text, missing)
-    # Arrow needs a time and a zone with every date, and no fractions in a type that counts seconds.
-    for pattern, replacement in ((r"^([\d-]{10})$", r"\1T00:00"), (r"\.\d+", ""), (r"([T ][\d:]+)$", r"\1Z")):
-        date = pc.replace_substring_regex(date, pattern, replacement)
-    date = date.cast(pa.timestamp("s", "UTC")).cast(pa.int64())
-    number = pc.coalesce(whole, pc.trunc(number).cast(pa.int64()))
-    return pc.coalesce(_number_to_seconds(number), date)
-
-
-_CONVERTERS = {"user": _to_id, "item": _to_id, "rating": _to_rating, "timestamp": _to_seconds}
+def _forms(word: str) -> set[str]:
+    return {word, word.lower(), word.upper(), word.title(), "NaN" if word.lower() == "nan" else word}

@@ -22,7 +22,7 @@ from adar_ray.data.manifest import (
 )
 from adar_ray.data.matrix import to_column
 from adar_ray.data.sequences import Windows
-from adar_ray.data.split import TRAIN, SplitProtocol, assign, hash_pairs
+from adar_ray.data.split import TRAIN, SplitProtocol, hash_pairs
 from adar_ray.storage import FileEntry, Folder
 
 ROWS_PER_SHARD = 1 << 20
@@ -40,30 +40,25 @@ def shard_of(user: np.ndarray, shards: int) -> np.ndarray:
 def write_shard(
     folder: Folder,
     shard: int,
-    split: SplitProtocol,
+    splits: np.ndarray,
     windows: Windows,
     user: np.ndarray,
     item: np.ndarray,
     timestamp: np.ndarray,
-    given: np.ndarray,
-    cuts: tuple[int, int] | None,
 ) -> list[FileEntry]:
-    """Split the rows of one shard and write one file per split and one of sequence rows.
+    """Write the rows of one shard: one file per split and one of sequence rows.
 
     Args:
         folder: the dataset.
         shard: number of the shard.
-        split: how to split.
+        splits: the split of each row (see `split.assign`).
         windows: which sequence rows to make.
         user, item, timestamp: the rows, sorted by user and time.
-        given: the source's own split of each row; for `given`.
-        cuts: the first moments of validation and of test; for `temporal`.
 
     Returns:
         The files' entries for the manifest. Files that would be empty are not written.
     """
     table = pa.table({"user": user, "item": item, "timestamp": timestamp}).cast(SHARD_SCHEMA)
-    splits = assign(split, user, item, timestamp, given, cuts)
     entries = []
     for code, name in enumerate(SPLITS):
         rows = table.filter(pa.array(splits == code))

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adar_ray.data.readers import read_tables
-from adar_ray.data.sources import SourceFile, find_files
+from adar_ray.data.options import ReadOptions
+from adar_ray.data.readers import FileReader
+from adar_ray.data.sources import SourceFile, find_source
 from adar_ray.data.values import CANONICAL
 from adar_ray.errors import AdarError
 
@@ -26,26 +27,30 @@ def write_parquet(path: Path, **columns) -> str:
 
 
 def rows_of(file: SourceFile, block_bytes: int = 32 << 20) -> list[tuple]:
-    """(user, item, rating, timestamp) of every row, after a look at schema and positions."""
-    tables = list(read_tables(file, block_bytes))
+    """(user, item, rating, time in seconds) of every row, after a look at schema and positions."""
+    tables = list(FileReader(file).tables(block_bytes))
     assert all(table.schema == CANONICAL for table in tables)
     rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
     assert [row[-1] for row in rows] == list(range(len(rows)))
-    return [row[:-1] for row in rows]
+    unit = 10**9 if file.has_time else 1
+    return [(user, item, rating, time / unit) for user, item, rating, time, _ in rows]
 
 
-def read(source: str, format: str | None = None, columns: dict[str, str] | None = None) -> list[tuple]:
+def read(
+    source: str, format: str | None = None, columns: dict[str, str] | None = None, **options
+) -> list[tuple]:
     """The rows of a source's only file, the same whatever the size of the blocks."""
-    (file,) = find_files(source, format, columns)
+    (file,) = find_source(source, format, columns, ReadOptions(**options)).files
     rows = rows_of(file)
     for block_bytes in (1, 16, 64):
         assert rows_of(file, block_bytes) == rows
     return rows
 
 
-def error_of(source: str, format: str | None = None, columns: dict[str, str] | None = None) -> str:
+def error_of(source: str, format: str | None = None, columns: dict[str, str] | None = None, **options) -> str:
     with pytest.raises(AdarError) as caught:
-        sum(len(table) for file in find_files(source, format, columns) for table in read_tables(file, 4096))
+        for file in find_source(source, format, columns, ReadOptions(**options)).files:
+            list(FileReader(file).tables(4096))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -105,7 +110,7 @@ ORIGINALS = {
         [("user_000001", "É", None, 881250949), ("user_000001", '"Al" Y', None, 881193600)],
     ),
     "csv": ("log.csv", "item_id,user_id,time\n007,a,5\n", [("a", "007", None, 5)]),
-    "tsv": ("log.tsv", 'user\titem\n"a\tb"\tc\n', [("a\tb", "c", None, 0)]),
+    "tsv": ("log.tsv", 'user\titem\n"a\t"b "c"\n', [('"a', '"b "c"', None, 0)]),
     "jsonl": (
         "log.jsonl",
         '{"user": "a", "item": 7, "timestamp": 5, "rating": 4.5}\n'

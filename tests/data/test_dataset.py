@@ -112,16 +112,16 @@ def test_flipped_byte_in_sequences(folder: Path) -> None:
     assert f"{path}: is damaged (wrong checksum)" in failing(lambda: Dataset.open(folder).read_sequences(2))
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, "2", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
 def test_another_schema_version(folder: Path, version: object) -> None:
     manifest = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**manifest, "schema_version": version}))
     message = failing(lambda: Dataset.open(folder))
-    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 2")
+    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 3")
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"schema_version": 2, "na', '{"schema_version": 2}', "\xff\xfe", "[]", "null", "7"]
+    "text", ["", '{"schema_version": 3, "na', '{"schema_version": 3}', "\xff\xfe", "[]", "null", "7"]
 )
 def test_damaged_manifest(folder: Path, text: str) -> None:
     (folder / "dataset.json").write_bytes(text.encode("latin-1"))

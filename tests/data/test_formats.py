@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import datetime
 import gzip
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +29,7 @@ def test_original_file(tmp_path, format):
     source = write(tmp_path / name, content)
     (file,) = find_files(source)
     assert (file.path, file.format.name) == (source, format)
-    assert file.split == ("train" if format == "user-items" else None)
+    assert file.split is None  # one file is no split, whatever its name
     assert file.has_rating == (rows[0][2] is not None)
     assert file.has_time == (format not in ("user-items", "pairs", "tsv"))
     assert read(source) == rows
@@ -56,7 +57,7 @@ def test_zstd_and_bzip2(tmp_path):
     assert read(write(tmp_path / "ratings.csv.bz2", bz2.compress(content))) == RATINGS
 
 
-UNUSUAL = ["юзер", "用户", "🎧🎸", "007", "7", "NA", "null", "1e5", "a\u00a0b", "\u3000x", "-1", "é"]
+UNUSUAL = ["юзер", "用户", "🎧🎸", "007", "7", "NAN2", "nullx", "1e5", "a\u00a0b", "\u3000x", "-1", "é"]
 
 
 @pytest.mark.parametrize("name", ["x.inter", "x.csv", "x.tsv", "x.jsonl", "x.txt"])
@@ -98,8 +99,8 @@ def test_quoted_csv(tmp_path):
 
 
 def test_csv_of_many_blocks(tmp_path):
-    lines = [f'{n},"i{n % 97}, {"x" * 200}\n"' for n in range(8000)]
-    (file,) = find_files(write(tmp_path / "x.csv", "user,item\n" + "\n".join(lines) + "\n"))
+    lines = [f'{n},"i{n % 97}, ""{n}""","{"x" * 200}\n"' for n in range(8000)]
+    (file,) = find_files(write(tmp_path / "x.csv", "user,item,text\n" + "\n".join(lines) + "\n"))
     tables = list(read_tables(file, block_bytes=1))
     assert len(tables) > 1
     assert pa.concat_tables(tables).equals(pa.concat_tables(read_tables(file)))
@@ -140,9 +141,21 @@ def test_a_quote_inside_a_csv_field_is_a_character(tmp_path):
         ("ratings.dat", "1::2::3::4\n" * 1000 + "1::::3::4\n", ["line 1001", "item is missing"]),
         ("a.txt", "1 2\n1 3\n" * 500 + "1 2 3\n", ["line 1001", "expected 2 fields, found 3"]),
         ("a.txt", b"1 2\n1 3\n" * 500 + b"\xff 3\n", ["line 1001", "not UTF-8"]),
-        ("train.txt", b"1 2 4\n1 3\n" * 500 + b"\xff 3\n", ["line 1001", "not UTF-8"]),
+        (
+            "train.txt",
+            b"".join(b"%d 2 4\n" % n for n in range(1000)) + b"\xff 3\n",
+            ["line 1001", "not UTF-8"],
+        ),
         ("x.csv", "user,item\na,b\nc\n", ["line 3", "expected 2 fields, found 1"]),
-        ("x.csv", 'user,item\n"a\nb",c\n\n"d\n",\n', ["line 5", "item is missing"]),
+        ("x.csv", 'user,item,text\na,b,"c\nd"\n\ne,,"f\n"\n', ["line 5", "item is missing"]),
+        ("x.csv", 'user,item\na,"b\nc,d"\n', ["line 2", "line break", "quote"]),
+        ("x.csv", 'user,item,plays\nu1,"A,5\nu2,B,4\nu3,"C,3\n', ["line 2", "not valid CSV", "text after"]),
+        ("x.csv", "user,item\na,b\nNULL,b\n", ["line 3", "user 'NULL' stands for no value", "--null-words"]),
+        ("x.tsv", "user\titem\na\tb\na\t\\N\n", ["line 3", "item '\\\\N' stands for no value"]),
+        ("x.jsonl", '{"user": "nan", "item": 2}\n', ["line 1", "user 'nan' stands for no value"]),
+        ("x.jsonl", '{"user": NaN, "item": 2}\n', ["line 1", "user is missing"]),
+        ("x.jsonl", '{"user": ' + "1" * 5000 + ', "item": 2}\n{}', ["line 1", "not valid JSON"]),
+        ("x.csv", "user,item\na,b\nc\0,d\n", ["line 3", "NUL"]),
         ("x.csv", "user,item,time\na,b,1\r\na,b,soon\r\n", ["line 3", "timestamp 'soon'", "ISO date"]),
         ("x.csv", "user,item,time\na,b,1\na,b,1997-13-04\n", ["line 3", "timestamp '1997-13-04'"]),
         ("x.csv", "user,item,time\na,b,1\na,b,\n", ["line 3", "timestamp is missing"]),
@@ -198,6 +211,11 @@ def test_truncated_gzip(tmp_path, name):
         ({"user": ["a", None], "item": ["b", "c"]}, ["row 2", "user is missing"]),
         ({"user": ["a", "b"], "item": ["b", ""]}, ["row 2", "item is missing"]),
         ({"user": ["a", "b"], "item": [1.5, 2.5]}, ["row 1", "item 1.5 is not"]),
+        ({"user": ["a", "nan"], "item": ["b", "c"]}, ["row 2", "user 'nan' stands for no value"]),
+        ({"user": [1.0, None], "item": ["b", "c"]}, ["row 2", "user is missing"]),
+        ({"user": [1.0, float("nan")], "item": ["b", "c"]}, ["row 2", "user is missing"]),
+        ({"user": [2.0**60], "item": ["b"]}, ["row 1", "is not text or a whole number"]),
+        ({"user": [Decimal("1.5")], "item": ["b"]}, ["row 1", "is not text or a whole number"]),
         ({"user": [1, 2], "item": [1, 2], "rating": [1.0, float("nan")]}, ["row 2", "rating nan is not"]),
         ({"user": [1, 2], "item": [1, 2], "rating": [1.0, None]}, ["row 2", "rating is missing"]),
         ({"user": [1, 2], "item": [1, 2], "timestamp": [1, -2]}, ["row 2", "timestamp -2", "negative"]),

@@ -13,12 +13,26 @@ from adar_ray.storage import FileEntry, Folder
 
 TEXT = """\
 {
-  "schema_version": 2,
+  "schema_version": 3,
   "name": "ö",
   "source": {
     "address": "log.csv",
     "format": "csv",
     "files": 1,
+    "columns": {
+      "user": "who",
+      "item": "what"
+    },
+    "rows": {
+      "read": 7,
+      "bad": 1,
+      "repeated": 1,
+      "held_out_in_training": 1,
+      "low_rating": 1,
+      "few_interactions": 1,
+      "kept": 2
+    },
+    "repeat": "first",
     "interactions_in_time_order": "timestamp",
     "min_rating": null,
     "core": 0
@@ -69,10 +83,8 @@ def test_synthetic_source():
 
 @pytest.mark.parametrize(("min_rating", "text"), [(4, "4"), (4.0, "4.0"), (2.5, "2.5"), (None, "null")])
 def test_min_rating_is_written_as_it_was_given(min_rating, text):
-    source = PreparedSource(
-        address="a", format="csv", files=1, interactions_in_time_order="x", min_rating=min_rating, core=0
-    )
-    assert json.dumps(source.model_dump()["min_rating"]) == text
+    source = json.loads(TEXT)["source"]
+    assert json.dumps(PreparedSource(**{**source, "min_rating": min_rating})["min_rating"]) == text
 
 
 def test_unknown_keys_are_rejected():

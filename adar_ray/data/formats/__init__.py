@@ -6,8 +6,8 @@ To add one, declare it (see `base.Format`) and list it in `FORMATS`.
 from __future__ import annotations
 
 from adar_ray.data.formats.base import Format
-from adar_ray.data.formats.csv import CSV, TSV
-from adar_ray.data.formats.delimited import INTER
+from adar_ray.data.formats.csv import CSV
+from adar_ray.data.formats.delimited import INTER, TSV
 from adar_ray.data.formats.objects import JSONL, PYDICT
 from adar_ray.data.formats.parquet import PARQUET
 from adar_ray.data.formats.published import (

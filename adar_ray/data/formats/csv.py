@@ -1,91 +1,256 @@
-"""CSV with a header, quoted where need be, and its variants with another delimiter."""
+"""CSV: fields that may be quoted (RFC 4180), and its variants with another separator.
+
+A chunk whose quotes are all in their places goes to Arrow's parser. Any other is read field by field, which
+takes longer, and finds the line where it stops being CSV: Arrow, like most parsers, takes a stray quote for
+the start of a field and swallows the lines up to the next one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.columns import check_columns
-from adar_ray.data.files import NOT_UTF8, bad_line, csv_records, is_text, open_file, wrong_field_count
-from adar_ray.data.formats.base import Batch, Format, numbered_rows
-from adar_ray.errors import AdarError, one_line
+from adar_ray.data.compression import EmptyFileError
+from adar_ray.data.files import NOT_UTF8, chunks
+from adar_ray.data.formats.base import Batch
+from adar_ray.data.formats.delimited import BLANKS, Delimited
+from adar_ray.data.formats.table import Table
+from adar_ray.errors import AdarError
 
-_SMALLEST_BLOCK = 1 << 20  # a row has to fit in a block
+_LONGEST_RECORD = 1 << 24
+_SMALLEST_BLOCK = 1 << 16
+Record = tuple[int, list[bytes]]
+"""The line where a record begins, and its fields."""
+_QUOTE, _LINE_FEED = ord('"'), ord("\n")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csv(Format):
-    """Fields that may be quoted, under a header."""
+class Csv(Table):
+    """Fields that may be quoted. Outer spaces count within quotes alone."""
 
-    delimiter: str
+    def with_separator(self, separator: str) -> Table:
+        if len(separator) == 1 and separator.isascii() and not separator.isspace():
+            return super().with_separator(separator)
+        # Nobody quotes fields between such separators in the same way.
+        plain = Delimited(name=self.name, description=self.description, delimiter=",", has_free_header=True)
+        return plain.with_separator(separator)
 
-    def column_names(self, path: str) -> list[str]:
-        return next(csv_records(path, self.delimiter, strict=True))[1]
+    def first_records(self, path: str, count: int) -> list[list[str]]:
+        bad = BadRows(path, limit=sys.maxsize)
+        found: list[Record] = []
+        for records in _Parser(self._separator, bad).parse(chunks(path, _SMALLEST_BLOCK, self.encoding)):
+            assert isinstance(records, list)  # there is no fast way here
+            found += records
+            if len(found) >= count:
+                break
+        if bad.rows and (not found or bad.rows[0].number < found[0][0]):
+            # A header that cannot be read leaves nothing to go on, whatever rows may be skipped.
+            raise AdarError(f"{path}: {bad.rows[0].place}: {bad.rows[0].problem}; correct it")
+        if not found:
+            raise EmptyFileError(path)
+        return [[field.decode(errors="replace") for field in fields] for _, fields in found[:count]]
 
-    def read(self, path: str, columns: dict[str, str], block_bytes: int) -> Iterator[Batch]:
+    def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         names = self.column_names(path)
         check_columns(path, names, columns)
-        used = sorted(set(columns.values()))
-        with open_file(path) as stream:
-            source = _QuoteCounter(stream)
-            try:
-                reader = pacsv.open_csv(
-                    pa.PythonFile(source, "r"),
-                    pacsv.ReadOptions(use_threads=False, block_size=max(block_bytes, _SMALLEST_BLOCK)),
-                    pacsv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-                    pacsv.ConvertOptions(include_columns=used, column_types=dict.fromkeys(used, pa.string())),
-                )
-                yield from numbered_rows(reader, columns)
-            except (pa.ArrowException, OSError) as error:
-                self._raise_fault(path, names, columns)
-                raise AdarError(f"{path}: {one_line(error)}; correct the file") from error
-        if source.quotes % 2:
-            self._raise_fault(path, names, columns)
+        positions = {key: names.index(name) for key, name in columns.items()}
+        header_lines = 1 if self.columns is None else 0
+        parser = _Parser(self._separator, bad)
+        text = chunks(path, max(block_bytes, _SMALLEST_BLOCK), self.encoding)
+        fast = functools.partial(self._parse_fast, len(names), positions)
+        for found in parser.parse(text, fast, header_lines):
+            if isinstance(found, list):
+                yield _batch(found, len(names), positions, bad)
+            else:
+                yield found
 
-    def _raise_fault(self, path: str, names: list[str], columns: dict[str, str]) -> None:
-        """Read the file again, slowly, and raise an error with the line where it stops being CSV."""
-        used = [names.index(name) for name in columns.values()]
-        for line, fields in csv_records(path, self.delimiter, strict=True):
-            if len(fields) != len(names):
-                raise wrong_field_count(path, line, len(fields), len(names))
-            if not all(is_text(fields[position]) for position in used):
-                raise bad_line(path, line, *NOT_UTF8)
+    @property
+    def _separator(self) -> bytes:
+        assert self.delimiter is not None
+        return self.delimiter.encode()
 
-    def place(self, path: str, number: int) -> str:
-        """The line of a row, found by a second look, since a quoted field may hold line breaks."""
-        records = csv_records(path, self.delimiter, strict=False)  # record 0 is the header
-        line, _ = next(islice(records, number, None))
-        return f"line {line}"
+    def _parse_fast(self, fields: int, positions: dict[str, int], line: int, data: bytes) -> Batch | None:
+        """Parse whole records with Arrow; None if anything about them is unusual."""
+        lines = _record_lines(line, data, ord(self._separator))
+        if lines is None:
+            return None
+        names = [str(position) for position in range(fields)]
+        used = [names[position] for position in dict.fromkeys(positions.values())]
+        try:
+            table = pacsv.read_csv(
+                pa.BufferReader(data),
+                pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+                pacsv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+                pacsv.ConvertOptions(include_columns=used, column_types=dict.fromkeys(used, pa.string())),
+            )
+        except pa.ArrowException:
+            return None
+        if table.num_rows != len(lines):
+            return None
+        columns = {key: table[names[position]].combine_chunks() for key, position in positions.items()}
+        if b'"' in data and any(pc.any(pc.match_substring(it, "\n")).as_py() for it in columns.values()):
+            return None
+        return {key: pc.ascii_trim(column, BLANKS) for key, column in columns.items()}, lines
 
 
-class _QuoteCounter:
-    """A stream for Arrow that counts quotes: Arrow takes a quote that never closes for the last value."""
+def _whole_records(data: bytes) -> int:
+    """The length of the part that ends with the last line feed outside quotes, if all quotes are regular."""
+    end = data.rfind(b"\n") + 1
+    while data.count(b'"', 0, end) % 2:
+        end = data.rfind(b"\n", 0, data.rfind(b'"', 0, end)) + 1
+    return end
 
-    closed = False
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self.stream = stream
-        self.quotes = 0
+def _record_lines(first: int, data: bytes, separator: int) -> np.ndarray | None:
+    """The line of each record; None if a quote is not where a field begins or ends, or next to a space."""
+    byte = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(byte == _LINE_FEED)
+    if not len(ends) or ends[-1] != len(byte) - 1:
+        ends = np.append(ends, len(byte))
+    if b'"' not in data:
+        return np.arange(first, first + len(ends))
+    quotes = np.flatnonzero(byte == _QUOTE)
+    if len(quotes) % 2:
+        return None
+    opening, closing = quotes[::2], quotes[1::2]
+    padded = np.pad(byte, 1, constant_values=_LINE_FEED)  # byte n is at n + 1
+    before, after = padded[opening], padded[closing + 2]
+    # An escaped quote looks like one that ends a field and one that begins the next.
+    begins = np.isin(before, (separator, _LINE_FEED, _QUOTE))
+    stops = np.isin(after, (separator, _LINE_FEED, ord("\r"), _QUOTE))
+    inside = np.concatenate([padded[opening + 2][before != _QUOTE], padded[closing][after != _QUOTE]])
+    if not (begins.all() and stops.all()) or np.isin(inside, (ord(" "), ord("\t"))).any():
+        return None
+    is_end = np.searchsorted(quotes, ends) % 2 == 0
+    return first + np.concatenate([[0], np.flatnonzero(is_end)[:-1] + 1])
 
-    def read(self, size: int) -> bytes:
-        data = self.stream.read(size)
-        self.quotes += data.count(b'"')
-        return data
+
+class _Parser:
+    """Splits text into records, field by field."""
+
+    def __init__(self, separator: bytes, bad: BadRows) -> None:
+        end = rb"(?=" + re.escape(separator) + rb"|\r?\n|\r?\Z)"
+        self._quoted = re.compile(rb'[ \t]*"([^"]*(?:""[^"]*)*)"(?!")')
+        self._field_end = re.compile(rb"[ \t]*" + end)
+        self._plain = re.compile(rb"[^" + re.escape(separator) + rb"\n]*")
+        self._opening = re.compile(rb'[ \t]*"')
+        self._separator, self._bad = separator, bad
+
+    def parse(
+        self,
+        text: Iterator[tuple[int, bytes]],
+        fast: Callable[[int, bytes], Batch | None] = lambda line, data: None,
+        header_lines: int = 0,
+    ) -> Iterator[Batch | list[Record]]:
+        """Yield the records of chunks of text: what `fast` makes of whole records, else a list of them.
+
+        Args:
+            text: the number of the first line of each chunk, and the chunk.
+            header_lines: records to leave out.
+        """
+        rest, line = b"", 1
+        for number, chunk in itertools.chain(text, [(0, b"")]):  # the last one has nothing to wait for
+            is_last = not chunk
+            data = rest + chunk
+            if not data:
+                break
+            line = line if rest or is_last else number
+            whole = len(data) if is_last else _whole_records(data)
+            batch = fast(line, data[:whole]) if whole and not header_lines else None
+            if batch is not None:
+                yield batch
+            else:
+                records, whole = self._records(line, data, is_last)
+                yield records[header_lines:]
+                header_lines = max(0, header_lines - len(records))
+            line, rest = line + data.count(b"\n", 0, whole), data[whole:]
+
+    def _records(self, line: int, data: bytes, is_last: bool) -> tuple[list[Record], int]:
+        """The records of `data`, and where the first one that does not end in it begins."""
+        records: list[Record] = []
+        at = 0
+        while at < len(data):
+            fields, end = self._record(data, at)
+            if fields is None:
+                if end is None and not is_last and len(data) - at <= _LONGEST_RECORD:
+                    break  # the next chunk may close the quote
+                problem = "a quote is not closed" if end is None else "text after the quote that ends a field"
+                end = data.find(b"\n", at) + 1 or len(data)
+                text = data[at:end].decode(errors="replace")
+                self._bad.add(line, f"not valid CSV ({problem})", text)
+            elif any(fields) or len(fields) > 1:  # else the line is blank
+                records.append((line, fields))
+            assert end is not None
+            line, at = line + data.count(b"\n", at, end), end
+        return records, at
+
+    def _record(self, data: bytes, at: int) -> tuple[list[bytes] | None, int | None]:
+        """The fields of the record at `at` and where the next one begins.
+
+        Without fields, it is not valid; without an end, it has a quote that is not closed.
+        """
+        fields = []
+        while True:
+            if self._opening.match(data, at):
+                quoted = self._quoted.match(data, at)
+                if quoted is None:
+                    return None, None
+                found = self._field_end.match(data, quoted.end())
+                if found is None:
+                    return None, quoted.end()
+                fields.append(quoted[1].replace(b'""', b'"'))
+            else:
+                found = self._plain.match(data, at)
+                assert found is not None
+                fields.append(found[0].strip(b" \t\r"))
+            at = found.end()
+            if data.startswith(self._separator, at):
+                at += len(self._separator)
+                continue
+            end = data.find(b"\n", at)
+            return fields, end + 1 if end >= 0 else len(data)
+
+
+def _batch(
+    records: list[tuple[int, list[bytes]]], count: int, positions: dict[str, int], bad: BadRows
+) -> Batch:
+    """The wanted columns of records that have the right number of fields, all in UTF-8."""
+    lines: list[int] = []
+    columns: dict[str, list[str]] = {key: [] for key in positions}
+    for line, fields in records:
+        if len(fields) != count:
+            text = b",".join(fields).decode(errors="replace")
+            bad.add(line, f"expected {count} fields, found {len(fields)}", text)
+            continue
+        try:
+            values = {key: fields[position].decode() for key, position in positions.items()}
+        except UnicodeDecodeError:
+            bad.add(line, NOT_UTF8, b",".join(fields).decode(errors="replace"))
+            continue
+        if any("\n" in value for value in values.values()):
+            bad.add(line, "a field holds a line break: is a quote not closed?", str(values))
+            continue
+        lines.append(line)
+        for key, value in values.items():
+            columns[key].append(value)
+    return {key: pa.array(values, pa.string()) for key, values in columns.items()}, np.array(lines, np.int64)
 
 
 CSV = Csv(
     name="csv",
-    description="comma-separated with a header",
+    description="comma-separated, quoted where need be",
     sure_names=("*.csv",),
     delimiter=",",
-)
-TSV = Csv(
-    name="tsv",
-    description="tab-separated with a header",
-    sure_names=("*.tsv", "user_artists.dat"),
-    delimiter="\t",
+    has_free_header=True,
 )

@@ -9,42 +9,50 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.columns import check_columns
-from adar_ray.data.files import lines_of, wrong_field_count
-from adar_ray.data.formats.base import Batch, Format, first_line_of
+from adar_ray.data.files import head, lines_of
+from adar_ray.data.formats.base import Batch
+from adar_ray.data.formats.table import Table
+
+BLANKS = " \t"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delimited(Format):
-    """Lines of fields that are never quoted.
+class Delimited(Table):
+    """Fields that are never quoted. Outer spaces do not count.
 
     Args:
-        delimiter: what separates the fields; None for runs of ASCII white space.
-        columns: the fields of a line; None if the first line names them as RecBole does (`name:type`).
-        encoding: of the text.
+        has_types: whether the header gives types as well, as RecBole's does (`name:type`).
     """
 
-    delimiter: str | None
-    columns: tuple[str, ...] | None = None
-    encoding: str = "utf-8"
+    has_types: bool = False
 
-    def column_names(self, path: str) -> list[str]:
-        if self.columns is not None:
-            return list(self.columns)
-        return [name.partition(":")[0] for name in first_line_of(path).split(self.delimiter)]
+    def first_records(self, path: str, count: int) -> list[list[str]]:
+        records = [
+            [field.strip(BLANKS) for field in line.split(self.delimiter)]
+            for line in head(path, self.encoding)[:count]
+        ]
+        if self.has_types:
+            records[0] = [name.partition(":")[0] for name in records[0]]
+        return records
 
-    def read(self, path: str, columns: dict[str, str], block_bytes: int) -> Iterator[Batch]:
+    def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         names = self.column_names(path)
         check_columns(path, names, columns)
         header_lines = 1 if self.columns is None else 0
-        for lines, numbers in lines_of(path, block_bytes, self.encoding):
+        for lines, numbers in lines_of(path, block_bytes, self.encoding, bad):
             lines, numbers, header_lines = lines[header_lines:], numbers[header_lines:], 0
             fields = pc.split_pattern(lines, self.delimiter) if self.delimiter else split_words(lines)
             counts = pc.list_value_length(fields).to_numpy()
-            wrong = np.flatnonzero(counts != len(names))
-            if len(wrong):
-                raise wrong_field_count(path, numbers[wrong[0]], counts[wrong[0]], len(names))
-            yield {key: pc.list_element(fields, names.index(name)) for key, name in columns.items()}, numbers
+            is_right = counts == len(names)
+            if not is_right.all():
+                for at in np.flatnonzero(~is_right).tolist():
+                    problem = f"expected {len(names)} fields, found {counts[at]}"
+                    bad.add(int(numbers[at]), problem, lines[at].as_py())
+                fields, numbers = fields.filter(pa.array(is_right)), numbers[is_right]
+            batch = {key: pc.list_element(fields, names.index(name)) for key, name in columns.items()}
+            yield {key: pc.ascii_trim(column, BLANKS) for key, column in batch.items()}, numbers
 
 
 def split_words(lines: pa.Array) -> pa.ListArray:
@@ -59,4 +67,12 @@ INTER = Delimited(
     stands_out=True,
     first_line=r"\S+:(token|float)(_seq)?(\t\S+:(token|float)(_seq)?)+",
     delimiter="\t",
+    has_types=True,
+)
+TSV = Delimited(
+    name="tsv",
+    description="tab-separated, never quoted",
+    sure_names=("*.tsv", "user_artists.dat"),
+    delimiter="\t",
+    has_free_header=True,
 )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from adar_ray.data.files import bad_line, is_text, json_object, lines_of, python_dict
-from adar_ray.data.formats.base import Batch, Format, first_line_of
-from adar_ray.data.values import unexpected
+from adar_ray.data.bad_rows import BadRows
+from adar_ray.data.files import bad_line, head, lines_of
+from adar_ray.data.formats.base import Batch, Format
+from adar_ray.errors import one_line
+
+
+class NotAnObjectError(Exception):
+    """What is wrong with a line that holds no object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,31 +27,84 @@ class Objects(Format):
     """One object per line, whose keys are the columns.
 
     Args:
-        parse: (path, line number, line) -> the object; raises AdarError if the line is none.
+        parse: line -> the object; raises NotAnObjectError if the line is none.
     """
 
-    parse: Callable[[str, int, str], dict[str, Any]]
+    parse: Callable[[str], dict[str, Any]]
 
     def column_names(self, path: str) -> list[str]:
-        return list(self.parse(path, 1, first_line_of(path)))
+        try:
+            return list(self.parse(head(path, self.encoding)[0]))
+        except NotAnObjectError as error:
+            raise bad_line(path, 1, str(error), "correct it, or pass the right --format") from None
 
-    def read(self, path: str, columns: dict[str, str], block_bytes: int) -> Iterator[Batch]:
-        for lines, numbers in lines_of(path, block_bytes):
+    def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
+        for lines, numbers in lines_of(path, block_bytes, self.encoding, bad):
             values: dict[str, list[str | None]] = {key: [] for key in columns}
-            for line, number in zip(lines.to_pylist(), numbers, strict=True):
-                record = self.parse(path, number, line)
-                for key, name in columns.items():
-                    values[key].append(_value_text(record.get(name), path, number, key))
-            yield {key: pa.array(value, pa.string()) for key, value in values.items()}, numbers
+            kept = []
+            for line, number in zip(lines.to_pylist(), numbers.tolist(), strict=True):
+                try:
+                    record = self.parse(line)
+                    texts = {key: _value_text(record.get(name), key) for key, name in columns.items()}
+                except NotAnObjectError as error:
+                    bad.add(number, str(error), line)
+                    continue
+                kept.append(number)
+                for key, text in texts.items():
+                    values[key].append(text)
+            yield {key: pa.array(value, pa.string()) for key, value in values.items()}, np.array(kept, int)
 
 
-def _value_text(value: object, path: str, number: int, key: str) -> str | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if is_number and not (isinstance(value, float) and key in ("user", "item")):
-        return repr(value)
-    if value is None or (isinstance(value, str) and is_text(value)):
+def json_object(line: str) -> dict[str, Any]:
+    """Parse a line that is a JSON object."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise NotAnObjectError(f"not valid JSON ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise NotAnObjectError("not a JSON object")
+    return value
+
+
+def python_dict(line: str) -> dict[str, Any]:
+    """Parse a line that is a Python dict. Only literals are evaluated, so no code of the file runs."""
+    try:
+        value = ast.literal_eval(line)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise NotAnObjectError(f"not a valid Python dict ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise NotAnObjectError("not a Python dict")
+    return value
+
+
+def _value_text(value: object, key: str) -> str | None:
+    """A value as text; whole numbers that are written as floats lose the fraction."""
+    if value is None or (isinstance(value, str) and value.isascii()):
         return value
-    raise bad_line(path, number, unexpected(key, value))
+    is_id = key in ("user", "item")
+    if isinstance(value, str) and _is_utf8(value):
+        return value
+    if isinstance(value, float) and is_id:
+        if math.isnan(value):
+            return None
+        if value.is_integer() and abs(value) <= 2**53:
+            return repr(int(value))
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            return repr(value)
+        except ValueError:  # Python does not print integers of more than 4,300 digits
+            pass
+    is_plain = isinstance(value, (str, bytes, float, bool))
+    shown = one_line(repr(value), 60) if is_plain else f"(of type {type(value).__name__})"
+    raise NotAnObjectError(f"the {key} {shown} is not text or a {'whole ' if is_id else ''}number")
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 JSONL = Objects(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.columns import check_columns
 from adar_ray.data.files import open_parquet
 from adar_ray.data.formats.base import Batch, Format, numbered_rows
@@ -20,7 +21,7 @@ class Parquet(Format):
     def column_names(self, path: str) -> list[str]:
         return open_parquet(path).schema_arrow.names
 
-    def read(self, path: str, columns: dict[str, str], block_bytes: int) -> Iterator[Batch]:
+    def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         parquet = open_parquet(path)
         check_columns(path, parquet.schema_arrow.names, columns)
         rows = max(1, block_bytes // _ROW_BYTES)
@@ -30,13 +31,12 @@ class Parquet(Format):
         except (pa.ArrowException, OSError) as error:
             raise AdarError(f"{path}: damaged ({one_line(error)}); fetch the file again") from error
 
-    def place(self, path: str, number: int) -> str:
-        return f"row {number}"
-
 
 PARQUET = Parquet(
     name="parquet",
     description="Parquet",
     sure_names=("*.parquet", "*.pq"),
     first_line="PAR1.*",
+    encoding=None,
+    row_unit="row",
 )

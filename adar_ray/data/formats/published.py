@@ -80,4 +80,5 @@ LASTFM_1K = Delimited(
     stands_out=True,
     delimiter="\t",
     columns=("user", "timestamp", "artist id", "item", "track id", "track name"),
+    any_word_is_an_id=True,  # there are artists called None and Null
 )

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow.compute as pc
 
+from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.files import lines_of
-from adar_ray.data.formats.base import Batch, Format, Match, split_in
+from adar_ray.data.formats.base import Batch, Format, Match
 from adar_ray.data.formats.delimited import Delimited, split_words
+from adar_ray.data.given_split import split_in
 
 
 class UserItems(Format):
@@ -22,8 +24,8 @@ class UserItems(Format):
     def column_names(self, path: str) -> list[str]:
         return ["user", "item"]
 
-    def read(self, path: str, columns: dict[str, str], block_bytes: int) -> Iterator[Batch]:
-        for lines, numbers in lines_of(path, block_bytes):
+    def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
+        for lines, numbers in lines_of(path, block_bytes, self.encoding, bad):
             fields = split_words(lines)
             counts = pc.list_value_length(fields).to_numpy()
             words = fields.flatten()
@@ -36,9 +38,13 @@ class UserItems(Format):
             )
 
     def recognize(self, name: str, lines: list[str]) -> Match:
-        if not _are_numbers(lines):
+        if not _are_numbers(lines) or (_repeat_users(lines) and not _are_pairs(lines)):
             return Match.NO
-        return _user_per_line(name, lines) if _are_pairs(lines) else Match.CERTAIN
+        if _are_pairs(lines):
+            return _user_per_line(name, lines)
+        # Lines of three or four numbers each may also be a user, an item, a rating and a time.
+        lengths = {len(line.split()) for line in lines}
+        return Match.CERTAIN if len(lengths) > 1 or split_in(name) else Match.POSSIBLE
 
 
 class Pairs(Delimited):
@@ -59,14 +65,18 @@ def _are_pairs(lines: list[str]) -> bool:
     return all(len(line.split()) == 2 for line in lines)
 
 
+def _repeat_users(lines: list[str]) -> bool:
+    users = [line.split()[0] for line in lines]
+    return len(set(users)) < len(users)
+
+
 def _user_per_line(name: str, lines: list[str]) -> Match:
     """Whether lines of two numbers have one line for each user.
 
     Such a file names no user twice and is usually called after a split. A file of pairs repeats a user as
     soon as one has a second item. If name and users disagree, it could be either.
     """
-    users = [line.split()[0] for line in lines]
-    no_user_repeats = len(set(users)) == len(users)
+    no_user_repeats = not _repeat_users(lines)
     if no_user_repeats != (split_in(name) is not None):
         return Match.POSSIBLE
     return Match.CERTAIN if no_user_repeats else Match.NO
@@ -77,11 +87,11 @@ USER_ITEMS = UserItems(
     description="LightGCN, train.txt and test.txt: one line per user, `user item item ...`",
     other_names=("train*.txt", "valid*.txt", "test*.txt"),
     stands_out=True,
-    names_tell_split=True,
 )
 PAIRS = Pairs(
     name="pairs",
     description="SASRec: one line an interaction, `user item`, each user's in time order",
     delimiter=None,
     columns=("user", "item"),
+    in_time_order=True,
 )

@@ -1,0 +1,111 @@
+"""What people should know about a dataset that `prepare` has made, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from adar_ray.data.manifest import Repeat, RowCounts
+from adar_ray.data.sources import Source
+from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, SplitProtocol
+from adar_ray.errors import one_line
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """What a split has come to: interactions of each split, and who of test is not in training."""
+
+    train: int
+    valid: int
+    test: int
+    test_users: int
+    cold_users: int
+    test_items: int
+    cold_items: int
+
+
+def reading_notes(
+    source: Source, empty: list[str], rows: RowCounts, split: SplitProtocol, repeat: Repeat
+) -> list[str]:
+    """Notes about what was read and what was not.
+
+    Args:
+        empty: files that turned out to have no content.
+    """
+    notes = []
+    empty = [*source.empty, *empty]
+    if source.left_out:
+        notes.append(
+            f"{len(source.left_out):,} other files there were not read ({_some(source.left_out)}): their "
+            "names are not those of interactions; a glob reads others"
+        )
+    if empty:
+        notes.append(f"{len(empty):,} files are empty ({_some(empty)})")
+    if rows.bad:
+        notes.append(f"{rows.bad:,} bad rows were skipped; bad_rows.jsonl lists them")
+    if rows.repeated:
+        notes.append(
+            f"{rows.repeated:,} interactions repeat a pair of user and item; the {repeat} of each pair was "
+            "kept (--repeat keep keeps all)"
+        )
+    if rows.held_out_in_training:
+        notes.append(
+            f"{rows.held_out_in_training:,} interactions of the source's test or validation are in its "
+            "training as well, which keeps them"
+        )
+    file = source.files[0]
+    if split.protocol != "given" and any(file.split for file in source.files):
+        notes.append("the source's own split was not used; --split given does")
+    if not file.has_time and source.unused_times:
+        notes.append(
+            f"no column was taken for times, though {_some(source.unused_times)} may hold some; "
+            f"--columns timestamp={source.unused_times[0]} uses them"
+        )
+    if not file.has_time and not file.format.in_time_order and split.protocol != "given":
+        notes.append("without times, each user's interactions are in the order of the source")
+    return notes
+
+
+def split_notes(
+    split: SplitProtocol, facts: SplitFacts, users: pa.Array, user_counts: np.ndarray
+) -> list[str]:
+    """Notes about the split.
+
+    Args:
+        users: keys of the users.
+        user_counts: interactions of each user; 0 if dropped.
+    """
+    notes = []
+    few = np.flatnonzero((user_counts > 0) & (user_counts < LEAVE_ONE_OUT_MINIMUM))
+    if split.protocol == "leave-one-out" and len(few):
+        notes.append(
+            f"{len(few):,} users have fewer than {LEAVE_ONE_OUT_MINIMUM} interactions (the first is "
+            f"{users[few[0]].as_py()!r}): theirs all stay in training; "
+            f"--core {LEAVE_ONE_OUT_MINIMUM} drops them"
+        )
+    if not facts.test:
+        notes.append("test is empty, so nothing can be evaluated on it")
+    asked = split.valid_fraction * (facts.train + facts.valid)
+    if split.protocol != "leave-one-out" and facts.valid < asked / 2:
+        notes.append(
+            f"validation has {facts.valid:,} interactions, though a share of {split.valid_fraction:g} would "
+            f"be {asked:,.0f}: users have too few for it; raise --valid-fraction or --core"
+        )
+    for kind, there, cold in (
+        ("users", facts.test_users, facts.cold_users),
+        ("items", facts.test_items, facts.cold_items),
+    ):
+        if cold:
+            notes.append(
+                f"{cold:,} of {there:,} {kind} in test have no interaction in training, so their vectors are "
+                "never trained; figures on test include them"
+            )
+    return notes
+
+
+def _some(names: list[str]) -> str:
+    return one_line(", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else ""))

@@ -1,0 +1,34 @@
+"""Different spellings of the same id."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from adar_ray.data.keys import unify_numbers
+from adar_ray.errors import AdarError
+
+
+@pytest.mark.parametrize(
+    ("written", "keys"),
+    [
+        (["12", "7", "12.0", "100.", "7.00"], ["7", "12", "100"]),
+        (["12.0", "7.0"], ["7", "12"]),
+        (["b", "a", "10", "9"], ["9", "a", "b", "10"]),
+        (["12", "12.0", "v2"], ["12", "v2", "12.0"]),  # not a column of numbers
+        (["007", "7"], ["7", "007"]),
+        (["-1.0", "1"], ["1", "-1"]),
+    ],
+)
+def test_keys(written, keys):
+    unified, position = unify_numbers("user", pa.array(written))
+    assert unified.to_pylist() == keys
+    numbers = len(keys) < len(written) or keys == ["7", "12"] or "-1" in keys
+    for key, at in zip(written, position, strict=True):
+        assert keys[at] == key or (numbers and float(keys[at]) == float(key))
+
+
+@pytest.mark.parametrize("odd", ["12.5", "1e5", "1.2e+09", ".5"])
+def test_numbers_that_are_not_whole(odd):
+    with pytest.raises(AdarError, match=f"the item '{odd.replace('+', '.')}' is not a whole number"):
+        unify_numbers("item", pa.array(["12", odd]))
