@@ -10,6 +10,10 @@ class AdarError(Exception):
     """
 
 
+class TransientError(AdarError):
+    """An AdarError that may pass by itself, such as a lost worker: trying again may help."""
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks, cut to `limit` characters; for messages of other libraries."""
     line = " ".join(str(text).split())

@@ -1,4 +1,4 @@
-"""Context managers that put back what the library changes in the process that calls it.
+"""What the library may take of this machine, and context managers that put back what it changes in a process.
 
 Settings that are meant to last belong in the entry points of the command line and of worker processes.
 """
@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from adar_ray.errors import AdarError
 
 
 @contextlib.contextmanager
@@ -45,6 +47,13 @@ def _torch_random_state_kept(torch: Any) -> Iterator[None]:
             torch.cuda.manual_seed_all(seed)
         else:
             torch.cuda.set_rng_state_all(gpu_states)
+
+
+def check_threads(number: int) -> None:
+    """Refuses more threads per worker than this machine has CPUs: torch crashes when it cannot start them."""
+    cpus = os.cpu_count() or 1
+    if number > cpus:
+        raise AdarError(f"train.threads={number}: this machine has {cpus} CPUs; ask for no more threads")
 
 
 @contextlib.contextmanager

@@ -5,21 +5,31 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import ray
 import ray.exceptions
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, TransientError, one_line
 from adar_ray.process import environment_kept, log_levels_kept, random_states_kept, signal_handlers_kept
+from adar_ray.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
 # Ray Data's own tasks need CPUs beside the workers'; a run that waits for one hangs silently.
 DATA_CPUS = 2
+ANSWER_SECONDS = 20.0  # for a cluster's first answer
+# Ray's own limits: for its processes to start, and for a node on this machine to join a cluster.
+START_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -33,21 +43,71 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
         may_wait: for workers that take turns and do not all have to fit at once.
 
     Raises:
-        AdarError: the cluster cannot be reached, or has fewer CPUs than needed.
+        AdarError: the cluster cannot be reached, rejects the token, or has fewer CPUs than needed.
     """
-    with random_states_kept(), environment_kept(), signal_handlers_kept(), log_levels_kept():
-        is_ours = not ray.is_initialized()
-        if is_ours:
-            _start(worker_cpus)
+    with (
+        random_states_kept(),
+        environment_kept(),
+        signal_handlers_kept(),
+        log_levels_kept(),
+        contextlib.nullcontext() if ray.is_initialized() else _started(worker_cpus),
+    ):
         try:
             _check_cpus(worker_cpus, may_wait)
             with _quiet_and_ordered_data():
                 yield
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
-        finally:
-            if is_ours:
-                ray.shutdown()
+
+
+def joins_cluster() -> bool:
+    """Whether `ray_session` uses a Ray that runs already, rather than start one on this machine."""
+    return ray.is_initialized() or _address() is not None
+
+
+@dataclass(frozen=True)
+class Need:
+    """What each worker needs of a resource.
+
+    Attributes:
+        resource: Ray's name for it, such as GPU.
+        amount: how much of it.
+        setting: what asks for it, such as `train.threads=4`.
+    """
+
+    resource: str
+    amount: float
+    setting: str
+
+
+def check_room(needs: Iterable[Need], workers: int, option: str) -> None:
+    """Refuses workers that Ray could never place: it would wait for room without end.
+
+    A cluster with an autoscaler may get the room when something waits for it.
+
+    Args:
+        needs: of each worker.
+        workers: how many there are.
+        option: what asks for that many, such as `--workers`.
+
+    Raises:
+        AdarError: no machine has room for one worker, or the cluster has none for all of them.
+    """
+    if is_autoscaler_v2():
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for need in needs:
+        each = [node.get(need.resource, 0) for node in nodes]
+        if need.amount > max(each, default=0):
+            raise AdarError(
+                f"{need.setting}: no machine of the Ray cluster has more than {max(each, default=0):g} "
+                f"{need.resource}s; ask for less"
+            )
+        if need.amount * workers > sum(each):
+            raise AdarError(
+                f"{option} {workers}: needs {need.amount * workers:g} {need.resource}s, "
+                f"but the Ray cluster has {sum(each):g}; ask for less"
+            )
 
 
 @contextlib.contextmanager
@@ -85,22 +145,130 @@ def _cause(error: BaseException) -> BaseException:
         if isinstance(inner, OSError) and not is_wrapper:
             return inner
         inner = getattr(inner, "cause", None) or inner.__cause__
-    return AdarError(f"a Ray task failed: {one_line(error, 400)}")
+    return TransientError(f"a Ray task failed: {one_line(error, 400)}")
 
 
-def _start(worker_cpus: int) -> None:
+def _address() -> str | None:
+    """The cluster to connect to; None to start Ray on this machine."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
+@contextlib.contextmanager
+def _started(worker_cpus: int) -> Iterator[None]:
+    """Ray, connected to a cluster or started on this machine, and shut down at the end."""
+    address = _address()
+    where = f"Ray at {address}" if address else "Ray on this machine"
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with contextlib.ExitStack() as stack:
+        try:
+            if address:
+                check_answers(address)
+                stack.callback(ray.shutdown)
+                with waiting(f"a node of {where} on this machine", START_SECONDS):
+                    ray.init(**common)
+            else:
+                cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
+                stack.enter_context(_processes_ended())
+                with waiting(f"{where} to start", START_SECONDS):
+                    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        except AdarError:
+            raise
+        except ray.exceptions.AuthenticationError as error:
+            raise AdarError(f"{where}: {_why_no_token(error)}") from error
+        except Exception as error:  # a start that takes too long raises a bare Exception
+            raise TransientError(f"{where} cannot be reached or started ({_why(error)})") from error
+        yield
+
+
+def check_answers(address: str) -> None:
+    """Asks the cluster at an address of Ray's for a sign of life, which Ray would try for ten minutes.
+
+    Raises:
+        AdarError: it is not the address of a cluster that answers and takes the token.
+    """
+    where = f"RAY_ADDRESS {address}"
+    usage = "give HOST:PORT of the head, such as 10.0.0.1:6379; or auto, for a cluster on this machine"
+    if address.startswith("ray://"):
+        raise AdarError(f"{where}: Ray Client cannot run Ray Data; {usage}")
+    if "://" in address:
+        raise AdarError(f"{where}: is a dashboard, where only `adar-ray job` runs commands; {usage}")
     try:
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**common)
-            logger.info("connected to Ray at %s", os.environ["RAY_ADDRESS"])
-        else:
-            cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
-            logger.info("started Ray on this machine with %d CPUs", cpus)
-    except Exception as error:  # a start that takes too long raises a bare Exception
-        where = os.environ.get("RAY_ADDRESS", "this machine")
-        raise AdarError(f"Ray on {where} cannot be reached or started ({one_line(error, 160)})") from error
+        target = canonicalize_bootstrap_address(address) or address
+    except ValueError as error:
+        raise AdarError(f"{where}: is not the address of a cluster; {usage}") from error
+    except ConnectionError as error:
+        raise AdarError(f"{where}: no Ray runs on this machine; start it, or unset RAY_ADDRESS") from error
+    if address == "auto":  # as Ray does before it connects
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with (
+        waiting(f"{where} to answer", ANSWER_SECONDS),
+        init_grpc_channel(target, [("grpc.enable_http_proxy", 0)]) as channel,
+    ):
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ANSWER_SECONDS)
+        except grpc.RpcError as error:
+            raise _refusal(where, error.code(), error.details(), usage) from error
+
+
+def _refusal(where: str, code: grpc.StatusCode, details: str, usage: str) -> AdarError:
+    """Why a cluster did not answer the question whether it is alive."""
+    if code is grpc.StatusCode.UNAUTHENTICATED and is_token_auth_enabled():
+        return AdarError(f"{where}: rejects the token in {token_origin()}; use the cluster's own")
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return AdarError(
+            f"{where}: requires a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token "
+            "or RAY_AUTH_TOKEN_PATH to a file that contains it"
+        )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TransientError(f"{where}: no answer within {ANSWER_SECONDS:g} s; check that the cluster is up")
+    if code is grpc.StatusCode.UNAVAILABLE and "HTTP/2" not in details:
+        reason = details.rpartition(": ")[2].strip("]")
+        return TransientError(f"{where}: no Ray cluster answers ({one_line(reason, 160)}); {usage}")
+    return AdarError(f"{where}: something else than a Ray cluster answers; {usage}")
+
+
+def token_origin() -> str:
+    """Where Ray takes its token from, in words."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return f"{file} (RAY_AUTH_TOKEN_PATH)" if file else "~/.ray/auth_token"
+
+
+def _why_no_token(error: ray.exceptions.AuthenticationError) -> str:
+    """Ray's reason, without the instructions that it adds to every reason."""
+    return one_line(error.message.rstrip("."))
+
+
+def _why(error: Exception) -> str:
+    if "No node info found" in str(error.__cause__):
+        return "no node of the cluster runs on this machine; use one that does, or `adar-ray job submit`"
+    return one_line(error, 160)
+
+
+@contextlib.contextmanager
+def _processes_ended() -> Iterator[None]:
+    """Shuts down the Ray that the block starts, or was starting, and ends each process that it leaves.
+
+    Ray's agents on a machine outlive a raylet that had to be killed by up to a minute.
+    """
+    import psutil  # found only after Ray is imported, which brings it
+
+    ours = psutil.Process()
+    before = set(ours.children())
+    try:
+        yield
+    finally:
+        begun = [child for child in ours.children() if child not in before]
+        started = list(begun)
+        for child in begun:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                started += child.children(recursive=True)
+        ray.shutdown()
+        for process in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @contextlib.contextmanager

@@ -11,22 +11,54 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
+import torch
+from ray.actor import ActorHandle
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from adar_ray.config import TrainConfig
 from adar_ray.custom import look_in, search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, TransientError, one_line
 from adar_ray.memory import keep_freed_memory
-from adar_ray.process import environment_kept
-from adar_ray.ray_session import interruptible, ray_session
+from adar_ray.process import check_threads, environment_kept
+from adar_ray.ray_session import Need, check_room, joins_cluster, ray_session
 from adar_ray.training.data_source import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, StepProgress
 from adar_ray.training.run import Run
+from adar_ray.waiting import waiting
 
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0
+
+
+def needs_of_worker(train: TrainConfig) -> list[Need]:
+    """What a worker reserves. A GPU that is used only where there is one is not needed."""
+    needs = [Need("CPU", train.threads, f"train.threads={train.threads}")]
+    return [*needs, Need("GPU", 1, "train.device=cuda")] if train.device == "cuda" else needs
+
+
+def check_workers(train: TrainConfig, workers: int) -> None:
+    """Refuses workers that Ray could never place, before anything is written.
+
+    Connects to the cluster if there is one. A Ray that starts on this machine has the machine's GPUs, and as
+    many CPUs as workers ask for.
+
+    Raises:
+        AdarError: what they ask for, and what there is.
+    """
+    if joins_cluster():
+        with ray_session(workers * train.threads):
+            check_room(needs_of_worker(train), workers, "--workers")
+        return
+    check_threads(train.threads)
+    gpus = torch.cuda.device_count()
+    if train.device == "cuda" and gpus < workers:
+        raise AdarError(
+            f"train.device=cuda: {workers} workers need a GPU each, and torch finds {gpus} on this machine; "
+            "set train.device=cpu, or lower --workers"
+        )
 
 
 def fit_on_workers(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnStep) -> None:
@@ -44,6 +76,7 @@ def _train(run: Run, dataset: Dataset) -> None:
     # The checkpoint may be one epoch behind the metrics; a worker drops what it does not need.
     first_epoch = max(1, len(run.epochs()))
     with ray_session(workers * config.train.threads):
+        check_room(needs_of_worker(config.train), workers, "--workers")
         keeps = keeps_data(config, dataset)
         shard_rows, read_shard = training_shards(config, dataset)
         n_shards = len(shard_rows)
@@ -60,7 +93,8 @@ def _train(run: Run, dataset: Dataset) -> None:
         # Ray would resume a run of the same name from files of its own. RUN/checkpoints is what resumes here,
         # so every start has a new name, and the files that Ray leaves are removed.
         scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
-        trainer = ray.train.torch.TorchTrainer(
+        resources = {"CPU": float(config.train.threads)} | ({"GPU": 1.0} if use_gpu else {})
+        trainer = _Trainer(
             _train_worker,
             train_loop_config={
                 "run": run.folder.address,
@@ -69,9 +103,7 @@ def _train(run: Run, dataset: Dataset) -> None:
                 "modules": search_path(),
             },
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,
-                use_gpu=use_gpu,
-                resources_per_worker={"CPU": config.train.threads} | ({"GPU": 1} if use_gpu else {}),
+                num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
             ),
             run_config=ray.train.RunConfig(
                 name=scratch.path.rpartition("/")[2], storage_path=f"{run.folder.address}/checkpoints"
@@ -83,13 +115,44 @@ def _train(run: Run, dataset: Dataset) -> None:
         try:
             # Ray Train asks its workers for news every two seconds by default, which small runs would spend
             # waiting.
-            with interruptible(), environment_kept(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1"):
+            with (
+                environment_kept(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1"),
+                waiting(lambda: _wanted_room(run, resources, workers)),
+            ):
                 trainer.fit()
         except TrainingFailedError as error:
             raise _cause(error) from error
         finally:
             with contextlib.suppress(OSError):
                 scratch.remove()
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Ray's, without its handler of Ctrl-C, which waits for the controller while that waits for workers."""
+
+    def _register_sigint_handler(self, controller: ActorHandle) -> None:
+        self._controller = controller
+
+    def fit(self) -> ray.train.Result:
+        try:
+            return super().fit()
+        except KeyboardInterrupt:
+            if hasattr(self, "_controller"):
+                ray.kill(self._controller)  # its workers end with it
+            raise
+
+
+def _wanted_room(run: Run, resources: dict[str, float], workers: int) -> str | None:
+    """What workers that have not been placed yet wait for."""
+    if run.progress() is not None:
+        return None
+    for group in ray.util.placement_group_table().values():
+        if group["state"] == "PENDING" and list(group["bundles"].values()) == [resources] * workers:
+            free = ray.available_resources()
+            each = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
+            left = " and ".join(f"{free.get(name, 0):g} {name}s" for name in resources)
+            return f"room for {workers} workers with {each} each, while {left} are free"
+    return None
 
 
 def _train_worker(arguments: dict[str, Any]) -> None:
@@ -140,8 +203,8 @@ def _cause(error: BaseException) -> BaseException:
         for candidate in (failure, original):
             if isinstance(candidate, AdarError):
                 return candidate
-        return AdarError(f"a worker failed: {one_line(original, 400)}")
-    return AdarError(f"training failed: {one_line(error, 400)}")
+        return TransientError(f"a worker failed: {one_line(original, 400)}")
+    return TransientError(f"training failed: {one_line(error, 400)}")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import torch
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
+from adar_ray.process import check_threads
 from adar_ray.training.data_source import local_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, RunResult
@@ -116,6 +117,13 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
             f"train.batch_size {config.train.batch_size} cannot be shared equally by {workers} workers; "
             f"add --set train.batch_size={fitting}"
         )
+    if workers:
+        from adar_ray.training.ray_workers import check_workers
+
+        check_workers(config.train, workers)
+    else:
+        check_threads(config.train.threads)
+        device_of(config)
 
 
 @contextlib.contextmanager
@@ -137,7 +145,14 @@ def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
 
 
 def device_of(config: Config) -> str:
-    """The device that this process trains on."""
-    if config.train.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.train.device
+    """The device that this process trains on.
+
+    Raises:
+        AdarError: it is a GPU, and torch finds none.
+    """
+    device, has_gpu = config.train.device, torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise AdarError("train.device=cuda: torch finds no GPU on this machine; set train.device=cpu")
+    if device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return device

@@ -8,7 +8,9 @@ import os
 import ray
 
 from adar_ray.errors import AdarError
-from adar_ray.ray_session import DATA_CPUS
+from adar_ray.process import check_threads
+from adar_ray.ray_session import DATA_CPUS, Need, check_room
+from adar_ray.training.ray_workers import needs_of_worker
 from adar_ray.tuning.folder import Search
 
 
@@ -41,21 +43,18 @@ def _group_cpus(search: Search) -> int:
 
 
 def check_resources(search: Search) -> None:
-    """Refuse at once what the cluster can never give; Ray would wait for it forever."""
-    need: dict[str, float] = {"CPU": search.space.resources.cpu, "GPU": search.space.resources.gpu}
+    """Refuses at once what the cluster can never give; Ray would wait for it forever."""
+    resources, train = search.space.resources, search.config({}).train
+    if not os.environ.get("RAY_ADDRESS"):
+        check_threads(train.threads)
     if search.workers > 1:
-        need["CPU"] = search.config({}).train.threads
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, amount in need.items():
-        largest = max((node.get(name, 0) for node in nodes), default=0)
-        if amount > largest:
-            raise AdarError(
-                f"resources.{name.lower()} {amount:g}: no machine of the cluster has more than {largest:g} "
-                f"{name}s; ask for less"
-            )
-        total = sum(node.get(name, 0) for node in nodes)
-        if amount * search.workers > total:
-            raise AdarError(
-                f"--workers-per-trial {search.workers}: needs {amount * search.workers:g} {name}s, "
-                f"but the cluster has {total:g}; ask for less"
-            )
+        needs = needs_of_worker(train)
+    else:
+        needs = [
+            Need("CPU", resources.cpu, f"resources.cpu {resources.cpu:g}"),
+            Need("CPU", train.threads, f"train.threads={train.threads}"),
+            Need("GPU", resources.gpu, f"resources.gpu {resources.gpu:g}"),
+        ]
+        if train.device == "cuda" and not resources.gpu:
+            raise AdarError("train.device=cuda: trials reserve no GPU; add resources: {gpu: 1} to the space")
+    check_room(needs, search.workers, "--workers-per-trial")
