@@ -1,6 +1,13 @@
 """The exception for errors that a user can fix, and what messages share."""
 
-INTERRUPTED = 130  # exit status of a command that is interrupted
+# Exit statuses of a command.
+FAILED = 1
+WRONG_USAGE = 2
+MAY_PASS = 75  # of a step of a job: what failed may pass by itself; EX_TEMPFAIL of sysexits.h
+INTERRUPTED = 130
+
+
+_LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class AdarError(Exception):
@@ -12,6 +19,20 @@ class AdarError(Exception):
 
 class TransientError(AdarError):
     """An AdarError that may pass by itself, such as a lost worker: trying again may help."""
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether an error may pass by itself, so that the same command may succeed later.
+
+    An AdarError may not, because the user has to change something, unless it is a TransientError or follows
+    from an error of the operating system. A file that is missing or forbidden may not, either. All else may: a full
+    disk, storage that does not answer, a crash.
+    """
+    if isinstance(error, TransientError):
+        return True
+    if isinstance(error, AdarError):
+        return isinstance(error.__cause__, (AdarError, OSError)) and may_pass(error.__cause__)
+    return not isinstance(error, _LASTING)
 
 
 def one_line(text: object, limit: int = 300) -> str:

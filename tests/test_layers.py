@@ -28,7 +28,8 @@ LAYERS = [
     {"losses", "models"},
     {"component", "ray_session"},
     {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
-    {"errors", "memory", "process", "waiting"},
+    {"memory", "process", "waiting"},
+    {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 WITHOUT_RAY = set().union(*LAYERS[LAYERS.index({"ranking"}) :]) - {"data", "ray_session"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -37,14 +36,14 @@ def command(
             except KeyboardInterrupt:
                 _fail(f"interrupted; {hint(**arguments)}", debug, INTERRUPTED)
             except AdarError as error:
-                _fail(str(error), debug)
+                _fail(str(error), debug, cause=error)
             except OSError as error:
                 from adar_ray.storage import describe_os_error
 
                 where = f"{error.filename}: " if error.filename else ""
-                _fail(f"{where}{describe_os_error(error)}", debug)
+                _fail(f"{where}{describe_os_error(error)}", debug, cause=error)
             except Exception as error:
-                _fail(f"{type(error).__name__}: {one_line(error)} (--debug shows where)", debug)
+                _fail(f"{type(error).__name__}: {one_line(error)} (--debug shows where)", debug, cause=error)
 
         return run
 
@@ -63,11 +62,11 @@ def refuse_all_but_resume(what: str) -> None:
             raise click.UsageError(f"--resume takes everything from the {what}; drop the other options")
 
 
-def _fail(message: str, debug: bool, status: int = 1) -> None:
+def _fail(message: str, debug: bool, status: int = 1, cause: Exception | None = None) -> None:
     if debug:
         traceback.print_exc()
     click.echo(f"adar-ray: {message}", err=True)
-    sys.exit(status)
+    raise SystemExit(status) from cause  # a step of a job asks for the cause
 
 
 def resume_hint(mark: str, command: str, advice: str) -> Callable[..., str]:

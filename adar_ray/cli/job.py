@@ -110,7 +110,7 @@ def status_command(name: str, address: str | None, as_json: bool) -> None:
 @click.option("-f", "--follow", is_flag=True, help="Follow the log until the job ends.")
 @_address
 def logs_command(name: str, follow: bool, address: str | None, as_json: bool) -> None:
-    """Print the log of the job NAME."""
+    """Print the log of the job NAME. With -f, exit with the status of the job."""
     from adar_ray.cluster.client import Cluster
 
     if follow and as_json:
@@ -120,7 +120,8 @@ def logs_command(name: str, follow: bool, address: str | None, as_json: bool) ->
     if follow:
         attempt = _follow(cluster, attempt, functools.partial(click.echo, nl=False))
         message(f"job {name}: {attempt.status}")
-    elif as_json:
+        sys.exit(attempt.exit_status)
+    if as_json:
         show({"job": name, "log": cluster.log(attempt)}, True)
     else:
         click.echo(cluster.log(attempt), nl=False)

@@ -23,12 +23,11 @@ import click
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from adar_ray.cluster.job import Job, check_name, option
-from adar_ray.errors import INTERRUPTED, AdarError, one_line
+from adar_ray.errors import FAILED, INTERRUPTED, WRONG_USAGE, AdarError, one_line
 from adar_ray.storage import Folder, describe_os_error
 
 JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
 STEP = "adar_ray.cli.step"  # run as a module: the command line uses this package, not the reverse
-WRONG_USAGE = 2
 RETRY_SECONDS = 10.0
 POLL_SECONDS = 10.0
 STOP_SECONDS = 30  # for a step to clean up
@@ -129,7 +128,7 @@ class ProgressFile:
 
 
 def run_job(job: Job, name: str) -> int:
-    """Run the steps that are not done yet.
+    """Run the steps that are not done yet. One whose failure may pass by itself is tried again.
 
     Returns:
         The exit status of the step that failed, or 0.
@@ -151,7 +150,7 @@ def run_job(job: Job, name: str) -> int:
             status = _run_step(running, job, progress, deadline)
             if status == INTERRUPTED:  # the step may get the signal before the driver
                 raise KeyboardInterrupt
-            if status in (0, WRONG_USAGE) or not tries_left:
+            if status in (0, FAILED, WRONG_USAGE) or not tries_left:  # the user has to change something
                 break
             _say(f"{step} failed with status {status}; retrying in {RETRY_SECONDS:g} s, {tries_left} left")
             time.sleep(RETRY_SECONDS)

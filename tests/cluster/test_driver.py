@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
-from adar_ray.cluster.driver import ProgressFile
+from adar_ray.cluster import driver
+from adar_ray.cluster.driver import ProgressFile, run_job
+from adar_ray.cluster.job import Job
 from adar_ray.data.dataset import Dataset
 from tests.cluster.jobs import TRAIN, job_of, write
 
@@ -103,20 +104,22 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> None:
+    import psutil  # found once Ray, which brings it, is imported
+
     small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.epochs=100000"
     train = f"train --data {dataset.folder} --out $storage/runs/$name {small} --set train.patience=99999"
     file = write(tmp_path, storage=str(tmp_path / "store"), workers={"number": 0}, steps=[train], retries=3)
     command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
-    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.pt").exists():
-        assert driver.poll() is None
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    (step,) = psutil.Process(driver.pid).children()
+    (step,) = psutil.Process(process.pid).children()
     step.send_signal(signal.SIGINT)
-    _, err = driver.communicate(timeout=120)
-    assert driver.returncode == 130
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
     assert err.splitlines()[-1] == "adar-ray job: stopped; submit me again to continue"
 
 
@@ -126,3 +129,20 @@ def test_a_job_exits_with_the_status_of_its_failed_step(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert f"{tmp_path}/store/nowhere: is not a run" in ended.stderr
     assert ended.stderr.splitlines()[-1].startswith("adar-ray job: step 1 of 1 failed with status 1")
+
+
+def test_only_what_may_pass_by_itself_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "RETRY_SECONDS", 0.0)
+    for step in ("evaluate $storage/nowhere", "prepare $storage/nowhere.csv --out $storage/set"):
+        job = Job.load(write(tmp_path, storage=str(tmp_path), steps=[step], retries=2))
+        assert run_job(job, "lasting") == 1
+    assert "retrying" not in capfd.readouterr().err
+    # A head that is not there may come back.
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    (tmp_path / "pairs.csv").write_text("user,item\na,b\n")
+    step = "prepare $storage/pairs.csv --out $storage/set"
+    job = Job.load(write(tmp_path, storage=str(tmp_path), steps=[step], retries=2))
+    assert run_job(job, "passing") == 75
+    assert capfd.readouterr().err.count("failed with status 75; retrying") == 2
