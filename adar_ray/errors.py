@@ -25,8 +25,8 @@ def may_pass(error: BaseException | None) -> bool:
     """Whether an error may pass by itself, so that the same command may succeed later.
 
     An AdarError may not, because the user has to change something, unless it is a TransientError or follows
-    from an error of the operating system. A file that is missing or forbidden may not, either. All else may: a full
-    disk, storage that does not answer, a crash.
+    from an error of the operating system. A missing or forbidden file may not, either. Everything else may: a
+    full disk, storage that does not answer, a crash.
     """
     if isinstance(error, TransientError):
         return True

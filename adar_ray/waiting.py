@@ -24,7 +24,7 @@ def waiting(reason: str | Callable[[], str | None], limit: float | None = None) 
         limit: seconds after which the block gives up by itself.
     """
     ended, began = threading.Event(), time.monotonic()
-    end = f"for at most {limit:g} s" if limit is not None else "until it comes; Ctrl-C ends this"
+    end = f"for at most {limit:g} s" if limit is not None else "without a limit: Ctrl-C ends it"
 
     def tell() -> None:
         pause = SILENT_SECONDS

@@ -32,6 +32,7 @@ from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
 from adar_ray.errors import INTERRUPTED, AdarError, one_line
+from adar_ray.waiting import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ ENTRY_POINT = "python -m adar_ray.cluster.driver"
 LOCAL = "http://127.0.0.1:8265"
 ANSWER_SECONDS = 10.0
 START_SECONDS = 60.0  # from a head's first answer until it accepts jobs
-LOST_SECONDS = 60.0  # following gives up after this long without an answer
+LOST_SECONDS = 60.0  # for any later answer; following tries again that long
 _FINGERPRINT = "adar-ray-job"
 _API_SERVER = "RAY_API_SERVER_ADDRESS"
 _LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
@@ -136,7 +137,7 @@ class Cluster:
                     f"{self.address}: is not a Ray head (it answers with status {answer.status_code})"
                 )
             with _in_environment(self.address):
-                self._client = JobSubmissionClient(self.address, headers=_token(), verify=verify)
+                self._client = _Client(self.address, headers=_token(), verify=verify)
         theirs, ours = self._client._server_ray_version or "", ray.__version__
         if theirs.split(".")[:2] != ours.split(".")[:2]:
             raise AdarError(
@@ -180,14 +181,15 @@ class Cluster:
     def _submit(self, **arguments: Any) -> None:
         """Try again while the head is starting: it answers before it accepts jobs."""
         deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                self._client.submit_job(**arguments)
-                return
-            except RuntimeError as error:
-                if "No available agent" not in str(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(1)
+        with waiting(f"{self.address} to accept jobs", START_SECONDS):
+            while True:
+                try:
+                    self._client.submit_job(**arguments)
+                    return
+                except RuntimeError as error:
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
+                        raise
+                time.sleep(1)
 
     def _same(self, attempt: Attempt, job: Job) -> Attempt:
         if (attempt.details.metadata or {}).get(_FINGERPRINT) != job.fingerprint:
@@ -243,7 +245,14 @@ class Cluster:
                 position += len(text)
                 written, answered = max(written, position), time.monotonic()
 
-        with self._connection():
+        def start() -> str | None:
+            with contextlib.suppress(*_LOST, RuntimeError, AdarError):
+                now = self._again(attempt)
+                if not written and now.details.status is JobStatus.PENDING:
+                    return f"job {attempt.name} to start ({one_line(now.details.message)})"
+            return None
+
+        with self._connection(), waiting(start):
             while True:
                 with contextlib.suppress(*_LOST, RuntimeError):
                     asyncio.run(tail())
@@ -275,7 +284,7 @@ class Cluster:
 
     def stop(self, attempt: Attempt) -> Attempt:
         """Stop the attempt and wait until it has ended; an attempt that has ended stays as it is."""
-        with self._connection():
+        with self._connection(), waiting(f"job {attempt.name} to stop; it is killed after {STOP_SECONDS} s"):
             if not attempt.has_ended:
                 self._client.stop_job(attempt.id)
             while not attempt.has_ended:
@@ -299,6 +308,8 @@ class Cluster:
             raise AdarError(
                 "RAY_AUTH_TOKEN, or the file at RAY_AUTH_TOKEN_PATH, must be a single line"
             ) from error
+        except requests.exceptions.JSONDecodeError as error:
+            raise AdarError(f"{self.address}: is not a Ray head (it does not answer in JSON)") from error
         except requests.exceptions.SSLError as error:
             if "WRONG_VERSION_NUMBER" in str(error):
                 raise AdarError(f"{self.address}: does not use TLS; write http:// instead") from error
@@ -319,6 +330,14 @@ class Cluster:
             raise AdarError(f"{self.address}: {one_line(error)}") from error
 
 
+class _Client(JobSubmissionClient):
+    """Ray's client, which would wait for a silent head without a limit and without a word."""
+
+    def _do_request(self, method: str, endpoint: str, **arguments: Any) -> requests.Response:
+        with waiting(f"{self._address} to answer", LOST_SECONDS):
+            return super()._do_request(method, endpoint, timeout=LOST_SECONDS, **arguments)
+
+
 @contextlib.contextmanager
 def _quiet_client() -> Iterator[None]:
     """Ray's client without a log line for every request and connection."""
@@ -335,7 +354,7 @@ def _quiet_client() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.Timeout):
-        return f"no answer within {ANSWER_SECONDS:g} s"
+        return "no answer in time"
     for sign, meaning in (("refused", "connection refused"), ("NameResolution", "no such host")):
         if sign in str(error):
             return meaning

@@ -21,7 +21,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import requests
 import yaml
@@ -57,8 +56,10 @@ class Head:
         header = {"Authorization": f"Bearer {self.token}"}
         return requests.get(f"{self.address}/api/jobs/", headers=header, timeout=30).text
 
-    def driver(self) -> psutil.Process:
-        """The only driver that runs on this head."""
+    def driver(self) -> Any:
+        """The only driver that runs on this head, as psutil's process."""
+        import psutil  # found once Ray, which brings it, is imported
+
         (found,) = [
             process
             for process in psutil.process_iter(["cmdline"])
@@ -136,6 +137,8 @@ def head() -> Iterator[Head]:
             assert ray.poll() is None, Path(temp, "out").read_text()
             yield Head(address, token, s3, temp)
         finally:
+            import psutil  # found once Ray, which brings it, is imported
+
             for process in [*psutil.Process(ray.pid).children(recursive=True), ray]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -230,6 +233,7 @@ def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: P
     assert [row["job"] for row in adar("job", "list", "--json").json()].count("night") == 1
     assert adar("job", "status", "night", "--json").json()["exit status"] == 0
     assert "epoch   2/2" in adar("job", "logs", "night").out
+    assert adar("job", "logs", "-f", "night").status == 0
     assert "did you mean night?" in adar("job", "status", "nihgt").line()
 
 
@@ -240,6 +244,7 @@ def test_a_failed_job_exits_with_its_own_status(adar: Adar, store: Path, tmp_pat
     ended = adar("job", "submit", file, "--wait", "--json")
     assert ended.status == 1
     assert json.loads(ended.out)["status"] == "FAILED"
+    assert adar("job", "logs", "-f", "fails").status == 1
     assert f"{store}/nowhere: is not a run folder" in ended.err
 
 
@@ -294,7 +299,9 @@ def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
 
     stopped = adar("job", "stop", "long", "--json")
     assert stopped.json()["status"] == "STOPPED"
-    assert "stopped; submit long again to continue" in adar("job", "logs", "-f", "long").out
+    log = adar("job", "logs", "-f", "long")
+    assert "stopped; submit long again to continue" in log.out
+    assert log.status == 130
     assert "has already ended (STOPPED)" in adar("job", "stop", "long").err
 
 
@@ -396,17 +403,18 @@ def tls_proxy(address: str, context: ssl.SSLContext) -> Iterator[str]:
     [
         (200, {"version": "4", "ray_version": "2.9.3"}, ["runs Ray 2.9.3", "ray==2.9.3"]),
         (200, {"something": "else"}, ["is not a Ray head"]),
+        (200, "<html>", ["is not a Ray head", "JSON"]),
         (404, {}, ["is not a Ray head", "404"]),
     ],
 )
 def test_other_versions_of_ray_and_other_servers(
-    adar: Adar, status: int, answer: dict[str, str], words: list[str]
+    adar: Adar, status: int, answer: dict[str, str] | str, words: list[str]
 ) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            self.wfile.write((answer if isinstance(answer, str) else json.dumps(answer)).encode())
 
         def log_message(self, *arguments: object) -> None:
             pass
