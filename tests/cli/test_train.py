@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -140,3 +141,62 @@ def test_an_interrupted_training_tells_how_to_continue(
     resumed = adar("train", "--resume", run, "--json")
     assert resumed.json()["epochs"] == 5
     assert resumed.err.count("epoch ") == 5 - finished
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["starting", "placing", "training"])
+def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(
+    dataset: Dataset, tmp_path: Path, stage: str
+) -> None:
+    import psutil  # found once Ray, which brings it, is imported
+
+    run = tmp_path / "run"
+    words = ["train", "--data", dataset.folder.address, "--out", run, "--workers", "2"]
+    settings = [*SMALL, "train.epochs=100000", "train.patience=99999"]
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "adar_ray.cli.main"),
+            *words,
+            *(word for setting in settings for word in ("--set", setting)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MARK": str(tmp_path)},
+        start_new_session=True,
+    )
+
+    def processes() -> list[psutil.Process]:
+        found = []
+        for other in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if other.environ().get("MARK") == str(tmp_path):
+                    found.append(other)
+        return found
+
+    def reached() -> bool:
+        if stage == "training":
+            return (run / "metrics.jsonl").exists()
+        wanted = "raylet" if stage == "starting" else "TrainController"
+        return any(wanted in other.name() or wanted in "".join(other.cmdline()) for other in processes())
+
+    try:
+        deadline = time.monotonic() + 300
+        while not reached():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        began = time.monotonic()
+        _, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 20  # 1 to 3 on an idle machine
+        assert process.returncode == 130
+        assert err.splitlines()[-1].startswith(
+            "adar-ray: interrupted; continue after the last finished epoch"
+        )
+        time.sleep(1)
+        assert not processes()
+    finally:
+        for left in processes():
+            left.kill()

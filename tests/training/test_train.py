@@ -19,6 +19,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
+from adar_ray.storage import Folder
 from adar_ray.training.data_source import of_some_users
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
@@ -431,3 +432,24 @@ def test_an_error_in_a_worker_comes_out_as_its_own_line(dataset: Dataset, tmp_pa
     settings = config("optimizer.lr=1e30")
     alone = message_of(lambda: train(dataset, tmp_path / "alone", settings, workers=0))
     assert message_of(lambda: train(dataset, tmp_path / "ray", settings, workers=1)) == alone
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_machine_does_not_have_is_refused_before_anything_is_written(
+    dataset: Dataset, tmp_path: Path, workers: int
+) -> None:
+    wanted = ["train.threads=100000"]
+    wanted += [] if torch.cuda.is_available() else ["train.device=cuda"]
+    for setting in wanted:
+        with pytest.raises(AdarError, match=r"100000|train\.device=cuda"):
+            train(dataset, tmp_path / "run", config(setting), workers=workers)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_run_on_a_gpu_resumes_only_where_there_is_one(dataset: Dataset, tmp_path: Path) -> None:
+    for workers in (0, 1):
+        folder = Folder.at(tmp_path / f"run-{workers}")
+        run = Run.begin(folder, config("train.device=cuda"), dataset, workers)
+        with pytest.raises(AdarError, match=r"^train.device=cuda: "):
+            resume(run)
