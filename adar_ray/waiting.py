@@ -23,16 +23,18 @@ def waiting(reason: str | Callable[[], str | None], limit: float | None = None) 
             returns None while the block is not waiting.
         limit: seconds after which the block gives up by itself.
     """
-    ended, began = threading.Event(), time.monotonic()
+    ended = threading.Event()
     end = f"for at most {limit:g} s" if limit is not None else "without a limit: Ctrl-C ends it"
 
     def tell() -> None:
-        pause = SILENT_SECONDS
+        began, pause = time.monotonic(), SILENT_SECONDS
         while not ended.wait(pause):
             text = reason if isinstance(reason, str) else reason()
-            pause = SECONDS_BETWEEN_MESSAGES if text else SILENT_SECONDS
-            if text and not ended.is_set():
+            if not text:
+                began, pause = time.monotonic(), SILENT_SECONDS
+            elif not ended.is_set():
                 logger.warning("waiting for %s, %s (%.0f s so far)", text, end, time.monotonic() - began)
+                pause = SECONDS_BETWEEN_MESSAGES
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

@@ -113,9 +113,7 @@ def test_a_cluster_with_a_token(variables: dict[str, str], says: str | None, tmp
 def test_room_that_a_cluster_never_has(ray_cluster: None) -> None:
     cpu, cpus = Need("CPU", 1, "train.threads=1"), Need("CPU", 5, "train.threads=5")
     check_room([cpu], 4, "--workers")
-    with pytest.raises(
-        AdarError, match=r"^train.threads=5: no machine of the Ray cluster has more than 4 CPUs"
-    ):
+    with pytest.raises(AdarError, match=r"^train.threads=5: no machine of .* has more than 4 CPUs"):
         check_room([cpus], 1, "--workers")
     with pytest.raises(AdarError, match=r"^--workers 5: needs 5 CPUs, but the Ray cluster has 4"):
         check_room([cpu], 5, "--workers")

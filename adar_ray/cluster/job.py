@@ -64,7 +64,7 @@ class Job(Settings):
     environment: dict[str, str] = Field({}, description="Environment variables of all processes; no secrets.")
     ship: str | None = Field(None, description="Folder to send along, relative to the job file.")
     image: str | None = Field(None, description="Container image to run the processes in.")
-    retries: int = Field(0, ge=0, description="Retries of a failed step.")
+    retries: int = Field(0, ge=0, description="Retries of a step whose failure may pass by itself.")
     time_limit: float | None = Field(None, description="Longest duration: seconds, or such as 30m or 2h.")
 
     @classmethod

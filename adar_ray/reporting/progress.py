@@ -17,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from adar_ray.waiting import SILENT_SECONDS, waiting
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -61,8 +63,15 @@ class StageProgress(_Display):
         self._stage: str | None = None
         self._rows = 0
         self._last_line = 0.0
+        self._last_call = time.monotonic()
+        self._waiting = waiting(self._missing)
+
+    def __enter__(self) -> Self:
+        self._waiting.__enter__()
+        return super().__enter__()
 
     def __call__(self, stage: str, rows: int) -> None:
+        self._last_call = time.monotonic()
         if stage != self._stage:
             self._finish_stage()
             self._stage, self._last_line = stage, time.monotonic()
@@ -79,6 +88,12 @@ class StageProgress(_Display):
         if error[0] is None:
             self._finish_stage()
         super().__exit__(*error)
+        self._waiting.__exit__(None, None, None)
+
+    def _missing(self) -> str | None:
+        if time.monotonic() - self._last_call < SILENT_SECONDS:
+            return None
+        return f"the next {self.unit} after {self._rows:,}"
 
     def _finish_stage(self) -> None:
         if self._stage is None:
