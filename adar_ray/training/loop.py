@@ -6,9 +6,11 @@ Legend: B rows of the batch that this worker holds.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from torch import nn
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Rows, batches, rows_per_batch
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
@@ -26,7 +28,7 @@ from adar_ray.process import environment_kept, random_states_kept, torch_threads
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
-from adar_ray.training.run import Run
+from adar_ray.training.run import LAST, Run
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
@@ -238,10 +240,23 @@ class WorkerLoop:
         checkpoint = self.run.load_checkpoint()
         if checkpoint is None:
             return TrainingState()
-        self.model.load_state_dict(checkpoint["model"])
-        self.samplers.load_state_dict(checkpoint["samplers"])
-        for optimizer, saved in zip(self.optimizers, checkpoint["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-            for group in optimizer.param_groups:  # a search may have changed the rate since
-                group["lr"] = self.config.optimizer.lr
-        return TrainingState(**checkpoint["state"])
+        try:
+            self.model.load_state_dict(checkpoint["model"])
+            self.samplers.load_state_dict(checkpoint["samplers"])
+            for optimizer, saved in zip(self.optimizers, checkpoint["optimizers"], strict=True):
+                _load_moments(optimizer, saved["state"])
+            return TrainingState(**checkpoint["state"])
+        except Exception as error:  # what torch did not save itself can make it raise anything
+            raise AdarError(
+                f"{self.run.folder}/{LAST}: does not fit this run ({one_line(error, 120)}); "
+                "start again with --replace"
+            ) from error
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> None:
+    """Continues with the moments that an optimizer had, at its new rate: a search may have changed it."""
+    optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, moments in optimizer.state.items():
+        shapes = [moments[name].shape for name in ("exp_avg", "exp_avg_sq")]
+        if shapes != [parameter.shape] * 2 or not 0 < float(moments["step"]) < math.inf:
+            raise ValueError("an optimizer's moments are those of another parameter")

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic.dataclasses import dataclass
 
 from adar_ray.config import ModelConfig
 
@@ -133,8 +133,8 @@ class Evaluation(Record):
 class TrainingState:
     """What changes from epoch to epoch, besides the tensors."""
 
-    epoch: int = 0
-    best_epoch: int = 0
+    epoch: NonNegativeInt = 0
+    best_epoch: NonNegativeInt = 0
     best_value: float = -1.0
 
 

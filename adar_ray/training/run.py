@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import platform
+import zipfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -123,8 +124,12 @@ class Run:
     def load_checkpoint(self) -> Checkpoint | None:
         if not self.folder.exists(LAST):
             return None
+        data = io.BytesIO(self.folder.read_bytes(LAST))
         try:
-            return torch.load(io.BytesIO(self.folder.read_bytes(LAST)), map_location="cpu", weights_only=True)
+            if damaged := zipfile.ZipFile(data).testzip():  # torch does not look at the checksums
+                raise ValueError(f"{damaged} has a wrong checksum")
+            data.seek(0)
+            return torch.load(data, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged bytes can make torch raise anything
             raise AdarError(
                 f"{self.folder}/{LAST}: cannot be read ({one_line(error, 120)}); start again with --replace"
