@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Settings(BaseModel):
     """The settings of one component, or one section of the configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def setting(

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
 from pydantic import ValidationError, create_model, field_validator, model_validator
 
 from adar_ray.component import Settings, setting
 from adar_ray.custom import is_custom
+from adar_ray.documents import explain, parse_yaml, read_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
 from adar_ray.metrics import METRICS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
@@ -50,6 +50,7 @@ class ModelConfig(Settings):
         search={"choice": [32, 64, 128]},
         structural=True,
         ge=1,
+        le=65_536,
     )
     cosine: bool = setting(
         False,
@@ -107,16 +108,16 @@ class OptimizerConfig(Settings):
 class TrainConfig(Settings):
     """The training loop."""
 
-    epochs: int = setting(100, "Most passes over the training interactions.", ge=1)
+    epochs: int = setting(100, "Most passes over the training interactions.", ge=1, le=1_000_000)
     batch_size: int = setting(
-        2048, "Interactions, or sequence rows, per step, over all workers together.", ge=1
+        2048, "Interactions, or sequence rows, per step, over all workers together.", ge=1, le=2**30
     )
     seed: int = setting(0, "Seed of everything random.", ge=0, lt=2**31)
     metric: str = setting("ndcg@20", "Validation metric that decides which epoch is best.")
     valid_users: int = setting(
-        0, "Validate on at most this many users, drawn at random once; 0: on all.", ge=0
+        0, "Validate on at most this many users, drawn at random once; 0: on all.", ge=0, lt=2**31
     )
-    patience: int = setting(10, "Stop after this many epochs without a better one.", ge=1)
+    patience: int = setting(10, "Stop after this many epochs without a better one.", ge=1, le=1_000_000)
     threads: int = setting(
         1, "CPU threads per worker. Another number adds in another order and rounds differently.", ge=1
     )
@@ -128,9 +129,11 @@ class TrainConfig(Settings):
 def parse_metric(metric: str) -> tuple[str, int]:
     """`"ndcg@20"` -> `("ndcg", 20)`; raises ValueError for anything else."""
     name, _, k = metric.partition("@")
-    if name not in METRICS or not k.isdecimal() or int(k) < 1:
+    if name not in METRICS or not re.fullmatch("[1-9][0-9]{0,5}", k):
         known = ", ".join(f"{known}@K" for known in METRICS)
-        raise ValueError(f"train.metric {metric!r} is no metric: give one of {known} with a whole number K")
+        raise ValueError(
+            f"train.metric {metric!r} is no metric: give one of {known} with a whole number K up to 999999"
+        )
     return name, int(k)
 
 
@@ -268,40 +271,12 @@ def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """`section.key=value` as a layer of `build_config`."""
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
-    origin = f"--set {setting}"
+    origin = f"--set {one_line(setting, 100)}"
     if not (equals and dot and key):
         raise AdarError(f"{origin}: give it as section.key=value, such as --set adar.beta=0.8")
-    value = read_value(text, origin)
+    value = parse_yaml(text, origin)
     check_key(section, key, origin)
     return origin, {section: {key: value}}
-
-
-def read_value(text: str, origin: str) -> Any:
-    """The value of a setting, read as YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise AdarError(f"{origin}: the value cannot be read ({one_line(error)})") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it: 1e-3 is a number, although YAML 1.1 wants 1.0e-3."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(file: Path) -> Any:
-    """The content of a YAML file; `{}` if it is empty. Never constructs objects."""
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise AdarError(f"{file}: cannot be read ({one_line(error.strerror)})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AdarError(f"{file}: is not valid YAML ({one_line(error)})") from error
-    return {} if content is None else content
 
 
 def _merge(
@@ -341,16 +316,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {match[0]}?" if match else f"; known: {', '.join(known)}"
 
 
-def explain(error: ValidationError) -> str:
-    """The first fault, in one line: where, what, and the value."""
-    first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
-    where = ".".join(str(part) for part in first["loc"])
-    if not where or isinstance(first["input"], Mapping):
-        return one_line(f"{where}: {message}" if where else message)
-    return one_line(f"{where}: {message}, not {first['input']!r}")
-
-
 def search_range(name: str) -> dict[str, list[Any]] | None:
     """The distribution that a key such as `adar.beta` declares for searches; None if it declares none.
 
@@ -386,7 +351,7 @@ def explained(config: Config) -> str:
         for key, value in values.items():
             if block:
                 lines.append(f"  # {block.model_fields[key].description}")
-            lines.append(f"  {key}: {yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}")
+            lines.append(f"  {key}: {to_yaml(value, flow=True).splitlines()[0]}")
     lines += [
         "# Other components have blocks of their own. Name one to see its block, such as sampler.name=dns.",
         f"#   models: {', '.join(MODELS)}",

@@ -15,7 +15,7 @@ from adar_ray.errors import AdarError, one_line
 
 def is_custom(name: str) -> bool:
     """Whether a component's name has the form `module:callable`."""
-    return re.fullmatch(r"[\w.]+:\w+", name) is not None
+    return re.fullmatch(r"\w+(\.\w+)*:\w+", name) is not None
 
 
 def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:

@@ -6,15 +6,23 @@ WRONG_USAGE = 2
 MAY_PASS = 75  # of a step of a job: what failed may pass by itself; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130
 
-
+LONGEST_MESSAGE = 800
 _LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
 class AdarError(Exception):
     """An error that the user can fix: one line that names the file, row, key or flag and what to do.
 
-    The command line prints it and exits with status 1.
+    The command line prints it and exits with status 1. It is one line whatever it quotes: what cannot be
+    printed becomes a space, and the middle of a long message is left out.
     """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(c if c.isprintable() else " " for c in message)
+        if len(line) > LONGEST_MESSAGE:
+            half = LONGEST_MESSAGE // 2
+            line = f"{line[:half]} ... {line[-half:]}"
+        super().__init__(line)
 
 
 class TransientError(AdarError):

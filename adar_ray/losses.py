@@ -103,6 +103,7 @@ class SampledSoftmaxSettings(Settings):
         "Uniform or popular negatives that the batch shares.",
         search={"choice": [128, 512, 2048]},
         ge=1,
+        le=2**20,
     )
 
 

@@ -12,14 +12,17 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
+from adar_ray.documents import parse_json, parse_record
 from adar_ray.errors import AdarError, one_line
+
+R = TypeVar("R", bound=BaseModel)
 
 
 def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
@@ -29,6 +32,8 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
         AdarError: no file system can open the address.
     """
     address = str(address)
+    if "\0" in address:
+        raise AdarError(f"{address}: an address cannot hold a zero byte")
     if "://" not in address:
         return pafs.LocalFileSystem(), str(Path(address).expanduser().absolute())
     try:
@@ -52,8 +57,8 @@ class FileEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    rows: int
-    bytes: int
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
     sha256: str
 
 
@@ -121,8 +126,27 @@ class Folder:
             Path(partial).unlink(missing_ok=True)
             raise
 
-    def read_json(self, name: str) -> Any:
-        return json.loads(self.read_bytes(name))
+    def read_json(self, name: str, remedy: str = "") -> Any:
+        """The content of a JSON file.
+
+        Args:
+            remedy: what to do if it is damaged, for the message.
+
+        Raises:
+            AdarError: it is damaged.
+        """
+        return parse_json(self.read_bytes(name), f"{self}/{name}", remedy)
+
+    def read_record(self, name: str, record: type[R], remedy: str = "") -> R:
+        """A JSON file as a record.
+
+        Args:
+            remedy: what to do if it is damaged, for the message.
+
+        Raises:
+            AdarError: it is damaged.
+        """
+        return parse_record(self.read_bytes(name), f"{self}/{name}", record, remedy)
 
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())

@@ -28,7 +28,7 @@ LAYERS = [
     {"losses", "models"},
     {"component", "ray_session"},
     {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
-    {"memory", "process", "waiting"},
+    {"documents", "memory", "process", "waiting"},
     {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

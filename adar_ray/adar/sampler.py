@@ -53,6 +53,7 @@ class AdarSettings(Settings):
         "M: the noise is the hardest of this many vectors of the pool; 1 is random noise.",
         search={"choice": [1, 2, 4, 8, 16, 32]},
         ge=1,
+        le=65_536,
     )
     hidden_positives: float = setting(
         16.0,
@@ -60,7 +61,7 @@ class AdarSettings(Settings):
         search={"choice": [0, 4, 16, 64]},
         ge=0,
     )
-    negatives: int = setting(4, "K: negatives per positive.", search={"integer": [1, 8]}, ge=1)
+    negatives: int = setting(4, "K: negatives per positive.", search={"integer": [1, 8]}, ge=1, le=4_096)
     phi_min: float = setting(
         0.1,
         "Stay at least this share of the way away from the positive.",
@@ -69,7 +70,7 @@ class AdarSettings(Settings):
         le=1,
     )
     pool: int = setting(
-        256, "Noise vectors that the batch shares.", search={"choice": [64, 128, 256, 512]}, ge=2
+        256, "Noise vectors that the batch shares.", search={"choice": [64, 128, 256, 512]}, ge=2, le=2**20
     )
     noise: Literal["catalog", "gaussian", "gaussian_diagonal", "isotropic"] = setting(
         "catalog",
@@ -79,8 +80,8 @@ class AdarSettings(Settings):
     schedule: Literal["cosine", "linear", "sigmoid"] = setting(
         "cosine", "Where the timesteps lie between a positive and its noise."
     )
-    timesteps: int = setting(1000, "T: number of timesteps.", ge=1)
-    warmup: int = setting(0, "First epochs, in which negatives are plain noise.", ge=0)
+    timesteps: int = setting(1000, "T: number of timesteps.", ge=1, le=1_000_000)
+    warmup: int = setting(0, "First epochs, in which negatives are plain noise.", ge=0, le=1_000_000)
     attach: bool = setting(
         False, "Let the gradient of a negative also push the positive that it was made from."
     )

@@ -20,7 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import click
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from adar_ray.cluster.job import Job, check_name, option
 from adar_ray.errors import FAILED, INTERRUPTED, WRONG_USAGE, AdarError, one_line
@@ -85,13 +85,8 @@ class ProgressFile:
         self._write(Progress(done=done, begun=before.begun if before else None, driver=self._driver))
 
     def _read(self) -> Progress:
-        try:
-            return Progress.model_validate_json(self._folder.read_bytes(self._file))
-        except ValidationError as error:
-            raise AdarError(
-                f"{self._folder}/{self._file}: is damaged ({one_line(error, 120)}); "
-                "remove it to run the job from its first step"
-            ) from error
+        remedy = "remove it to run the job from its first step"
+        return self._folder.read_record(self._file, Progress, remedy)
 
     def _write(self, progress: Progress) -> None:
         self._progress = progress

@@ -17,9 +17,10 @@ from typing import Any, Literal
 from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 
 from adar_ray.component import Settings
-from adar_ray.config import Config, explain, nearest, read_setting, read_value, read_yaml
+from adar_ray.config import Config, nearest, read_setting
+from adar_ray.documents import explain, parse_json, parse_yaml, read_yaml
 from adar_ray.durations import parse_duration
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "export", "publish")
 WITH_OUT = ("prepare", "train", "tune", "recommend", "export")
@@ -77,15 +78,12 @@ class Job(Settings):
         Raises:
             AdarError: names the file or setting, the key, and the nearest known key.
         """
-        content = read_yaml(Path(file))
-        if not isinstance(content, Mapping):
-            raise AdarError(f"{file}: has no keys of a job, such as storage and steps")
         of_job: list[str] = []
         of_configuration: list[str] = []
         for setting in settings:
             section, dot, _ = setting.partition("=")[0].strip().partition(".")
             (of_configuration if dot and section in Config.model_fields else of_job).append(setting)
-        layers = [(str(file), content), *(_read_setting(setting) for setting in of_job)]
+        layers = [(str(file), read_yaml(Path(file))), *(_read_setting(setting) for setting in of_job)]
         job = cls._validated(layers, str(file))
         for setting in of_configuration:
             read_setting(setting)
@@ -95,13 +93,15 @@ class Job(Settings):
     @classmethod
     def from_json(cls, text: str) -> Job:
         """Read a job that `to_json` wrote."""
-        return cls._validated([("job", json.loads(text))], "job")
+        return cls._validated([("job", parse_json(text, "job"))], "job")
 
     @classmethod
-    def _validated(cls, layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> Job:
+    def _validated(cls, layers: Iterable[tuple[str, Any]], origin: str) -> Job:
         content: dict[str, Any] = {}
         set_by: dict[str, str] = {}
         for name, layer in layers:
+            if not isinstance(layer, Mapping):
+                raise AdarError(f"{name}: has no keys of a job, such as storage and steps")
             _check_keys(layer, cls, name)
             for key, value in layer.items():
                 set_by[key] = name
@@ -234,10 +234,10 @@ def _read_setting(setting: str) -> tuple[str, dict[str, Any]]:
     """Read `key=value` or `key.key=value` as a layer of a job."""
     path, equals, text = setting.partition("=")
     key, dot, inner = path.strip().partition(".")
-    origin = f"--set {setting}"
+    origin = f"--set {one_line(setting, 100)}"
     if not equals:
         raise AdarError(f"{origin}: write it as key=value, such as --set storage=/data")
-    value = read_value(text, origin)
+    value = parse_yaml(text, origin)
     return origin, {key: {inner: value} if dot else value}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +18,21 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from adar_ray.data.manifest import (
+    ITEMS,
     MANIFEST,
     SCHEMA_VERSION,
     SEQUENCES,
     SPLITS,
+    USERS,
     Manifest,
     Sequences,
     count_rows,
     kind_of,
 )
 from adar_ray.data.matrix import to_matrix
+from adar_ray.documents import explain
 from adar_ray.errors import AdarError, one_line
+from adar_ray.interactions import PADDING
 from adar_ray.storage import FileEntry, Folder, describe_os_error
 
 __all__ = ["MANIFEST", "SEQUENCES", "SHARD_SCHEMA", "SPLITS", "Dataset"]
@@ -56,21 +61,19 @@ class Dataset:
             if not folder.exists(MANIFEST):
                 missing = f"there is no {MANIFEST} in it" if folder.exists() else "there is no such folder"
                 raise AdarError(f"{folder}: is not a dataset ({missing}); make one with `adar-ray prepare`")
-            content = folder.read_json(MANIFEST)
+            content = folder.read_json(MANIFEST, "prepare again")
         except OSError as error:
             raise AdarError(f"{folder}: {describe_os_error(error)}") from error
-        except ValueError as error:
-            raise AdarError(f"{folder}/{MANIFEST}: is damaged ({one_line(error)}); prepare again") from error
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise AdarError(
-                f"{folder}/{MANIFEST}: schema version {version}, this program reads {SCHEMA_VERSION}; "
-                "prepare again"
+                f"{folder}/{MANIFEST}: schema version {one_line(version, 60)}, this program reads "
+                f"{SCHEMA_VERSION}; prepare again"
             )
         try:
             manifest = Manifest.model_validate(content)
         except ValidationError as error:
-            raise AdarError(f"{folder}/{MANIFEST}: is damaged ({one_line(error)}); prepare again") from error
+            raise AdarError(f"{folder}/{MANIFEST}: is damaged ({explain(error)}); prepare again") from error
         for file in manifest.files:
             info = folder.filesystem.get_file_info(folder.join(file.name))
             if not info.is_file:
@@ -112,25 +115,57 @@ class Dataset:
         return [file for file in self.manifest.files if kind_of(file) == kind]
 
     def read_file(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """Read one file of the dataset and check its checksum."""
+        """Read one file of the dataset and check its checksum and its number of rows."""
         entry = next(file for file in self.manifest.files if file.name == name)
         try:
             data = self.folder.read_bytes(name)
         except OSError as error:
             raise AdarError(f"{self.folder}/{name}: {describe_os_error(error)}") from error
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise AdarError(f"{self.folder}/{name}: is damaged (wrong checksum); prepare again")
-        return pq.read_table(io.BytesIO(data), columns=columns)
+            raise self._damaged(name, "wrong checksum")
+        try:
+            file = pq.ParquetFile(io.BytesIO(data))
+            if file.metadata.num_rows != entry.rows:
+                raise self._damaged(name, f"{file.metadata.num_rows} rows, not {entry.rows}")
+            return file.read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise self._damaged(name, one_line(error, 120)) from error
+
+    def _read_columns(self, name: str, types: Mapping[str, pa.DataType]) -> list[pa.ChunkedArray]:
+        """Read columns of these types, which hold no nulls."""
+        table = self.read_file(name, list(types))
+        for column, kind in types.items():
+            if table.schema.names.count(column) != 1 or table[column].type != kind:
+                raise self._damaged(name, f"no column {column} of the type {kind}")
+            if table[column].null_count:
+                raise self._damaged(name, f"column {column} lacks values")
+        return [table[column] for column in types]
+
+    def _check_ids(self, name: str, ids: np.ndarray, lowest: int, count: int) -> None:
+        if ids.size and not lowest <= ids.min() <= ids.max() < count:
+            raise self._damaged(name, f"an id is not from 0 to {count - 1}")
+
+    def _damaged(self, name: str, problem: str) -> AdarError:
+        return AdarError(f"{self.folder}/{name}: is damaged ({problem}); prepare again")
 
     def read_shard(self, split: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the users and items of one shard."""
-        table = self.read_file(self.shards(split)[shard].name, ["user", "item"])
-        return table["user"].to_numpy(), table["item"].to_numpy()
+        name = self.shards(split)[shard].name
+        columns = self._read_columns(name, {"user": pa.int32(), "item": pa.int32()})
+        users, items = (column.to_numpy() for column in columns)
+        self._check_ids(name, users, 0, self.n_users)
+        self._check_ids(name, items, 0, self.n_items)
+        return users, items
 
     def read_sequences(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the users `[R]` and items `[R, L + 1]` of one shard of sequence rows."""
-        table = self.read_file(self.shards(SEQUENCES)[shard].name)
-        return table["user"].to_numpy(), to_matrix(table["items"])
+        name = self.shards(SEQUENCES)[shard].name
+        rows = pa.list_(pa.int32(), self.sequences.length + 1)
+        users, items = self._read_columns(name, {"user": pa.int32(), "items": rows})
+        user_R, item_RN = users.to_numpy(), to_matrix(items)
+        self._check_ids(name, user_R, 0, self.n_users)
+        self._check_ids(name, item_RN, PADDING, self.n_items)
+        return user_R, item_RN
 
     def read_split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the users and items of a whole split into memory."""
@@ -142,8 +177,8 @@ class Dataset:
 
     def user_keys(self) -> pa.ChunkedArray:
         """The source's own user ids, by dense id."""
-        return self.read_file("users.parquet", ["key"])["key"]
+        return self._read_columns(USERS, {"key": pa.string()})[0]
 
     def item_keys(self) -> pa.ChunkedArray:
         """The source's own item ids, by dense id."""
-        return self.read_file("items.parquet", ["key"])["key"]
+        return self._read_columns(ITEMS, {"key": pa.string()})[0]

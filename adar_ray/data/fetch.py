@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Source, Wheel
+from adar_ray.documents import parse_json
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import describe_os_error
 
@@ -137,11 +138,11 @@ def _write_receipt(folder: Path, source: Source) -> None:
 def _is_complete(folder: Path, dataset: CatalogEntry) -> bool:
     """Whether the folder still holds, unchanged, what one of the data set's current sources provided."""
     try:
-        receipt = json.loads((folder / _RECEIPT).read_text(encoding="utf-8"))
+        receipt = parse_json((folder / _RECEIPT).read_bytes(), _RECEIPT)
         return receipt["source"] in map(repr, dataset.sources) and all(
             checksum(folder / name, "sha256") == value for name, value in receipt["files"].items()
         )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, AdarError, KeyError, TypeError, AttributeError):
         return False
 
 

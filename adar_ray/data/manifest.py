@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from adar_ray.data.sequences import LONGEST
 from adar_ray.storage import FileEntry
 
 SCHEMA_VERSION = 3
@@ -14,6 +24,7 @@ MANIFEST = "dataset.json"
 BAD_ROWS = "bad_rows.jsonl"
 SPLITS = ("train", "valid", "test")
 SEQUENCES = "sequences"
+USERS, ITEMS = "users.parquet", "items.parquet"
 
 Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
 """How a dataset was split; see `split.SplitProtocol`."""
@@ -24,7 +35,7 @@ Repeat = Literal["first", "last", "keep"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def __getitem__(self, key: str) -> Any:
         """A value by its key in the file, as the parsed file would give it."""
@@ -43,13 +54,13 @@ class RowCounts(_Record):
         kept: became interactions of the dataset.
     """
 
-    read: int
-    bad: int
-    repeated: int
-    held_out_in_training: int
-    low_rating: int
-    few_interactions: int
-    kept: int
+    read: NonNegativeInt
+    bad: NonNegativeInt
+    repeated: NonNegativeInt
+    held_out_in_training: NonNegativeInt
+    low_rating: NonNegativeInt
+    few_interactions: NonNegativeInt
+    kept: NonNegativeInt
 
 
 class PreparedSource(_Record):
@@ -61,13 +72,13 @@ class PreparedSource(_Record):
 
     address: str
     format: str
-    files: int
+    files: NonNegativeInt
     columns: dict[str, str]
     rows: RowCounts
     repeat: Repeat
     interactions_in_time_order: str
     min_rating: int | float | None  # an int stays an int in the file
-    core: int
+    core: NonNegativeInt
 
 
 class SyntheticSettings(_Record):
@@ -89,8 +100,8 @@ class SplitRecord(_Record):
     """A split protocol, with only the settings that the protocol uses; the file leaves out the others."""
 
     protocol: Protocol
-    test_fraction: float | None = None
-    valid_fraction: float | None = None
+    test_fraction: float | None = Field(None, ge=0, lt=1)
+    valid_fraction: float | None = Field(None, ge=0, lt=1)
     seed: int | None = None
 
     @model_serializer(mode="wrap")
@@ -101,24 +112,24 @@ class SplitRecord(_Record):
 class Counts(_Record):
     """Numbers of users, items and interactions: all interactions, and those of each split."""
 
-    users: int
-    items: int
-    interactions: int
-    train: int
-    valid: int
-    test: int
+    users: int = Field(ge=0, lt=2**31)  # an id is an int32
+    items: int = Field(ge=0, lt=2**31)
+    interactions: NonNegativeInt
+    train: NonNegativeInt
+    valid: NonNegativeInt
+    test: NonNegativeInt
 
 
 class Sequences(_Record):
     """The sequence rows: `length` L and `stride` (see `sequences.Windows`), and the number of `rows`."""
 
-    length: int
-    stride: int
-    rows: int
+    length: int = Field(ge=1, le=LONGEST)
+    stride: int = Field(ge=1, le=LONGEST)
+    rows: NonNegativeInt
 
 
 class Manifest(_Record):
-    """Everything that `dataset.json` says about a dataset."""
+    """Everything that `dataset.json` says about a dataset. Its counts are those of its files."""
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -128,6 +139,31 @@ class Manifest(_Record):
     sequences: Sequences
     notes: list[str]
     files: list[FileEntry]
+
+    @model_validator(mode="after")
+    def _counts_are_those_of_the_files(self) -> Manifest:
+        counts = self.counts
+        rows = {file.name: file.rows for file in self.files}
+        if len(rows) < len(self.files):
+            raise ValueError("a file is listed twice")
+        for name in (USERS, ITEMS):
+            if name not in rows:
+                raise ValueError(f"{name} is not among the files")
+        for name in rows.keys() - {USERS, ITEMS}:
+            if not re.fullmatch(rf"({'|'.join((*SPLITS, SEQUENCES))})/\w[\w.-]*", name):
+                raise ValueError(f"{name!r} is no name of a shard")
+        of_files = {
+            "users": rows[USERS],
+            "items": rows[ITEMS],
+            "interactions": count_rows(self.files, *SPLITS),
+            **{split: count_rows(self.files, split) for split in SPLITS},
+        }
+        for what, found in of_files.items():
+            if getattr(counts, what) != found:
+                raise ValueError(f"counts.{what} is {getattr(counts, what)}, but the files hold {found}")
+        if self.sequences.rows != (found := count_rows(self.files, SEQUENCES)):
+            raise ValueError(f"sequences.rows is {self.sequences.rows}, but the files hold {found}")
+        return self
 
 
 def kind_of(file: FileEntry) -> str:

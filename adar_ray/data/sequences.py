@@ -13,6 +13,7 @@ from adar_ray.errors import AdarError
 from adar_ray.interactions import PADDING
 
 DEFAULT_LENGTH = 50
+LONGEST = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Windows:
     with stride 1, every target has its own row, with the longest history that fits.
 
     Args:
-        length: L.
+        length: L, from 1 to `LONGEST`.
         stride: from 1 to L.
     """
 
@@ -33,8 +34,8 @@ class Windows:
     stride: int = DEFAULT_LENGTH
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise AdarError(f"--sequence-length {self.length}: give at least 1")
+        if not 1 <= self.length <= LONGEST:
+            raise AdarError(f"--sequence-length {self.length}: give 1 to {LONGEST}")
         if not 1 <= self.stride <= self.length:
             raise AdarError(
                 f"--sequence-stride {self.stride} would skip items: "

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
 from adar_ray.training.run import Run
@@ -89,9 +87,4 @@ def publish(run: str | Path | Run, to: str | Path, recommendations: str | None =
 def _read(folder: Folder) -> Published | None:
     if not folder.exists(PUBLISHED):
         return None
-    try:
-        return Published.model_validate_json(folder.read_bytes(PUBLISHED))
-    except ValidationError as error:
-        raise AdarError(
-            f"{folder}/{PUBLISHED}: is damaged ({one_line(error, 120)}); remove it to publish any run"
-        ) from error
+    return folder.read_record(PUBLISHED, Published, "remove it to publish any run")

@@ -23,7 +23,12 @@ class FMLPRecSettings(Settings):
     """FMLP-Rec (Zhou et al., WWW 2022): learnable filters over the spectrum of a history."""
 
     layers: int = setting(
-        2, "Blocks of a filter and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
+        2,
+        "Blocks of a filter and a feed-forward layer.",
+        search={"integer": [1, 4]},
+        structural=True,
+        ge=1,
+        le=64,
     )
     dropout: float = setting(
         0.2,

@@ -16,7 +16,7 @@ from adar_ray.models.sequence import embed_items
 class GRU4RecSettings(Settings):
     """GRU4Rec (Hidasi et al., ICLR 2016): a recurrent network reads the history."""
 
-    layers: int = setting(2, "Layers of the GRU.", search={"integer": [1, 4]}, structural=True, ge=1)
+    layers: int = setting(2, "Layers of the GRU.", search={"integer": [1, 4]}, structural=True, ge=1, le=64)
     dropout: float = setting(
         0.2,
         "Share of the elements of input vectors that is dropped.",

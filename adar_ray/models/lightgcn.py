@@ -15,7 +15,9 @@ from adar_ray.models.graph import MeanGraphModel, smooth
 class LightGCNSettings(Settings):
     """LightGCN (He et al., SIGIR 2020): the mean over steps of smoothing on the interaction graph."""
 
-    layers: int = setting(2, "Steps over the graph.", search={"integer": [1, 4]}, structural=True, ge=1)
+    layers: int = setting(
+        2, "Steps over the graph.", search={"integer": [1, 4]}, structural=True, ge=1, le=64
+    )
 
 
 class LightGCN(MeanGraphModel):

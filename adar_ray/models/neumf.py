@@ -21,7 +21,7 @@ class NeuMFSettings(Settings):
     """NeuMF (He et al., WWW 2017): matrix factorization and a perceptron; the score is a network's."""
 
     layers: int = setting(
-        2, "Hidden layers of the perceptron.", search={"integer": [1, 4]}, structural=True, ge=1
+        2, "Hidden layers of the perceptron.", search={"integer": [1, 4]}, structural=True, ge=1, le=64
     )
     dropout: float = setting(
         0.2,

@@ -19,7 +19,9 @@ _SLOPE = 0.2  # below zero; that of TensorFlow, in which the authors' code is wr
 class NGCFSettings(Settings):
     """NGCF (Wang et al., SIGIR 2019): transformed messages between neighbors in the interaction graph."""
 
-    layers: int = setting(2, "Steps over the graph.", search={"integer": [1, 4]}, structural=True, ge=1)
+    layers: int = setting(
+        2, "Steps over the graph.", search={"integer": [1, 4]}, structural=True, ge=1, le=64
+    )
     dropout: float = setting(
         0.2,
         "Message dropout: share of each layer's numbers that is dropped.",

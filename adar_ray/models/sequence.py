@@ -37,7 +37,12 @@ class TransformerSettings(Settings):
     """What models with a transformer have in common."""
 
     layers: int = setting(
-        2, "Blocks of attention and a feed-forward layer.", search={"integer": [1, 4]}, structural=True, ge=1
+        2,
+        "Blocks of attention and a feed-forward layer.",
+        search={"integer": [1, 4]},
+        structural=True,
+        ge=1,
+        le=64,
     )
     heads: int = setting(
         2,
@@ -45,6 +50,7 @@ class TransformerSettings(Settings):
         search={"choice": [1, 2, 4]},
         structural=True,
         ge=1,
+        le=1_024,
     )
     dropout: float = setting(
         0.2,

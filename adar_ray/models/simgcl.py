@@ -19,7 +19,9 @@ from adar_ray.rng import RowRng
 class SimGCLSettings(Settings):
     """SimGCL (Yu et al., SIGIR 2022): LightGCN with a contrastive loss between noisy views."""
 
-    layers: int = setting(2, "Steps over the graph.", search={"integer": [1, 4]}, structural=True, ge=1)
+    layers: int = setting(
+        2, "Steps over the graph.", search={"integer": [1, 4]}, structural=True, ge=1, le=64
+    )
     noise: float = setting(
         0.1,
         "Length of the noise in a view, added after every step.",

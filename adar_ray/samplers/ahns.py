@@ -17,9 +17,13 @@ class AHNSSettings(Settings):
     """AHNS (Lai et al., AAAI 2024): the candidate whose score is nearest to `beta (positive's + alpha)^(p +
     1)`."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(
-        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+        16,
+        "Random items among which each negative is chosen.",
+        search={"choice": [4, 8, 16, 32]},
+        ge=1,
+        le=65_536,
     )
     alpha: float = setting(1.0, "Added to the positive's score.", search={"loguniform": [0.1, 10]}, gt=0)
     beta: float = setting(0.1, "Hardness of negatives.", search={"loguniform": [0.01, 1]}, gt=0)

@@ -19,15 +19,20 @@ from adar_ray.samplers.candidates import pick, uniform_candidates
 class DENSSettings(Settings):
     """DENS (Lai et al., WSDM 2023): hard in the factors that did not make the user choose the positive."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(
-        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+        16,
+        "Random items among which each negative is chosen.",
+        search={"choice": [4, 8, 16, 32]},
+        ge=1,
+        le=65_536,
     )
     warmup: int = setting(
         100,
         "Epochs over which irrelevant factors fade from the choice.",
         search={"choice": [10, 30, 100]},
         ge=1,
+        le=1_000_000,
     )
     gamma: float = setting(0.3, "Weight of the gates' own loss.", search={"uniform": [0, 1]}, ge=0)
 

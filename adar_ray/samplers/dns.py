@@ -19,12 +19,20 @@ _CHOICE = 100  # the stream of random numbers of this choice; the candidates hav
 class DNSSettings(Settings):
     """DNS (Zhang et al., SIGIR 2013): the hardest of a few random items, or one of the hardest."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(
-        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+        16,
+        "Random items among which each negative is chosen.",
+        search={"choice": [4, 8, 16, 32]},
+        ge=1,
+        le=65_536,
     )
     top: int = setting(
-        1, "Take one of this many hardest candidates at random.", search={"choice": [1, 2, 4]}, ge=1
+        1,
+        "Take one of this many hardest candidates at random.",
+        search={"choice": [1, 2, 4]},
+        ge=1,
+        le=65_536,
     )
 
     @model_validator(mode="after")

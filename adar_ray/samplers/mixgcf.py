@@ -19,9 +19,13 @@ class MixGCFSettings(Settings):
     """MixGCF (Huang et al., KDD 2021): the positive mixed, hop by hop, with the hardest of a few random
     items."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(
-        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+        16,
+        "Random items among which each negative is chosen.",
+        search={"choice": [4, 8, 16, 32]},
+        ge=1,
+        le=65_536,
     )
 
 

@@ -21,7 +21,7 @@ _FINE = 1 << 31  # resolution of the random numbers
 class PopularitySettings(Settings):
     """Popular items (Mikolov et al., NIPS 2013): drawn in proportion to a power of their popularity."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     alpha: float = setting(
         0.75, "Power of the popularity; 0 is uniform, 1 proportional.", search={"uniform": [0, 1]}, ge=0
     )

@@ -23,18 +23,31 @@ class SRNSSettings(Settings):
     """SRNS (Ding et al., NeurIPS 2020): from a memory of hard items per user, those whose score keeps
     changing."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(
-        16, "Random items among which each negative is chosen.", search={"choice": [4, 8, 16, 32]}, ge=1
+        16,
+        "Random items among which each negative is chosen.",
+        search={"choice": [4, 8, 16, 32]},
+        ge=1,
+        le=65_536,
     )
     memory: int = setting(
-        20, "Candidates remembered per user.", search={"choice": [8, 20, 40]}, structural=True, ge=1
+        20,
+        "Candidates remembered per user.",
+        search={"choice": [8, 20, 40]},
+        structural=True,
+        ge=1,
+        le=65_536,
     )
     alpha: float = setting(
         1.0, "Weight of the deviation of a candidate's score.", search={"loguniform": [0.1, 10]}, ge=0
     )
     warmup: int = setting(
-        50, "Epochs over which the deviation gains its weight.", search={"choice": [10, 50]}, ge=1
+        50,
+        "Epochs over which the deviation gains its weight.",
+        search={"choice": [10, 50]},
+        ge=1,
+        le=1_000_000,
     )
     temperature: float = setting(
         1.0, "The lower, the harder the items in the memory.", search={"loguniform": [0.3, 10]}, gt=0

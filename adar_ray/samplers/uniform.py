@@ -16,7 +16,7 @@ from adar_ray.samplers.candidates import uniform_candidates
 class UniformSettings(Settings):
     """Uniform items (Rendle et al., UAI 2009): any item without an interaction of the user's."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1)
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
 
 
 class UniformSampler(BaseSampler):

@@ -11,17 +11,16 @@ import zipfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow.fs as pafs
 import torch
-import yaml
 from pydantic import ValidationError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from adar_ray.config import Config, explain, load_config
+from adar_ray.config import Config, build_config
 from adar_ray.data.dataset import Dataset
+from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder, check_replaceable
 from adar_ray.training.records import (
@@ -29,7 +28,6 @@ from adar_ray.training.records import (
     EpochRecord,
     Evaluation,
     ModelInfo,
-    Record,
     RunInfo,
     RunResult,
     StepProgress,
@@ -76,7 +74,7 @@ class Run:
             versions=_versions(),
         )
         content = {"run": info.model_dump(), **config.used()}
-        folder.write_bytes(CONFIG, yaml.safe_dump(content, sort_keys=False).encode())
+        folder.write_bytes(CONFIG, to_yaml(content).encode())
         return cls(folder, config, info)
 
     @classmethod
@@ -89,12 +87,15 @@ class Run:
             raise AdarError(
                 f"{folder}: is not a run folder ({CONFIG} is missing); make one with `adar-ray train`"
             )
+        origin = f"{folder}/{CONFIG}"
+        content = parse_yaml(folder.read_bytes(CONFIG), origin)
+        if not isinstance(content, dict) or "run" not in content:
+            raise AdarError(f"{origin}: is damaged (it has no section run)")
         try:
-            content = yaml.safe_load(folder.read_bytes(CONFIG))
-            info = RunInfo.model_validate(content.pop("run"))
-        except (yaml.YAMLError, KeyError, AttributeError, ValidationError) as error:
-            raise AdarError(f"{folder}/{CONFIG}: is damaged ({one_line(error)})") from error
-        return cls(folder, load_config(values=content), info)
+            info = RunInfo.model_validate(content["run"])
+        except ValidationError as error:
+            raise AdarError(f"{origin}: is damaged (run.{explain(error)})") from error
+        return cls(folder, build_config([(origin, content)], origin), info)
 
     def dataset(self) -> Dataset:
         """The dataset of this run. Refuses one that has changed since training began."""
@@ -160,11 +161,11 @@ class Run:
 
     def result(self) -> RunResult | None:
         """The final figures; None if the run is not finished."""
-        return _read(self.folder, RESULT, RunResult) if self.folder.exists(RESULT) else None
+        return self.folder.read_record(RESULT, RunResult) if self.folder.exists(RESULT) else None
 
     def progress(self) -> StepProgress | None:
         """How far the workers are within the current epoch; None if they have not said so yet."""
-        return _read(self.folder, PROGRESS, StepProgress) if self.folder.exists(PROGRESS) else None
+        return self.folder.read_record(PROGRESS, StepProgress) if self.folder.exists(PROGRESS) else None
 
     def write_progress(self, progress: StepProgress) -> None:
         self.folder.write_json(PROGRESS, progress.model_dump())
@@ -185,7 +186,8 @@ class Run:
         files = self.folder.filesystem.get_file_info(selector)
         names = sorted(file.base_name for file in files if file.base_name.endswith(".json"))
         return {
-            name.removesuffix(".json"): _read(self.folder, f"evaluation/{name}", Evaluation) for name in names
+            name.removesuffix(".json"): self.folder.read_record(f"evaluation/{name}", Evaluation)
+            for name in names
         }
 
 
@@ -196,21 +198,7 @@ def read_epochs(folder: Folder) -> list[EpochRecord]:
     try:
         return [EpochRecord.model_validate_json(line) for line in folder.read_bytes(METRICS).splitlines()]
     except ValidationError as error:
-        raise _damaged(folder, METRICS, error) from error
-
-
-R = TypeVar("R", bound=Record)
-
-
-def _read(folder: Folder, name: str, record: type[R]) -> R:
-    try:
-        return record.model_validate_json(folder.read_bytes(name))
-    except ValidationError as error:
-        raise _damaged(folder, name, error) from error
-
-
-def _damaged(folder: Folder, name: str, error: ValidationError) -> AdarError:
-    return AdarError(f"{folder}/{name}: is damaged ({explain(error)})")
+        raise AdarError(f"{folder}/{METRICS}: is damaged ({explain(error)})") from error
 
 
 def _refusal(folder: Folder) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError, one_line
+from adar_ray.documents import explain, parse_yaml, to_yaml
+from adar_ray.errors import AdarError
 from adar_ray.storage import Folder, check_replaceable
 from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import read_epochs
@@ -76,16 +76,18 @@ class Search(BaseModel):
         folder = Folder.at(address)
         if not folder.exists(SEARCH):
             raise AdarError(f"{folder}: is not a search ({SEARCH} is missing); make one with `adar-ray tune`")
+        origin = f"{folder}/{SEARCH}"
+        content = parse_yaml(folder.read_bytes(SEARCH), origin)
+        if not isinstance(content, dict) or "space" not in content:
+            raise AdarError(f"{origin}: is damaged (it has no space)")
+        space = Space.from_mapping(content["space"], origin)
         try:
-            content = yaml.safe_load(folder.read_bytes(SEARCH))
-            space = Space.from_mapping(content.pop("space"), f"{folder}/{SEARCH}")
-            return cls(folder=folder, space=space, **content)
-        except (yaml.YAMLError, KeyError, AttributeError, TypeError, ValidationError) as error:
-            raise AdarError(f"{folder}/{SEARCH}: is damaged ({one_line(error)})") from error
+            return cls.model_validate({**content, "folder": folder, "space": space})
+        except ValidationError as error:
+            raise AdarError(f"{origin}: is damaged ({explain(error)})") from error
 
     def write(self) -> None:
-        content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-        self.folder.write_bytes(SEARCH, content.encode())
+        self.folder.write_bytes(SEARCH, to_yaml(self.model_dump(mode="json")).encode())
 
     def dataset(self) -> Dataset:
         """The dataset of this search; refuses one that has changed since."""
@@ -114,7 +116,7 @@ class Search(BaseModel):
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
         names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
         folders = [self.folder.folder(f"trials/{name}") for name in names]
-        return [_read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+        return [folder.read_record(TRIAL, Trial) for folder in folders if folder.exists(TRIAL)]
 
     def read_epochs(self, number: int) -> list[EpochRecord]:
         """The lines of `metrics.jsonl` of a trial."""
@@ -124,7 +126,7 @@ class Search(BaseModel):
 
     def write_best(self, trial: Trial) -> None:
         """Write `best.yaml`: a configuration that `adar-ray train --config` takes as it is."""
-        content = yaml.safe_dump(self.config(trial.values).used(), sort_keys=False)
+        content = to_yaml(self.config(trial.values).used())
         head = (
             f"# Trial {trial.name}: {self.space.metric} {trial.value_or_nan:.4f} on validation, "
             f"at epoch {trial.best_epoch}.\n"
@@ -136,13 +138,6 @@ class Search(BaseModel):
         rows = [trial.row() for trial in trials]
         columns = dict.fromkeys(key for row in rows for key in row)
         self.folder.write_table(TABLE, pa.table({key: [row.get(key) for row in rows] for key in columns}))
-
-
-def _read_trial(folder: Folder) -> Trial:
-    try:
-        return Trial.model_validate(folder.read_json(TRIAL))
-    except ValueError as error:
-        raise AdarError(f"{folder}/{TRIAL}: is damaged ({one_line(error)})") from error
 
 
 class MetricOverSeeds(Record):
@@ -193,7 +188,7 @@ def summary(folder: Folder) -> dict[str, Any]:
     if best is not None:
         row |= {"best trial": best.name, f"valid {search.space.metric}": best.value, **best.values}
     if folder.exists(RESULT):
-        test = WinnerResult.model_validate(folder.read_json(RESULT)).test
+        test = folder.read_record(RESULT, WinnerResult).test
         cut_off = search.space.metric.partition("@")[2]
         for name in [name for name in test if name.partition("@")[2] == cut_off] or test:
             row[f"test {name}"] = test[name].mean

@@ -34,14 +34,13 @@ from adar_ray.config import (
     Config,
     build_config,
     check_key,
-    explain,
     is_structural,
     nearest,
     parse_metric,
     read_setting,
-    read_yaml,
     search_range,
 )
+from adar_ray.documents import explain, read_yaml
 from adar_ray.durations import parse_duration
 from adar_ray.errors import AdarError, one_line
 from adar_ray.registry import LOSSES, SAMPLERS

@@ -58,6 +58,24 @@ TEXT = """\
   "notes": [],
   "files": [
     {
+      "name": "users.parquet",
+      "rows": 1,
+      "bytes": 10,
+      "sha256": "01"
+    },
+    {
+      "name": "items.parquet",
+      "rows": 2,
+      "bytes": 10,
+      "sha256": "02"
+    },
+    {
+      "name": "sequences/00000.parquet",
+      "rows": 1,
+      "bytes": 10,
+      "sha256": "03"
+    },
+    {
       "name": "train/00000.parquet",
       "rows": 2,
       "bytes": 10,

@@ -70,7 +70,7 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     search.write()
     file = Path(tmp_path, "search", "search.yaml")
     written = file.read_text()
-    for damaged in ("a: [", "3", written.replace("trials: 20", "trials: many"), written + "more: 1\n"):
+    for damaged in ("3", written.replace("trials: 20", "trials: many"), written + "more: 1\n"):
         file.write_text(damaged)
         assert f"{file}: is damaged" in refusal(Search.open, file.parent)
     Path(tmp_path, "search", "trials", "00000").mkdir(parents=True)

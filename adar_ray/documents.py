@@ -1,0 +1,206 @@
+"""YAML and JSON, read within bounds and refused in one line.
+
+The YAML says what JSON can say: mappings, lists, text, numbers, truth values and null. It has no tags, no
+aliases and no dates, and no key is in a mapping twice. What is read takes no more memory than the text
+suggests.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+
+from adar_ray.errors import AdarError, one_line
+
+LONGEST_YAML = 1 << 18  # bytes; people write these files, and PyYAML takes seconds for more
+LONGEST_JSON = 1 << 26  # bytes; a manifest takes some hundred for each file
+DEEPEST_YAML = 32
+LONGEST_NUMBER = 100  # characters
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def parse_yaml(data: bytes | str, origin: str) -> Any:
+    """The content of a YAML document; None if there is none.
+
+    Args:
+        origin: where it comes from, for the message.
+
+    Raises:
+        AdarError: it is not YAML, or it says what JSON cannot say.
+    """
+    try:
+        return yaml.load(_text(data, LONGEST_YAML), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise AdarError(f"{origin}: is not valid YAML ({place}{one_line(error.problem, 200)})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise AdarError(f"{origin}: is not valid YAML ({one_line(error, 200)})") from error
+
+
+def read_yaml(file: Path) -> Any:
+    """The content of a YAML file; `{}` if it is empty.
+
+    Raises:
+        AdarError: it cannot be read, is not YAML, or says what JSON cannot say.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = parse_yaml(stream.read(LONGEST_YAML + 1), str(file))
+    except OSError as error:
+        raise AdarError(f"{file}: cannot be read ({one_line(error.strerror)})") from error
+    return {} if content is None else content
+
+
+def parse_json(data: bytes | str, origin: str, remedy: str = "") -> Any:
+    """The content of a JSON document.
+
+    Args:
+        origin, remedy: where it comes from, and what to do if it is damaged; for the message.
+
+    Raises:
+        AdarError: it is not JSON, or nested too deep.
+    """
+    try:
+        return from_json(_text(data, LONGEST_JSON))
+    except ValueError as error:
+        raise _damaged(origin, one_line(error, 200), remedy) from error
+
+
+def parse_record(data: bytes | str, origin: str, record: type[R], remedy: str = "") -> R:
+    """A record from a JSON document.
+
+    Args:
+        origin, remedy: where it comes from, and what to do if it is damaged; for the message.
+
+    Raises:
+        AdarError: it is not JSON, or not such a record.
+    """
+    content = parse_json(data, origin, remedy)
+    try:
+        return record.model_validate(content)
+    except ValidationError as error:
+        raise _damaged(origin, explain(error), remedy) from error
+
+
+def to_yaml(value: Any, *, flow: bool = False) -> str:
+    """`value` as a YAML document, which `parse_yaml` reads back. Mappings keep their order.
+
+    Args:
+        flow: write lists and mappings in one line.
+    """
+    width = math.inf if flow else None
+    return yaml.dump(value, Dumper=_Dumper, default_flow_style=flow, width=width, sort_keys=False)
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault, in one line: where, what, and the value."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    where = one_line(".".join(str(part) for part in first["loc"]), 100)
+    if not where or isinstance(first["input"], Mapping):
+        return one_line(f"{where}: {message}" if where else message)
+    return one_line(f"{where}: {message}, not {first['input']!r}")
+
+
+def _damaged(origin: str, problem: str, remedy: str) -> AdarError:
+    return AdarError(f"{origin}: is damaged ({problem})" + (f"; {remedy}" if remedy else ""))
+
+
+def _text(data: bytes | str, longest: int) -> str:
+    if len(data) > longest:
+        raise ValueError(f"it is longer than {longest:,} bytes")
+    if isinstance(data, str):
+        return data
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: not UTF-8; convert the file, for instance with iconv") from error
+
+
+def _refusal(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    """What is wrong with an event or a node."""
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """The part of YAML that documents may use, and 1e-3 as a number, although YAML 1.1 wants 1.0e-3."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal(f"write out the value that *{event.anchor} stands for", event)
+        if event.tag is not None:
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _refusal(f"leave out the tag {tag}; quote what is text", event)
+        if self.depth == DEEPEST_YAML:
+            raise _refusal(f"nested more than {DEEPEST_YAML} levels deep", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise _refusal("a list or a mapping cannot be a key", key_node)
+            if key in keys:
+                raise _refusal(f"the key {one_line(key_node.value, 60)} is there twice", key_node)
+            keys.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        if re.search("[\0\ud800-\udfff]", node.value):
+            raise _refusal("a character that no text may hold", node)
+        return self.construct_yaml_str(node)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads: no aliases, and text that looks like a number in quotes."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _number(construct: Callable[[Any, yaml.ScalarNode], Any]) -> Callable[[Any, yaml.ScalarNode], Any]:
+    """`construct`, except for numbers that nothing here can hold."""
+
+    def bounded(loader: _Loader, node: yaml.ScalarNode) -> Any:
+        try:
+            number = construct(loader, node) if len(node.value) <= LONGEST_NUMBER else None
+        except ValueError as error:  # YAML 1.1 takes 0x_ for a number
+            raise _refusal(str(error), node) from error
+        if number is None or (isinstance(number, int) and number.bit_length() > 63):
+            raise _refusal(f"the number {one_line(node.value, 30)} is too long: quote it if it is text", node)
+        return number
+
+    return bounded
+
+
+# Dates, `=` and `<<` are text.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if re.search(":(bool|int|float|null)$", tag)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:int", _number(yaml.SafeLoader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _number(yaml.SafeLoader.construct_yaml_float))
+for _class in (_Loader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"),
+        list("-+0123456789"),
+    )
