@@ -23,7 +23,7 @@ import click
 from pydantic import BaseModel, ConfigDict
 
 from adar_ray.cluster.job import Job, check_name, option
-from adar_ray.errors import FAILED, INTERRUPTED, WRONG_USAGE, AdarError, one_line
+from adar_ray.errors import FAILED, INTERRUPTED, WRONG_USAGE, AdarError
 from adar_ray.storage import Folder, describe_os_error
 
 JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
