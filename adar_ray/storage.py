@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fnmatch
 import hashlib
 import json
+import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -23,10 +24,24 @@ from adar_ray.documents import parse_json, parse_record
 from adar_ray.errors import AdarError, one_line
 
 R = TypeVar("R", bound=BaseModel)
+_LARGEST_COPY = 5 * 10**9  # bytes that S3 copies in one request
+# What is in a folder beside its content: what is being written, the owner, what ext4 puts into a new volume.
+_NOT_CONTENT = re.compile(r"\..*\.partial|lease\.json|lost\+found")
+
+
+def split_options(address: str) -> tuple[str, str]:
+    """Split an address into its place and the options of its file system.
+
+    Options are at the end (`s3://bucket/folder?region=...&scheme=...`); a local path has none.
+    """
+    found = re.search(r"\?\w+=[^&]*(&\w+=[^&]*)*$", address) if "://" in address else None
+    return (address[: found.start()], found.group()) if found else (address, "")
 
 
 def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     """Return the file system and the path of an address.
+
+    But for its options an address is taken literally: `#`, `%20`, spaces and accents are parts of names.
 
     Raises:
         AdarError: no file system can open the address.
@@ -35,11 +50,20 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     if "\0" in address:
         raise AdarError(f"{address}: an address cannot hold a zero byte")
     if "://" not in address:
-        return pafs.LocalFileSystem(), str(Path(address).expanduser().absolute())
+        local = Path(address).expanduser().absolute()
+        # The way down and up again may be gone when the path is used.
+        return pafs.LocalFileSystem(), str(local.resolve() if ".." in local.parts else local)
+    place, options = split_options(address)
+    scheme, _, rest = place.partition("://")
+    host, slash, key = rest.partition("/")  # a host may hold escapes: those of a password
     try:
-        return pafs.FileSystem.from_uri(address)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        pass  # not an Arrow file system; fsspec knows many more
+        return pafs.FileSystem.from_uri(f"{scheme}://{quote(host, safe=':@%')}{slash}{quote(key)}{options}")
+    except pa.ArrowNotImplementedError:
+        pass
+    except pa.ArrowInvalid as error:
+        if "Unrecognized filesystem type" not in str(error):
+            raise AdarError(f"{address}: is no valid address ({one_line(error)}); correct it") from error
+        # fsspec knows many more.
     except OSError as error:
         raise AdarError(f"{address}: cannot be opened ({one_line(error)})") from error
     try:
@@ -74,8 +98,10 @@ class Folder:
     def at(cls, address: str | Path) -> Folder:
         filesystem, path = resolve(address)
         # A relative path means something else to a worker on another machine or in another folder.
-        address = path if isinstance(filesystem, pafs.LocalFileSystem) else str(address).rstrip("/")
-        return cls(address, filesystem, path.rstrip("/"))
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            return cls(path, filesystem, path)
+        place, options = split_options(str(address))
+        return cls(place.rstrip("/") + options, filesystem, path.rstrip("/"))
 
     @property
     def is_local(self) -> bool:
@@ -85,7 +111,8 @@ class Folder:
         return f"{self.path}/{name}"
 
     def folder(self, name: str) -> Folder:
-        return Folder(f"{self.address}/{name}", self.filesystem, self.join(name))
+        place, options = (self.address, "") if self.is_local else split_options(self.address)
+        return Folder(f"{place}/{name}{options}", self.filesystem, self.join(name))
 
     def __str__(self) -> str:
         return self.address
@@ -94,16 +121,53 @@ class Folder:
         path = self.join(name) if name else self.path
         return self.filesystem.get_file_info(path).type != pafs.FileType.NotFound
 
-    def is_empty(self) -> bool:
-        """Whether the folder is absent or empty.
+    def content(self) -> list[str]:
+        """Names of the files and folders in this folder, sorted; none if it is absent.
 
         Raises:
-            AdarError: the address is a file.
+            AdarError: the address is a file, or cannot be read.
         """
-        if self.filesystem.get_file_info(self.path).is_file:
-            raise AdarError(f"{self}: is a file, not a folder; choose another name")
-        selector = pafs.FileSelector(self.path, allow_not_found=True)
-        return not self.filesystem.get_file_info(selector)
+        try:
+            if self.filesystem.get_file_info(self.path).is_file:
+                raise AdarError(f"{self}: is a file, not a folder; choose another name")
+            found = self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True))
+        except OSError as error:
+            raise AdarError(f"{self}: {describe_os_error(error)}") from error
+        names = [info.base_name for info in found]
+        return sorted(name for name in names if not _NOT_CONTENT.fullmatch(name))
+
+    def is_empty(self) -> bool:
+        """Whether the folder is absent or has no content.
+
+        Raises:
+            AdarError: the address is a file, or cannot be read.
+        """
+        return not self.content()
+
+    @property
+    def must_stay(self) -> bool:
+        """Whether only the content of the folder can be replaced, not the folder itself.
+
+        That is so for a link, a mount point, a folder that the working directory is in, a folder whose parent
+        cannot be written, and on an object store.
+        """
+        path = Path(self.path)
+        if not self.is_local or path.is_symlink():
+            return True
+        real = path.resolve()
+        if not real.is_dir():
+            return False
+        return (
+            _is_mount_point(real)
+            or Path.cwd().is_relative_to(real)
+            or not os.access(real.parent, os.W_OK | os.X_OK)
+        )
+
+    def create(self, name: str = "") -> None:
+        """Make sure that this folder is there, or the one in it with this name."""
+        path = self.join(name) if name else self.path
+        # A link may lead to a folder that is yet to come.
+        self.filesystem.create_dir(os.path.realpath(path) if self.is_local else path, recursive=True)
 
     def read_bytes(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(self.join(name)) as stream:
@@ -112,7 +176,7 @@ class Folder:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Replace the whole file: a reader sees the old content or the new, never a part of it."""
         path = self.join(name)
-        self.filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        self.create(name.rpartition("/")[0])
         if not self.is_local:  # object stores show a file only once it is complete
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
@@ -164,67 +228,72 @@ class Folder:
         digest = hashlib.sha256(data).hexdigest()
         return FileEntry(name=name, rows=table.num_rows, bytes=len(data), sha256=digest)
 
+    def files(self) -> list[str]:
+        """Names of the files in this folder and in the folders in it, sorted."""
+        selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        names = [info.path[len(self.path) + 1 :] for info in found if info.is_file]
+        return sorted(name for name in names if not _NOT_CONTENT.fullmatch(name.partition("/")[0]))
+
+    def move(self, name: str, to: str) -> None:
+        """Move a file or a folder to another name in this folder."""
+        if self.is_local:
+            self.create(to.rpartition("/")[0])
+            Path(self.join(name)).rename(self.join(to))
+        elif self.filesystem.get_file_info(self.join(name)).is_file:
+            self.move_objects({name: to})
+        else:
+            files = self.folder(name).files()
+            self.move_objects({f"{name}/{file}": f"{to}/{file}" for file in files})
+            self.folder(name).remove()
+
+    def move_objects(self, names: dict[str, str]) -> None:
+        """Give objects of an object store other names, several at a time."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._move_object, names.keys(), names.values()))
+
+    def _move_object(self, name: str, to: str) -> None:
+        source, target = self.join(name), self.join(to)
+        if self.filesystem.get_file_info(source).size <= _LARGEST_COPY:
+            self.filesystem.move(source, target)
+            return
+        with (
+            self.filesystem.open_input_stream(source) as reader,
+            self.filesystem.open_output_stream(target) as writer,
+        ):
+            shutil.copyfileobj(reader, writer, 1 << 24)
+        self.filesystem.delete_file(source)
+
+    def delete(self, name: str) -> None:
+        """Remove a file or a folder in this folder."""
+        path = self.join(name)
+        if self.is_local and Path(path).is_symlink():
+            Path(path).unlink()
+        elif self.filesystem.get_file_info(path).is_file:
+            self.filesystem.delete_file(path)
+        else:
+            self.filesystem.delete_dir(path)
+
     def remove(self) -> None:
-        if self.exists():
+        """Remove the folder, or its content where it must stay."""
+        if not self.exists():
+            return
+        if self.is_local and self.must_stay:
+            for name in self.content():
+                self.delete(name)
+        else:
             self.filesystem.delete_dir(self.path)
 
 
-@contextlib.contextmanager
-def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Folder]:
-    """Yield a folder to fill, which appears at `address` only when it is complete.
-
-    A local folder is filled under another name next to the address and renamed at the end. Object stores
-    cannot rename a folder; there the folder counts as complete once the writer's last file, the manifest, is
-    there. If the body fails, nothing is left.
-
-    Args:
-        address: where the folder is to be.
-        replace: whether to replace a folder that holds files.
-        mark: a pattern. A folder is replaced only if a file in it matches, which shows that this program
-            made it.
-
-    Raises:
-        AdarError: the folder holds files and may not be replaced, or it cannot be written.
-    """
-    final = Folder.at(address)
-    if not final.is_empty() and not replace:
-        raise AdarError(f"{final}: already exists; add --replace to overwrite it")
-    check_replaceable(final, mark)
-    if not final.is_local:
-        if replace:
-            final.remove()
-        target = final
-    else:
-        target = Folder.at(
-            Path(final.path).parent / f".{Path(final.path).name}.{uuid.uuid4().hex[:8]}.partial"
-        )
-    try:
-        target.filesystem.create_dir(target.path, recursive=True)
-        yield target
-        if target is not final:
-            _rename_over(Path(target.path), Path(final.path))
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            target.remove()
-        if isinstance(error, OSError) and not isinstance(error, AdarError):
-            raise AdarError(f"{final}: {describe_os_error(error)}; nothing was written") from error
-        raise
-
-
-def check_replaceable(folder: Folder, mark: str) -> None:
-    """Raise AdarError if a folder holds files but none that matches `mark`: this program did not make it."""
-    files = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, allow_not_found=True))
-    if files and not any(fnmatch.fnmatchcase(file.base_name, mark) for file in files):
-        raise AdarError(f"{folder}: cannot be replaced because it holds no {mark}; choose another folder")
-
-
-def _rename_over(new: Path, old: Path) -> None:
-    """Rename a folder. One that has the name is set aside until the new one is in place."""
-    aside = new.with_suffix(".old")
-    if old.exists():
-        old.rename(aside)
-    new.rename(old)
-    shutil.rmtree(aside, ignore_errors=True)
+def _is_mount_point(path: Path) -> bool:
+    if os.path.ismount(path):
+        return True
+    try:  # what is mounted from the same disk
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    escaped = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found.group()), os.fsencode(path))
+    return any(line.split()[4] == escaped for line in mounts)
 
 
 def describe_os_error(error: OSError) -> str:

@@ -27,6 +27,7 @@ LAYERS = [
     {"samplers", "data"},
     {"losses", "models"},
     {"component", "ray_session"},
+    {"lease", "outputs"},
     {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
     {"documents", "memory", "process", "waiting"},
     {"errors"},

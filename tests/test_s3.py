@@ -147,6 +147,49 @@ def test_what_exists_is_refused_or_replaced(s3, source: str, data: Dataset) -> N
     assert objects(s3, "data/replaced/") == before
 
 
+def test_what_is_replaced_stays_until_the_new_is_complete(s3, source: str, data: Dataset) -> None:
+    address, seen = f"s3://{BUCKET}/data/twice", []
+
+    def look(stage: str, rows: int) -> None:
+        seen.append(sorted(name for name in objects(s3, "data/twice/") if not name.startswith(".")))
+
+    prepare(source, address)
+    before = objects(s3, "data/twice/")
+    prepare(source, address, name="other", replace=True, on_progress=look)
+    assert seen
+    assert all(names == sorted(before) for names in seen)
+    after = objects(s3, "data/twice/")
+    assert json.loads(after.pop("dataset.json"))["name"] == "other"
+    assert after == {name: before[name] for name in after}
+
+
+def test_of_two_at_once_the_later_one_is_refused(s3, source: str) -> None:
+    address = f"s3://{BUCKET}/data/both"
+
+    def meanwhile(stage: str, rows: int) -> None:
+        if not objects(s3, "data/both/dataset.json"):
+            prepare(source, address, name="quick")
+
+    with pytest.raises(AdarError, match="data/both: already exists"):
+        prepare(source, address, name="slow", on_progress=meanwhile)
+    assert json.loads(objects(s3, "data/both/")["dataset.json"])["name"] == "quick"
+    assert not [name for name in objects(s3, "data/both/") if "partial" in name]
+
+
+def test_keys_of_all_kinds(s3, source: str, config) -> None:
+    """Workers, in other processes, and a search find a place whatever characters its key has."""
+    place = "über all/try#1 100%+%20"
+    s3.copy_object(Bucket=BUCKET, Key=f"{place}/pairs.csv", CopySource=f"{BUCKET}/sources/hand-made.csv")
+    data = prepare(f"s3://{BUCKET}/{place}/pairs.csv", f"s3://{BUCKET}/{place}/data?region=us-east-1")
+    assert "dataset.json" in objects(s3, f"{place}/data/")
+    assert prepare(f"s3://{BUCKET}/{place}/*.csv", f"s3://{BUCKET}/{place}/glob").n_users == data.n_users
+    run = train(data.folder.address, f"s3://{BUCKET}/{place}/run", config, workers=1)
+    assert evaluate(run.folder.address, "test", [3]).users == 3
+    left = {name.partition("/")[0] for name in objects(s3, f"{place}/run/")}
+    assert left == {"checkpoints", "config.yaml", "evaluation", "metrics.jsonl", "model", "result.json"}
+    assert not objects(s3, "über all/try/")
+
+
 def test_nothing_is_left_of_what_failed(s3, source: str) -> None:
     with pytest.raises(AdarError, match="filtering leaves nothing"):
         prepare(source, f"s3://{BUCKET}/data/failed", core=100)

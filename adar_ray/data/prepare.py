@@ -45,8 +45,9 @@ from adar_ray.data.sources import SourceFile, find_source
 from adar_ray.data.split import TEST, TRAIN, SplitProtocol, assign, temporal_cuts
 from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
 from adar_ray.errors import AdarError
+from adar_ray.outputs import new_folder
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import FileEntry, Folder, new_folder
+from adar_ray.storage import FileEntry, Folder
 
 Progress = Callable[[str, int], None]
 """Told the stage of the work and the number of rows done so far."""

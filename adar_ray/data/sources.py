@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
@@ -22,7 +23,7 @@ from adar_ray.data.formats.table import Table
 from adar_ray.data.given_split import given_splits
 from adar_ray.data.options import ReadOptions
 from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import resolve
+from adar_ray.storage import resolve, split_options
 
 _DATA_NAMES = re.compile(r"(?!readme|license)[^_.].*\.(inter|csv|tsv|txt|dat|data|jsonl?|ndjson|parquet|pq)")
 _TABLES_OF_VERSIONS = {
@@ -30,6 +31,7 @@ _TABLES_OF_VERSIONS = {
     r"\.hoodie": "a Hudi table",
     r"metadata/.*\.metadata\.json": "an Iceberg table",
 }
+_NO_FILE = -1  # size of a link to nothing, or of a device
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -204,7 +206,7 @@ def _plain_name(relative: str) -> str:
 
 def _list(source: str) -> tuple[list[_Listed], bool]:
     """The files that `source` names, sorted, and whether it is a folder."""
-    base, query = _without_query(source)
+    base, query = split_options(source)
     is_local = "://" not in source
     root, pattern = base, None
     wild = re.search(r"[*?\[]", base)
@@ -219,37 +221,56 @@ def _list(source: str) -> tuple[list[_Listed], bool]:
             raise AdarError(f"{source}: no such file or folder; check the address")
         if info.type == pafs.FileType.File:
             return [_Listed(path if is_local else source, posixpath.basename(path), info.size)], False
-        found = filesystem.get_file_info(pafs.FileSelector(path, recursive="/" in (pattern or "")))
-        if pattern is None and not any(_DATA_NAMES.fullmatch(_plain_name(info.path)) for info in found):
-            found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+        found = _walk(filesystem, path, recursive="/" in (pattern or ""))
+        if pattern is None and not any(_DATA_NAMES.fullmatch(_plain_name(name)) for name, _ in found):
+            found = _walk(filesystem, path, recursive=True)
     except OSError as error:
         raise unreadable(source, error) from error
-
-    def address(info: pafs.FileInfo, relative: str) -> str:
-        if is_local:
-            return info.path
-        # Arrow decodes an address; fsspec takes it literally.
-        name = relative if isinstance(filesystem, pafs.PyFileSystem) else quote(relative)
-        return f"{root.rstrip('/')}/{name}{query}"
-
-    names = {info.path: posixpath.relpath(info.path, path) for info in found}
     if pattern is None:
-        _refuse_tables_of_versions(source, names.values())
-    files = []
-    for info in sorted(found, key=lambda info: info.path):
-        relative = names[info.path]
-        is_wanted = _matches(relative, pattern) if pattern else not _is_hidden(relative)
-        if not is_wanted or info.type == pafs.FileType.Directory or info.base_name.startswith("."):
-            continue
-        if not info.is_file:
-            raise AdarError(
-                f"{info.path}: a link to something that is not there, or no plain file; fetch what it stands "
-                "for (git annex get, dvc pull), or remove it"
-            )
-        files.append(_Listed(address(info, relative), relative, info.size or 0))
+        _refuse_tables_of_versions(source, (relative for relative, _ in found))
+    start = path if is_local else root.rstrip("/")
+    files = [
+        _Listed(f"{start.rstrip('/')}/{relative}{query}", relative, size)
+        for relative, size in sorted(found)
+        if size is not None
+        and not posixpath.basename(relative).startswith(".")
+        and (_matches(relative, pattern) if pattern else not _is_hidden(relative))
+    ]
+    missing = next((file.address for file in files if file.size == _NO_FILE), None)
+    if missing is not None:
+        raise AdarError(
+            f"{missing}: a link to something that is not there, or no plain file; fetch what it stands for "
+            "(git annex get, dvc pull), or remove it"
+        )
     if not files:
         raise AdarError(f"{source}: no file there; check the address")
     return files, pattern is None
+
+
+def _walk(filesystem: pafs.FileSystem, path: str, *, recursive: bool) -> list[tuple[str, int | None]]:
+    """What is in a folder: paths relative to it, with the size of each file; a folder has none."""
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        found = filesystem.get_file_info(pafs.FileSelector(path, recursive=recursive))
+        return [(posixpath.relpath(info.path, path), info.size if info.is_file else None) for info in found]
+    # Arrow leaves out links to nothing, and walks in circles where a link leads back.
+    listed: list[tuple[str, int | None]] = []
+    for folder, folders, names in os.walk(path, onerror=_raise, followlinks=True):
+        for name in folders + names:
+            full = os.path.join(folder, name)
+            size = os.path.getsize(full) if os.path.isfile(full) else _NO_FILE
+            listed.append((os.path.relpath(full, path), None if name in folders else size))
+        above = os.path.realpath(folder)
+        here = (os.path.realpath(os.path.join(folder, name)) for name in folders)
+        folders[:] = [
+            name
+            for name, real in zip(folders, here, strict=True)
+            if recursive and not (above + "/").startswith(real.rstrip("/") + "/")
+        ]
+    return listed
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _refuse_tables_of_versions(source: str, names: Iterable[str]) -> None:
@@ -270,12 +291,6 @@ def _is_hidden(relative: str) -> bool:
 def _matches(relative: str, pattern: str) -> bool:
     names, patterns = relative.split("/"), pattern.split("/")
     return len(names) == len(patterns) and all(map(fnmatch.fnmatchcase, names, patterns))
-
-
-def _without_query(address: str) -> tuple[str, str]:
-    """An address and its options (s3://bucket/folder?region=...); a local path has none."""
-    found = re.search(r"\?\w+=", address) if "://" in address else None
-    return (address[: found.start()], address[found.start() :]) if found else (address, "")
 
 
 # Choosing and recognizing.

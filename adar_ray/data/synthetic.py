@@ -32,8 +32,9 @@ from adar_ray.data.write import (
     write_shard,
 )
 from adar_ray.errors import AdarError
+from adar_ray.outputs import new_folder
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import FileEntry, Folder, new_folder
+from adar_ray.storage import FileEntry, Folder
 
 DIM = 16
 LIKED_SHARE = 0.1

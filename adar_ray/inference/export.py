@@ -14,8 +14,9 @@ from adar_ray.data.dataset import SPLITS
 from adar_ray.data.matrix import to_column
 from adar_ray.inference.model import TrainedModel
 from adar_ray.models.protocol import snapshot
+from adar_ray.outputs import new_folder
 from adar_ray.ranking.top_items import TILE, user_vectors
-from adar_ray.storage import Folder, new_folder
+from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
 

@@ -22,9 +22,10 @@ from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.memory import keep_freed_memory
+from adar_ray.outputs import new_folder
 from adar_ray.ranking.top_items import TILE, top_items
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import Folder, new_folder
+from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
 USERS_A_TASK = 64 * TILE

@@ -106,7 +106,9 @@ def _train(run: Run, dataset: Dataset) -> None:
                 num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
             ),
             run_config=ray.train.RunConfig(
-                name=scratch.path.rpartition("/")[2], storage_path=f"{run.folder.address}/checkpoints"
+                name=scratch.path.rpartition("/")[2],
+                storage_filesystem=run.folder.filesystem,
+                storage_path=run.folder.join("checkpoints"),
             ),
             datasets={"train": stream},
             # Workers that keep rows keep all of them: each derives the same order and takes its share.

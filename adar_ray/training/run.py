@@ -22,7 +22,8 @@ from adar_ray.config import Config, build_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
-from adar_ray.storage import Folder, check_replaceable
+from adar_ray.outputs import check_replaceable
+from adar_ray.storage import Folder
 from adar_ray.training.records import (
     Checkpoint,
     EpochRecord,

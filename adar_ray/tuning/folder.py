@@ -25,7 +25,8 @@ from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError
-from adar_ray.storage import Folder, check_replaceable
+from adar_ray.outputs import check_replaceable
+from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import read_epochs
 from adar_ray.tuning.space import Space

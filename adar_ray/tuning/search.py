@@ -142,7 +142,8 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
             ray_tune.run(
                 trainable,
                 name=scratch.path.rpartition("/")[2],
-                storage_path=search.folder.address,
+                storage_filesystem=search.folder.filesystem,
+                storage_path=search.folder.path,
                 search_alg=follower.searcher,
                 scheduler=scheduler,
                 stop=SearchStopper(follower),

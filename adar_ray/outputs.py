@@ -1,0 +1,200 @@
+"""Folders that appear when they are complete, and what they replace."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from adar_ray.errors import AdarError
+from adar_ray.storage import Folder, describe_os_error
+
+REPLACED = "replaced"
+
+
+@contextlib.contextmanager
+def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Folder]:
+    """Yield a folder to fill, whose content appears at `address` only when it is complete.
+
+    A local folder is filled under another name next to the address and renamed at the end. A folder that must
+    stay, and one on an object store, is filled under a hidden name inside itself; at the end its files are
+    moved up, those that match `mark` last. If the body fails, nothing is left.
+
+    Args:
+        address: where the folder is to be.
+        replace: whether to replace a folder that holds files.
+        mark: a pattern of file names. A folder is replaced only if a file in it matches, which shows that
+            this program made it.
+
+    Raises:
+        AdarError: the folder holds files and may not be replaced, at the start or at the end, or it cannot be
+            written.
+    """
+    final = Folder.at(address)
+    try:
+        _check(final, replace, mark)
+        stays = final.must_stay
+        target = final.folder(_partial_name()) if stays else _sibling(final)
+        missing = _missing_folders(target)
+        try:
+            target.create()
+            yield target
+            _check(final, replace, mark)
+            if not stays:
+                _rename(Path(target.path), Path(final.path).resolve(), replace)
+            elif final.is_local:
+                _swap(target, final, replace, mark)
+            else:
+                _move_up(target, final, replace, mark)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                target.remove()
+            for folder in missing:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+    except OSError as error:
+        raise AdarError(f"{final}: {describe_os_error(error)}; nothing was written") from error
+
+
+def check_replaceable(folder: Folder, mark: str) -> None:
+    """Raise AdarError if a folder has content but no file matches `mark`: this program did not make it."""
+    names = folder.content()
+    if names and not fnmatch.filter(names, mark):
+        raise AdarError(f"{folder}: cannot be replaced because it holds no {mark}; choose another folder")
+
+
+def _check(folder: Folder, replace: bool, mark: str) -> None:
+    if not replace and not folder.is_empty():
+        raise _already_exists(folder)
+    check_replaceable(folder, mark)
+
+
+def _already_exists(folder: Folder | Path) -> AdarError:
+    return AdarError(f"{folder}: already exists; add --replace to overwrite it")
+
+
+def _partial_name(name: str = "") -> str:
+    return f".{name}{uuid.uuid4().hex[:8]}.partial"
+
+
+def _sibling(final: Folder) -> Folder:
+    path = Path(final.path).resolve()
+    return Folder.at(path.parent / _partial_name(f"{path.name}."))
+
+
+def _missing_folders(target: Folder) -> list[Path]:
+    """The folders that `target` brings into being, itself first."""
+    path = Path(target.path).resolve()
+    return [folder for folder in (path, *path.parents) if target.is_local and not folder.exists()]
+
+
+def _rename(new: Path, final: Path, replace: bool) -> None:
+    """Rename a folder. One that has the name is set aside until the new one is in place."""
+    aside = new.with_name(_partial_name())
+    if replace and final.exists():
+        final.rename(aside)
+    try:
+        new.rename(final)  # fails if there is content, so nothing that came meanwhile is lost
+    except OSError as error:
+        if aside.exists():
+            aside.rename(final)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise _already_exists(final) from error
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(new: Folder, final: Folder, replace: bool, mark: str) -> None:
+    """Move the content of a folder out and new content in; put everything back if something fails.
+
+    A reader finds no file that matches `mark` until all others are there.
+    """
+    aside = final.folder(".old.partial")
+    try:
+        os.mkdir(aside.path)
+    except FileExistsError as error:
+        raise AdarError(
+            f"{final}: another process is replacing its content, or died while it did; what was there is in "
+            f"{aside}: move it back or remove it"
+        ) from error
+    moved: list[tuple[Path, Path]] = []
+    try:
+        old, files = _marks_last(final.content(), mark), _marks_last(new.content(), mark)
+        if old and not replace:
+            raise _already_exists(final)
+        for name, source, target in (
+            *((name, final, aside) for name in reversed(old)),
+            *((name, new, final) for name in files),
+        ):
+            Path(source.join(name)).rename(target.join(name))
+            moved.append((Path(target.join(name)), Path(source.join(name))))
+    except BaseException:
+        for there, back in reversed(moved):
+            there.rename(back)
+        os.rmdir(aside.path)
+        raise
+    for folder in (aside, new):
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _move_up(new: Folder, final: Folder, replace: bool, mark: str) -> None:
+    """Move objects from a folder to the one that it is in, and remove what they replace.
+
+    The old marks stay until new ones take their places, so that the command can be repeated if this fails
+    half-way.
+    """
+    inside, files = new.path[len(final.path) + 1 :], new.files()
+    marks = fnmatch.filter(files, mark)
+    try:
+        for names in ([name for name in files if name not in marks], marks):
+            final.move_objects({f"{inside}/{name}": name for name in names})
+    except BaseException:
+        if not replace:
+            for name in set(files) & set(final.files()):
+                final.delete(name)
+        raise
+    new.remove()
+    for name in set(final.files()) - set(files):
+        final.delete(name)
+
+
+def _marks_last(names: list[str], mark: str) -> list[str]:
+    return sorted(names, key=lambda name: fnmatch.fnmatchcase(name, mark))
+
+
+def set_aside(folder: Folder, mark: str) -> None:
+    """Move the content of a folder into `replaced/` in it, where it stays until something new is complete.
+
+    If `replaced/` is there already, with `mark` in it, the rest is what was to take its place: that goes.
+    """
+    names = [name for name in _marks_last(folder.content(), mark) if name != REPLACED]
+    is_set_aside = folder.exists(f"{REPLACED}/{mark}")
+    for name in names:
+        if is_set_aside:
+            folder.delete(name)
+        else:
+            folder.move(name, f"{REPLACED}/{name}")
+
+
+def put_back(folder: Folder, mark: str) -> None:
+    """Undo `set_aside`, and remove what is in the folder now; do nothing if nothing is set aside."""
+    replaced = folder.folder(REPLACED)
+    if not replaced.exists():
+        return
+    for name in folder.content():
+        if name != REPLACED:
+            folder.delete(name)
+    for name in reversed(_marks_last(replaced.content(), mark)):
+        folder.move(f"{REPLACED}/{name}", name)
+    replaced.remove()
+
+
+def forget_replaced(folder: Folder) -> None:
+    """Remove what `set_aside` kept."""
+    folder.folder(REPLACED).remove()

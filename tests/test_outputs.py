@@ -1,0 +1,226 @@
+"""Folders that appear when they are complete: where they are put, what they replace, what failures leave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adar_ray.errors import AdarError
+from adar_ray.outputs import forget_replaced, new_folder, put_back, set_aside
+from adar_ray.storage import Folder
+
+MARK = "made.json"
+
+
+def make(out: str | Path, content: str = "new", *, replace: bool = False, during=lambda folder: None) -> None:
+    with new_folder(out, replace=replace, mark=MARK) as folder:
+        folder.write_bytes("part/1", content.encode())
+        folder.write_bytes(content, b"")
+        during(folder)
+        folder.write_bytes(MARK, content.encode())
+
+
+def message_of(call) -> str:
+    with pytest.raises(AdarError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """All files, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def made(content: str) -> dict[str, str]:
+    return {MARK: content, "part/1": content, content: ""}
+
+
+def fail(folder: Folder) -> None:
+    raise RuntimeError("failed")
+
+
+@pytest.fixture(params=["plain", "link", "link to a link", "dangling link", "here", "mounted", "bound"])
+def place(request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An address whose folder is empty or absent, and where its files are to be."""
+    beside, out = tmp_path / "beside", tmp_path / "out"
+    if request.param == "plain":
+        yield out, out
+    elif request.param == "here":
+        out.mkdir()
+        monkeypatch.chdir(out)
+        yield ".", out
+    elif "link" in request.param:
+        (tmp_path / "elsewhere").mkdir()
+        if request.param != "dangling link":
+            beside = tmp_path / "elsewhere" / "beside"
+            beside.mkdir()
+        last = tmp_path / "out-link"
+        last.symlink_to(beside)
+        if request.param == "link to a link":
+            out.symlink_to(last)
+            yield out, beside
+        else:
+            yield last, beside
+        assert last.is_symlink()
+    else:
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("only root can mount, and only on Linux")
+        for folder in (beside, out):
+            folder.mkdir()
+        options = ["--bind", str(beside)] if request.param == "bound" else ["-t", "tmpfs", "tmpfs"]
+        if subprocess.run(["mount", *options, str(out)], capture_output=True).returncode:
+            pytest.skip("nothing can be mounted here")
+        yield out, out
+        subprocess.run(["umount", "-l", str(out)], check=True)
+
+
+def test_the_life_of_a_folder(place, tmp_path: Path) -> None:
+    address, files = place
+    with pytest.raises(RuntimeError):
+        make(address, during=fail)
+    assert not files.exists() or not os.listdir(files)
+    make(address, "old")
+    assert contents(files) == made("old")
+    inode = files.stat().st_ino
+    assert "already exists; add --replace" in message_of(lambda: make(address))
+    with pytest.raises(RuntimeError):
+        make(address, replace=True, during=fail)
+    assert contents(files) == made("old")
+    make(address, replace=True)
+    assert contents(files) == made("new")
+    assert (files.stat().st_ino == inode) == Folder.at(address).must_stay
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+def test_what_came_meanwhile_is_not_lost(place, tmp_path: Path) -> None:
+    address, files = place
+
+    def meanwhile(folder: Folder) -> None:
+        files.mkdir(exist_ok=True)
+        (files / "precious.txt").write_text("of somebody else")
+
+    for replace in (False, True):
+        message = message_of(lambda r=replace: make(address, replace=r, during=meanwhile))
+        assert ("holds no made.json" if replace else "already exists") in message
+        assert contents(files) == {"precious.txt": "of somebody else"}
+        assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("first", ["file", "loop"])
+def test_what_is_no_folder_is_refused(first: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine") if first == "file" else out.symlink_to(out)
+    for replace in (False, True):
+        assert message_of(lambda r=replace: make(out, replace=r)).startswith(f"{out}: ")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_of_two_at_once_the_later_one_is_refused(place) -> None:
+    address, files = place
+    message = message_of(lambda: make(address, "slow", during=lambda folder: make(address, "quick")))
+    assert "already exists" in message
+    assert contents(files) == made("quick")
+
+
+def test_of_two_that_replace_the_later_one_wins(place) -> None:
+    address, files = place
+    make(address, "old")
+    make(address, "slow", replace=True, during=lambda folder: make(address, "quick", replace=True))
+    assert contents(files) == made("slow")
+
+
+def test_a_folder_above_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out", "old")
+    monkeypatch.chdir(tmp_path / "out" / "part")
+    make("..", replace=True)
+    assert contents(tmp_path / "out") == made("new")
+
+
+def test_content_that_cannot_be_replaced_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "out").symlink_to("target")
+    make(tmp_path / "out", "old")
+    rename = Path.rename
+
+    def full(self: Path, to: Path) -> Path:
+        if self.name == MARK and self.read_text() == "new":
+            raise OSError(28, "No space left on device")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", full)
+    assert "the disk is full" in message_of(lambda: make(tmp_path / "out", replace=True))
+    assert contents(tmp_path / "target") == made("old")
+    assert sorted(os.listdir(tmp_path / "target")) == sorted([MARK, "old", "part"])
+
+
+def test_a_parent_without_permission(tmp_path: Path) -> None:
+    """As another user than root, who may write everywhere."""
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    closed, mine = tmp_path / "closed", tmp_path / "parent" / "mine"
+    for folder in (closed, mine):
+        folder.mkdir(parents=True)
+    closed.chmod(0o700)
+    os.chown(mine, 65534, 65534)
+    child = os.fork()
+    if not child:
+        try:
+            os.setuid(65534)
+            for out in (tmp_path / "new", closed / "new"):
+                message = message_of(lambda out=out: make(out))
+                assert f"{out}: no permission" in message
+            make(mine)
+            make(mine, replace=True)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert sorted(os.listdir(tmp_path)) == ["closed", "parent"]
+    assert contents(mine) == made("new")
+
+
+# What a longer work replaces.
+
+
+@pytest.fixture(params=["", "memory://"])
+def folder(request, tmp_path: Path):
+    folder = Folder.at(f"{request.param}{tmp_path}/out")
+    for name in (MARK, "part/1", "old"):
+        folder.write_bytes(name, b"old")
+    yield folder
+    folder.remove()
+
+
+def test_what_is_set_aside_is_put_back(folder: Folder) -> None:
+    set_aside(folder, MARK)
+    assert folder.files() == [f"replaced/{name}" for name in sorted([MARK, "part/1", "old"])]
+    folder.write_bytes("part/2", b"new")
+    put_back(folder, MARK)
+    assert folder.files() == sorted([MARK, "part/1", "old"])
+    put_back(folder, MARK)
+    assert folder.files() == sorted([MARK, "part/1", "old"])
+
+
+def test_what_is_set_aside_stays_until_something_is_complete(folder: Folder) -> None:
+    for _ in range(2):  # the second time what is incomplete is replaced
+        set_aside(folder, MARK)
+        folder.write_bytes(MARK, b"incomplete")
+    set_aside(folder, MARK)
+    assert folder.content() == ["replaced"]
+    assert folder.read_bytes(f"replaced/{MARK}") == b"old"
+    folder.write_bytes(MARK, b"new")
+    forget_replaced(folder)
+    assert folder.files() == [MARK]
+
+
+def test_setting_aside_goes_on_where_it_died(folder: Folder) -> None:
+    folder.move("part", "replaced/part")
+    set_aside(folder, MARK)
+    assert folder.files() == [f"replaced/{name}" for name in sorted([MARK, "part/1", "old"])]
