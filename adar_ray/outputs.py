@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import logging
 import os
 import shutil
 import uuid
@@ -13,6 +14,8 @@ from pathlib import Path
 
 from adar_ray.errors import AdarError
 from adar_ray.storage import Folder, describe_os_error
+
+logger = logging.getLogger(__name__)
 
 REPLACED = "replaced"
 
@@ -193,6 +196,7 @@ def put_back(folder: Folder, mark: str) -> None:
     for name in reversed(_marks_last(replaced.content(), mark)):
         folder.move(f"{REPLACED}/{name}", name)
     replaced.remove()
+    logger.warning("%s: what was to be replaced is back", folder)
 
 
 def forget_replaced(folder: Folder) -> None:

@@ -59,7 +59,7 @@ def publish(run: str | Path | Run, to: str | Path, recommendations: str | None =
         raise AdarError(
             f"{run.folder}: is not finished; continue with `adar-ray train --resume {run.folder}`"
         )
-    if not result.valid:
+    if result.valid is None or metric not in result.valid:
         raise AdarError(
             f"{run.folder}: has no validation metrics to judge it by; "
             "prepare its data with --valid-fraction 0.1"

@@ -28,7 +28,7 @@ from adar_ray.process import environment_kept, random_states_kept, torch_threads
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
-from adar_ray.training.run import LAST, Run
+from adar_ray.training.run import LAST, METRICS, Run
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
@@ -140,6 +140,11 @@ class WorkerLoop:
         """Runs all remaining epochs. Worker 0 writes each epoch's metrics, then its checkpoint."""
         if self.worker.rank == 0:  # lines past the checkpoint belong to an epoch that runs again
             done = [record for record in self.run.epochs() if record.epoch <= self.state.epoch]
+            if len(done) < self.state.epoch:
+                raise AdarError(
+                    f"{self.run.folder}: {METRICS} ends at epoch {len(done)}, the checkpoint is of epoch "
+                    f"{self.state.epoch}; restore the file, or train again with --replace"
+                )
             self.run.write_epochs(done)
         while self.state.epoch < self.config.train.epochs and not self._is_out_of_patience():
             self._on_epoch(self._run_epoch())

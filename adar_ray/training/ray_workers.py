@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 import time
 import uuid
@@ -98,6 +99,7 @@ def _train(run: Run, dataset: Dataset) -> None:
             _train_worker,
             train_loop_config={
                 "run": run.folder.address,
+                "lease": run.lease,
                 "keeps": keeps,
                 "first_epoch": first_epoch,
                 "modules": search_path(),
@@ -164,7 +166,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
-    run = Run.open(arguments["run"])
+    run = dataclasses.replace(Run.open(arguments["run"]), lease=arguments["lease"])
     dataset = run.dataset()
     shard_stream = ray.train.get_dataset_shard("train")
     blocks = shard_stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)

@@ -22,7 +22,8 @@ from adar_ray.config import Config, build_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
-from adar_ray.outputs import check_replaceable
+from adar_ray.lease import Lease, hold, read_holder
+from adar_ray.outputs import check_replaceable, forget_replaced, set_aside
 from adar_ray.storage import Folder
 from adar_ray.training.records import (
     Checkpoint,
@@ -46,24 +47,34 @@ MODEL = "model/model.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder."""
+    """A run folder.
+
+    Attributes:
+        lease: the right to write, which is checked before each epoch and checkpoint; None if nothing is to be
+            checked.
+    """
 
     folder: Folder
     config: Config
     info: RunInfo
+    lease: Lease | None = None
 
     @classmethod
     def create(
         cls, address: str | Path, config: Config, dataset: Dataset, workers: int, *, replace: bool = False
     ) -> Run:
-        """Starts a run folder. Refuses a folder that is not empty unless `replace`."""
+        """Starts a run folder. Refuses one with content unless `replace`.
+
+        What is replaced stays in the folder as `replaced/` until the new run is finished.
+        """
         folder = Folder.at(address)
-        if not folder.is_empty():
-            if not replace:
-                raise AdarError(_refusal(folder))
-            check_replaceable(folder, CONFIG)
-            folder.remove()
-        return cls.begin(folder, config, dataset, workers)
+        _check_new(folder, replace)
+        with hold(folder):
+            _check_new(folder, replace)
+            if folder.exists(RESULT):
+                forget_replaced(folder)
+            set_aside(folder, CONFIG)
+            return cls.begin(folder, config, dataset, workers)
 
     @classmethod
     def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:
@@ -114,14 +125,14 @@ class Run:
         return read_epochs(self.folder)
 
     def write_epochs(self, epochs: list[EpochRecord]) -> None:
-        self.folder.write_bytes(METRICS, "".join(epoch.to_line() for epoch in epochs).encode())
+        self._owned().write_bytes(METRICS, "".join(epoch.to_line() for epoch in epochs).encode())
 
     # Checkpoints.
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        self.folder.write_bytes(LAST, buffer.getvalue())
+        self._owned().write_bytes(LAST, buffer.getvalue())
 
     def load_checkpoint(self) -> Checkpoint | None:
         if not self.folder.exists(LAST):
@@ -138,9 +149,15 @@ class Run:
             ) from error
 
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
-        self.folder.write_bytes(
+        self._owned().write_bytes(
             BEST, save_safetensors({name: w.detach().cpu().contiguous() for name, w in weights.items()})
         )
+
+    def _owned(self) -> Folder:
+        """The folder, to write to; raises AdarError if another process has taken it over."""
+        if self.lease is not None:
+            self.lease.check()
+        return self.folder
 
     # Results.
 
@@ -169,7 +186,7 @@ class Run:
         return self.folder.read_record(PROGRESS, StepProgress) if self.folder.exists(PROGRESS) else None
 
     def write_progress(self, progress: StepProgress) -> None:
-        self.folder.write_json(PROGRESS, progress.model_dump())
+        self._owned().write_json(PROGRESS, progress.model_dump())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best epoch, or of the best so far if the run is not finished."""
@@ -193,13 +210,37 @@ class Run:
 
 
 def read_epochs(folder: Folder) -> list[EpochRecord]:
-    """The epochs so far of the run in this folder."""
+    """The epochs so far of the run in this folder: 1, 2, 3, ...
+
+    Raises:
+        AdarError: a line of the file is damaged, or not the next epoch.
+    """
     if not folder.exists(METRICS):
         return []
-    try:
-        return [EpochRecord.model_validate_json(line) for line in folder.read_bytes(METRICS).splitlines()]
-    except ValidationError as error:
-        raise AdarError(f"{folder}/{METRICS}: is damaged ({explain(error)})") from error
+    epochs: list[EpochRecord] = []
+    for number, line in enumerate(folder.read_bytes(METRICS).splitlines(), 1):
+        try:
+            record = EpochRecord.model_validate_json(line)
+        except ValidationError as error:
+            raise _damaged_epochs(folder, number, f"is damaged ({explain(error)})") from error
+        if record.epoch != number:
+            raise _damaged_epochs(folder, number, f"is epoch {record.epoch}, not {number}")
+        if not 1 <= record.best_epoch <= number:
+            raise _damaged_epochs(folder, number, f"names {record.best_epoch} as the best epoch so far")
+        epochs.append(record)
+    return epochs
+
+
+def _damaged_epochs(folder: Folder, number: int, problem: str) -> AdarError:
+    return AdarError(
+        f"{folder}/{METRICS}: line {number} {problem}; restore the file, or train again with --replace"
+    )
+
+
+def _check_new(folder: Folder, replace: bool) -> None:
+    if not replace and not folder.is_empty():
+        raise AdarError(_refusal(folder))
+    check_replaceable(folder, CONFIG)
 
 
 def _refusal(folder: Folder) -> str:
@@ -207,6 +248,9 @@ def _refusal(folder: Folder) -> str:
         return f"{folder}: is not empty and not a run; choose another folder for --out"
     if folder.exists(RESULT):
         return f"{folder}: holds a finished run; choose another folder, or overwrite it with --replace"
+    holder = read_holder(folder)
+    if holder is not None and not holder.is_dead:
+        return f"{folder}: holds a run that is in use by {holder}; wait for its end, or choose another folder"
     return (
         f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder}`, "
         "or overwrite it with --replace"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
+from adar_ray.lease import Lease, hold
+from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads
 from adar_ray.training.data_source import local_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, RunResult
-from adar_ray.training.run import Run
+from adar_ray.training.run import CONFIG, METRICS, Run
 from adar_ray.training.tensorboard import EventWriter
 
 logger = logging.getLogger(__name__)
@@ -78,33 +81,47 @@ def resume(
     Returns a finished run as it is.
 
     Raises:
-        AdarError: it is not a run, or its dataset has changed.
+        AdarError: it is not a run, its dataset has changed, or another process trains it.
     """
     run = Run.open(run)
     if run.result() is not None:
         return run
-    dataset = run.dataset()
-    logger.info("%s: training from epoch %d", run.folder, len(run.epochs()) + 1)
-    with _events(run, on_epoch) as tell_epoch:
-        if run.info.workers:
-            from adar_ray.training.ray_workers import fit_on_workers
+    with hold(run.folder) as lease:
+        if run.result() is None:  # nobody has finished it meanwhile
+            _train(dataclasses.replace(run, lease=lease), lease, on_epoch, on_step)
+    return run
 
-            fit_on_workers(run, dataset, tell_epoch, on_step)
-        else:
-            worker = Worker(device=device_of(run.config))
-            data = local_data(run.config, dataset, worker)
-            fit(run, data, worker, tell_epoch, on_step)
+
+def _train(run: Run, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:
+    try:
+        dataset = run.dataset()
+        logger.info("%s: training from epoch %d", run.folder, len(run.epochs()) + 1)
+        with _events(run, on_epoch) as tell_epoch:
+            if run.info.workers:
+                from adar_ray.training.ray_workers import fit_on_workers
+
+                fit_on_workers(run, dataset, tell_epoch, on_step)
+            else:
+                worker = Worker(device=device_of(run.config))
+                data = local_data(run.config, dataset, worker)
+                fit(run, data, worker, tell_epoch, on_step)
+    except Exception:
+        if not run.folder.exists(METRICS) or not run.folder.read_bytes(METRICS):
+            lease.check()
+            put_back(run.folder, CONFIG)
+        raise
     epochs = run.epochs()
-    best = epochs[epochs[-1].best_epoch - 1]
+    best = next(record for record in epochs if record.epoch == epochs[-1].best_epoch)
     result = RunResult(
         best_epoch=best.epoch,
         epochs=len(epochs),
         valid=best.valid,
         train_seconds=sum(record.time.train_seconds for record in epochs),
     )
+    lease.check()
     run.finish(dataset, result)
+    forget_replaced(run.folder)
     logger.info("%s: finished after %d epochs", run.folder, len(epochs))
-    return run
 
 
 def _check(config: Config, dataset: Dataset, workers: int) -> None:

@@ -25,6 +25,7 @@ from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError
+from adar_ray.lease import Lease, read_holder
 from adar_ray.outputs import check_replaceable
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Record
@@ -44,6 +45,8 @@ class Search(BaseModel):
     """A search folder: `search.yaml` says what is searched, and the trials lie beside it.
 
     Attributes:
+        lease: the right to write, which is checked before each trial's change; None if nothing is to be
+            checked.
         data, checksum: the dataset.
         settings: `section.key=value` over the space's base.
         trials, seconds: limits of the search; no limit of time if None.
@@ -56,6 +59,7 @@ class Search(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     folder: InstanceOf[Folder] = Field(exclude=True)
+    lease: InstanceOf[Lease] | None = Field(None, exclude=True)
     space: Space
     data: str
     checksum: str
@@ -88,7 +92,13 @@ class Search(BaseModel):
             raise AdarError(f"{origin}: is damaged ({explain(error)})") from error
 
     def write(self) -> None:
-        self.folder.write_bytes(SEARCH, to_yaml(self.model_dump(mode="json")).encode())
+        self.owned().write_bytes(SEARCH, to_yaml(self.model_dump(mode="json")).encode())
+
+    def owned(self) -> Folder:
+        """The folder, to write to; raises AdarError if another process has taken it over."""
+        if self.lease is not None:
+            self.lease.check()
+        return self.folder
 
     def dataset(self) -> Dataset:
         """The dataset of this search; refuses one that has changed since."""
@@ -107,10 +117,10 @@ class Search(BaseModel):
     # Trials.
 
     def trial_folder(self, number: int) -> Folder:
-        return self.folder.folder(f"trials/{number:05d}")
+        return self.folder.folder(_trial_name(number))
 
     def write_trial(self, trial: Trial) -> None:
-        self.trial_folder(trial.number).write_json(TRIAL, trial.model_dump())
+        self.owned().write_json(f"{_trial_name(trial.number)}/{TRIAL}", trial.model_dump())
 
     def read_trials(self) -> list[Trial]:
         """All trials so far, in the order in which they began."""
@@ -132,13 +142,17 @@ class Search(BaseModel):
             f"# Trial {trial.name}: {self.space.metric} {trial.value_or_nan:.4f} on validation, "
             f"at epoch {trial.best_epoch}.\n"
         )
-        self.folder.write_bytes(BEST, (head + content).encode())
+        self.owned().write_bytes(BEST, (head + content).encode())
 
     def write_table(self, trials: Sequence[Trial]) -> None:
         """Write `trials.parquet`: a column per parameter, null where a condition left it out."""
         rows = [trial.row() for trial in trials]
         columns = dict.fromkeys(key for row in rows for key in row)
-        self.folder.write_table(TABLE, pa.table({key: [row.get(key) for row in rows] for key in columns}))
+        self.owned().write_table(TABLE, pa.table({key: [row.get(key) for row in rows] for key in columns}))
+
+
+def _trial_name(number: int) -> str:
+    return f"trials/{number:05d}"
 
 
 class MetricOverSeeds(Record):
@@ -165,17 +179,20 @@ class WinnerResult(Record):
 
 def check_new(folder: Folder, replace: bool) -> None:
     """Refuse a folder that holds anything, unless it is a search and may be replaced."""
-    if folder.is_empty():
+    if replace or folder.is_empty():
+        check_replaceable(folder, SEARCH)
         return
-    if not replace:
-        if folder.exists(SEARCH):
-            raise AdarError(
-                f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder}`, "
-                "or overwrite it with --replace"
-            )
+    if not folder.exists(SEARCH):
         raise AdarError(f"{folder}: is not empty, and not a search; choose another folder for --out")
-    check_replaceable(folder, SEARCH)
-    folder.remove()
+    holder = read_holder(folder)
+    if holder is not None and not holder.is_dead:
+        raise AdarError(
+            f"{folder}: holds a search that is in use by {holder}; wait for its end, or choose another folder"
+        )
+    raise AdarError(
+        f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder}`, "
+        "or overwrite it with --replace"
+    )
 
 
 def summary(folder: Folder) -> dict[str, Any]:

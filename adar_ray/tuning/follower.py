@@ -111,7 +111,7 @@ class Follower(tune.Callback):
         self.search.write_table(trials)
         title = folder.path.rpartition("/")[2]
         page = search_report(title, space.metric, space.mode, trials, self.search.config({}))
-        folder.write_bytes(REPORT, page.encode())
+        self.search.owned().write_bytes(REPORT, page.encode())
 
 
 class SearchStopper(tune.Stopper):

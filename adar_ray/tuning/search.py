@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from ray import tune as ray_tune
@@ -11,11 +12,13 @@ from ray import tune as ray_tune
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
+from adar_ray.lease import hold
+from adar_ray.outputs import forget_replaced, put_back, set_aside
 from adar_ray.ray_session import interruptible, ray_session
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
 from adar_ray.tuning.checks import check
-from adar_ray.tuning.folder import Search, check_new
+from adar_ray.tuning.folder import SEARCH, Search, check_new
 from adar_ray.tuning.follower import Follower, SearchStopper
 from adar_ray.tuning.process import quiet_optuna, ray_tune_process
 from adar_ray.tuning.progress import OnProgress
@@ -23,7 +26,7 @@ from adar_ray.tuning.resources import check_resources, local_cpus, room, trial_r
 from adar_ray.tuning.schedulers import build_scheduler, tell_scheduler
 from adar_ray.tuning.searcher import Clock, StudySearcher
 from adar_ray.tuning.space import Space
-from adar_ray.tuning.trial import best_of
+from adar_ray.tuning.trial import Trial, best_of
 from adar_ray.tuning.winner import run_winner
 from adar_ray.tuning.worker import run_trial
 
@@ -91,9 +94,11 @@ def tune(
         retries=retries,
         seeds=seeds,
     )
-    with ray_session(local_cpus(search), may_wait=True):
+    check_new(search.folder, replace)
+    with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)
         check_new(search.folder, replace)
+        set_aside(search.folder, SEARCH)
         search.write()
         return _run(search, dataset, on_progress)
 
@@ -102,12 +107,31 @@ def resume_search(address: str | Path, *, on_progress: OnProgress = lambda progr
     """Continue a search: trials that have ended stay as they are, others continue from their checkpoint."""
     search = Search.open(address)
     dataset = search.dataset()
-    with ray_session(local_cpus(search), may_wait=True):
+    with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)
         return _run(search, dataset, on_progress)
 
 
+@contextlib.contextmanager
+def _held(search: Search) -> Iterator[Search]:
+    """The search with the lease of its folder."""
+    with hold(search.folder) as lease:
+        yield search.model_copy(update={"lease": lease})
+
+
 def _run(search: Search, dataset: Dataset, on_progress: OnProgress) -> Folder:
+    try:
+        best = _find_best(search, dataset, on_progress)
+    except Exception:
+        if not any(trial.has_value for trial in search.read_trials()):
+            put_back(search.owned(), SEARCH)
+        raise
+    run_winner(search, dataset, best)
+    forget_replaced(search.owned())
+    return search.folder
+
+
+def _find_best(search: Search, dataset: Dataset, on_progress: OnProgress) -> Trial:
     known = search.read_trials()
     clock = Clock(max((trial.end for trial in known), default=0.0))
     with quiet_optuna():
@@ -124,8 +148,7 @@ def _run(search: Search, dataset: Dataset, on_progress: OnProgress) -> Folder:
         failed = next((trial.error for trial in follower.trials if trial.error), None)
         why = f"the first trial failed with: {failed}" if failed else "its time ran out; give it more --time"
         raise AdarError(f"{search.folder}: no trial finished a single epoch: {why}")
-    run_winner(search, dataset, best)
-    return search.folder
+    return best
 
 
 def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:

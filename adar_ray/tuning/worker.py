@@ -6,6 +6,7 @@ A trial is a run with its own folder, from which it resumes, no matter who start
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.records import EpochRecord
-from adar_ray.training.run import CONFIG, LAST, Run
+from adar_ray.training.run import CONFIG, LAST, METRICS, Run, read_epochs
 from adar_ray.training.trainer import device_of
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.schedulers import results
@@ -51,6 +52,7 @@ def _train(
     number: int, values: dict[str, Any], search: Search, dataset: Dataset, loaded: dict[bool, Loaded]
 ) -> None:
     run = _open(search, dataset, number, values, tune.get_checkpoint())
+    run = dataclasses.replace(run, lease=search.lease)
     curve = [value_of(record, search.space.metric) for record in run.epochs()]
     keeps_weights = search.space.scheduler.name == "pbt"
 
@@ -62,6 +64,7 @@ def _train(
             return
         with tempfile.TemporaryDirectory() as scratch:
             Path(scratch, "last.pt").write_bytes(run.folder.read_bytes(LAST))
+            Path(scratch, METRICS).write_bytes(run.folder.read_bytes(METRICS))
             tune.report(result, checkpoint=tune.Checkpoint.from_directory(scratch))
 
     if curve and not tune.get_checkpoint():  # an interrupted trial may not have reported its last epoch
@@ -97,6 +100,9 @@ def _open(
     if checkpoint:
         with checkpoint.as_directory() as taken:
             run.folder.write_bytes(LAST, Path(taken, "last.pt").read_bytes())
+            # The other trial may be further; its epochs led to these weights.
+            mine, others = run.epochs(), read_epochs(Folder.at(taken))
+            run.write_epochs(mine + others[len(mine) :])
     return run
 
 
