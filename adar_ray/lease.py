@@ -36,6 +36,7 @@ _POLL_SECONDS = 1.0
 _SETTLE_SECONDS = 0.05  # for a process that has seen no lease to write its own
 _SETTLE_REMOTE_SECONDS = 1.0
 _STOP_SECONDS = 5.0
+_DYING_SECONDS = 1.0  # that a process which has just been killed takes to end
 
 
 class Holder(BaseModel):
@@ -157,6 +158,9 @@ def _refuse_unless_free(folder: Folder) -> None:
     if holder is None or holder.is_dead:
         return
     if holder.is_here:
+        time.sleep(_DYING_SECONDS)
+        if holder.is_dead:
+            return
         raise _held(folder, holder)
     logger.warning(
         "%s: %s held it last; waiting up to %g s for a sign that it lives", folder, holder, EXPIRY_SECONDS

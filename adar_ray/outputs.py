@@ -68,7 +68,7 @@ def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Fol
 def check_replaceable(folder: Folder, mark: str) -> None:
     """Raise AdarError if a folder has content but no file matches `mark`: this program did not make it."""
     names = folder.content()
-    if names and not fnmatch.filter(names, mark):
+    if names and not fnmatch.filter([*names, *folder.folder(REPLACED).content()], mark):
         raise AdarError(f"{folder}: cannot be replaced because it holds no {mark}; choose another folder")
 
 
@@ -169,6 +169,17 @@ def _move_up(new: Folder, final: Folder, replace: bool, mark: str) -> None:
 
 def _marks_last(names: list[str], mark: str) -> list[str]:
     return sorted(names, key=lambda name: fnmatch.fnmatchcase(name, mark))
+
+
+@contextlib.contextmanager
+def replacing(folder: Folder, mark: str) -> Iterator[None]:
+    """Set the content of a folder aside, and put it back if what is to take its place cannot even begin."""
+    set_aside(folder, mark)
+    try:
+        yield
+    except BaseException:
+        put_back(folder, mark)
+        raise
 
 
 def set_aside(folder: Folder, mark: str) -> None:

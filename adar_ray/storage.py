@@ -159,7 +159,7 @@ class Folder:
             return False
         return (
             _is_mount_point(real)
-            or Path.cwd().is_relative_to(real)
+            or _is_working_directory_in(real)
             or not os.access(real.parent, os.W_OK | os.X_OK)
         )
 
@@ -181,13 +181,12 @@ class Folder:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
             return
-        partial = f"{path}.{uuid.uuid4().hex[:8]}.partial"
+        partial = Path(path).with_name(f".{uuid.uuid4().hex[:8]}.partial")
         try:
-            with open(partial, "wb") as stream:
-                stream.write(data)
-            Path(partial).replace(path)
+            partial.write_bytes(data)
+            partial.replace(path)
         except BaseException:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
 
     def read_json(self, name: str, remedy: str = "") -> Any:
@@ -283,6 +282,13 @@ class Folder:
                 self.delete(name)
         else:
             self.filesystem.delete_dir(self.path)
+
+
+def _is_working_directory_in(path: Path) -> bool:
+    try:
+        return Path.cwd().is_relative_to(path)
+    except FileNotFoundError:  # somebody has removed it
+        return False
 
 
 def _is_mount_point(path: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adar_ray.errors import AdarError
-from adar_ray.outputs import forget_replaced, new_folder, put_back, set_aside
+from adar_ray.outputs import check_replaceable, forget_replaced, new_folder, put_back, replacing, set_aside
 from adar_ray.storage import Folder
 
 MARK = "made.json"
@@ -218,6 +218,19 @@ def test_what_is_set_aside_stays_until_something_is_complete(folder: Folder) -> 
     folder.write_bytes(MARK, b"new")
     forget_replaced(folder)
     assert folder.files() == [MARK]
+
+
+def test_what_cannot_begin_replaces_nothing(folder: Folder) -> None:
+    before = folder.files()
+    with pytest.raises(KeyboardInterrupt), replacing(folder, MARK):
+        folder.write_bytes("half", b"new")
+        raise KeyboardInterrupt
+    assert folder.files() == before
+
+
+def test_a_folder_that_died_between_old_and_new_can_be_replaced(folder: Folder) -> None:
+    set_aside(folder, MARK)
+    check_replaceable(folder, MARK)
 
 
 def test_setting_aside_goes_on_where_it_died(folder: Folder) -> None:

@@ -19,6 +19,7 @@ from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.export import export
 from adar_ray.inference.recommend import recommend
+from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 
@@ -118,6 +119,49 @@ def test_a_run_resumes(s3, run: Run, data: Dataset, config) -> None:
     resume(address)
     weights = "model/weights.safetensors"
     assert objects(s3, "runs/stopped/")[weights] == objects(s3, "runs/whole/")[weights]
+
+
+def test_a_run_has_one_writer(s3, run: Run, data: Dataset, config, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"s3://{BUCKET}/runs/contested"
+
+    def contest(record: EpochRecord) -> None:
+        with pytest.raises(AdarError, match=f"in use by process {os.getpid()}"):
+            resume(address)
+        if record.epoch == 2:
+            held = json.loads(objects(s3, "runs/contested/")["lease.json"])
+            taken = json.dumps({**held, "id": "another", "pid": 1, "host": "far", "machine": "far"})
+            s3.put_object(Bucket=BUCKET, Key="runs/contested/lease.json", Body=taken.encode())
+
+    with pytest.raises(AdarError, match=r"process 1 on far, .* has taken it over"):
+        train(data, address, config, workers=0, on_epoch=contest)
+    assert len(objects(s3, "runs/contested/")["metrics.jsonl"].splitlines()) == 2
+    monkeypatch.setattr("adar_ray.lease.EXPIRY_SECONDS", 2.0)
+    resume(address)
+    found, weights = objects(s3, "runs/contested/"), "model/weights.safetensors"
+    assert found[weights] == objects(s3, "runs/whole/")[weights]
+    assert "lease.json" not in found
+
+
+def test_what_a_run_replaces_stays_until_it_is_finished(s3, data: Dataset, config) -> None:
+    address = f"s3://{BUCKET}/runs/replaced"
+    train(data, address, config, workers=0)
+    old = objects(s3, "runs/replaced/")
+
+    def fail(epoch: int, step: int, steps: int) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        train(data, address, config, workers=0, replace=True, on_step=fail)
+    assert objects(s3, "runs/replaced/") == old
+    train(
+        data,
+        address,
+        config,
+        workers=0,
+        replace=True,
+        on_epoch=lambda record: objects(s3, "runs/replaced/replaced/") == old or pytest.fail("gone"),
+    )
+    assert objects(s3, "runs/replaced/").keys() == old.keys()
 
 
 def test_evaluate_recommend_export(s3, run: Run) -> None:

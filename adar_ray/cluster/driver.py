@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from adar_ray.cluster.job import Job, check_name, option
 from adar_ray.errors import FAILED, INTERRUPTED, WRONG_USAGE, AdarError
+from adar_ray.lease import wait_until_free
 from adar_ray.storage import Folder, describe_os_error
 
 JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
@@ -139,7 +140,10 @@ def run_job(job: Job, name: str) -> int:
         if progress.is_done(number):
             _say(f"{step} is already done: {shlex.join(words)}")
             continue
+        out = option(words, "--out")
         for tries_left in reversed(range(job.retries + 1)):
+            if out is not None:  # the step of a driver that this one replaces takes a moment to end
+                wait_until_free(Folder.at(out))
             running = progress.begin(words)
             _say(f"{step}: {shlex.join(running)}")
             status = _run_step(running, job, progress, deadline)

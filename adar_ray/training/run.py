@@ -23,7 +23,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, hold, read_holder
-from adar_ray.outputs import check_replaceable, forget_replaced, set_aside
+from adar_ray.outputs import check_replaceable, forget_replaced, replacing
 from adar_ray.storage import Folder
 from adar_ray.training.records import (
     Checkpoint,
@@ -73,8 +73,8 @@ class Run:
             _check_new(folder, replace)
             if folder.exists(RESULT):
                 forget_replaced(folder)
-            set_aside(folder, CONFIG)
-            return cls.begin(folder, config, dataset, workers)
+            with replacing(folder, CONFIG):
+                return cls.begin(folder, config, dataset, workers)
 
     @classmethod
     def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:

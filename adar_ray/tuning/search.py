@@ -13,12 +13,12 @@ from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
-from adar_ray.outputs import forget_replaced, put_back, set_aside
+from adar_ray.outputs import forget_replaced, put_back, replacing
 from adar_ray.ray_session import interruptible, ray_session
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
 from adar_ray.tuning.checks import check
-from adar_ray.tuning.folder import SEARCH, Search, check_new
+from adar_ray.tuning.folder import RESULT, SEARCH, Search, check_new
 from adar_ray.tuning.follower import Follower, SearchStopper
 from adar_ray.tuning.process import quiet_optuna, ray_tune_process
 from adar_ray.tuning.progress import OnProgress
@@ -98,8 +98,10 @@ def tune(
     with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)
         check_new(search.folder, replace)
-        set_aside(search.folder, SEARCH)
-        search.write()
+        if search.folder.exists(RESULT):
+            forget_replaced(search.folder)
+        with replacing(search.folder, SEARCH):
+            search.write()
         return _run(search, dataset, on_progress)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from adar_ray.cluster import driver
 from adar_ray.cluster.driver import ProgressFile, run_job
 from adar_ray.cluster.job import Job
 from adar_ray.data.dataset import Dataset
+from adar_ray.lease import hold
+from adar_ray.storage import Folder
 from tests.cluster.jobs import TRAIN, job_of, write
 
 
@@ -121,6 +125,21 @@ def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> 
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "adar-ray job: stopped; submit me again to continue"
+
+
+@pytest.mark.slow
+def test_a_step_waits_for_the_one_it_takes_over_from(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, storage=str(tmp_path / "store"), steps=["train --data /nowhere --out $storage/run"]
+    )
+    with hold(Folder.at(tmp_path / "store" / "run")):
+        threading.Timer(15, lambda: (tmp_path / "store" / "run" / "lease.json").unlink()).start()
+        ended = drive(file)
+    waited, step, error = ended.stderr.splitlines()[:3]
+    assert waited.startswith(f"{tmp_path}/store/run: in use by process {os.getpid()} on ")
+    assert waited.endswith("waiting up to 60 s for its end")
+    assert "step 1 of 1" in step
+    assert "/none: is not a dataset" in error
 
 
 def test_a_job_exits_with_the_status_of_its_failed_step(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
+from adar_ray.reporting.tables import compare
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import of_some_users
 from adar_ray.training.records import EpochRecord
@@ -289,6 +293,152 @@ def test_without_validation(hand_made: Path, checkerboard: Path, tmp_path: Path)
     assert all(torch.equal(kept[name], last[name]) for name in last)
     assert evaluate(run, "test", [5]).users == 60
     assert "has no interactions in valid" in message_of(lambda: evaluate(run, "valid"))
+
+
+# What is replaced.
+
+
+def test_what_is_replaced_stays_until_the_new_run_is_finished(
+    dataset: Dataset, whole: Run, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(whole.folder.path, tmp_path / "run"))
+    old = contents(run)
+
+    def look(record: EpochRecord) -> None:
+        assert contents(run / "replaced") == old
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    for _ in range(2):  # the second time an unfinished run is replaced
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, run, config("train.seed=1"), workers=0, replace=True, on_epoch=look)
+        assert contents(run / "replaced") == old
+    assert evaluate(run / "replaced", "test").users > 0  # it is a run like any other
+    assert len(metrics(resume(run))) == 4
+    assert "replaced" not in os.listdir(run)
+    assert metrics(run) != metrics(whole)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=[pytest.mark.ray, pytest.mark.slow])])
+def test_what_is_replaced_comes_back_if_training_cannot_start(
+    dataset: Dataset, whole: Run, tmp_path: Path, workers: int
+) -> None:
+    run = Path(shutil.copytree(whole.folder.path, tmp_path / "run"))
+    old = contents(run)
+    settings = config("optimizer.lr=1e30")
+    message = message_of(lambda: train(dataset, run, settings, workers=workers, replace=True))
+    assert "optimizer.lr" in message
+    assert contents(run) == old
+
+
+def test_a_run_in_a_folder_that_must_stay(
+    dataset: Dataset, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out, place in (("../link", "target"), (".", "here")):
+        inode = None
+        for replace in (False, True):
+            train(dataset, out, config(), workers=0, replace=replace)
+            assert metrics(tmp_path / place) == metrics(whole)
+            assert inode in (None, (tmp_path / place).stat().st_ino)
+            inode = (tmp_path / place).stat().st_ino
+    assert (tmp_path / "link").is_symlink()
+
+
+# One writer.
+
+RESUME = """
+import sys
+import torch
+from adar_ray.training.trainer import resume
+torch.set_num_threads(1)
+resume(sys.argv[1])
+"""
+
+
+def test_a_run_that_another_process_trains(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    """It is refused while that process lives, and goes on at once where it was killed."""
+    long = config("train.patience=999", epochs=400)
+    interrupted(dataset, tmp_path / "run", long, 1)
+    other = subprocess.Popen([sys.executable, "-c", RESUME, tmp_path / "run"])
+    deadline = time.monotonic() + 120
+    while len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) < 3:
+        assert other.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for attempt in (
+        lambda: resume(tmp_path / "run"),
+        lambda: train(dataset, tmp_path / "run", long, workers=0),
+        lambda: train(dataset, tmp_path / "run", long, workers=0, replace=True),
+    ):
+        message = message_of(attempt)
+        assert f"in use by process {other.pid} on " in message
+        assert "wait for its end" in message
+    other.kill()
+    other.wait()
+    killed_at = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run", on_epoch=stop_after(killed_at + 2))
+    assert [line["epoch"] for line in metrics(tmp_path / "run")] == list(range(1, killed_at + 3))
+    assert metrics(tmp_path / "run")[:4] == metrics(whole)[:4]
+    assert not (tmp_path / "run" / "lease.json").exists()
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=[pytest.mark.ray, pytest.mark.slow])])
+def test_whoever_loses_a_run_writes_nothing_more(dataset: Dataset, tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "run"
+    epochs = 4 if workers == 0 else 400
+    then: dict[str, bytes] = {}
+
+    def lose(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            lease = json.loads((out / "lease.json").read_text())
+            (out / "lease.json").write_text(json.dumps({**lease, "id": "another", "pid": 1, "host": "far"}))
+            if not workers:
+                then.update(contents(out))
+
+    settings = config("train.patience=999", epochs=epochs)
+    message = message_of(lambda: train(dataset, out, settings, workers=workers, on_epoch=lose))
+    assert f"{out}: process 1 on far" in message
+    assert "has taken it over" in message
+    assert not (out / "result.json").exists()
+    assert len(metrics(out)) < epochs
+    if not workers:
+        assert {name: data for name, data in contents(out).items() if "tensorboard" not in name} == {
+            name: data for name, data in then.items() if "tensorboard" not in name
+        }
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda lines: [lines[0], lines[0], *lines[1:]], "line 2 is epoch 1, not 2"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2 is epoch 3, not 2"),
+        (lambda lines: [*lines[:2], "", lines[2]], "line 3 is damaged"),
+        (lambda lines: [*lines[:2], lines[2][:40]], "line 3 is damaged"),
+        (lambda lines: ["\0" * 9, *lines[1:]], "line 1 is damaged"),
+        (
+            lambda lines: [lines[0].replace('"best_epoch": 1', '"best_epoch": 7')],
+            "line 1 names 7 as the best",
+        ),
+        (lambda lines: lines[:1], "ends at epoch 1, the checkpoint is of epoch 3"),
+        (lambda lines: [], "ends at epoch 0, the checkpoint is of epoch 3"),
+    ],
+)
+def test_metrics_that_somebody_edited(dataset: Dataset, tmp_path: Path, edit, problem: str) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 3)
+    file = tmp_path / "run" / "metrics.jsonl"
+    edited = "".join(f"{line}\n" for line in edit(file.read_text().splitlines()))
+    file.write_text(edited)
+    message = message_of(lambda: resume(tmp_path / "run"))
+    assert problem in message
+    assert "metrics.jsonl" in message
+    assert str(tmp_path / "run") in message
+    assert file.read_text() == edited
+    if problem.startswith("line"):
+        assert message_of(lambda: compare([tmp_path / "run"])) == message
 
 
 # What is refused.

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -189,6 +190,47 @@ def test_an_interrupted_search_goes_on_where_it_was(dataset: Dataset, grid: Fold
         trial = Path("trials", f"{number:05d}")
         assert lines(out / trial) == lines(Path(grid.path) / trial)
     assert [trial.value for trial in trials_of(Folder.at(out))] == [t.value for t in trials_of(grid)]
+
+
+def test_a_search_has_one_writer(dataset: Dataset, tmp_path: Path) -> None:
+    """A second one is refused; one that has lost the folder ends, and marks no trial of the other's."""
+    out = tmp_path / "search"
+
+    def contest(progress: Progress) -> None:
+        if len(progress.trials) < 2:
+            return
+        assert f"in use by process {os.getpid()}" in message_of(lambda: resume_search(out))
+        lease = json.loads((out / "lease.json").read_text())
+        (out / "lease.json").write_text(json.dumps({**lease, "id": "another", "pid": 1, "host": "far"}))
+
+    search = space(search={"algorithm": "grid"})
+    message = message_of(
+        lambda: tune(dataset, search, out, concurrent=1, seeds=0, retries=0, on_progress=contest)
+    )
+    assert f"{out}: process 1 on far" in message
+    assert "has taken it over" in message
+    assert [trial.status for trial in trials_of(Folder.at(out))] == ["finished", "running"]
+
+
+def test_what_a_search_replaces_stays_until_it_is_finished(
+    dataset: Dataset, grid: Folder, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(grid.path, tmp_path / "search"))
+    before = (out / "search.yaml").read_text()
+    rates = {"optimizer.lr": {"choice": [1e30]}}
+    hopeless = space(rates, search={"algorithm": "grid"})
+    message_of(lambda: tune(dataset, hopeless, out, retries=0, seeds=0, replace=True))
+    assert (out / "search.yaml").read_text() == before
+    assert "replaced" not in os.listdir(out)
+
+    def look(progress: Progress) -> None:
+        assert (out / "replaced" / "search.yaml").read_text() == before
+
+    rates = {"optimizer.lr": {"choice": [0.01]}}
+    small = space(rates, search={"algorithm": "grid"})
+    tune(dataset, small, out, seeds=0, replace=True, on_progress=look)
+    assert len(trials_of(Folder.at(out))) == 1
+    assert "replaced" not in os.listdir(out)
 
 
 def test_a_trial_that_fails_is_tried_again_and_recorded_and_the_search_goes_on(

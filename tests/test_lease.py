@@ -1,0 +1,186 @@
+"""One writer a folder: who gets the lease, who is refused, and what a dead holder leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adar_ray import lease
+from adar_ray.errors import AdarError
+from adar_ray.lease import Lease, hold, read_holder
+from adar_ray.storage import Folder
+
+HOLD = """
+import sys, time
+from adar_ray.lease import hold
+from adar_ray.storage import Folder
+with hold(Folder.at(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def message_of(call) -> str:
+    with pytest.raises(AdarError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def take(folder: Folder) -> None:
+    with hold(folder) as mine:
+        mine.check()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder.at(tmp_path / "run")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heartbeats and expiry in tenths of a second."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "EXPIRY_SECONDS", 0.6)
+    monkeypatch.setattr(lease, "_POLL_SECONDS", 0.05)
+
+
+@pytest.fixture
+def other(folder: Folder) -> Iterator[subprocess.Popen]:
+    """Another process, which holds the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, folder.path], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def elsewhere(folder: Folder) -> None:
+    """Makes the holder one of another machine, on which this process id belongs to something else."""
+    holder = read_holder(folder)
+    folder.write_json("lease.json", {**holder.model_dump(), "host": "far", "machine": "far away"})
+
+
+def test_a_lease_is_there_while_it_is_held(folder: Folder) -> None:
+    with hold(folder) as mine:
+        mine.check()
+        assert read_holder(folder).pid == os.getpid()
+        assert folder.is_empty()
+    assert not folder.exists()
+    folder.write_bytes("x", b"")
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), hold(folder):
+            raise error
+        assert os.listdir(folder.path) == ["x"]
+
+
+def test_the_second_process_is_told_who_holds_it(folder: Folder, other: subprocess.Popen) -> None:
+    started = time.monotonic()
+    message = message_of(lambda: take(folder))
+    assert f"{folder}: in use by process {other.pid} on {os.uname().nodename}, since 20" in message
+    assert f"kill {other.pid}" in message
+    assert time.monotonic() - started < 5
+    assert read_holder(folder).pid == other.pid
+
+
+@pytest.mark.parametrize("reaped", [False, True])
+def test_the_lease_of_a_killed_process_is_free_at_once(
+    folder: Folder, other: subprocess.Popen, reaped: bool
+) -> None:
+    other.send_signal(signal.SIGKILL)
+    if reaped:
+        other.wait()
+    else:
+        os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    assert read_holder(folder).is_dead
+    take(folder)
+
+
+def test_a_process_that_has_got_the_id_of_a_dead_one_holds_nothing(
+    folder: Folder, other: subprocess.Popen
+) -> None:
+    holder = read_holder(folder)
+    folder.write_json("lease.json", {**holder.model_dump(), "started": holder.started - 1})
+    take(folder)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_holder_elsewhere_lives_as_long_as_its_heart_beats(folder: Folder, caplog) -> None:
+    with hold(folder):
+        elsewhere(folder)
+        assert "process" in message_of(lambda: take(folder))
+        assert f"{folder}: process {os.getpid()} on far" in caplog.text
+        assert "waiting up to 0.6 s" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_holder_elsewhere_that_is_silent_has_lost_it(folder: Folder, other: subprocess.Popen) -> None:
+    other.kill()
+    other.wait()
+    elsewhere(folder)
+    started = time.monotonic()
+    take(folder)
+    assert time.monotonic() - started >= 0.6
+
+
+@pytest.mark.usefixtures("quick")
+def test_whoever_has_lost_it_finds_out_and_does_not_take_it_back(folder: Folder) -> None:
+    with hold(folder) as mine:
+        mine.check()
+        taker = {**read_holder(folder).model_dump(), "id": "another", "pid": 1, "host": "far"}
+        folder.write_json("lease.json", taker)
+        time.sleep(0.3)  # heartbeats
+        message = message_of(mine.check)
+        assert "process 1 on far" in message
+        assert "has taken it over; this process stops and writes nothing more" in message
+    assert read_holder(folder).id == "another"
+    folder.delete("lease.json")
+    assert "lease.json is gone" in message_of(mine.check)
+
+
+def test_of_many_at_the_same_moment_at_most_one_can_write(folder: Folder) -> None:
+    """Some may be refused only when they look again."""
+    begin, end = threading.Barrier(8), threading.Barrier(8)
+    wrote: list[Lease] = []
+
+    def attempt() -> None:
+        begin.wait()
+        try:
+            with hold(folder) as mine:
+                end.wait()
+                mine.check()
+                wrote.append(mine)
+                end.wait()
+        except AdarError:
+            end.wait()
+            end.wait()
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wrote) <= 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_waiting_for_the_end_of_a_holder(folder: Folder, other: subprocess.Popen, caplog) -> None:
+    threading.Timer(0.2, other.kill).start()
+    lease.wait_until_free(folder)
+    take(folder)
+    assert f"in use by process {other.pid}" in caplog.text
+    lease.wait_until_free(folder)  # of nobody
+
+
+def test_a_damaged_lease(folder: Folder) -> None:
+    for content in (b"", b"{}", b"[1", b'{"id": 5}'):
+        folder.write_bytes("lease.json", content)
+        assert f"{folder}/lease.json: is damaged" in message_of(lambda: take(folder))
