@@ -41,6 +41,7 @@ def made(content: str) -> dict[str, str]:
 
 
 def fail(folder: Folder) -> None:
+    folder.write_bytes("half", b"")
     raise RuntimeError("failed")
 
 
@@ -222,9 +223,8 @@ def test_what_is_set_aside_stays_until_something_is_complete(folder: Folder) -> 
 
 def test_what_cannot_begin_replaces_nothing(folder: Folder) -> None:
     before = folder.files()
-    with pytest.raises(KeyboardInterrupt), replacing(folder, MARK):
-        folder.write_bytes("half", b"new")
-        raise KeyboardInterrupt
+    with pytest.raises(RuntimeError), replacing(folder, MARK):
+        fail(folder)
     assert folder.files() == before
 
 

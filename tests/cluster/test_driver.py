@@ -139,7 +139,7 @@ def test_a_step_waits_for_the_one_it_takes_over_from(tmp_path: Path) -> None:
     assert waited.startswith(f"{tmp_path}/store/run: in use by process {os.getpid()} on ")
     assert waited.endswith("waiting up to 60 s for its end")
     assert "step 1 of 1" in step
-    assert "/none: is not a dataset" in error
+    assert "/nowhere: is not a dataset" in error
 
 
 def test_a_job_exits_with_the_status_of_its_failed_step(tmp_path: Path) -> None:
