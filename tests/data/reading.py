@@ -48,9 +48,12 @@ def read(
 
 
 def error_of(source: str, format: str | None = None, columns: dict[str, str] | None = None, **options) -> str:
-    with pytest.raises(AdarError) as caught:
+    def read_all() -> None:
         for file in find_source(source, format, columns, ReadOptions(**options)).files:
             list(FileReader(file).tables(4096))
+
+    with pytest.raises(AdarError) as caught:
+        read_all()
     message = str(caught.value)
     assert "\n" not in message
     return message
