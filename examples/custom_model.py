@@ -54,7 +54,7 @@ def build(dataset, config):
 
 
 if __name__ == "__main__":
-    settings = ["model.name=custom_model:build", "adar.candidates=4", "optimizer.lr=3e-3", "train.epochs=20"]
+    settings = ["model.name=custom_model:build", "optimizer.lr=3e-3", "loss.l2=1e-2", "train.epochs=20"]
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(fetch("ml-100k"), f"{scratch}/data", split="ratio")
         print(evaluate(train(data, f"{scratch}/run", load_config(settings=settings), workers=2)).metrics)
