@@ -8,7 +8,7 @@ spaces and the reference pages follow from them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -90,6 +90,8 @@ class ModelComponent(Generic[S]):
         has_cosine: whether it can score by the cosine.
         has_sparse_gradients: whether it can be trained with a sparse optimizer.
         check: raises ValueError if the settings do not go with the embedding dimension.
+        defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
+            configuration's own defaults with this model.
     """
 
     name: str
@@ -99,6 +101,7 @@ class ModelComponent(Generic[S]):
     has_cosine: bool = True
     has_sparse_gradients: bool = False
     check: Callable[[int, S], None] = _fits_any
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

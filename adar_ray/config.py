@@ -146,7 +146,7 @@ class Config(_Blocks):
     """Everything that tells one run from another, except the dataset and the number of workers.
 
     Beside the sections below, it has a block of settings for every component that has any, such as
-    `config.adar.beta`.
+    `config.adar.beta`. `load_config` makes one, with the defaults that its model declares.
     """
 
     data: DataConfig = DataConfig()
@@ -248,7 +248,8 @@ def load_config(
 
 
 def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> Config:
-    """The configuration of several layers of sections, each over those before it.
+    """The configuration of several layers of sections, each over those before it and all over the model's
+    defaults.
 
     Args:
         layers: each layer's origin, for messages, and its sections.
@@ -258,6 +259,7 @@ def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -
     set_by: dict[str, str] = {}
     for name, sections in layers:
         _merge(merged, set_by, sections, name)
+    _add_model_defaults(merged)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -292,6 +294,15 @@ def _merge(
             check_key(section, key, origin)
             set_by[f"{section}.{key}"] = origin
         into.setdefault(section, {}).update(keys or {})
+
+
+def _add_model_defaults(sections: dict[str, dict[str, Any]]) -> None:
+    """Sets what the model declares a default for and no layer has set."""
+    name = sections.get("model", {}).get("name")
+    model = MODELS.get(name) if isinstance(name, str) else None
+    for path, value in model.defaults.items() if model else ():
+        section, _, key = path.partition(".")
+        sections.setdefault(section, {}).setdefault(key, value)
 
 
 def check_key(section: str, key: str | None, origin: str) -> None:

@@ -69,14 +69,22 @@ def searched(key: str) -> str:
     return ", ".join(f"`{kind}: {as_yaml(bounds)}`" for kind, bounds in distribution.items())
 
 
+def defaults(path: str, field: FieldInfo) -> str:
+    """The default of a setting, and those of the models that declare another."""
+    models: dict[str, list[str]] = {}
+    for name, model in MODELS.items():
+        if path in model.defaults:
+            models.setdefault(as_yaml(model.defaults[path]), []).append(f"`{name}`")
+    others = (f"`{value}` with {', '.join(names)}" for value, names in models.items())
+    return "; ".join((f"`{as_yaml(field.default)}`", *others))
+
+
 def settings(name: str, block: type[Settings], title: str) -> Iterator[str]:
     yield f"## {name}\n\n{title}{block.__doc__}\n"
     yield head("key", "default", "values", "searched over", "meaning")
     for key, field in block.model_fields.items():
         path = f"{name}.{key}"
-        yield row(
-            f"`{path}`", f"`{as_yaml(field.default)}`", values(field), searched(path), field.description
-        )
+        yield row(f"`{path}`", defaults(path, field), values(field), searched(path), field.description)
     yield ""
 
 

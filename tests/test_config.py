@@ -217,6 +217,52 @@ def test_only_the_blocks_that_have_an_effect_are_written():
     assert load_config(settings=["custom.depth=3"]).used()["custom"] == {"depth": 3}
 
 
+# Defaults of a model
+
+
+def test_a_sequential_model_has_defaults_of_its_own_and_they_are_shown(tmp_path):
+    for name in ("gru4rec", "sasrec", "bert4rec", "fmlprec"):
+        config = load_config(settings=[f"model.name={name}"])
+        assert config.train.batch_size < Config().train.batch_size
+        assert config.loss.name != Config().loss.name
+        shown = yaml.safe_load(explained(config))
+        assert shown == config.used()
+        for path, value in MODELS[name].defaults.items():
+            section, key = path.split(".")
+            assert shown[section][key] == value
+        # Everything else is as without a model.
+        plain = load_config(settings=[f"{path}={value}" for path, value in MODELS[name].defaults.items()])
+        assert config.model_copy(update={"model": plain.model}) == plain
+    for name in ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "my.module:thing"):
+        assert load_config(settings=[f"model.name={name}"]).train == Config().train
+
+
+def test_what_is_set_anywhere_takes_the_place_of_a_models_default(tmp_path):
+    file = write(tmp_path, "train: {batch_size: 2048}\nloss:\n  l2: 0\n")
+    default = load_config(settings=["model.name=sasrec"])
+    config = load_config(file, ["model.name=sasrec"])
+    assert (config.train.batch_size, config.loss.name) == (2048, default.loss.name)
+    config = load_config(file, ["loss.name=bpr"], {"model": {"name": "sasrec"}, "train": {"batch_size": 512}})
+    assert (config.train.batch_size, config.loss.name) == (512, "bpr")
+    settings = ["train.batch_size=7", "model.name=sasrec"]
+    assert load_config(settings=settings) == load_config(settings=settings[::-1])
+    assert load_config(settings=settings).train.batch_size == 7
+    file = write(tmp_path, "model: {name: sasrec}\n")
+    assert load_config(file) == default
+    assert load_config(file, ["model.name=mf"]) == Config()
+
+
+def test_every_default_of_a_model_is_one_of_another_key_and_can_be_set():
+    for name, model in MODELS.items():
+        for path, value in model.defaults.items():
+            assert path.split(".")[0] != "model"
+            settings = [f"model.name={name}", f"{path}={value}"]
+            assert load_config(settings=settings) == load_config(settings=settings[:1])
+
+
+# Components
+
+
 @pytest.mark.parametrize("section", ["model", "loss", "sampler"])
 def test_a_component_is_known_or_custom(section):
     known = {"model": "mf", "loss": "bpr", "sampler": "adar"}[section]

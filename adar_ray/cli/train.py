@@ -63,13 +63,15 @@ def _finish(run: Run, as_json: bool) -> None:
     """Train a run to its end, and show it."""
     from adar_ray.reporting.progress import TrainingProgress
     from adar_ray.reporting.tables import compare
-    from adar_ray.training.trainer import resume
+    from adar_ray.training.trainer import note_on_steps, resume
 
     workers, train = run.info.workers, run.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:
         if run.result() is not None:
             progress.line(f"{run.folder}: is already finished")
         else:
+            if note := note_on_steps(run):
+                progress.line(f"note: {note}")
             progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
         run = resume(run, on_epoch=progress.on_epoch, on_step=progress.on_step)
     show(compare([run])[0], as_json)

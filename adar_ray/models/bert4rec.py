@@ -14,6 +14,7 @@ from adar_ray.component import ModelComponent, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
+    BATCH_SIZE,
     InputLayer,
     Transformer,
     TransformerSettings,
@@ -116,4 +117,5 @@ COMPONENT = ModelComponent(
     ),
     is_sequential=True,
     check=heads_divide,
+    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
 )

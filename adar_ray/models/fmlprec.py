@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.sequence import FeedForward, InputLayer, Residual, embed_items, initialize
+from adar_ray.models.sequence import BATCH_SIZE, FeedForward, InputLayer, Residual, embed_items, initialize
 from adar_ray.rng import RowRng
 
 _DRAWN = 1 << 30  # random integers are below this
@@ -128,4 +128,5 @@ COMPONENT = ModelComponent(
         inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
     ),
     is_sequential=True,
+    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "bce"},
 )

@@ -10,7 +10,7 @@ from torch import nn
 
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.sequence import embed_items
+from adar_ray.models.sequence import BATCH_SIZE, embed_items
 
 
 class GRU4RecSettings(Settings):
@@ -75,4 +75,5 @@ COMPONENT = ModelComponent(
         inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
     ),
     is_sequential=True,
+    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
 )

@@ -12,6 +12,7 @@ from adar_ray.component import ModelComponent
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
+    BATCH_SIZE,
     InputLayer,
     Transformer,
     TransformerSettings,
@@ -73,4 +74,5 @@ COMPONENT = ModelComponent(
     ),
     is_sequential=True,
     check=heads_divide,
+    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "bce"},
 )

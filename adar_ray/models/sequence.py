@@ -15,6 +15,9 @@ from adar_ray.interactions import PADDING
 _EPS = 1e-12  # of layer norms, as in BERT and RecBole; torch's 1e-5 is large beside vectors of std 0.02
 _STD = 0.02
 
+# A row is a user's history, not one interaction: thousands of rows a step would be few steps an epoch.
+BATCH_SIZE = 64
+
 
 def embed_items(table: nn.Embedding, item_BL: torch.Tensor) -> torch.Tensor:
     """Rows of the table, `[B, L, D]`; PADDING gets the zero vector, which learns nothing."""

@@ -143,6 +143,17 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
         device_of(config)
 
 
+def note_on_steps(run: Run) -> str | None:
+    """A line for people if an epoch of the run is a single step, from which it learns little; else None."""
+    rows, batch_size = sum(training_shards(run.config, run.dataset())[0]), run.config.train.batch_size
+    if batch_size < rows:
+        return None
+    return (
+        f"an epoch is a single step, because train.batch_size {batch_size} takes all {rows:,} training rows; "
+        "lower it for more"
+    )
+
+
 @contextlib.contextmanager
 def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
     """Adds TensorBoard events to `on_epoch` if the run folder is on a local disk."""

@@ -39,8 +39,17 @@ def check(space: Space, settings: Iterable[str] = ()) -> None:
         corners = {name: parameter.points() for name, parameter in space.parameters.items()}
         if next(islice(combinations(space.parameters, corners), _LARGEST_GRID, None), None):
             raise AdarError(f"parameters: the grid has more than {_LARGEST_GRID} trials; give fewer values")
-    for values in chain([{}], combinations(space.parameters, names), _some_combinations(space, corners)):
-        _check_scheduler(space, space.config_over(layers, values).train.epochs)
+    _check_scheduler(space, space.config_over(layers, {}).train.epochs)
+    losses = set()
+    for values in chain(combinations(space.parameters, names), _some_combinations(space, corners)):
+        config = space.config_over(layers, values)
+        _check_scheduler(space, config.train.epochs)
+        losses.add(config.loss.name)
+    if space.metric == "loss" and len(losses) > 1:
+        raise AdarError(
+            f"parameters.model.name: models have different default losses ({', '.join(sorted(losses))}), so "
+            "that losses cannot be compared; set loss.name in base, or metric to a validation metric"
+        )
 
 
 def _check_layer(space: Space, layer: Layer) -> None:

@@ -36,6 +36,26 @@ def test_resuming_a_finished_run_says_so(adar: Adar, run: str) -> None:
     assert ended.json()["epochs"] == 2
 
 
+def test_an_epoch_of_a_single_step_is_noted(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
+    words = ["train", "--data", dataset.folder.address, "--workers", 0, *SET, "--set", "train.epochs=1"]
+    rows = dataset.rows("train")
+    for batch_size, has_note in ((rows, True), (rows - 1, False)):
+        out = tmp_path / str(batch_size)
+        ended = adar(*words, "--out", out, "--set", f"train.batch_size={batch_size}", "--json")
+        assert ended.json()["epochs"] == 1
+        notes = [line for line in ended.err.splitlines() if line.startswith("note: ")]
+        assert bool(notes) == has_note
+        for note in notes:
+            assert f"train.batch_size {batch_size} takes all {rows:,} training rows" in note
+
+
+def test_a_sequential_model_is_noted_by_its_own_rows(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
+    settings = ["model.name=gru4rec", "train.epochs=1", "model.embedding_dim=8", "train.batch_size=2048"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    ended = adar("train", "--data", dataset.folder.address, "--out", tmp_path / "run", "--workers", 0, *words)
+    assert f"takes all {dataset.sequences.rows:,} training rows" in ended.err
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

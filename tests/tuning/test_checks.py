@@ -108,6 +108,17 @@ def test_a_scheduler_gets_to_decide_something(scheduler, key):
     check(space(scheduler=scheduler), ["train.epochs=5"])
 
 
+def test_models_with_different_losses_are_not_compared_by_the_loss():
+    models = {"model.name": {"choice": ["mf", "sasrec"]}}
+    by_loss = {"metric": "loss", "mode": "min"}
+    message = check_refusal(space(models, **by_loss))
+    assert message.startswith("parameters.model.name: models have different default losses (bce, bpr)")
+    check(space(models))
+    check(space(models, **by_loss), ["loss.name=bpr"])
+    check(space(models, **by_loss, base={"loss": {"name": "bce"}}))
+    check(space({"model.name": {"choice": ["sasrec", "fmlprec"]}}, **by_loss))
+
+
 def test_a_base_that_is_no_configuration_by_itself_is_refused():
     base = {"model": {"name": "sasrec", "embedding_dim": 64}, "sasrec": {"heads": 3}}
     dims = {"model.embedding_dim": {"choice": [48, 96]}}

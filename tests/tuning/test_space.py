@@ -127,6 +127,19 @@ def test_values_go_over_settings_over_base_over_defaults():
     assert a_space.config({}) == a_space.config({"model.embedding_dim": Config().model.embedding_dim})
 
 
+def test_a_trial_has_the_defaults_of_the_model_that_is_drawn_for_it():
+    models = {"model.name": {"choice": ["mf", "sasrec"]}}
+    for name in ("mf", "sasrec"):
+        expected = load_config(settings=[f"model.name={name}"])
+        assert space(models).config({"model.name": name}) == expected
+        a_space = space(models, base={"train": {"batch_size": 512}})
+        fixed = a_space.config({"model.name": name}, ["loss.name=bpr"])
+        assert (fixed.train.batch_size, fixed.loss.name) == (512, "bpr")
+    searched = space(models | {"train.batch_size": {"choice": [32, 1024]}})
+    values = {"model.name": "sasrec", "train.batch_size": 1024}
+    assert searched.config(values).train.batch_size == 1024
+
+
 def test_by_the_loss_a_trial_trains_to_the_end_and_keeps_the_epoch_that_the_configuration_says():
     a_space = space(LR, metric="loss", mode="min", base={"train": {"metric": "map@5", "epochs": 7}})
     check(a_space)
