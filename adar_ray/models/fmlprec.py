@@ -128,5 +128,5 @@ COMPONENT = ModelComponent(
         inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
     ),
     is_sequential=True,
-    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "bce"},
+    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
 )

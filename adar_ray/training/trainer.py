@@ -150,7 +150,7 @@ def note_on_steps(run: Run) -> str | None:
         return None
     return (
         f"an epoch is a single step, because train.batch_size {batch_size} takes all {rows:,} training rows; "
-        "lower it for more"
+        "lower it for more steps"
     )
 
 

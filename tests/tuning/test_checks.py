@@ -116,7 +116,7 @@ def test_models_with_different_losses_are_not_compared_by_the_loss():
     check(space(models))
     check(space(models, **by_loss), ["loss.name=bpr"])
     check(space(models, **by_loss, base={"loss": {"name": "bce"}}))
-    check(space({"model.name": {"choice": ["sasrec", "fmlprec"]}}, **by_loss))
+    check(space({"model.name": {"choice": ["gru4rec", "fmlprec"]}}, **by_loss))
 
 
 def test_a_base_that_is_no_configuration_by_itself_is_refused():
