@@ -93,8 +93,8 @@ def configuration() -> Iterator[str]:
     yield (
         "A configuration is one YAML file; `--set section.key=value` takes precedence over it. `model.name`, "
         "`loss.name` and `sampler.name` pick components, and each component has a block of its own settings. "
-        "Blocks of components that are not in use have no effect. Some models have defaults of their own, which "
-        "apply where nothing sets the key. *Searched over* is the range that a "
+        "Blocks of components that are not in use have no effect. Some models have defaults of their own, "
+        "which apply where nothing sets the key. *Searched over* is the range that a "
         "[search space](../tuning.md) takes for `default`.\n"
     )
     for name in SECTIONS:
