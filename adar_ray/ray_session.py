@@ -110,19 +110,6 @@ def check_room(needs: Iterable[Need], workers: int, option: str) -> None:
             )
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Makes Ctrl-C raise KeyboardInterrupt around `fit` of Ray Train and `run` of Ray Tune, and afterwards.
-
-    Both leave signal handlers of their own behind, and that of Ray Train exits the process.
-    """
-    with signal_handlers_kept():
-        try:
-            yield
-        except SystemExit as error:
-            raise KeyboardInterrupt from error
-
-
 def _check_cpus(worker_cpus: int, may_wait: bool) -> None:
     # The entry point of a cluster job, this process, occupies CPUs that nobody else can use.
     total = ray.cluster_resources().get("CPU", 0) - float(os.environ.get("ADAR_RAY_ENTRY_POINT_CPUS", 0))

@@ -14,7 +14,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
 from adar_ray.outputs import forget_replaced, put_back, replacing
-from adar_ray.ray_session import interruptible, ray_session
+from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
 from adar_ray.tuning.checks import check
@@ -163,7 +163,7 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
         run_trial, search=search, dataset=dataset, loaded=_load(search, dataset), modules=search_path()
     )
     try:
-        with interruptible(), ray_tune_process():
+        with ray_tune_process():
             ray_tune.run(
                 trainable,
                 name=scratch.path.rpartition("/")[2],
