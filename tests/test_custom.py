@@ -48,8 +48,16 @@ def test_the_example_trains_and_is_ranked_like_any_model(
     assert 0 < evaluate(run).metrics["recall@20"] < 1
     bases = sys.modules["custom_model"].TwoTower.__mro__
     assert not [base for base in bases if base.__module__.startswith(adar_ray.__name__)]
-    top = recommend(run, tmp_path / "top", k=5)
+    top = recommend(run, tmp_path / "top", k=5).folder
     assert pq.read_table(top.path).num_rows == 5 * dataset.n_users
+
+
+def test_a_trained_custom_model_needs_no_dataset(dataset: Dataset, tmp_path: Path, example: None) -> None:
+    data = shutil.copytree(dataset.folder.path, tmp_path / "data")
+    run = train(data, tmp_path / "run", quick(), workers=0)
+    found = evaluate(run, data=data)
+    shutil.rmtree(data)
+    assert evaluate(run) == found  # although the example's features are made of times
 
 
 def test_ray_workers_find_the_example_where_the_driver_does(

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
-from adar_ray.errors import AdarError
+
+_data = click.option(
+    "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
+)
 
 
 @command("evaluate")
 @click.argument("run")
+@_data
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option("--k", "ks", default="10,20,50", show_default=True, help="Cutoffs, separated by commas.")
-def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
+def evaluate_command(run: str, data: str | None, split: str, ks: str, as_json: bool) -> None:
     """Rank all items for every user and compute the metrics of RUN's model."""
     from adar_ray.inference.evaluate import evaluate
 
@@ -24,7 +26,7 @@ def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
             f"{ks!r} is not a list of positive whole numbers such as 10,20", param_hint="--k"
         )
     cutoffs = sorted({int(k) for k in ks.split(",")})
-    result = evaluate(run, split, cutoffs)
+    result = evaluate(run, split, cutoffs, data=data)
     if as_json:
         show(result.model_dump(), True)
         return
@@ -35,38 +37,72 @@ def evaluate_command(run: str, split: str, ks: str, as_json: bool) -> None:
 
 @command("recommend")
 @click.argument("run")
+@_data
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Items per user.")
 @click.option("--out", required=True, help="Address of a new folder for the Parquet files.")
-@click.option("--users", "users_file", type=click.Path(dir_okay=False), help="File of user ids, one a line.")
+@click.option("--users", "users_file", help="Address of a file of user ids, one a line.")
 @click.option("--replace", is_flag=True, help="Overwrite the recommendations at --out.")
 def recommend_command(
-    run: str, k: int, out: str, users_file: str | None, replace: bool, as_json: bool
+    run: str, data: str | None, k: int, out: str, users_file: str | None, replace: bool, as_json: bool
 ) -> None:
     """Write the top items of all users, or of the users in a file, to Parquet."""
-    from adar_ray.inference.recommend import recommend
+    from adar_ray.inference.recommend import UNKNOWN_USERS, recommend
     from adar_ray.reporting.progress import StageProgress
 
-    users = None
-    if users_file is not None:
-        users = [line for line in Path(users_file).read_text(encoding="utf-8").splitlines() if line]
-        if not users:
-            raise AdarError(f"{users_file}: has no user ids; write one a line")
+    users = None if users_file is None else _read_users(users_file)
     with StageProgress("users") as progress:
-        folder = recommend(
-            run, out, k, users, replace=replace, on_progress=lambda done, total: progress("ranking", done)
+        result = recommend(
+            run,
+            out,
+            k,
+            users,
+            replace=replace,
+            data=data,
+            on_progress=lambda done, total: progress("ranking", done),
         )
-    show({"recommendations": folder.address, "items per user": k}, as_json)
+    if result.repeated_users:
+        message(f"note: {result.repeated_users:,} ids in {users_file} are repeated; each has its items once")
+    if result.unknown_users:
+        message(
+            f"note: {len(result.unknown_users):,} ids in {users_file} are no users of the model; "
+            f"{result.folder}/{UNKNOWN_USERS} lists them"
+        )
+    if result.untrained_users or result.untrained_items:
+        message(
+            f"note: {result.untrained_users:,} of these users and {result.untrained_items:,} of all items "
+            "have no training interactions; the model has learned nothing about them"
+        )
+    show(
+        {
+            "recommendations": result.folder.address,
+            "items per user": k,
+            "users": result.users,
+            "unknown users": len(result.unknown_users),
+        },
+        as_json,
+    )
+
+
+def _read_users(address: str) -> list[str]:
+    """The ids in a file that is read as sources are, one a line, without the spaces around them."""
+    import pyarrow.compute as pc
+
+    from adar_ray.data.files import lines_of
+
+    lines = (pc.utf8_trim_whitespace(block) for block, _ in lines_of(address, block_bytes=1 << 20))
+    return [user for block in lines for user in block.to_pylist() if user]
 
 
 @command("export")
 @click.argument("run")
+@_data
 @click.option("--out", required=True, help="Address of a new folder for users.parquet and items.parquet.")
 @click.option("--replace", is_flag=True, help="Overwrite the vectors at --out.")
-def export_command(run: str, out: str, replace: bool, as_json: bool) -> None:
+def export_command(run: str, data: str | None, out: str, replace: bool, as_json: bool) -> None:
     """Write user and item vectors to Parquet."""
     from adar_ray.inference.export import export
 
-    show({"vectors": export(run, out, replace=replace).address}, as_json)
+    show({"vectors": export(run, out, replace=replace, data=data).address}, as_json)
 
 
 @command("report")

@@ -77,10 +77,11 @@ class Dataset:
         for file in manifest.files:
             info = folder.filesystem.get_file_info(folder.join(file.name))
             if not info.is_file:
-                raise AdarError(f"{folder}/{file.name}: the file is missing; prepare again")
+                raise AdarError(f"{folder}/{file.name}: the file is missing; restore it, or prepare again")
             if info.size != file.bytes:
                 raise AdarError(
-                    f"{folder}/{file.name}: has {info.size} bytes, not {file.bytes}; prepare again"
+                    f"{folder}/{file.name}: has {info.size} bytes, not {file.bytes}; "
+                    "restore it, or prepare again"
                 )
         return cls(folder, manifest)
 
@@ -146,7 +147,7 @@ class Dataset:
             raise self._damaged(name, f"an id is not from 0 to {count - 1}")
 
     def _damaged(self, name: str, problem: str) -> AdarError:
-        return AdarError(f"{self.folder}/{name}: is damaged ({problem}); prepare again")
+        return AdarError(f"{self.folder}/{name}: is damaged ({problem}); restore it, or prepare again")
 
     def read_shard(self, split: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
         """Read the users and items of one shard."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from adar_ray.data.dataset import SHARD_SCHEMA
+from adar_ray.data.dataset import SHARD_SCHEMA, Dataset
 from adar_ray.data.manifest import (
     MANIFEST,
     SEQUENCES,
@@ -129,3 +129,20 @@ def write_manifest(
     )
     folder.write_json(MANIFEST, manifest.model_dump())
     return manifest
+
+
+def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> None:
+    """Write a dataset's id maps and interactions, one shard after the other, as a dataset of its own.
+
+    It has no sequence rows, and no times unless `with_times`; the shards keep their order.
+    """
+    columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
+    columns |= {"users.parquet": None, "items.parquet": None}
+    files = [
+        folder.write_table(file.name, dataset.read_file(file.name, columns[kind_of(file)]))
+        for file in dataset.manifest.files
+        if kind_of(file) in columns
+    ]
+    sequences = dataset.sequences.model_copy(update={"rows": 0})
+    manifest = dataset.manifest.model_copy(update={"sequences": sequences, "files": files})
+    folder.write_json(MANIFEST, manifest.model_dump())

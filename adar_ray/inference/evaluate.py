@@ -15,21 +15,30 @@ from adar_ray.training.run import Run
 KS = (10, 20, 50)
 
 
-def evaluate(run: str | Path | Run, split: str = "test", ks: Sequence[int] = KS) -> Evaluation:
+def evaluate(
+    run: str | Path | Run,
+    split: str = "test",
+    ks: Sequence[int] = KS,
+    *,
+    data: str | Path | None = None,
+) -> Evaluation:
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
 
     Training items are left out of the ranking; for test, validation items as well. A sequential model reads
     histories of the same items. Users without interactions in the split do not count.
 
+    Args:
+        data: where the dataset of a run that is not finished is now, if it has moved.
+
     Raises:
-        AdarError: the split is empty, the dataset has changed since training, or a sequential model has no
-            histories before the split.
+        AdarError: the split is empty, a sequential model has no histories before the split, or the run is not
+            finished and its dataset is not there or has changed.
     """
     run = Run.open(run)
-    trained = TrainedModel.load(run)
+    trained = TrainedModel.load(run, data)
     truth = user_items(trained.dataset, split)
     if not len(truth):
-        raise AdarError(f"{trained.dataset.folder}: has no interactions in {split}; evaluate another --split")
+        raise AdarError(f"{run.folder}: its dataset has no interactions in {split}; evaluate another --split")
     # Validation interactions come before those of test, so a user's test ranking leaves them out, too.
     before = SPLITS[: SPLITS.index(split)]
     if trained.sequential and not before:

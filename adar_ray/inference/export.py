@@ -20,14 +20,19 @@ from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
 
-def export(run: str | Path | Run, out: str | Path, *, replace: bool = False) -> Folder:
+def export(
+    run: str | Path | Run, out: str | Path, *, replace: bool = False, data: str | Path | None = None
+) -> Folder:
     """Writes `users.parquet` and `items.parquet` with the columns `key, vector`, by dense id.
 
     The score of a pair is the dot product of its vectors. A sequential model's user vectors are as of now,
     after all interactions of all splits.
+
+    Args:
+        run: a run, or a copy of its `model/`.
+        data: where the dataset of a run that is not finished is now, if it has moved.
     """
-    run = Run.open(run)
-    trained = TrainedModel.load(run)
+    trained = TrainedModel.load(run, data)
     dataset = trained.dataset
     with new_folder(out, replace=replace, mark="*.parquet") as folder, torch.no_grad():
         model, history = snapshot(trained.model), trained.history(*SPLITS)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
 from adar_ray.process import random_states_kept
+from adar_ray.storage import Folder
 from adar_ray.training.build import build_model, is_sequential
-from adar_ray.training.run import Run
+from adar_ray.training.run import MODEL, Run
+from adar_ray.training.saved_model import SavedModel
 
 
 @dataclass(frozen=True)
@@ -21,24 +25,40 @@ class TrainedModel:
     """A run's best model, ready to rank.
 
     Attributes:
+        config: of the run.
         observed: the training interactions.
-        sequential: whether it reads histories.
+        dataset: ids and interactions; it may lack times and sequence rows.
+        sequential: whether the model reads histories.
     """
 
+    config: Config
     model: BaseModel
     observed: UserItems
     dataset: Dataset
     sequential: bool
 
     @classmethod
-    def load(cls, run: Run) -> TrainedModel:
-        dataset = run.dataset()
+    def load(cls, run: str | Path | Run, data: str | Path | None = None) -> TrainedModel:
+        """Loads the best model of a run, or of a run's `model/`, wherever that has been copied to.
+
+        Args:
+            data: where the run's dataset is now, if the model needs it and it has moved. A finished run has
+                all it needs in its `model/`; an unfinished one, and one of an earlier version, need it.
+
+        Raises:
+            AdarError: it is neither, or the dataset is not there or has changed since training.
+        """
+        saved = _saved(run) if data is None else None
+        if saved is None:
+            run = Run.open(run)
+            saved = SavedModel(run.config, run.dataset(data), run.weights())
+        config, dataset = saved.config, saved.dataset
         observed = user_items(dataset, "train")
         with random_states_kept():  # the initial weights are drawn, then replaced
-            model = build_model(run.config, observed, dataset)
-        model.load_state_dict(run.weights())
+            model = build_model(config, observed, dataset)
+        model.load_state_dict(saved.weights)
         model.eval()
-        return cls(model, observed, dataset, is_sequential(run.config))
+        return cls(config, model, observed, dataset, is_sequential(config))
 
     def history(self, *splits: str) -> Histories | None:
         """Users' histories over the given splits; None if the model reads none.
@@ -55,6 +75,11 @@ class TrainedModel:
 def user_items(dataset: Dataset, *splits: str) -> UserItems:
     """All interactions of the given splits."""
     return UserItems(*_interactions(dataset, *splits), dataset.n_users, dataset.n_items)
+
+
+def _saved(run: str | Path | Run) -> SavedModel | None:
+    folder = run.folder if isinstance(run, Run) else Folder.at(run)
+    return SavedModel.open(folder) or SavedModel.open(folder.folder(MODEL))
 
 
 def _interactions(dataset: Dataset, *splits: str) -> tuple[torch.Tensor, torch.Tensor]:

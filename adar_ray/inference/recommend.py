@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,32 @@ from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
 USERS_A_TASK = 64 * TILE
+UNKNOWN_USERS = "_unknown_users.txt"  # readers of Parquet folders skip names that begin with _
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """What `recommend` wrote, and for whom.
+
+    Attributes:
+        folder: of Parquet files.
+        users: number of users that have recommendations.
+        untrained_users: how many of them have no training interactions, so that the model has learned nothing
+            about them; for a sequential model, no interactions at all.
+        untrained_items: how many of all items have no training interactions.
+        unknown_users: the given keys that are no users of the model, each once. If there are any,
+            `_unknown_users.txt` in the folder lists them, one a line.
+        repeated_users: how many of the given keys had been given before.
+    """
+
+    folder: Folder
+    users: int
+    untrained_users: int
+    untrained_items: int
+    unknown_users: list[str]
+    repeated_users: int
 
 
 def recommend(
@@ -40,31 +65,34 @@ def recommend(
     users: Sequence[str] | None = None,
     *,
     replace: bool = False,
+    data: str | Path | None = None,
     on_progress: Progress = lambda done, total: None,
-) -> Folder:
+) -> Recommendations:
     """Writes the top k items of all users, or of the users with the given keys, to Parquet, with Ray Data.
 
     Rows are `user, item, rank, score` with the source's ids; ranks start at 1. Items that the user has
     interacted with, in any split, are left out. They are the history that a sequential model reads.
 
     Args:
-        users: keys of users, as in the source.
+        run: a run, or a copy of its `model/`.
+        users: keys of users, as in the source. Each is answered once; unknown ones are reported.
+        data: where the dataset of a run that is not finished is now, if it has moved.
         on_progress: called with the number of users done and the number of all users.
 
-    Returns:
-        The folder of Parquet files.
+    Raises:
+        AdarError: none of the users is known, or `out` is not empty. Nothing is written.
     """
-    run = Run.open(run)
-    trained = TrainedModel.load(run)
-    dataset = trained.dataset
-    ids = np.arange(dataset.n_users) if users is None else _user_ids(dataset, users)
+    trained = TrainedModel.load(run, data)
+    dataset, history = trained.dataset, trained.history(*SPLITS)
+    ids, unknown = (np.arange(dataset.n_users), []) if users is None else _user_ids(dataset, users)
     starts = range(0, len(ids), USERS_A_TASK)
     parts = [{"part": part, "users": ids[start : start + USERS_A_TASK]} for part, start in enumerate(starts)]
+    known = user_items(dataset, *SPLITS)
     with new_folder(out, replace=replace, mark="*.parquet") as folder, ray_session():
         keys = dataset.user_keys(), dataset.item_keys()
-        shared = ray.put((trained.model, user_items(dataset, *SPLITS), trained.history(*SPLITS), keys))
+        shared = ray.put((trained.model, known, history, keys))
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            functools.partial(_recommend_part, shared, folder, k, run.config.model.name, search_path()),
+            functools.partial(_recommend_part, shared, folder, k, trained.config.model.name, search_path()),
             batch_size=1,
             batch_format="numpy",
         )
@@ -72,7 +100,17 @@ def recommend(
         for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
             done += int(batch["users"].sum())
             on_progress(done, len(ids))
-    return Folder.at(out)
+        if unknown:
+            folder.write_bytes(UNKNOWN_USERS, "".join(f"{key}\n" for key in unknown).encode())
+    learned_from = known if trained.sequential else trained.observed
+    return Recommendations(
+        folder=Folder.at(out),
+        users=len(ids),
+        untrained_users=int((learned_from.counts().numpy()[ids] == 0).sum()),
+        untrained_items=int((trained.observed.item_counts() == 0).sum()),
+        unknown_users=unknown,
+        repeated_users=0 if users is None else len(users) - len(ids) - len(unknown),
+    )
 
 
 def _recommend_part(
@@ -112,13 +150,16 @@ def _rows(
     )
 
 
-def _user_ids(dataset: Dataset, keys: Sequence[str]) -> np.ndarray:
-    ids = pc.index_in(pa.array([str(key) for key in keys]), value_set=dataset.user_keys().combine_chunks())
-    if ids.null_count:
-        unknown = [str(key) for key, known in zip(keys, ids.is_valid().to_pylist(), strict=True) if not known]
+def _user_ids(dataset: Dataset, keys: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """The ids of users, each once, in the order of their keys; and the keys that no user has."""
+    different = pa.array(dict.fromkeys(str(key) for key in keys), pa.string())
+    ids = pc.index_in(different, value_set=dataset.user_keys().combine_chunks())
+    unknown = different.filter(ids.is_null()).to_pylist()
+    if not len(ids):
+        raise AdarError("users: none are given; give ids of the source")
+    if len(unknown) == len(ids):
         raise AdarError(
-            f"{dataset.folder}: has no user {unknown[0]!r}"
-            + (f" (unknown ids: {len(unknown)})" if len(unknown) > 1 else "")
-            + "; give ids of the source, which users.parquet lists"
+            f"{dataset.folder}/users.parquet: lists none of the given users, such as {unknown[0]!r}; "
+            "give ids of the source"
         )
-    return ids.to_numpy()
+    return ids.drop_null().to_numpy(), unknown

@@ -11,8 +11,6 @@ from typing import Any, TypedDict
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from pydantic.dataclasses import dataclass
 
-from adar_ray.config import ModelConfig
-
 
 class Record(BaseModel):
     """A record that does not change once it is made."""
@@ -92,6 +90,19 @@ class RunResult(Record):
     train_seconds: float
 
 
+class Resumption(Record):
+    """A resumption that changed something.
+
+    Attributes:
+        epoch: the first epoch that was trained with the changes.
+        changes: the value before and the value from then on, by `section.key`; `run.workers` is the number
+            of workers.
+    """
+
+    epoch: int
+    changes: dict[str, list[Any]]
+
+
 class RunInfo(Record):
     """The `run` section of `config.yaml`.
 
@@ -99,20 +110,31 @@ class RunInfo(Record):
         dataset: address of the dataset.
         workers: Ray Train workers; 0 for training in the calling process.
         versions: of Python and the packages, by name.
+        resumed: the resumptions that changed something; the file leaves it out if there were none.
     """
 
     dataset: str
     dataset_checksum: str
     workers: int
     versions: dict[str, str]
+    resumed: list[Resumption] = []
 
 
 class ModelInfo(Record):
-    """`model/model.json`: what the weights beside it belong to."""
+    """`model/model.json`: what the weights beside it belong to.
 
-    model: ModelConfig
+    Attributes:
+        settings: the configuration, as `config.yaml` has it.
+        users, items: how many there are.
+        history_length: L, the longest history that a sequential model reads; None for other models.
+        dataset: name of the dataset.
+    """
+
+    settings: dict[str, dict[str, Any]]
     users: int
     items: int
+    history_length: int | None
+    dataset: str
     dataset_checksum: str
 
 

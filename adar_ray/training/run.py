@@ -15,11 +15,10 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from adar_ray.config import Config, build_config
-from adar_ray.data.dataset import Dataset
+from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, hold, read_holder
@@ -29,11 +28,11 @@ from adar_ray.training.records import (
     Checkpoint,
     EpochRecord,
     Evaluation,
-    ModelInfo,
     RunInfo,
     RunResult,
     StepProgress,
 )
+from adar_ray.training.saved_model import WEIGHTS, read_weights, save_model
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -41,8 +40,7 @@ RESULT = "result.json"
 PROGRESS = "progress.json"
 LAST = "checkpoints/last.pt"
 BEST = "checkpoints/best.safetensors"
-WEIGHTS = "model/weights.safetensors"
-MODEL = "model/model.json"
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,9 @@ class Run:
             workers=workers,
             versions=_versions(),
         )
-        content = {"run": info.model_dump(), **config.used()}
-        folder.write_bytes(CONFIG, to_yaml(content).encode())
-        return cls(folder, config, info)
+        run = cls(folder, config, info)
+        run.write_config()
+        return run
 
     @classmethod
     def open(cls, address: str | Path | Run) -> Run:
@@ -109,14 +107,32 @@ class Run:
             raise AdarError(f"{origin}: is damaged (run.{explain(error)})") from error
         return cls(folder, build_config([(origin, content)], origin), info)
 
-    def dataset(self) -> Dataset:
-        """The dataset of this run. Refuses one that has changed since training began."""
-        dataset = Dataset.open(self.info.dataset)
-        if dataset.checksum != self.info.dataset_checksum:
+    def write_config(self) -> None:
+        content = {"run": self.info.model_dump(exclude_defaults=True), **self.config.used()}
+        self.folder.write_bytes(CONFIG, to_yaml(content).encode())
+
+    def dataset(self, moved_to: str | Path | None = None) -> Dataset:
+        """The dataset of this run.
+
+        Args:
+            moved_to: where the dataset is now, if it has moved.
+
+        Raises:
+            AdarError: it is not there, or it has changed since training began.
+        """
+        if moved_to is None and not Folder.at(self.info.dataset).exists(MANIFEST):
             raise AdarError(
-                f"{dataset.folder}: has changed since {self.folder} was trained on it; "
-                "restore it, or train again into another folder"
+                f"{self.folder}: its dataset is no longer at {self.info.dataset}; "
+                "say with --data where it is now"
             )
+        dataset = Dataset.open(moved_to or self.info.dataset)
+        if dataset.checksum != self.info.dataset_checksum:
+            problem = (
+                f"has changed since {self.folder} was trained on it; restore it"
+                if moved_to is None
+                else f"is not the dataset that {self.folder} was trained on; give that one"
+            )
+            raise AdarError(f"{dataset.folder}: {problem}, or train again into another folder")
         return dataset
 
     # Metrics: one line per epoch.
@@ -163,16 +179,7 @@ class Run:
 
     def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""
-        self.folder.write_bytes(WEIGHTS, self.folder.read_bytes(BEST))
-        for name in ("users.parquet", "items.parquet"):
-            self.folder.write_bytes(f"model/{name}", dataset.folder.read_bytes(name))
-        model = ModelInfo(
-            model=self.config.model,
-            users=dataset.n_users,
-            items=dataset.n_items,
-            dataset_checksum=dataset.checksum,
-        )
-        self.folder.write_json(MODEL, model.model_dump())
+        save_model(self.folder.folder(MODEL), self.config, dataset, self.folder.read_bytes(BEST))
         self.folder.write_json(RESULT, result.model_dump())
         if self.folder.exists(PROGRESS):
             self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
@@ -190,13 +197,10 @@ class Run:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best epoch, or of the best so far if the run is not finished."""
-        name = WEIGHTS if self.folder.exists(WEIGHTS) else BEST
-        if not self.folder.exists(name):
+        name = next((name for name in (f"{MODEL}/{WEIGHTS}", BEST) if self.folder.exists(name)), None)
+        if name is None:
             raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
-        try:
-            return load_safetensors(self.folder.read_bytes(name))
-        except Exception as error:  # safetensors has no exception class for damaged files
-            raise AdarError(f"{self.folder}/{name}: is damaged ({one_line(error, 120)})") from error
+        return read_weights(self.folder, name)
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Results of `evaluate`, by split."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
 
 from tests.calling import Adar
 from tests.cli.conftest import SET
@@ -29,6 +33,8 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert adar("recommend", tmp_path / "run", "--out", out, "--k", 3, *users, "--json").json() == {
         "recommendations": str(out),
         "items per user": 3,
+        "users": 2,
+        "unknown users": 0,
     }
     assert list(out.iterdir())
     vectors = tmp_path / "vectors"
@@ -45,13 +51,73 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert adar("report", tmp_path / "run", tmp_path / "copy").out.count("adar") >= 2
 
 
-def test_unknown_users(adar: Adar, run: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfann\r\n\xe6\x97\xa5\xe6\x9c\xac\r\n",
+        "  ann \n\n \t\n日本\t".encode(),
+        gzip.compress("ann\n日本\n".encode()),
+    ],
+    ids=["as Windows saves it", "with spaces", "gzip"],
+)
+def test_a_file_of_users_is_read_as_sources_are(adar: Adar, run: str, tmp_path: Path, content: bytes) -> None:
+    users = tmp_path / ("users.txt.gz" if content.startswith(b"\x1f\x8b") else "users.txt")
+    users.write_bytes(content)
+    ended = adar("recommend", run, "--out", tmp_path / "top", "--users", users, "--k", 1, "--json")
+    assert (ended.json()["users"], ended.json()["unknown users"]) == (2, 0)
+    assert pq.read_table(tmp_path / "top")["user"].to_pylist() == ["ann", "日本"]
+
+
+def test_repeated_and_unknown_users(adar: Adar, run: str, tmp_path: Path) -> None:
+    users = tmp_path / "users.txt"
+    top = ["--out", tmp_path / "top", "--users", users, "--k", 1]
+    users.write_text("ann\nnobody\nann\n")
+    ended = adar("recommend", run, *top, "--json")
+    assert (ended.json()["users"], ended.json()["unknown users"]) == (1, 1)
+    assert f"note: 1 ids in {users} are repeated" in ended.err
+    assert f"note: 1 ids in {users} are no users of the model" in ended.err
+    assert str(tmp_path / "top" / "_unknown_users.txt") in ended.err
+    assert (tmp_path / "top" / "_unknown_users.txt").read_text() == "nobody\n"
+
+
+def test_files_of_users_that_are_refused(adar: Adar, run: str, tmp_path: Path) -> None:
     assert "ml-100k" in adar("data", "fetch", "ml-100").line()
-    (tmp_path / "users.txt").write_text("ann\nnobody\n")
-    top = ["--out", tmp_path / "top", "--users", tmp_path / "users.txt"]
-    assert "has no user 'nobody'" in adar("recommend", run, *top).line()
-    (tmp_path / "users.txt").write_text("\n")
-    assert "has no user ids" in adar("recommend", run, *top).line()
-    (tmp_path / "users.txt").unlink()
-    assert "users.txt" in adar("recommend", run, *top).line()
+    users = tmp_path / "users.txt"
+    top = ["--out", tmp_path / "top", "--users", users]
+    users.write_text("nobody\n")
+    assert "lists none of the given users, such as 'nobody'" in adar("recommend", run, *top).line()
+    users.write_text("\n")
+    assert f"{users}: the file is empty" in adar("recommend", run, *top).line()
+    users.write_bytes(b"ann\n\xc4rger\n")
+    line = adar("recommend", run, *top).line()
+    assert f"{users}: line 2: " in line
+    assert "UTF-8" in line
+    users.unlink()
+    assert f"{users}: no such file" in adar("recommend", run, *top).line()
+    assert adar("recommend", run, "--out", tmp_path / "top", "--users", tmp_path).status == 1
     assert not (tmp_path / "top").exists()
+
+
+def test_use_after_the_dataset_is_gone(adar: Adar, data: str, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    train = ["train", "--data", tmp_path / "data", "--out", tmp_path / "run", "--workers", 0, *SET]
+    assert adar(*train).status == 0
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    run = tmp_path / "run"
+    found = adar("evaluate", run, "--json").json()
+    assert adar("evaluate", run, "--data", tmp_path / "moved", "--json").json() == found
+    assert adar("recommend", run, "--out", tmp_path / "top", "--json").json()["users"] == 5
+    assert adar("export", run, "--out", tmp_path / "vectors").status == 0
+    assert adar("report", run).status == 0
+    assert adar("publish", run, "--to", tmp_path / "place").status == 0
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "model")
+    for command in (
+        ["evaluate", run],
+        ["recommend", run, "--out", tmp_path / "x"],
+        ["export", run, "--out", tmp_path / "x"],
+    ):
+        line = adar(*command).line()
+        assert f"{run}: its dataset is no longer at {tmp_path / 'data'}; say with --data" in line
+        assert adar(*command, "--data", tmp_path / "moved").status == 0
+        shutil.rmtree(tmp_path / "x", ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -25,6 +26,7 @@ from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 
 KS = [1, 5, 20]
+TINY = ["model.embedding_dim=4", "train.device=cpu", "adar.pool=8"]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +139,7 @@ def test_metrics_against_ranx(run: Run, dataset: Dataset, ranx) -> None:
 def read(folder: Path) -> dict[str, list[tuple[str, int, float]]]:
     """(item, rank, score) of each user, in the order of the rows."""
     rows: dict[str, list[tuple[str, int, float]]] = {}
-    for path in sorted(folder.glob("*")):
+    for path in sorted(folder.glob("*.parquet")):
         for row in pq.read_table(path).to_pylist():
             assert list(row) == ["user", "item", "rank", "score"]
             rows.setdefault(row["user"], []).append((row["item"], row["rank"], row["score"]))
@@ -183,10 +185,42 @@ def test_recommend_to_given_users_by_their_own_keys(hand_made_run: Run, tmp_path
     }
 
 
+def test_each_known_user_is_answered_once_and_unknown_ones_are_listed(
+    hand_made_run: Run, tmp_path: Path
+) -> None:
+    asked = ["ann", "nobody", "9", "ann", "Ärger", "nobody", "ann"]
+    made = recommend(hand_made_run, tmp_path / "top", 2, users=asked)
+    table = pq.read_table(tmp_path / "top")  # the list of unknown users is not in its way
+    assert table["user"].to_pylist() == ["ann", "ann", "9", "9"]
+    assert (made.folder.path, made.users) == (str(tmp_path / "top"), 2)
+    assert (made.unknown_users, made.repeated_users) == (["nobody", "Ärger"], 3)
+    listed = (tmp_path / "top" / "_unknown_users.txt").read_text(encoding="utf-8")
+    assert listed == "nobody\nÄrger\n"
+    again = recommend(hand_made_run, tmp_path / "top", 2, users=["9"], replace=True)
+    assert (again.unknown_users, again.repeated_users) == ([], 0)
+    assert [path.suffix for path in (tmp_path / "top").iterdir()] == [".parquet"]
+
+
+def test_users_and_items_without_training_interactions_are_counted(ray_cluster: None, tmp_path: Path) -> None:
+    rows = [f"{user},{item},{10 * user + item}\n" for user in range(8) for item in range(user, user + 4)]
+    (tmp_path / "times.csv").write_text("user,item,timestamp\n" + "".join(rows))
+    # The last users come after all others, and bring items of their own.
+    whole = prepare(tmp_path / "times.csv", tmp_path / "data", split="temporal", test_fraction=0.3)
+    run = train(whole, tmp_path / "run", load_config(settings=["train.epochs=1", *TINY]), workers=0)
+    trained = pairs(whole, "train")
+    made = recommend(run, tmp_path / "top", 1)
+    assert made.untrained_users == (~trained.any(1)).sum() > 0
+    assert made.untrained_items == (~trained.any(0)).sum() > 0
+    some = [str(user) for user in np.flatnonzero(trained.any(1))]
+    assert recommend(run, tmp_path / "some", 1, users=some).untrained_users == 0
+
+
 def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(AdarError, match=r"has no user 'nobody' \(unknown ids: 2\)") as caught:
-        recommend(hand_made_run, tmp_path / "top", users=["ann", "nobody", "x"])
+    with pytest.raises(AdarError, match=r"lists none of the given users, such as 'nobody'") as caught:
+        recommend(hand_made_run, tmp_path / "top", users=["nobody", "x"])
     assert "\n" not in str(caught.value)
+    with pytest.raises(AdarError, match="none are given"):
+        recommend(hand_made_run, tmp_path / "top", users=[])
     assert not list(tmp_path.iterdir())
     (tmp_path / "top").mkdir()
     (tmp_path / "top" / "mine.txt").write_text("mine")
@@ -197,16 +231,101 @@ def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
-    settings = load_config(settings=["train.epochs=1", "model.embedding_dim=4", "train.device=cpu"])
-    run = train(data, tmp_path / "run", settings, workers=0)
-    shard = data / "test" / "00001.parquet"
+    run = train(dataset, tmp_path / "run", load_config(settings=["train.epochs=1", *TINY]), workers=0)
+    shard = tmp_path / "run" / "model" / "test" / "00001.parquet"
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     with pytest.raises(AdarError) as caught:
         recommend(run, tmp_path / "top")
     assert str(caught.value).startswith(f"{shard}: is damaged")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "top").exists()
+
+
+# Without the dataset.
+
+
+@pytest.fixture
+def movable(dataset: Dataset, tmp_path: Path) -> Dataset:
+    return Dataset.open(shutil.copytree(dataset.folder.path, tmp_path / "data"))
+
+
+@pytest.mark.parametrize("model", ["mf", "lightgcn", "gru4rec"])
+def test_a_finished_run_needs_no_dataset(
+    dataset: Dataset, movable: Dataset, tmp_path: Path, model: str
+) -> None:
+    settings = load_config(settings=["train.epochs=1", f"model.name={model}", *TINY])
+    run = train(movable, tmp_path / "run", settings, workers=0)
+    found = {split: evaluate(run, split, data=movable.folder.path) for split in ("valid", "test")}
+    export(run, tmp_path / "before", data=movable.folder.path)
+    shutil.rmtree(movable.folder.path)
+    for split, measured_before in found.items():
+        assert evaluate(run.folder.path, split) == measured_before
+    export(run, tmp_path / "vectors")
+    for kind in ("users", "items"):
+        before, after = (vectors(tmp_path / folder, kind) for folder in ("before", "vectors"))
+        assert before[0] == after[0]
+        np.testing.assert_array_equal(before[1], after[1])
+    # Its model/ alone does as well, wherever it is.
+    copy = shutil.copytree(tmp_path / "run" / "model", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "run")
+    made = recommend(copy, tmp_path / "top", 3)
+    assert made.users == dataset.n_users
+    loaded = TrainedModel.load(copy)
+    assert loaded.config == settings
+    for split in ("train", "valid", "test"):  # with each user's items in their order
+        for mine, theirs in zip(loaded.dataset.read_split(split), dataset.read_split(split), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert loaded.dataset.item_keys() == dataset.item_keys()
+
+
+def test_what_model_json_says(run: Run, sequential: Run, dataset: Dataset) -> None:
+    for trained, length in ((run, None), (sequential, 50)):
+        info = json.loads((Path(trained.folder.path) / "model" / "model.json").read_text())
+        assert info.pop("settings") == trained.config.used()
+        assert info == {
+            "users": dataset.n_users,
+            "items": dataset.n_items,
+            "history_length": length,
+            "dataset": dataset.name,
+            "dataset_checksum": dataset.checksum,
+        }
+
+
+def test_an_unfinished_run_needs_its_dataset(dataset: Dataset, movable: Dataset, tmp_path: Path) -> None:
+    def stop(record: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(movable, tmp_path / "run", load_config(settings=TINY), workers=0, on_epoch=stop)
+    found = evaluate(tmp_path / "run")
+    Path(movable.folder.path).rename(tmp_path / "moved")
+    with pytest.raises(AdarError, match=f"no longer at {movable.folder}; say with --data") as caught:
+        evaluate(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert evaluate(tmp_path / "run", data=tmp_path / "moved") == found
+    other = prepare_other(tmp_path)
+    with pytest.raises(AdarError, match=r"is not the dataset that .* was trained on"):
+        evaluate(tmp_path / "run", data=other.folder.path)
+
+
+def test_a_run_of_an_earlier_version_needs_its_dataset(
+    dataset: Dataset, movable: Dataset, tmp_path: Path
+) -> None:
+    settings = load_config(settings=["train.epochs=1", *TINY])
+    run = train(movable, tmp_path / "run", settings, workers=0)
+    found = evaluate(run)
+    (tmp_path / "run" / "model" / "dataset.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert evaluate(run) == found
+    shutil.rmtree(movable.folder.path)
+    with pytest.raises(AdarError, match="say with --data where it is now"):
+        evaluate(run)
+    assert evaluate(run, data=dataset.folder.path) == found
+
+
+def prepare_other(folder: Path) -> Dataset:
+    (folder / "other.csv").write_text("user,item\na,b\na,c\na,d\n")
+    return prepare(folder / "other.csv", folder / "other")
 
 
 # A sequential model.

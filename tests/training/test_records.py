@@ -55,8 +55,8 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
         '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0\n}\n'
     )
     model = json.loads((folder / "model" / "model.json").read_text())
-    assert list(model) == ["model", "users", "items", "dataset_checksum"]
-    assert model["model"] == {"name": "mf", "embedding_dim": 64, "cosine": False}
+    assert list(model) == ["settings", "users", "items", "history_length", "dataset", "dataset_checksum"]
+    assert model["settings"]["model"] == {"name": "mf", "embedding_dim": 64, "cosine": False}
     run.folder.write_json("evaluation/test.json", {"split": "test", "users": 3, "metrics": {"mrr@5": 0.5}})
     assert run.evaluations() == {"test": Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})}
 

@@ -1,0 +1,70 @@
+"""`RUN/model/`: a model and everything that it takes to use it, whatever becomes of its dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load as load_safetensors
+
+from adar_ray.config import Config, load_config
+from adar_ray.custom import is_custom
+from adar_ray.data.dataset import MANIFEST, Dataset
+from adar_ray.data.write import copy_interactions
+from adar_ray.errors import AdarError, one_line
+from adar_ray.storage import Folder
+from adar_ray.training.build import is_sequential
+from adar_ray.training.records import ModelInfo
+
+INFO = "model.json"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What a model folder holds.
+
+    Attributes:
+        config: of the run.
+        dataset: the ids and interactions of the run's dataset.
+        weights: of the best epoch.
+    """
+
+    config: Config
+    dataset: Dataset
+    weights: dict[str, torch.Tensor]
+
+    @classmethod
+    def open(cls, folder: Folder) -> SavedModel | None:
+        """Opens a model folder; None if the folder is none, or that of an earlier version without ids and
+        interactions."""
+        if not (folder.exists(INFO) and folder.exists(MANIFEST)):
+            return None
+        info = folder.read_record(INFO, ModelInfo)
+        config = load_config(values=info.settings)
+        return cls(config, Dataset.open(folder.address), read_weights(folder, WEIGHTS))
+
+
+def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes) -> None:
+    """Writes a model folder; the manifest of the interactions completes it.
+
+    A custom model may build itself from anything in the dataset, so it gets times as well.
+    """
+    info = ModelInfo(
+        settings=config.used(),
+        users=dataset.n_users,
+        items=dataset.n_items,
+        history_length=dataset.sequences.length if is_sequential(config) else None,
+        dataset=dataset.name,
+        dataset_checksum=dataset.checksum,
+    )
+    folder.write_bytes(WEIGHTS, weights)
+    folder.write_json(INFO, info.model_dump())
+    copy_interactions(dataset, folder, with_times=is_custom(config.model.name))
+
+
+def read_weights(folder: Folder, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return load_safetensors(folder.read_bytes(name))
+    except Exception as error:  # safetensors has no exception class for damaged files
+        raise AdarError(f"{folder}/{name}: is damaged ({one_line(error, 120)})") from error
