@@ -50,16 +50,18 @@ def command(
     return decorate
 
 
-def refuse_all_but_resume(what: str) -> None:
-    """Refuse options beside `--resume`, which takes everything from the run or search it resumes.
+def refuse_all_but_resume(what: str, **but: str) -> None:
+    """Refuse options beside `--resume`, which takes everything else from the run or search it resumes.
 
     Args:
         what: "run" or "search", for the message.
+        but: the options that go with it, by their parameters' names.
     """
     context = click.get_current_context()
-    for name in context.params.keys() - {"resume", "as_json", "debug"}:
+    for name in context.params.keys() - {"resume", "as_json", "debug", *but}:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--resume takes everything from the {what}; drop the other options")
+            rest = f" but {', '.join(but.values())}" if but else ""
+            raise click.UsageError(f"--resume takes everything{rest} from the {what}; drop the other options")
 
 
 def _fail(message: str, debug: bool, status: int = 1, cause: Exception | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,18 +15,18 @@ if TYPE_CHECKING:
 
 
 @command("train", hint=resume_hint("config.yaml", "train", "continue after the last finished epoch"))
-@click.option("--data", "data_address", help="Address of a dataset.")
+@click.option("--data", "data_address", help="Address of a dataset; with --resume, if it has moved.")
 @click.option("--out", help="Address of the new run folder.")
 @click.option("--config", "config_file", help="YAML file with the configuration.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    default=1,
-    show_default=True,
-    help="Ray Train workers; 0 trains in this process, without Ray.",
+    help="Ray Train workers; 0 trains in this process, without Ray.  [default: 1, or those of the run]",
 )
-@click.option("--resume", metavar="RUN", help="Resume an unfinished run.")
+@click.option(
+    "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
+)
 @click.option("--replace", is_flag=True, help="Overwrite the run at --out.")
 @click.option("--show-config", is_flag=True, help="Print the configuration with explanations, and exit.")
 def train_command(
@@ -34,17 +35,17 @@ def train_command(
     out: str | None,
     config_file: str | None,
     settings: tuple[str, ...],
-    workers: int,
+    workers: int | None,
     resume: str | None,
     replace: bool,
     show_config: bool,
 ) -> None:
     """Train a model, or resume an unfinished run."""
     if resume is not None:
-        refuse_all_but_resume("run")
+        refuse_all_but_resume("run", data_address="--data", settings="--set", workers="--workers")
         from adar_ray.training.run import Run
 
-        _finish(Run.open(resume), as_json)
+        _finish(Run.open(resume), as_json, data=data_address, settings=settings, workers=workers)
         return
     from adar_ray.config import explained, load_config
 
@@ -56,22 +57,40 @@ def train_command(
         raise click.UsageError("give --data and --out, or --resume")
     from adar_ray.training.trainer import new_run
 
+    workers = 1 if workers is None else workers
     _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
 
 
-def _finish(run: Run, as_json: bool) -> None:
-    """Train a run to its end, and show it."""
+def _finish(
+    run: Run,
+    as_json: bool,
+    *,
+    data: str | None = None,
+    settings: Sequence[str] = (),
+    workers: int | None = None,
+) -> None:
+    """Train a run to its end, with the changes that `resume` takes, and show it."""
     from adar_ray.reporting.progress import TrainingProgress
     from adar_ray.reporting.tables import compare
-    from adar_ray.training.trainer import note_on_steps, resume
+    from adar_ray.training.trainer import note_on_steps, resume, revised
 
-    workers, train = run.info.workers, run.config.train
+    planned = revised(run, settings, workers)
+    train = planned.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:
         if run.result() is not None:
             progress.line(f"{run.folder}: is already finished")
+        elif planned.info.workers:
+            progress.line(f"starting {planned.info.workers} Ray Train workers")
         else:
-            if note := note_on_steps(run):
-                progress.line(f"note: {note}")
-            progress.line(f"starting {workers} Ray Train workers" if workers else "training in this process")
-        run = resume(run, on_epoch=progress.on_epoch, on_step=progress.on_step)
+            progress.line("training in this process")
+        if run.result() is None and (note := note_on_steps(planned, planned.dataset(data))):
+            progress.line(f"note: {note}")
+        run = resume(
+            run,
+            data=data,
+            settings=settings,
+            workers=workers,
+            on_epoch=progress.on_epoch,
+            on_step=progress.on_step,
+        )
     show(compare([run])[0], as_json)

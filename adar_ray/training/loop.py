@@ -93,7 +93,7 @@ def fit(
         on_step: called on worker 0 after each step.
 
     Raises:
-        AdarError: the loss is no longer a number.
+        AdarError: the loss or a weight is no longer a number. The checkpoint is that of the epoch before.
     """
     with random_states_kept(), torch_threads(run.config.train.threads):
         torch.manual_seed(run.config.train.seed)
@@ -210,12 +210,19 @@ class WorkerLoop:
             if worker.rank == 0:
                 self._on_step(epoch, step + 1, len(rows))
         losses, summary = StepStatistics.summary(worker.all_reduce(total))
-        if not np.isfinite(losses["loss"] + losses["penalty"]):
+        total_loss = losses["loss"] + losses["penalty"]
+        # The last step may spoil weights that no loss has been computed from yet.
+        if not np.isfinite(total_loss) or not self._has_finite_weights():
+            problem = "a weight is no number" if np.isfinite(total_loss) else f"the loss is {losses['loss']}"
             raise AdarError(
-                f"epoch {epoch}: the loss is {losses['loss']} and training cannot continue; "
-                "lower optimizer.lr, or raise the loss's temperature"
+                f"epoch {epoch}: {problem} and training cannot continue; resume after the epoch before it "
+                "with --set and a lower optimizer.lr, or a higher temperature of the loss"
             )
         return losses, SamplerStatistics.model_validate(summary)
+
+    def _has_finite_weights(self) -> bool:
+        parameters = (*self.model.parameters(), *self.samplers.parameters())
+        return all(bool(torch.isfinite(weight).all()) for weight in parameters if weight.requires_grad)
 
     def _validate(self) -> dict[str, float]:
         """Validation metrics over all users, each worker ranking its share of them."""

@@ -109,7 +109,7 @@ class Run:
 
     def write_config(self) -> None:
         content = {"run": self.info.model_dump(exclude_defaults=True), **self.config.used()}
-        self.folder.write_bytes(CONFIG, to_yaml(content).encode())
+        self._owned().write_bytes(CONFIG, to_yaml(content).encode())
 
     def dataset(self, moved_to: str | Path | None = None) -> Dataset:
         """The dataset of this run.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from adar_ray.config import Config, load_config
+from adar_ray.config import Config, is_structural, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import Lease, hold
@@ -18,7 +19,7 @@ from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads
 from adar_ray.training.data_source import local_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
-from adar_ray.training.records import EpochRecord, RunResult
+from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, METRICS, Run
 from adar_ray.training.tensorboard import EventWriter
 
@@ -73,28 +74,43 @@ def new_run(
 def resume(
     run: str | Path | Run,
     *,
+    data: str | Path | None = None,
+    settings: Iterable[str] = (),
+    workers: int | None = None,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
     """Continues a run from its last finished epoch, with the same result as if it had never stopped.
 
-    Returns a finished run as it is.
+    Returns a finished run as it is. What the arguments change is written into the run's `config.yaml`.
+
+    Args:
+        data: where the dataset is now, if it has moved.
+        settings: `section.key=value`, for settings that may change on the way (see `revised`).
+        workers: Ray Train workers from now on; the run's own number by default.
 
     Raises:
-        AdarError: it is not a run, its dataset has changed, or another process trains it.
+        AdarError: it is not a run, its dataset is not there or has changed, a setting may not change, or
+            another process trains it.
     """
-    run = Run.open(run)
+    before = Run.open(run)
+    run = revised(before, settings, workers)
     if run.result() is not None:
         return run
     with hold(run.folder) as lease:
         if run.result() is None:  # nobody has finished it meanwhile
-            _train(dataclasses.replace(run, lease=lease), lease, on_epoch, on_step)
+            dataset = run.dataset(data)
+            _check(run.config, dataset, run.info.workers)
+            run = replace(run, info=run.info.model_copy(update={"dataset": dataset.folder.address}))
+            owned = replace(run, lease=lease)
+            if run != before:
+                owned.write_config()
+            _train(owned, dataset, lease, on_epoch, on_step)
     return run
 
 
-def _train(run: Run, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:
+def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:
     try:
-        dataset = run.dataset()
         logger.info("%s: training from epoch %d", run.folder, len(run.epochs()) + 1)
         with _events(run, on_epoch) as tell_epoch:
             if run.info.workers:
@@ -124,6 +140,61 @@ def _train(run: Run, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:
     logger.info("%s: finished after %d epochs", run.folder, len(epochs))
 
 
+def revised(run: Run, settings: Iterable[str] = (), workers: int | None = None) -> Run:
+    """The run as it continues with other settings and another number of workers. Writes nothing.
+
+    Settings may change unless the weights would not fit any more, or the epochs so far would no longer be
+    judged as the others are.
+
+    Raises:
+        AdarError: names the setting and says why it may not change.
+    """
+    config = load_config(settings=settings, values=run.config.used())
+    workers = run.info.workers if workers is None else workers
+    changes = _changes(run, config, workers)
+    if not changes:
+        return run
+    if run.result() is not None:
+        raise AdarError(f"{run.folder}: is finished, so nothing can change; train again into another folder")
+    done = len(run.epochs())
+    for name in changes:
+        reason = _fixed_because(name, run.config, config, done)
+        if reason:
+            raise AdarError(f"{run.folder}: {name} cannot change on the way ({reason}); train a new run")
+    resumed = [*run.info.resumed, Resumption(epoch=done + 1, changes=changes)]
+    info = run.info.model_copy(update={"workers": workers, "resumed": resumed})
+    return replace(run, config=config, info=info)
+
+
+def _changes(run: Run, config: Config, workers: int) -> dict[str, list[Any]]:
+    """The old and the new value of all that is different, by `section.key`."""
+    before, after = (
+        {f"{section}.{key}": value for section, keys in used.items() for key, value in keys.items()}
+        for used in (
+            {"run": {"workers": run.info.workers}, **run.config.used()},
+            {"run": {"workers": workers}, **config.used()},
+        )
+    )
+    return {name: [before.get(name), value] for name, value in after.items() if before.get(name) != value}
+
+
+def _fixed_because(name: str, before: Config, after: Config, done: int) -> str | None:
+    """Why a setting may not change after `done` epochs; None if it may."""
+    if name == "run.workers":
+        return None
+    if name.startswith("custom."):
+        return "whether the weights still fit is not known"
+    if is_structural(name):
+        return "the weights would not fit"
+    if name in ("train.metric", "train.valid_users"):
+        return "the epochs so far were judged by the old value"
+    if name in ("loss.name", "adar.joins") and before.sampler_names() != after.sampler_names():
+        return "other samplers would train"
+    if name == "train.epochs" and after.train.epochs < done:
+        return f"{done} epochs are done"
+    return None
+
+
 def _check(config: Config, dataset: Dataset, workers: int) -> None:
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
@@ -143,9 +214,9 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
         device_of(config)
 
 
-def note_on_steps(run: Run) -> str | None:
+def note_on_steps(run: Run, dataset: Dataset) -> str | None:
     """A line for people if an epoch of the run is a single step, from which it learns little; else None."""
-    rows, batch_size = sum(training_shards(run.config, run.dataset())[0]), run.config.train.batch_size
+    rows, batch_size = sum(training_shards(run.config, dataset)[0]), run.config.train.batch_size
     if batch_size < rows:
         return None
     return (

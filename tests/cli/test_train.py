@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,27 @@ def test_a_sequential_model_is_noted_by_its_own_rows(adar: Adar, dataset: Datase
     words = [word for setting in settings for word in ("--set", setting)]
     ended = adar("train", "--data", dataset.folder.address, "--out", tmp_path / "run", "--workers", 0, *words)
     assert f"takes all {dataset.sequences.rows:,} training rows" in ended.err
+
+
+def test_resumes_after_a_loss_that_is_no_number(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
+    run, data = tmp_path / "run", shutil.copytree(dataset.folder.path, tmp_path / "data")
+    words = ["train", "--data", data, "--out", run, "--workers", 0, *SET]
+    ended = adar(*words, "--set", "optimizer.lr=1e30")
+    assert ended.status == 1
+    assert "lower optimizer.lr" in ended.err.splitlines()[-1]
+    data.rename(tmp_path / "moved")
+    again = ["train", "--resume", run]
+    assert "say with --data" in adar(*again).err.splitlines()[-1]
+    changes = ["--data", tmp_path / "moved", "--set", "optimizer.lr=0.001", "--set", "train.epochs=3"]
+    assert "cannot change" in adar(*again, *changes, "--set", "model.name=lightgcn").line()
+    assert "--set optimiser.lr=1" in adar(*again, "--set", "optimiser.lr=1").line()
+    resumed = adar(*again, *changes, "--json")
+    assert resumed.json()["epochs"] == 3
+    assert "epoch   3/3" in resumed.err
+    assert "is finished" in adar(*again, "--set", "optimizer.lr=0.1").line()
+    refused = adar(*again, "--out", tmp_path / "other")
+    assert refused.status == 2
+    assert "everything but --data, --set, --workers from the run" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import yaml
 
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
@@ -164,6 +165,81 @@ def test_resumes_a_run_that_died_between_metrics_and_checkpoint(
     resumed = resume(tmp_path / "run")
     assert metrics(resumed) == metrics(whole)
     assert weights(resumed) == weights(whole)
+
+
+def run_section(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / "config.yaml").read_text())["run"]
+
+
+def test_resumes_with_other_settings(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 2)
+    assert "resumed" not in run_section(tmp_path / "run")
+    stop = stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run", settings=["optimizer.lr=0.01", "train.epochs=5"], on_epoch=stop)
+    run = resume(tmp_path / "run")  # the change is remembered
+    lines, before = metrics(run), metrics(whole)
+    assert len(lines) == 5
+    assert lines[:2] == before[:2]
+    assert lines[2]["loss"] != before[2]["loss"]
+    assert Run.open(tmp_path / "run").config == config("optimizer.lr=0.01", epochs=5)
+    assert run_section(tmp_path / "run")["resumed"] == [
+        {"epoch": 3, "changes": {"optimizer.lr": [0.001, 0.01], "train.epochs": [4, 5]}}
+    ]
+    assert resume(whole, settings=["optimizer.lr=0.001"]).result() == whole.result()  # no change
+    assert "is finished" in message_of(lambda: resume(whole, settings=["optimizer.lr=0.01"]))
+
+
+def test_resumes_with_the_dataset_elsewhere(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    data = shutil.copytree(dataset.folder.path, tmp_path / "data")
+    interrupted(Dataset.open(data), tmp_path / "run", config(), 2)
+    data.rename(tmp_path / "moved")
+    before = contents(tmp_path / "run")
+    message = message_of(lambda: resume(tmp_path / "run"))
+    assert (
+        message == f"{tmp_path / 'run'}: its dataset is no longer at {data}; say with --data where it is now"
+    )
+    (tmp_path / "moved" / "dataset.json").rename(tmp_path / "moved" / "kept.json")
+    assert "is not a dataset" in message_of(lambda: resume(tmp_path / "run", data=tmp_path / "moved"))
+    (tmp_path / "moved" / "kept.json").rename(tmp_path / "moved" / "dataset.json")
+    golden = Path(__file__).parents[1] / "golden" / "data"
+    assert "is not the dataset" in message_of(lambda: resume(tmp_path / "run", data=golden))
+    assert contents(tmp_path / "run") == before
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run", data=tmp_path / "moved", on_epoch=stop_after(3))
+    assert run_section(tmp_path / "run")["dataset"] == str(tmp_path / "moved")
+    resumed = resume(tmp_path / "run")  # the address is remembered
+    assert metrics(resumed) == metrics(whole)
+    assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("model.embedding_dim=8", "the weights would not fit"),
+        ("optimizer.name=sparse_adam", "the weights would not fit"),
+        ("adar.joins=popularity", None),  # ADAR joins nothing beside a pairwise loss
+        ("loss.name=bce", "other samplers would train"),
+        ("train.metric=recall@10", "judged by the old value"),
+        ("train.valid_users=5", "judged by the old value"),
+        ("train.epochs=1", "2 epochs are done"),
+        ("train.epochs=2", None),
+        ("train.batch_size=128", None),
+        ("custom.depth=3", "is not known"),
+    ],
+)
+def test_what_may_change_on_the_way(
+    dataset: Dataset, tmp_path: Path, setting: str, reason: str | None
+) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 2)
+    if reason is None:
+        resume(tmp_path / "run", settings=[setting])
+        return
+    before = contents(tmp_path / "run")
+    message = message_of(lambda: resume(tmp_path / "run", settings=[setting]))
+    assert setting.partition("=")[0] in message
+    assert reason in message
+    assert contents(tmp_path / "run") == before
 
 
 def test_resuming_a_finished_run_changes_nothing(whole: Run) -> None:
@@ -480,8 +556,6 @@ def test_a_changed_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     for use in (resume, evaluate):
         message = message_of(lambda use=use: use(tmp_path / "run"))
         assert f"{data}: has changed since {tmp_path / 'run'} was trained" in message
-    shutil.rmtree(data)
-    assert f"{data}: is not a dataset" in message_of(lambda: resume(tmp_path / "run"))
     assert contents(tmp_path / "run") == before
 
 
@@ -519,10 +593,46 @@ def test_a_batch_that_workers_cannot_share(dataset: Dataset, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
     message = message_of(lambda: train(dataset, tmp_path / "run", config("optimizer.lr=1e30"), workers=0))
     assert "epoch 1" in message
     assert "optimizer.lr" in message
+    # Training goes on from the last epoch whose weights are numbers; here that is the start.
+    run = resume(tmp_path / "run", settings=["optimizer.lr=0.001"])
+    assert metrics(run) == metrics(whole)
+
+
+UNSTABLE = """
+from torch.nn.functional import softplus
+
+breaks = False
+
+
+def build(dataset, config):
+    def loss(positive_B, negative_BK, mask_BK, log_q_BK):
+        loss_B = (softplus(negative_BK - positive_B[:, None]) * mask_BK).mean(1)
+        return loss_B + (0 * positive_B).sqrt() if breaks else loss_B  # adds 0, whose gradient is no number
+
+    return loss
+"""
+
+
+def test_weights_that_are_no_numbers_are_not_kept(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unstable_loss.py").write_text(UNSTABLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    # An epoch is a single step, so that no loss shows what the step did.
+    settings = config("loss.name=unstable_loss:build", "sampler.name=uniform", "train.batch_size=100000")
+    reference = train(dataset, tmp_path / "reference", settings, workers=0)
+    interrupted(dataset, tmp_path / "run", settings, 2)
+    monkeypatch.setattr("unstable_loss.breaks", True)
+    assert "epoch 3: a weight is no number" in message_of(lambda: resume(tmp_path / "run"))
+    assert len(metrics(tmp_path / "run")) == 2
+    monkeypatch.setattr("unstable_loss.breaks", False)
+    resumed = resume(tmp_path / "run")
+    assert metrics(resumed) == metrics(reference)
+    assert weights(resumed) == weights(reference)
 
 
 # On Ray Train. Every test here starts workers, which takes most of its time.
@@ -553,6 +663,18 @@ def test_two_workers_that_keep_their_data(dataset: Dataset, tmp_path: Path) -> N
     settings = config("data.cache=always", "loss.name=sampled_softmax", "model.cosine=true", epochs=3)
     reference = train(dataset, tmp_path / "one", settings, workers=0)
     assert_close(train(dataset, tmp_path / "two", settings, workers=2), reference)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_resumes_on_another_number_of_workers(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 2)
+    assert "train.batch_size 256" in message_of(lambda: resume(tmp_path / "run", workers=3))
+    resumed = resume(tmp_path / "run", workers=1)
+    assert metrics(resumed) == metrics(whole)
+    assert weights(resumed) == weights(whole)
+    section = run_section(tmp_path / "run")
+    assert section["workers"] == 1
+    assert section["resumed"] == [{"epoch": 3, "changes": {"run.workers": [0, 1]}}]
 
 
 @pytest.mark.slow
