@@ -61,16 +61,16 @@ def recommend_command(
             on_progress=lambda done, total: progress("ranking", done),
         )
     if result.repeated_users:
-        message(f"note: {result.repeated_users:,} ids in {users_file} are repeated; each has its items once")
+        message(f"note: {users_file}: repeated ids: {result.repeated_users:,}; each user is answered once")
     if result.unknown_users:
         message(
-            f"note: {len(result.unknown_users):,} ids in {users_file} are no users of the model; "
+            f"note: {users_file}: ids that the model does not know: {len(result.unknown_users):,}; "
             f"{result.folder}/{UNKNOWN_USERS} lists them"
         )
     if result.untrained_users or result.untrained_items:
         message(
-            f"note: {result.untrained_users:,} of these users and {result.untrained_items:,} of all items "
-            "have no training interactions; the model has learned nothing about them"
+            f"note: without training interactions: {result.untrained_users:,} of these users and "
+            f"{result.untrained_items:,} of all items; their scores mean little"
         )
     show(
         {

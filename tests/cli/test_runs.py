@@ -74,8 +74,8 @@ def test_repeated_and_unknown_users(adar: Adar, run: str, tmp_path: Path) -> Non
     users.write_text("ann\nnobody\nann\n")
     ended = adar("recommend", run, *top, "--json")
     assert (ended.json()["users"], ended.json()["unknown users"]) == (1, 1)
-    assert f"note: 1 ids in {users} are repeated" in ended.err
-    assert f"note: 1 ids in {users} are no users of the model" in ended.err
+    assert f"note: {users}: repeated ids: 1; " in ended.err
+    assert f"note: {users}: ids that the model does not know: 1; " in ended.err
     assert str(tmp_path / "top" / "_unknown_users.txt") in ended.err
     assert (tmp_path / "top" / "_unknown_users.txt").read_text() == "nobody\n"
 
