@@ -89,5 +89,5 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     a_search(tmp_path).write()
     assert "--resume" in refusal(check_new, Folder.at(tmp_path / "search"), replace=False)
     check_new(Folder.at(tmp_path / "search"), replace=True)
-    assert not (tmp_path / "search").exists()
+    assert (tmp_path / "search" / "search.yaml").exists()  # it stays until another takes its place
     assert (tmp_path / "mine").exists()
