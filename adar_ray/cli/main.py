@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import click
@@ -39,6 +40,8 @@ def main() -> None:
     # the background, which makes it ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    # Ray Tune's own handler of Ctrl-C waits for trials. They end with this process, and continue later.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     keep_freed_memory()
     cli()
 

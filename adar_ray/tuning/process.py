@@ -13,7 +13,6 @@ from adar_ray.process import environment_kept, random_states_kept, signal_handle
 _RAY_TUNE = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new output is never silent
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it waits for trials, which continue from their last epoch anyway
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
