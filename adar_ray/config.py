@@ -274,7 +274,7 @@ def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     path, equals, text = setting.partition("=")
     section, dot, key = path.strip().partition(".")
     origin = f"--set {one_line(setting, 100)}"
-    if not (equals and dot and key):
+    if not (equals and dot and key and key.isprintable()):
         raise AdarError(f"{origin}: give it as section.key=value, such as --set adar.beta=0.8")
     value = parse_yaml(text, origin)
     check_key(section, key, origin)

@@ -116,10 +116,9 @@ def _damaged(origin: str, problem: str, remedy: str) -> AdarError:
 
 
 def _text(data: bytes | str, longest: int) -> str:
+    data = data.encode() if isinstance(data, str) else data
     if len(data) > longest:
         raise ValueError(f"it is longer than {longest:,} bytes")
-    if isinstance(data, str):
-        return data
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ class AdarError(Exception):
     def __init__(self, message: str) -> None:
         line = "".join(c if c.isprintable() else " " for c in message)
         if len(line) > LONGEST_MESSAGE:
-            half = LONGEST_MESSAGE // 2
+            half = LONGEST_MESSAGE // 2 - 3
             line = f"{line[:half]} ... {line[-half:]}"
         super().__init__(line)
 

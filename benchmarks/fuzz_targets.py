@@ -176,7 +176,8 @@ def _space() -> Target:
 
     def read(random: Random, folder: Path) -> None:
         space = Space.load(folder / "space.yaml")
-        check(space)
+        if random.random() < 0.1:  # it builds up to a thousand configurations
+            check(space)
         again = Space.from_mapping(parse_yaml(to_yaml(space.model_dump(mode="json")), "again"), "again")
         assert again == space
 

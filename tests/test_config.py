@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from adar_ray.config import Config, explained, load_config, parse_metric, search_range
-from adar_ray.errors import AdarError
+from adar_ray.errors import LONGEST_MESSAGE, AdarError
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
 
@@ -162,6 +162,52 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00model")
     assert "binary.yaml" in refusal(binary)
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("adar.candidates=2001-99-99", "adar.candidates: Input should be a valid integer"),
+        ("loss.l2=!!timestamp 1", "leave out the tag !!timestamp"),
+        ("loss.l2=.inf", "loss.l2: Input should be a finite number"),
+        ("loss.l2=.nan", "loss.l2: Input should be"),
+        ("adar.weight='1e999'", "adar.weight: Input should be a finite number"),
+        ("train.seed=" + "9" * 5000, "is too long"),
+        ("train.metric=ndcg@" + "9" * 5000, "train.metric"),
+        ("train.metric=ndcg@020", "train.metric"),
+        ("custom.a=" + "[" * 20_000, "nested more than 32 levels deep"),
+        ("custom.a={b: 1, b: 2}", "the key b is there twice"),
+        ("custom.\udc80=1", "section.key=value"),
+        ("model.name=..:mf", "there is no model"),
+        ("model.embedding_dim=1e15", "model.embedding_dim: Input should be less than or equal to 65536"),
+        ("adar.timesteps=1e12", "adar.timesteps: Input should be less than or equal to 1000000"),
+        ("train.batch_size=1e12", "train.batch_size: Input should be less than or equal to"),
+        ("train.valid_users=1e12", "train.valid_users: Input should be less than"),
+    ],
+    ids=lambda text: ascii(text[:30]),
+)
+def test_a_value_that_nothing_can_mean_is_refused(setting, problem):
+    assert problem in refusal(None, setting)
+
+
+def test_every_whole_number_has_an_upper_bound():
+    for name, field in ((f"{s}.{k}", f) for s, b in _blocks() for k, f in b.model_fields.items()):
+        if field.annotation is int and name != "train.threads":  # the machine bounds the threads
+            assert name in refusal(None, f"{name}={2**62}")
+
+
+def _blocks():
+    sections = {name: field.annotation for name, field in Config.model_fields.items() if name != "custom"}
+    return sections.items()
+
+
+def test_a_long_file_is_not_quoted_back(tmp_path):
+    for text in (
+        "a: " + "x" * 50_000,
+        "model: [" + "x, " * 9000 + "]",
+        "model: {name: " + "x" * 50_000 + "}",
+    ):
+        assert len(refusal(write(tmp_path, text))) <= LONGEST_MESSAGE
 
 
 def test_what_does_not_go_together_is_said():
@@ -325,7 +371,21 @@ def test_a_metrics_name_is_parsed():
 
 
 @pytest.mark.parametrize(
-    "metric", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@1.5", "auc@5", "@5", "", "ndcg@ 5"]
+    "metric",
+    [
+        "ndcg@\u0665",
+        "ndcg@07",
+        "ndcg@10000000",
+        "ndcg",
+        "ndcg@",
+        "ndcg@0",
+        "ndcg@-1",
+        "ndcg@1.5",
+        "auc@5",
+        "@5",
+        "",
+        "ndcg@ 5",
+    ],
 )
 def test_what_is_no_metric_is_refused(metric):
     with pytest.raises(ValueError, match="is no metric"):

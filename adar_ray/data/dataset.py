@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -163,6 +164,8 @@ class Dataset:
         name = self.shards(SEQUENCES)[shard].name
         rows = pa.list_(pa.int32(), self.sequences.length + 1)
         users, items = self._read_columns(name, {"user": pa.int32(), "items": rows})
+        if pc.list_flatten(items).null_count:
+            raise self._damaged(name, "column items lacks values")
         user_R, item_RN = users.to_numpy(), to_matrix(items)
         self._check_ids(name, user_R, 0, self.n_users)
         self._check_ids(name, item_RN, PADDING, self.n_items)

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from adar_ray.data.sequences import LONGEST
+from adar_ray.errors import one_line
 from adar_ray.storage import FileEntry
 
 SCHEMA_VERSION = 3
@@ -150,8 +151,8 @@ class Manifest(_Record):
             if name not in rows:
                 raise ValueError(f"{name} is not among the files")
         for name in rows.keys() - {USERS, ITEMS}:
-            if not re.fullmatch(rf"({'|'.join((*SPLITS, SEQUENCES))})/\w[\w.-]*", name):
-                raise ValueError(f"{name!r} is no name of a shard")
+            if not re.fullmatch(rf"({'|'.join((*SPLITS, SEQUENCES))})/\w[\w.-]{{0,99}}", name):
+                raise ValueError(f"{one_line(name, 60)!r} is no name of a shard")
         of_files = {
             "users": rows[USERS],
             "items": rows[ITEMS],

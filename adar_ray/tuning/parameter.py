@@ -21,6 +21,7 @@ _FORMS = {
     "integer": "[low, high]",
     "choice": "[a value, another]",
 }
+_MOST_STEPS = 10_000  # their values are listed
 
 
 def _scalar(value: Any) -> Any:
@@ -73,6 +74,8 @@ class Parameter(Settings):
             raise ValueError("a logarithmic range must begin above 0")
         if self.quantized:
             low, high, step = (Decimal(str(number)) for number in self.quantized)
+            if step > 0 and (high - low) / step > _MOST_STEPS:
+                raise ValueError(f"more than {_MOST_STEPS} steps of {step} lead from {low} to {high}")
             if step <= 0 or (high - low) % step:
                 raise ValueError(f"no whole number of steps of {step} leads from {low} to {high}")
         return self

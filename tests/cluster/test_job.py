@@ -81,6 +81,8 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"workers": {"nmber": 2}}, ["job.yaml", "workers.nmber", "number?"]),
         ({"workers": {"number": -1}}, ["workers.number", "-1"]),
         ({"steps": []}, ["steps"]),
+        ({"environment": {"A": [["x"] * 9000]}}, ["environment.A"]),
+        ({"time_limit": "9" * 400}, ["time_limit", "finite"]),
         ({"storage": "data"}, ["storage", "absolute path", "data"]),
         ({"steps": ["trian --out /x"]}, ["steps.1", "'trian'", "train?"]),
         ({"steps": ["adar-ray train --out /x"]}, ["steps.1", "'adar-ray'"]),
@@ -112,6 +114,9 @@ def test_wrong_jobs(tmp_path: Path, keys: dict[str, Any], words: list[str]) -> N
         ("workers.number=many", ["--set workers.number=many", "many"]),
         ("adar.betta=1", ["--set adar.betta=1", "adar.beta?"]),
         ("retries=-1", ["--set retries=-1"]),
+        ("retries=" + "9" * 5000, ["--set retries=999", "too long"]),
+        ("environment.N=[1", ["--set environment.N", "not valid YAML"]),
+        ("parameters=!!set {a}", ["--set parameters", "leave out the tag !!set"]),
     ],
 )
 def test_wrong_settings(tmp_path: Path, setting: str, words: list[str]) -> None:
@@ -140,3 +145,21 @@ def test_job_names() -> None:
     assert check_name("nightly-2030_01") == "nightly-2030_01"
     for name in ("", "a.2", "../x", "a b", "-x", "x" * 101):
         assert "--name" in message_of(lambda name=name: check_name(name))
+
+
+def test_values_that_other_yaml_takes_for_dates_are_text(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "storage: /data\nsteps: [evaluate $day]\nparameters: {day: 2001-02-03}\n", encoding="utf-8"
+    )
+    assert Job.load(tmp_path / "job.yaml").commands("x") == [["evaluate", "2001-02-03"]]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "- storage", "just words", "null"])
+def test_a_file_that_holds_no_keys(tmp_path: Path, text: str) -> None:
+    (tmp_path / "job.yaml").write_text(text)
+    assert "job.yaml: " in message_of(lambda: Job.load(tmp_path / "job.yaml"))
+
+
+def test_a_job_in_the_environment_that_is_damaged() -> None:
+    for text in ("", "[]", "{", "[" * 10_000, '{"storage": "/data"}', "\udc80"):
+        assert message_of(lambda text=text: Job.from_json(text)).startswith("job: ")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError
+from adar_ray.errors import LONGEST_MESSAGE, AdarError
 
 
 @pytest.fixture
@@ -23,7 +25,8 @@ def folder(dataset: Dataset, tmp_path: Path) -> Path:
 def failing(call) -> str:
     with pytest.raises(AdarError) as caught:
         call()
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= LONGEST_MESSAGE
     return str(caught.value)
 
 
@@ -121,8 +124,80 @@ def test_another_schema_version(folder: Path, version: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", '{"schema_version": 3, "na', '{"schema_version": 3}', "\xff\xfe", "[]", "null", "7"]
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"schema_version": ' + "9" * 5000 + "}",
+        '{"schema_version": 3, "na',
+        '{"schema_version": 3}',
+        "\xff\xfe",
+        "[]",
+        "null",
+        "7",
+    ],
 )
 def test_damaged_manifest(folder: Path, text: str) -> None:
     (folder / "dataset.json").write_bytes(text.encode("latin-1"))
     assert failing(lambda: Dataset.open(folder)).startswith(f"{folder}/dataset.json: ")
+
+
+def rewrite(folder: Path, name: str, table: pa.Table, **changes: object) -> Dataset:
+    """The dataset with another file in place of one, which the manifest knows."""
+    pq.write_table(table, folder / name)
+    data = (folder / name).read_bytes()
+    manifest = json.loads((folder / "dataset.json").read_text())
+    (entry,) = (entry for entry in manifest["files"] if entry["name"] == name)
+    entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **changes}
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    return Dataset.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: t.drop_columns("item"), "no column item of the type int32"),
+        (lambda t: t.append_column("item", t["item"]), "no column item of the type int32"),
+        (lambda t: t.set_column(1, "item", t["item"].cast(pa.int64())), "no column item of the type int32"),
+        (lambda t: t.set_column(1, "item", pa.nulls(len(t), pa.int32())), "column item lacks values"),
+        (lambda t: t.set_column(1, "item", pa.array([400] * len(t), pa.int32())), "not from 0 to 399"),
+        (lambda t: t.set_column(0, "user", pa.array([-1] * len(t), pa.int32())), "not from 0 to 299"),
+        (lambda t: t.slice(1), "rows, not"),
+    ],
+)
+def test_a_shard_that_is_no_shard(folder: Path, change, problem: str) -> None:
+    name = "train/00001.parquet"
+    dataset = rewrite(folder, name, change(pq.read_table(folder / name)))
+    message = failing(lambda: dataset.read_split("train"))
+    assert message.startswith(f"{folder}/{name}: is damaged (")
+    assert problem in message
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        lambda n, size: pa.array([[1] * (size - 1)] * n, pa.list_(pa.int32(), size - 1)),
+        lambda n, size: pa.array([[None] * size] * n, pa.list_(pa.int32(), size)),
+        lambda n, size: pa.array([[400] * size] * n, pa.list_(pa.int32(), size)),
+        lambda n, size: pa.array([[-2] * size] * n, pa.list_(pa.int32(), size)),
+        lambda n, size: pa.array([[1] * size] * n),
+    ],
+)
+def test_sequences_that_are_none(folder: Path, items) -> None:
+    name = "sequences/00000.parquet"
+    table = pq.read_table(folder / name)
+    size = Dataset.open(folder).sequences.length + 1
+    dataset = rewrite(folder, name, table.set_column(1, "items", items(len(table), size)))
+    assert failing(lambda: dataset.read_sequences(0)).startswith(f"{folder}/{name}: is damaged (")
+
+
+def test_a_file_that_is_no_parquet_although_its_checksum_is_right(folder: Path) -> None:
+    name = "users.parquet"
+    table = pq.read_table(folder / name)
+    for content in (b"", b"PAR1", (folder / name).read_bytes()[:-9] + b"PAR1"):
+        rewrite(folder, name, table)
+        (folder / name).write_bytes(content)
+        manifest = json.loads((folder / "dataset.json").read_text())
+        manifest["files"][0] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        (folder / "dataset.json").write_text(json.dumps(manifest))
+        assert f"{folder}/{name}: is damaged (" in failing(Dataset.open(folder).user_keys)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from adar_ray.data.manifest import Manifest, PreparedSource, SplitRecord, count_rows
 from adar_ray.data.split import SplitProtocol
+from adar_ray.documents import explain
 from adar_ray.storage import FileEntry, Folder
 
 TEXT = """\
@@ -127,3 +128,33 @@ def test_count_rows_by_kind():
     ]
     assert count_rows(files, "train") == 3
     assert count_rows(files, "train", "test") == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda m: m["counts"].update(users=-1), "counts.users"),
+        (lambda m: m["counts"].update(users=2), "counts.users is 2, but the files hold 1"),
+        (lambda m: m["counts"].update(items=10**12), "counts.items"),
+        (lambda m: m["counts"].update(interactions=3), "counts.interactions is 3, but the files hold 2"),
+        (lambda m: m["counts"].update(train=1, valid=1), "counts.train is 1, but the files hold 2"),
+        (lambda m: m["sequences"].update(rows=10**12), "but the files hold 1"),
+        (lambda m: m["sequences"].update(length=0), "sequences.length"),
+        (lambda m: m["sequences"].update(length=10**9), "sequences.length"),
+        (lambda m: m["files"].pop(0), "users.parquet is not among the files"),
+        (lambda m: m["files"].append(m["files"][0]), "a file is listed twice"),
+        (lambda m: m["files"][3].update(rows=-1), "files.3.rows"),
+        (lambda m: m["files"][3].update(name="train/../../x"), "'train/../../x' is no name of a shard"),
+        (lambda m: m["files"][3].update(name="/etc/passwd"), "'/etc/passwd' is no name of a shard"),
+        (lambda m: m["files"][3].update(name="other/00000.parquet"), "is no name of a shard"),
+        (lambda m: m["files"][3].update(name="train/" + "x" * 300), "is no name of a shard"),
+        (lambda m: m["split"].update(test_fraction=float("nan")), "split.test_fraction"),
+        (lambda m: m["source"].update(min_rating=float("inf")), "min_rating"),
+    ],
+)
+def test_what_cannot_be_is_refused(change, problem):
+    content = json.loads(TEXT)
+    change(content)
+    with pytest.raises(ValidationError) as caught:
+        Manifest.model_validate(content)
+    assert problem in explain(caught.value)

@@ -285,6 +285,7 @@ def test_the_time_of_a_budget_is_a_duration():
     assert space(budget={"time": "1h30m"}).budget.time == 5400
     assert space(budget={"time": 90}).budget.time == 90
     assert refusal(space, budget={"time": "soon"}).startswith("file: budget.time: 'soon'")
+    assert refusal(space, budget={"time": "9" * 400}).startswith("file: budget.time: ")
 
 
 # Declared ranges
