@@ -34,6 +34,7 @@ SECONDS = 20.0
 MEMORY = 1 << 30  # bytes
 ADDRESS_SPACE = 4 << 30  # bytes more than before the first input: what asks for more gets a MemoryError
 _START_SECONDS = 120.0
+_SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None  # every input is written to files
 
 
 class Outcome(ctypes.Structure):
@@ -68,7 +69,7 @@ def fuzz(names: Sequence[str], inputs: int, seed: int, faults: Path) -> dict[str
     context = multiprocessing.get_context("spawn")
     outcomes = context.Array(Outcome, len(names), lock=False)
     since = context.Value("d", lock=False)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=_SCRATCH) as scratch:
         while unfinished := [at for at, outcome in enumerate(outcomes) if outcome.tried < inputs]:
             work = Path(tempfile.mkdtemp(dir=scratch))
             since.value = time.monotonic() + _START_SECONDS

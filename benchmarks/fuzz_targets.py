@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import hashlib
 import io
@@ -166,8 +167,13 @@ def _config() -> Target:
     return Target("config", originals, change, read)
 
 
+@functools.cache
+def _tree(data: bytes) -> Any:
+    return parse_yaml(data, "")
+
+
 def _change_yaml(random: Random, data: bytes) -> bytes:
-    return mutate_document(random, data, parse_yaml(data, ""), tuple(data.split()))
+    return mutate_document(random, data, _tree(data), tuple(data.split()))
 
 
 def _space() -> Target:

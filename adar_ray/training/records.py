@@ -115,7 +115,7 @@ class RunInfo(Record):
 
     dataset: str
     dataset_checksum: str
-    workers: int
+    workers: NonNegativeInt
     versions: dict[str, str]
     resumed: list[Resumption] = []
 

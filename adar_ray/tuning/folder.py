@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationError
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
@@ -64,12 +64,12 @@ class Search(BaseModel):
     data: str
     checksum: str
     settings: tuple[str, ...]
-    trials: int
+    trials: PositiveInt
     seconds: float | None
-    concurrent: int | None
-    workers: int
-    retries: int
-    seeds: int
+    concurrent: PositiveInt | None
+    workers: NonNegativeInt
+    retries: NonNegativeInt
+    seeds: NonNegativeInt
 
     @classmethod
     def open(cls, address: str | Path) -> Search:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
 Mode = Literal["max", "min"]
@@ -30,7 +30,7 @@ class Trial(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    number: int
+    number: NonNegativeInt
     values: dict[str, bool | int | float | str]
     started: float
     status: Status = "running"

@@ -576,6 +576,40 @@ def test_damaged_files_of_a_run(dataset: Dataset, tmp_path: Path, damage) -> Non
     assert len(metrics(tmp_path / "run")) == 1
 
 
+def test_a_checkpoint_with_a_flipped_bit(dataset: Dataset, tmp_path: Path) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 1)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1  # in a tensor: torch itself would read it
+    last.write_bytes(data)
+    assert "wrong checksum" in message_of(lambda: resume(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda checkpoint: [],
+        lambda checkpoint: checkpoint | {"state": {"epoch": "many"}},
+        lambda checkpoint: checkpoint | {"state": {"epoch": -1}},
+        lambda checkpoint: checkpoint | {"state": None},
+        lambda checkpoint: checkpoint | {"model": {"item.weight": torch.zeros(3)}},
+        lambda checkpoint: checkpoint | {"model": 3},
+        lambda checkpoint: checkpoint | {"optimizers": []},
+        lambda checkpoint: checkpoint | {"optimizers": [{"state": {0: {"step": torch.tensor(1.0)}}}]},
+        lambda checkpoint: checkpoint | {"optimizers": [{"state": [1, 2]}]},
+        lambda checkpoint: {key: value for key, value in checkpoint.items() if key != "samplers"},
+    ],
+)
+def test_a_checkpoint_of_something_else(dataset: Dataset, tmp_path: Path, change) -> None:
+    interrupted(dataset, tmp_path / "run", config(), 1)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    torch.save(change(torch.load(last, weights_only=True)), last)
+    message = message_of(lambda: resume(tmp_path / "run"))
+    assert f"{last}: does not fit this run" in message
+    assert "--replace" in message
+    assert len(metrics(tmp_path / "run")) == 1
+
+
 def test_a_damaged_shard(dataset: Dataset, tmp_path: Path) -> None:
     data = Path(shutil.copytree(dataset.folder.path, tmp_path / "data"))
     shard = data / "train" / "00001.parquet"
