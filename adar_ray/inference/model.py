@@ -10,6 +10,7 @@ import torch
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
@@ -56,7 +57,11 @@ class TrainedModel:
         observed = user_items(dataset, "train")
         with random_states_kept():  # the initial weights are drawn, then replaced
             model = build_model(config, observed, dataset)
-        model.load_state_dict(saved.weights)
+        try:
+            model.load_state_dict(saved.weights)
+        except RuntimeError as error:
+            where = run.folder if isinstance(run, Run) else run
+            raise AdarError(f"{where}: its weights are not its model's ({one_line(error, 120)})") from error
         model.eval()
         return cls(config, model, observed, dataset, is_sequential(config))
 

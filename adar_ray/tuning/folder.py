@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, P
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, read_holder
 from adar_ray.outputs import check_replaceable
 from adar_ray.storage import Folder
@@ -148,7 +148,14 @@ class Search(BaseModel):
         """Write `trials.parquet`: a column per parameter, null where a condition left it out."""
         rows = [trial.row() for trial in trials]
         columns = dict.fromkeys(key for row in rows for key in row)
-        self.owned().write_table(TABLE, pa.table({key: [row.get(key) for row in rows] for key in columns}))
+        try:
+            table = pa.table({key: [row.get(key) for row in rows] for key in columns})
+        except (pa.ArrowException, OverflowError) as error:
+            raise AdarError(
+                f"{self.folder}/trials: a {TRIAL} has another type of value than the others "
+                f"({one_line(error, 120)}); restore it"
+            ) from error
+        self.owned().write_table(TABLE, table)
 
 
 def _trial_name(number: int) -> str:

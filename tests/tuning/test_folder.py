@@ -80,6 +80,13 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
         assert f"{trial}: is damaged" in refusal(search.read_trials)
 
 
+@pytest.mark.parametrize("value", ["0.5", 2**70])
+def test_trials_whose_values_have_different_types_are_refused(tmp_path: Path, value: object) -> None:
+    search = a_search(tmp_path)
+    trials = [Trial(number=n, values={"adar.beta": v}, started=0) for n, v in enumerate((0.5, value))]
+    assert "trial.json has another type of value" in refusal(search.write_table, trials)
+
+
 def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     check_new(Folder.at(tmp_path / "new"), replace=False)
     (tmp_path / "mine").touch()
