@@ -46,7 +46,7 @@ def build(dataset, config):
     feature_IF = torch.zeros(dataset.n_items, 2)
     for table in tables:
         item, time = (torch.tensor(table[name].to_numpy()) for name in ("item", "timestamp"))
-        feature_IF.index_add_(0, item, torch.stack([torch.ones(len(item)), time / 1e9], 1))
+        feature_IF.index_add_(0, item, torch.stack([torch.ones(len(item)), time / 1e18], 1))
     count_I = feature_IF[:, 0].clamp_min(1)
     feature_IF = torch.stack([count_I.log(), feature_IF[:, 1] / count_I], 1)
     feature_IF = (feature_IF - feature_IF.mean(0)) / feature_IF.std(0)

@@ -26,6 +26,7 @@ from adar_ray.data.manifest import (
     SPLITS,
     USERS,
     Manifest,
+    PreparedSource,
     Sequences,
     count_rows,
     kind_of,
@@ -97,6 +98,12 @@ class Dataset:
     @property
     def n_items(self) -> int:
         return self.manifest.counts.items
+
+    @property
+    def keeps_repeats(self) -> bool:
+        """Whether a user may have several interactions with an item, as `prepare --repeat keep` has it."""
+        source = self.manifest.source
+        return isinstance(source, PreparedSource) and source.repeat == "keep"
 
     @property
     def sequences(self) -> Sequences:

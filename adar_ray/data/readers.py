@@ -16,7 +16,7 @@ from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.compression import EmptyFileError
 from adar_ray.data.formats.base import Batch
 from adar_ray.data.sources import SourceFile
-from adar_ray.data.values import ValueConverter
+from adar_ray.data.values import ValueConverter, python_value
 
 _COPIES = 8  # what is read lives for a moment as bytes, lines, fields and columns as well
 
@@ -71,7 +71,7 @@ class FileReader:
 
     def _convert(self, columns: dict[str, pa.Array], places: np.ndarray, first_row: int) -> pa.Table:
         def on_bad(index: int, problem: str) -> None:
-            held = ", ".join(f"{name}={column[index].as_py()}" for name, column in columns.items())
+            held = ", ".join(f"{name}={python_value(column[index])}" for name, column in columns.items())
             self.bad.add(int(places[index]), problem, held)
 
         return self._converter.to_canonical(columns, first_row, on_bad)

@@ -71,7 +71,7 @@ class ValueConverter:
                 for index in _bad_values(column, convert):
                     if index not in bad:
                         bad.add(index)
-                        on_bad(index, self._problem(name, column[index].as_py()))
+                        on_bad(index, self._problem(name, python_value(column[index])))
         return converted, bad
 
     def _converter(self, name: str) -> Callable[[pa.Array], pa.Array]:
@@ -97,6 +97,14 @@ class ValueConverter:
             return f"the {name} {value!r} stands for no value (--null-words says which words do)"
         expected = "a number" if name == "rating" else "text or a whole number"
         return f"the {name} {one_line(repr(value), 60)} is not {expected}"
+
+
+def python_value(scalar: pa.Scalar) -> object:
+    """A value as Python has it, or as text where Python has no such value, such as a time beyond 9999."""
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return f"(a {scalar.type} that cannot be shown)"
 
 
 def _bad_values(column: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> Iterator[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
-from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.records import Evaluation
 from adar_ray.training.run import Run
@@ -24,8 +24,8 @@ def evaluate(
 ) -> Evaluation:
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
 
-    Training items are left out of the ranking; for test, validation items as well. A sequential model reads
-    histories of the same items. Users without interactions in the split do not count.
+    Training items are left out of the ranking, unless the dataset keeps repeats; for test, validation items as
+    well. A sequential model reads histories of the same items. Users without interactions in the split do not count.
 
     Args:
         data: where the dataset of a run that is not finished is now, if it has moved.
@@ -46,7 +46,7 @@ def evaluate(
             f"{run.folder}: its sequential model reads what users did before {split}, which is nothing; "
             "evaluate another --split"
         )
-    known, history = user_items(trained.dataset, *before), trained.history(*before)
+    known, history = left_out(trained.dataset, *before), trained.history(*before)
     tally = tally_users(trained.model, known, truth, ks, history=history)
     result = Evaluation(
         split=split, users=int(tally.users), metrics=tally.metrics(trained.observed.item_counts())

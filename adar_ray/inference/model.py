@@ -82,6 +82,11 @@ def user_items(dataset: Dataset, *splits: str) -> UserItems:
     return UserItems(*_interactions(dataset, *splits), dataset.n_users, dataset.n_items)
 
 
+def left_out(dataset: Dataset, *splits: str) -> UserItems:
+    """The pairs of these splits, which a ranking leaves out; none if users are to repeat themselves."""
+    return user_items(dataset, *(() if dataset.keeps_repeats else splits))
+
+
 def _saved(run: str | Path | Run) -> SavedModel | None:
     folder = run.folder if isinstance(run, Run) else Folder.at(run)
     return SavedModel.open(folder) or SavedModel.open(folder.folder(MODEL))

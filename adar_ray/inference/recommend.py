@@ -21,7 +21,7 @@ import torch
 from adar_ray.custom import find_custom, is_custom, look_in, search_path
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
-from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.memory import keep_freed_memory
 from adar_ray.outputs import new_folder
 from adar_ray.ranking.top_items import TILE, top_items
@@ -71,7 +71,8 @@ def recommend(
     """Writes the top k items of all users, or of the users with the given keys, to Parquet, with Ray Data.
 
     Rows are `user, item, rank, score` with the source's ids; ranks start at 1. Items that the user has
-    interacted with, in any split, are left out. They are the history that a sequential model reads.
+    interacted with, in any split, are left out, unless the dataset keeps repeats. They are the history that a
+    sequential model reads.
 
     Args:
         run: a run, or a copy of its `model/`.
@@ -90,7 +91,7 @@ def recommend(
     known = user_items(dataset, *SPLITS)
     with new_folder(out, replace=replace, mark="*.parquet") as folder, ray_session():
         keys = dataset.user_keys(), dataset.item_keys()
-        shared = ray.put((trained.model, known, history, keys))
+        shared = ray.put((trained.model, left_out(dataset, *SPLITS), history, keys))
         rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
             functools.partial(_recommend_part, shared, folder, k, trained.config.model.name, search_path()),
             batch_size=1,

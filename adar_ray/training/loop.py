@@ -116,6 +116,10 @@ class WorkerLoop:
         self._on_epoch, self._on_step = on_epoch, on_step
         device, dataset = torch.device(worker.device), data.dataset
         self.observed, self.valid = data.observed.to(device), data.valid.to(device)
+        self.left_out = self.observed  # of rankings
+        if dataset.keeps_repeats:
+            nothing = torch.empty(0, dtype=torch.int64)
+            self.left_out = UserItems(nothing, nothing, dataset.n_users, dataset.n_items).to(device)
         self.history = data.history and data.history.to(device)
         self.model = build_model(self.config, self.observed, dataset).to(device)
         self.samplers = build_samplers(self.config, self.model, self.observed, dataset).to(device)
@@ -230,7 +234,7 @@ class WorkerLoop:
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
         self.model.eval()
         tiles = range(worker.rank, tile_count(self.valid), worker.size)
-        tally = tally_users(self.model, self.observed, self.valid, ks, tiles, worker.device, self.history)
+        tally = tally_users(self.model, self.left_out, self.valid, ks, tiles, worker.device, self.history)
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.observed.item_counts().cpu())

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 
@@ -547,7 +548,7 @@ def test_invalid_sequence_windows(source: Path, out: Path, length: int, stride: 
 
 
 def test_split_that_leaves_no_training(tmp_path: Path, out: Path) -> None:
-    source = write_given(tmp_path / "given", test="0 1 2\n1 3\n")
+    source = write_given(tmp_path / "given", train="0\n1\n", test="0 1 2\n1 3\n")
     message = failing(source, out)
     assert "nothing for training" in message
 
@@ -596,3 +597,165 @@ def test_full_disk(tiny_disk: Path, tmp_path: Path) -> None:
     assert str(tiny_disk / "data") in message
     assert "disk is full" in message
     assert not list(tiny_disk.iterdir())
+
+
+# Every row is accounted for.
+
+
+def rows_add_up(dataset: Dataset) -> dict[str, int]:
+    counts = dataset.manifest.source.rows.model_dump()
+    assert counts["read"] == sum(counts.values()) - counts["read"]
+    assert counts["kept"] == dataset.manifest.counts.interactions
+    return counts
+
+
+@pytest.mark.parametrize("repeat", ["first", "last", "keep"])
+def test_rows_add_up(rows: list[Row], tmp_path: Path, repeat: str) -> None:
+    source = write_csv(tmp_path / "x.csv", rows)
+    with source.open("a", encoding="utf-8") as file:
+        file.write('u1,i1\nnan,i1,5,3\nu1,"i1,5,3\n')
+    out = tmp_path / "data"
+    dataset = prepare(source, out, repeat=repeat, min_rating=2, core=3, max_bad_rows=3, rows_per_shard=200)
+    counts = rows_add_up(dataset)
+    pairs = {row[:2] for row in rows}
+    assert counts["read"] == len(rows) + 3
+    assert counts["bad"] == 3
+    assert counts["repeated"] == (0 if repeat == "keep" else len(rows) - len(pairs))
+    listed = [json.loads(line) for line in (out / "bad_rows.jsonl").read_text().splitlines()]
+    last = len(rows) + 4
+    assert sorted((row["file"], row["line"]) for row in listed) == [
+        (str(source), last + n) for n in (-2, -1, 0)
+    ]
+    if repeat == "first":
+        assert counts["kept"] == len(kept_by_the_rules(rows, 2, 3))
+    if repeat == "keep":
+        assert counts["low_rating"] == sum(row[3] < 2 for row in rows)
+
+
+def test_rows_of_a_given_split_add_up(tmp_path: Path) -> None:
+    source = write_given(tmp_path / "given", train="0 0 1 2 2\n1 0 1 2\n", test="0 10 2 2\n1 3 3\n")
+    dataset = prepare(source, tmp_path / "data", valid_fraction=0)
+    counts = rows_add_up(dataset)
+    assert (counts["read"], counts["repeated"], counts["held_out_in_training"]) == (12, 3, 1)
+    assert any("1 interactions of the source's test" in note for note in dataset.manifest.notes)
+
+
+def test_repeats(tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "x.csv", [("u", item, n, 5.0) for n, item in enumerate("abcab")])
+    order = {"first": "abc", "last": "cab", "keep": "abcab"}
+    for repeat, items in order.items():
+        dataset = prepare(source, tmp_path / repeat, repeat=repeat)
+        assert "".join(item for _, item, _ in all_rows(tmp_path / repeat)) == items
+        assert dataset.keeps_repeats == (repeat == "keep")
+
+
+def test_bad_rows_of_all_files_count_together(tmp_path: Path, out: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("user,item\nu,i\nNULL,i\n")
+    message = failing(str(tmp_path / "*.csv"), out, max_bad_rows=1)
+    assert "a.csv: line 3" in message
+    assert "2 bad rows, more than --max-bad-rows 1" in message
+
+
+# Splits and times of the source.
+
+
+def write_split(folder: Path, **contents: str) -> Path:
+    folder.mkdir()
+    for name, rows in contents.items():
+        lines = [f"{user},{item}\n" for user, item in (pair.split("-") for pair in rows.split())]
+        (folder / f"{name}.csv").write_text("user,item\n" + "".join(lines))
+    return folder
+
+
+def test_split_of_file_names(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "d", train="u-a u-b v-a v-b", val="u-c", test="u-d v-c")
+    prepare(source, tmp_path / "data")
+    found = {split: pairs_of(tmp_path / "data", split) for split in SPLITS}
+    assert found == {
+        "train": {("u", "a"), ("u", "b"), ("v", "a"), ("v", "b")},
+        "valid": {("u", "c")},
+        "test": {("u", "d"), ("v", "c")},
+    }
+    anew = prepare(source, tmp_path / "anew", split="leave-one-out")
+    assert any("own split was not used" in note for note in anew.manifest.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (("train", "val"), "none for test"),
+        (("val", "test"), "none for train"),
+        (("train", "test", "more"), "more.csv: its name tells no split"),
+    ],
+)
+def test_split_that_is_not_whole(tmp_path: Path, out: Path, names: tuple[str, ...], part: str) -> None:
+    source = write_split(tmp_path / "d", **dict.fromkeys(names, "u-a u-b u-c"))
+    assert part in failing(source, out)
+
+
+def test_files_whose_times_count_differently(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "a.csv").write_text("user,item,time\nu,i,1577836800\n")
+    (tmp_path / "b.csv").write_text("user,item,time\nu,j,1577836800900\n")
+    message = failing(str(tmp_path / "*.csv"), out)
+    assert "b.csv" in message
+    assert "milliseconds" in message
+
+
+def test_times_within_a_second_decide_the_order(tmp_path: Path) -> None:
+    source = tmp_path / "x.csv"
+    source.write_text("user,item,time\n" + "".join(f"u,{n},1577836800{n}00\n" for n in (9, 1, 5, 3)))
+    prepare(source, tmp_path / "data", split="temporal", test_fraction=0.25, valid_fraction=0.4)
+    items = [[item for _, item, _ in rows_of(tmp_path / "data", split)] for split in SPLITS]
+    assert items == [["1", "3"], ["5"], ["9"]]
+
+
+# Folders, parts and notes.
+
+
+def test_hive_partitions(tmp_path: Path) -> None:
+    for day, item in (("2020-01-02", "b"), ("2020-01-01", "a"), ("2020-01-03", "c")):
+        folder = tmp_path / "d" / f"day={day}" / "user=al%20x"
+        folder.mkdir(parents=True)
+        (folder / "part-0.csv").write_text(f"item\n{item}\n")
+    (tmp_path / "d" / "_SUCCESS").write_text("")
+    (tmp_path / "d" / "day=2020-01-03" / "_temporary").mkdir()
+    dataset = prepare(tmp_path / "d", tmp_path / "data", columns={"timestamp": "day"})
+    assert [row[:2] for row in all_rows(tmp_path / "data")] == [("al x", item) for item in "abc"]
+    assert dataset.manifest.source.files == 3
+
+
+def test_empty_parts_and_other_files_are_noted(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (folder / "0.csv").write_text("user,item\nu,a\nu,b\n")
+    (folder / "1.csv").write_text("")
+    (folder / "2.csv.gz").write_bytes(gzip.compress(b""))
+    (folder / "3.csv").write_text("user,item\n")
+    (folder / "notes.md").write_text("x")
+    dataset = prepare(folder, tmp_path / "data")
+    assert len(all_rows(tmp_path / "data")) == 2
+    assert dataset.manifest.notes[0].startswith("1 other files there were not read (notes.md)")
+    assert "2 files are empty (1.csv, " in dataset.manifest.notes[1]
+
+
+def test_notes(tmp_path: Path) -> None:
+    def notes(source: Path, **options) -> str:
+        out = tmp_path / f"data-{source.stem}"
+        return "; ".join(prepare(source, out, replace=True, **options).manifest.notes)
+
+    few = write_csv(
+        tmp_path / "few.csv", [(f"u{u}", f"i{u + n}", n, 5.0) for u in range(9) for n in range(4)]
+    )
+    assert "validation has 0 interactions, though a share of 0.1 would be 3" in notes(few, split="ratio")
+    assert "validation" not in notes(few, split="ratio", valid_fraction=0.3)
+    cold = write_csv(tmp_path / "cold.csv", [(f"u{t}", f"i{t % 8}", t, 5.0) for t in range(40)])
+    told = notes(cold, split="temporal")
+    assert "8 of 8 users in test have no interaction in training" in told
+    assert "items in test" not in told
+    times = tmp_path / "times.csv"
+    times.write_text("user,item,event_date\n" + "".join(f"u,{n},2020\n" for n in range(4)))
+    told = notes(times)
+    assert "no column was taken for times, though event_date may hold some" in told
+    assert "in the order of the source" in told
+    assert "test is empty" in notes(write_csv(tmp_path / "two.csv", [("u", "a", 1, 5.0), ("u", "b", 2, 5.0)]))

@@ -160,3 +160,9 @@ def test_words_that_stand_for_no_value(tmp_path):
     assert "user 'None' stands for no value" in error_of(source)
     assert "item '?' stands for no value" in error_of(source, null_words=("?",))
     assert read(source, null_words=()) == [("None", "?", None, 0)]
+
+
+def test_a_value_that_python_cannot_hold(tmp_path):
+    column = pa.array([2**40], pa.timestamp("s"))
+    source = write_parquet(tmp_path / "x.parquet", user=column, item=[1])
+    assert "row 1: the user '(a timestamp[s] that cannot be shown)' is not text" in error_of(source)
