@@ -127,13 +127,13 @@ def prepare(
     if min_rating is not None and not files[0].has_rating:
         raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
-        rows, reports = _read(files, on_progress)
+        rows, reports = _read(files, folder, on_progress)
         bad = _write_bad_rows(folder, reports, max_bad_rows)
         users, items = _keys(rows, "user"), _keys(rows, "item")
         read = rows.count()
         shards = shard_count(read, rows_per_shard)
         choice = _Choice(files[0].has_time, repeat, min_rating)
-        rows, dropped = _to_shards(rows, users, items, shards, choice, on_progress)
+        rows, dropped = _to_shards(rows, folder, users, items, shards, choice, on_progress)
         user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
         cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
         entries, facts = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
@@ -228,16 +228,18 @@ class _FileReport:
     time_unit: str | None
 
 
-def _read(files: list[SourceFile], on_progress: Progress) -> tuple[ray.data.Dataset, list[_FileReport]]:
+def _read(
+    files: list[SourceFile], folder: Folder, on_progress: Progress
+) -> tuple[ray.data.Dataset, list[_FileReport]]:
     """Read all files as they are: keys, time, rating, `order` in the source, given split."""
     # Training first: if a pair is in both training and test, the one in training is kept.
     files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
-    ledger: Ledger[_FileReport] = Ledger()
+    ledger = Ledger(folder.folder("reading"), _FileReport)
     rows = map_blocks(numbered_blocks("file", len(files)), _read_file, files, ledger)
     rows = _materialize(rows, functools.partial(on_progress, "reading"))
     if not rows.count():
         raise AdarError(f"{files[0].path}: holds no interactions")
-    reports = ledger.entries()
+    reports = ledger.take()
     in_unit = {report.time_unit: report.path for report in reports if report.time_unit}
     if len(in_unit) > 1:
         (unit, path), (other_unit, other_path) = list(in_unit.items())[:2]
@@ -333,17 +335,22 @@ class Dropped:
 
 
 def _to_shards(
-    rows: ray.data.Dataset, users: _Keys, items: _Keys, shards: int, choice: _Choice, on_progress: Progress
+    rows: ray.data.Dataset,
+    folder: Folder,
+    users: _Keys,
+    items: _Keys,
+    shards: int,
+    choice: _Choice,
+    on_progress: Progress,
 ) -> tuple[ray.data.Dataset, Dropped]:
     """Give each shard its rows: preliminary ids, sorted by user and time, without what is dropped."""
     keys = ray.put((users, items))
     numbered = map_blocks(rows, _to_ids, keys, shards)
     together = numbered.repartition(shards, keys=["shard"]) if shards > 1 else numbered.repartition(1)
-    ledger: Ledger[Dropped] = Ledger()
+    ledger = Ledger(folder.folder("sorting"), Dropped)
     rows = map_blocks(together, _sort_block, choice, ledger)
     rows = _materialize(rows, functools.partial(on_progress, "sorting"))
-    entries = ledger.entries()
-    total = Dropped(*(sum(column) for column in zip(*map(astuple, entries), strict=True)))
+    total = Dropped(*(sum(column) for column in zip(*map(astuple, ledger.take()), strict=True)))
     return rows, total
 
 

@@ -24,8 +24,9 @@ def evaluate(
 ) -> Evaluation:
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
 
-    Training items are left out of the ranking, unless the dataset keeps repeats; for test, validation items as
-    well. A sequential model reads histories of the same items. Users without interactions in the split do not count.
+    Training items are left out of the ranking, unless the dataset keeps repeats; for test, validation items
+    as well. A sequential model reads histories of the same items. Users without interactions in the split do
+    not count.
 
     Args:
         data: where the dataset of a run that is not finished is now, if it has moved.

@@ -475,7 +475,12 @@ CASES: dict[str, Case] = {
 def read(source: str, format: str | None, columns: dict[str, str] | None) -> list[Row]:
     """The rows of a source's only file, None for times that it lacks."""
     (file,) = find_files(source, format, columns)
-    rows = [tuple(row.values())[:4] for table in read_tables(file) for row in table.to_pylist()]
+    unit = 10**9 if file.has_time else 1  # nanoseconds, or positions in the file
+    rows = [
+        (row["user"], row["item"], row["rating"], row["timestamp"] // unit)
+        for table in read_tables(file)
+        for row in table.to_pylist()
+    ]
     return rows if file.has_time else [(*row[:3], None) for row in rows]
 
 

@@ -144,12 +144,13 @@ def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
         "valid": 3,
         "test": 3,
     }
-    repeated, few = manifest["notes"]
+    repeated, few, cold = manifest["notes"]
     assert repeated.startswith(
         "5 interactions repeat a pair of user and item; the first of each pair was kept"
     )
     assert few.startswith("2 users have fewer than 3 interactions (the first is 'Ω')")
     assert "stay in training" in few
+    assert cold.startswith("1 of 3 items in test have no interaction in training")
     assert manifest["name"] == dataset.name == "hand-made"
     assert manifest == dataset.manifest.model_dump()
 

@@ -120,5 +120,6 @@ PYDICT = Objects(
     description="one Python dict per line, as in Steam's reviews: {u'username': u'...', ...}",
     other_names=("*.json",),
     first_line=r"\{\s*u?'.*\}",
+    any_word_is_an_id=True,  # a dict has a None of its own, and Steam has a user of that name
     parse=python_dict,
 )
