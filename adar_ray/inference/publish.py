@@ -62,7 +62,7 @@ def publish(run: str | Path | Run, to: str | Path, recommendations: str | None =
     if result.valid is None or metric not in result.valid:
         raise AdarError(
             f"{run.folder}: has no validation metrics to judge it by; "
-            "prepare its data with --valid-fraction 0.1"
+            "prepare its data again with a larger --valid-fraction or --core, or by leave-one-out"
         )
     folder = Folder.at(to)
     new = Published(

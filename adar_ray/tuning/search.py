@@ -73,7 +73,7 @@ def tune(
     if not dataset.rows("valid"):
         raise AdarError(
             f"{dataset.folder}: has no validation interactions to choose trials by; "
-            "prepare it with --valid-fraction 0.1"
+            "prepare it again with a larger --valid-fraction or --core, or by leave-one-out"
         )
     limit = trials or space.budget.trials
     if space.search.algorithm == "grid" and len(space.grid()) > limit:

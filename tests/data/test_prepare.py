@@ -146,7 +146,7 @@ def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
     }
     repeated, few, cold = manifest["notes"]
     assert repeated.startswith(
-        "5 interactions repeat a pair of user and item; the first of each pair was kept"
+        "1 interactions repeat a pair of user and item; the first of each pair was kept"
     )
     assert few.startswith("2 users have fewer than 3 interactions (the first is 'Ω')")
     assert "stay in training" in few
