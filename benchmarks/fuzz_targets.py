@@ -25,10 +25,11 @@ from adar_ray.config import explained, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.formats import FORMATS
 from adar_ray.data.manifest import MANIFEST, SEQUENCES, SPLITS, SyntheticSettings, SyntheticSource
+from adar_ray.data.options import ReadOptions
 from adar_ray.data.readers import read_tables
 from adar_ray.data.sequences import Windows
 from adar_ray.data.sources import find_files
-from adar_ray.data.split import SplitProtocol
+from adar_ray.data.split import SplitProtocol, assign
 from adar_ray.data.write import write_manifest, write_shard
 from adar_ray.documents import parse_json, parse_yaml, to_yaml
 from adar_ray.inference.evaluate import evaluate
@@ -127,7 +128,10 @@ def _reader(format: str, file: str, content: bytes) -> Target:
     def read(random: Random, folder: Path) -> None:
         (path,) = folder.iterdir()
         name = random.choice((None, None, format))
-        for source in find_files(str(path), name):
+        options = ReadOptions(
+            max_bad_rows=random.choice((0, 3)), encoding=random.choice((None, None, "cp1252"))
+        )
+        for source in find_files(str(path), name, options=options if format != "parquet" else None):
             for table in read_tables(source, random.choice((1, 64, 4096, 32 << 20))):
                 assert table.num_rows
 
@@ -236,7 +240,8 @@ def _dataset(out: Path) -> Dataset:
     user = np.repeat(np.arange(users), counts)
     time = np.concatenate([np.arange(count) for count in counts])
     split, windows, folder = SplitProtocol(protocol="leave-one-out"), Windows(5, 5), Folder.at(out)
-    shards = write_shard(folder, 0, split, windows, user, item, time, np.zeros(len(user), np.int8), None)
+    splits = assign(split, user, item, time, np.zeros(len(user), np.int8), None)
+    shards = write_shard(folder, 0, splits, windows, user, item, time)
     write_manifest(
         folder,
         name="fuzz",

@@ -19,7 +19,7 @@ from adar_ray.adar import AdarSampler, AdarSettings
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.data.manifest import SyntheticSettings, SyntheticSource
 from adar_ray.data.sequences import Windows
-from adar_ray.data.split import SplitProtocol
+from adar_ray.data.split import SplitProtocol, assign
 from adar_ray.data.write import write_manifest, write_shard
 from adar_ray.errors import AdarError
 from adar_ray.samplers.base import Negatives
@@ -52,7 +52,8 @@ def make_dataset(out: Path, protocol: str, fewest: int = 6) -> Dataset:
     user = np.repeat(np.arange(USERS), counts)
     time = np.concatenate([np.arange(count) // 2 for count in counts])
     split, windows, folder = SplitProtocol(protocol=protocol), Windows(), Folder.at(out)
-    shards = write_shard(folder, 0, split, windows, user, item, time, np.zeros(len(user), np.int8), None)
+    splits = assign(split, user, item, time, np.zeros(len(user), np.int8), None)
+    shards = write_shard(folder, 0, splits, windows, user, item, time)
     write_manifest(
         folder,
         name="made",
