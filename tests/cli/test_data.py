@@ -19,11 +19,21 @@ def test_prepare(adar: Adar, data: str, hand_made: Path, tmp_path: Path) -> None
         "train": 8,
         "valid": 1,
         "test": 1,
+        "rows": {
+            "read": 14,
+            "bad": 0,
+            "repeated": 1,
+            "held_out_in_training": 0,
+            "low_rating": 3,
+            "few_interactions": 0,
+            "kept": 10,
+        },
     }
     assert "note: 4 users have fewer than 3 interactions" in ended.err
     table = adar("prepare", hand_made, "--out", tmp_path / "table")
     assert table.status == 0
     assert "interactions" in table.out
+    assert "rows repeated" in table.out
     assert "13" in table.out
     assert "writing   13 interactions" in table.err
 
