@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,10 +56,10 @@ def recalls(loop: str, dataset: Dataset) -> list[float]:
     """What the loop reaches in a folder where the dataset has the name that the page gives it, by seed."""
     found = []
     for seed in SEEDS:
-        names: dict[str, Any] = {}
+        Path("loop.py").write_text(loop, encoding="utf-8")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            exec(loop, names)
+            names = runpy.run_path("loop.py")
         found.append(recall(names["users"], names["items"], dataset))
     return found
 
