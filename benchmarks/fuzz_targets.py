@@ -26,9 +26,9 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.formats import FORMATS
 from adar_ray.data.manifest import MANIFEST, SEQUENCES, SPLITS, SyntheticSettings, SyntheticSource
 from adar_ray.data.options import ReadOptions
-from adar_ray.data.readers import read_tables
+from adar_ray.data.readers import FileReader
 from adar_ray.data.sequences import Windows
-from adar_ray.data.sources import find_files
+from adar_ray.data.sources import find_source
 from adar_ray.data.split import SplitProtocol, assign
 from adar_ray.data.write import write_manifest, write_shard
 from adar_ray.documents import parse_json, parse_yaml, to_yaml
@@ -131,8 +131,8 @@ def _reader(format: str, file: str, content: bytes) -> Target:
         options = ReadOptions(
             max_bad_rows=random.choice((0, 3)), encoding=random.choice((None, None, "cp1252"))
         )
-        for source in find_files(str(path), name, options=options if format != "parquet" else None):
-            for table in read_tables(source, random.choice((1, 64, 4096, 32 << 20))):
+        for source in find_source(str(path), name, options=options if format != "parquet" else None).files:
+            for table in FileReader(source).tables(random.choice((1, 64, 4096, 32 << 20))):
                 assert table.num_rows
 
     return Target(format, [{file: content}], change, read)

@@ -75,13 +75,22 @@ def open_stream(path: str) -> Stream:
     return cast(Stream, pa.CompressedInputStream(file, kind) if kind else file)
 
 
-def content_name(path: str) -> str:
-    """The name of a file's content, in lower case: a zip's is inside, others lose the ending."""
-    name = posixpath.basename(path).lower()
-    plain = _ENDINGS.sub("", name)
-    if name.endswith(".zip") and "." not in plain:
-        return posixpath.basename(_only_member(path, _open_zip(path, open_file(path))).filename).lower()
+def content_name(address: str, name: str) -> str:
+    """The name of a file's content, in lower case: a zip's is inside if its own tells nothing.
+
+    Args:
+        name: of the file; an address may hold options behind it.
+    """
+    plain = plain_name(name)
+    if name.lower().endswith(".zip") and "." not in plain:
+        archive = _open_zip(address, open_file(address))
+        return posixpath.basename(_only_member(address, archive).filename).lower()
     return plain
+
+
+def plain_name(path: str) -> str:
+    """The last part of a path, in lower case and without the ending of a compression."""
+    return _ENDINGS.sub("", posixpath.basename(path).lower())
 
 
 def unreadable(path: str, error: OSError) -> AdarError:

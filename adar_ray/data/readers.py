@@ -75,8 +75,3 @@ class FileReader:
             self.bad.add(int(places[index]), problem, held)
 
         return self._converter.to_canonical(columns, first_row, on_bad)
-
-
-def read_tables(file: SourceFile, block_bytes: int = 32 << 20) -> Iterator[pa.Table]:
-    """Yield the interactions of a file; see `FileReader.tables`."""
-    yield from FileReader(file).tables(block_bytes)

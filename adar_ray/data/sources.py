@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pyarrow.fs as pafs
 
 from adar_ray.data.columns import match_columns, unused_times
-from adar_ray.data.compression import EmptyFileError, content_name, unreadable
+from adar_ray.data.compression import EmptyFileError, content_name, plain_name, unreadable
 from adar_ray.data.files import head
 from adar_ray.data.formats import FORMATS
 from adar_ray.data.formats.base import Format, Match
@@ -147,16 +147,6 @@ def find_source(
     )
 
 
-def find_files(
-    source: str,
-    format: str | None = None,
-    columns: dict[str, str] | None = None,
-    options: ReadOptions | None = None,
-) -> list[SourceFile]:
-    """The files of `find_source`."""
-    return find_source(source, format, columns, options).files
-
-
 def _format_of_separator(options: ReadOptions) -> Format | None:
     if options.separator is None:
         return None
@@ -190,18 +180,13 @@ class _Listed:
     @property
     def name(self) -> str:
         """The name of the content in lower case: without the ending of a compression."""
-        is_zip = self.relative.lower().endswith(".zip")
-        return content_name(self.address) if is_zip else _plain_name(self.relative)
+        return content_name(self.address, self.relative)
 
     @property
     def partition(self) -> dict[str, str | None]:
         """What the folders of a Hive partition say: `day=1` -> {"day": "1"}."""
         pairs = [folder.partition("=") for folder in self.relative.split("/")[:-1]]
         return {key: None if value == _NO_VALUE else unquote(value) for key, equals, value in pairs if equals}
-
-
-def _plain_name(relative: str) -> str:
-    return re.sub(r"\.(gz|gzip|bz2|zst|zstd|lz4|xz|zip)$", "", posixpath.basename(relative).lower())
 
 
 def _list(source: str) -> tuple[list[_Listed], bool]:
@@ -222,7 +207,7 @@ def _list(source: str) -> tuple[list[_Listed], bool]:
         if info.type == pafs.FileType.File:
             return [_Listed(path if is_local else source, posixpath.basename(path), info.size)], False
         found = _walk(filesystem, path, recursive="/" in (pattern or ""))
-        if pattern is None and not any(_DATA_NAMES.fullmatch(_plain_name(name)) for name, _ in found):
+        if pattern is None and not any(_DATA_NAMES.fullmatch(plain_name(name)) for name, _ in found):
             found = _walk(filesystem, path, recursive=True)
     except OSError as error:
         raise unreadable(source, error) from error

@@ -232,7 +232,7 @@ def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         began = time.monotonic()
         _, err = process.communicate(timeout=60)
-        assert time.monotonic() - began < 20  # 1 to 3 on an idle machine
+        assert time.monotonic() - began < 20  # Ray's own way takes half a minute
         assert process.returncode == 130
         assert err.splitlines()[-1].startswith(
             "adar-ray: interrupted; continue after the last finished epoch"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,9 +27,19 @@ def write_parquet(path: Path, **columns) -> str:
     return str(path)
 
 
+def find_files(
+    source: str, format: str | None = None, columns: dict[str, str] | None = None
+) -> list[SourceFile]:
+    return find_source(source, format, columns).files
+
+
+def read_tables(file: SourceFile, block_bytes: int = 32 << 20) -> Iterator[pa.Table]:
+    return FileReader(file).tables(block_bytes)
+
+
 def rows_of(file: SourceFile, block_bytes: int = 32 << 20) -> list[tuple]:
     """(user, item, rating, time in seconds) of every row, after a look at schema and positions."""
-    tables = list(FileReader(file).tables(block_bytes))
+    tables = list(read_tables(file, block_bytes))
     assert all(table.schema == CANONICAL for table in tables)
     rows = [tuple(row.values()) for table in tables for row in table.to_pylist()]
     assert [row[-1] for row in rows] == list(range(len(rows)))

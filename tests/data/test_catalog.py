@@ -14,9 +14,8 @@ import pytest
 
 from adar_ray.data.catalog import CATALOG, Download, Wheel
 from adar_ray.data.fetch import fetch
-from adar_ray.data.readers import read_tables
-from adar_ray.data.sources import find_files
 from adar_ray.errors import AdarError
+from tests.data.reading import find_files, read_tables
 
 Row = tuple[str, str, "float | None", "int | None"]
 

@@ -12,9 +12,17 @@ import pyarrow as pa
 import pytest
 
 from adar_ray.data.formats import FORMATS
-from adar_ray.data.readers import read_tables
-from adar_ray.data.sources import find_files
-from tests.data.reading import INTER, ORIGINALS, RATINGS, error_of, read, write, write_parquet
+from tests.data.reading import (
+    INTER,
+    ORIGINALS,
+    RATINGS,
+    error_of,
+    find_files,
+    read,
+    read_tables,
+    write,
+    write_parquet,
+)
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 

@@ -9,10 +9,8 @@ import pytest
 
 from adar_ray.data.formats import FORMATS
 from adar_ray.data.formats.base import Match
-from adar_ray.data.readers import read_tables
-from adar_ray.data.sources import find_files
 from adar_ray.errors import AdarError
-from tests.data.reading import INTER, ORIGINALS, error_of, read, rows_of, write
+from tests.data.reading import INTER, ORIGINALS, error_of, find_files, read, read_tables, rows_of, write
 
 AMAZON = {"user": "reviewerID", "item": "asin", "timestamp": "unixReviewTime", "rating": "overall"}
 

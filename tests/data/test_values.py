@@ -8,7 +8,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
-from tests.data.reading import error_of, read, write, write_parquet
+from tests.data.reading import error_of, find_files, read, read_tables, write, write_parquet
 
 NANOSECONDS = 881250949987654321
 
@@ -100,8 +100,6 @@ def test_order_within_a_second_is_kept(tmp_path):
 
 
 def read_table(source):
-    from adar_ray.data.readers import read_tables
-    from adar_ray.data.sources import find_files
 
     (table,) = read_tables(*find_files(source))
     return table
