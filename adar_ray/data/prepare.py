@@ -368,16 +368,14 @@ def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
 
 
 def _sort_block(choice: _Choice, ledger: Ledger[Dropped], block: pa.Table) -> pa.Table:
-    rows, dropped = sort_and_choose(choice.has_time, choice.repeat, choice.min_rating, block)
+    rows, dropped = _sort_and_choose(choice, block)
     if block.num_rows:
         ledger.enter(pc.min(block["shard"]).as_py(), dropped)
     return rows
 
 
-def sort_and_choose(
-    has_time: bool, repeat: Repeat, min_rating: float | None, block: pa.Table
-) -> tuple[pa.Table, Dropped]:
-    """Sort by shard, user and time, and keep one interaction of each pair unless `repeat` is `keep`.
+def _sort_and_choose(choice: _Choice, block: pa.Table) -> tuple[pa.Table, Dropped]:
+    """Sort by shard, user and time, and keep one interaction of each pair unless all are to be kept.
 
     The first is the first in time, or in the source if it has no times; ties are broken by the order in the
     source. Where a pair is in the source's training and its test, training keeps it. The filter by rating
@@ -386,9 +384,9 @@ def sort_and_choose(
     column = {
         name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")
     }
-    when = (column["order"], column["timestamp"]) if has_time else (column["order"],)
+    when = (column["order"], column["timestamp"]) if choice.has_time else (column["order"],)
     kept, dropped = np.arange(block.num_rows), Dropped()
-    if repeat != "keep":
+    if choice.repeat != "keep":
         by_pair = np.lexsort((*when, column["given"], column["item"], column["user"]))
         user, item, given = (column[name][by_pair] for name in ("user", "item", "given"))
         is_same_pair = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
@@ -399,12 +397,12 @@ def sort_and_choose(
         split_starts = np.maximum.accumulate(np.where(begins_split, np.arange(len(by_pair)), 0))
         in_first_split = begins_pair[split_starts]
         ends_split = np.append(~is_same_split, True)[: len(by_pair)]
-        chosen = in_first_split & (begins_split if repeat == "first" else ends_split)
+        chosen = in_first_split & (begins_split if choice.repeat == "first" else ends_split)
         kept = by_pair[chosen]
         held_out = int((begins_split & ~in_first_split).sum())
         dropped = Dropped(len(by_pair) - len(kept) - held_out, held_out)
-    if min_rating is not None:
-        is_enough = block["rating"].to_numpy()[kept] >= min_rating
+    if choice.min_rating is not None:
+        is_enough = block["rating"].to_numpy()[kept] >= choice.min_rating
         dropped = dataclasses.replace(dropped, low_rating=int((~is_enough).sum()))
         kept = kept[is_enough]
     in_time = (values[kept] for values in when)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -177,7 +178,7 @@ class _Listed:
     relative: str
     size: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The name of the content in lower case: without the ending of a compression."""
         return content_name(self.address, self.relative)
@@ -307,10 +308,10 @@ def _recognize(file: _Listed, encoding: str | None) -> Format:
     by_name = next((format for format in FORMATS.values() if format.has_sure_name(file.name)), None)
     if by_name is None:
         return _recognize_lines(file, head(file.address, encoding))
-    for dialect in (format for format in FORMATS.values() if format.dialect_of is by_name):
-        if dialect.recognize(file.name, head(file.address, encoding)) is Match.CERTAIN:
-            return dialect
-    return by_name
+    dialects = [format for format in FORMATS.values() if format.dialect_of is by_name]
+    lines = head(file.address, encoding) if dialects else []
+    fitting = (dialect for dialect in dialects if dialect.recognize(file.name, lines) is Match.CERTAIN)
+    return next(fitting, by_name)
 
 
 def _recognize_lines(file: _Listed, lines: list[str]) -> Format:
