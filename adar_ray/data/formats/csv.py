@@ -166,21 +166,28 @@ class _Parser:
             if not data:
                 break
             line = line if rest or is_last else number
+            if header_lines:
+                header, end = self._records(line, data, is_last, header_lines)
+                header_lines -= len(header)
+                line, data = line + data.count(b"\n", 0, end), data[end:]
             whole = len(data) if is_last else _whole_records(data)
             batch = fast(line, data[:whole]) if whole and not header_lines else None
             if batch is not None:
                 yield batch
-            else:
+            elif not header_lines:
                 records, whole = self._records(line, data, is_last)
-                yield records[header_lines:]
-                header_lines = max(0, header_lines - len(records))
+                yield records
+            else:
+                whole = 0
             line, rest = line + data.count(b"\n", 0, whole), data[whole:]
 
-    def _records(self, line: int, data: bytes, is_last: bool) -> tuple[list[Record], int]:
-        """The records of `data`, and where the first one that does not end in it begins."""
+    def _records(
+        self, line: int, data: bytes, is_last: bool, limit: int | None = None
+    ) -> tuple[list[Record], int]:
+        """The records of `data`, up to `limit` of them, and where the next one begins."""
         records: list[Record] = []
         at = 0
-        while at < len(data):
+        while at < len(data) and (limit is None or len(records) < limit):
             fields, end = self._record(data, at)
             if fields is None:
                 if end is None and not is_last and len(data) - at <= _LONGEST_RECORD:
