@@ -91,8 +91,6 @@ class TimeConverter:
 
     def _text(self, text: pa.Array) -> pa.Array:
         if pc.all(pc.ascii_is_decimal(text), min_count=0).as_py():
-            if pc.all(pc.match_substring_regex(text, _CALENDAR)).as_py() and self._given is None:
-                return self._dates(_parse(text, _CALENDAR_FORMAT))
             return self._whole(text.cast(pa.int64()))
         if pc.all(pc.match_substring_regex(text, r"^\d{4}-\d\d-\d\d")).as_py():
             return self._dates(_iso(text))
