@@ -32,6 +32,7 @@ from adar_ray.waiting import waiting
 
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0
+ABORT_SECONDS = 2.0
 
 
 def needs_of_worker(train: TrainConfig) -> list[Need]:
@@ -132,7 +133,7 @@ def _train(run: Run, dataset: Dataset) -> None:
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Ray's, without its handler of Ctrl-C, which waits for the controller while that waits for workers."""
+    """Ray's, with a limit to how long Ctrl-C waits for the controller, which may be waiting for workers."""
 
     def _register_sigint_handler(self, controller: ActorHandle) -> None:
         self._controller = controller
@@ -142,7 +143,9 @@ class _Trainer(ray.train.torch.TorchTrainer):
             return super().fit()
         except KeyboardInterrupt:
             if hasattr(self, "_controller"):
-                ray.kill(self._controller)  # its workers end with it
+                # Only the controller gives back the room that it has reserved. Its workers end with it.
+                ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
+                ray.kill(self._controller)
             raise
 
 
