@@ -32,7 +32,7 @@ from adar_ray.waiting import waiting
 
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0
-ABORT_SECONDS = 2.0
+ABORT_SECONDS = 4.0
 
 
 def needs_of_worker(train: TrainConfig) -> list[Need]:
@@ -77,6 +77,7 @@ def _train(run: Run, dataset: Dataset) -> None:
     config, workers = run.config, run.info.workers
     # The checkpoint may be one epoch behind the metrics; a worker drops what it does not need.
     first_epoch = max(1, len(run.epochs()))
+    goes_on = joins_cluster()
     with ray_session(workers * config.train.threads):
         check_room(needs_of_worker(config.train), workers, "--workers")
         keeps = keeps_data(config, dataset)
@@ -117,6 +118,7 @@ def _train(run: Run, dataset: Dataset) -> None:
             # Workers that keep rows keep all of them: each derives the same order and takes its share.
             dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
         )
+        trainer.goes_on = goes_on
         try:
             # Ray Train asks its workers for news every two seconds by default, which small runs would spend
             # waiting.
@@ -133,7 +135,14 @@ def _train(run: Run, dataset: Dataset) -> None:
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Ray's, with a limit to how long Ctrl-C waits for the controller, which may be waiting for workers."""
+    """Ray's, but Ctrl-C does not wait without end for the controller, which may be waiting for workers.
+
+    Attributes:
+        goes_on: whether Ray goes on after the training, so that the room reserved for workers has to be given
+            back, which only the controller can do.
+    """
+
+    goes_on = True
 
     def _register_sigint_handler(self, controller: ActorHandle) -> None:
         self._controller = controller
@@ -143,9 +152,9 @@ class _Trainer(ray.train.torch.TorchTrainer):
             return super().fit()
         except KeyboardInterrupt:
             if hasattr(self, "_controller"):
-                # Only the controller gives back the room that it has reserved. Its workers end with it.
-                ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
-                ray.kill(self._controller)
+                if self.goes_on:
+                    ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
+                ray.kill(self._controller)  # its workers end with it
             raise
 
 
