@@ -126,6 +126,8 @@ class PropagatedGraph:
         vector_N: what `combine` made of it.
     """
 
+    scores_by_dot_product = True
+
     def __init__(self, model: GraphModel, layers: list[torch.Tensor], vector_N: torch.Tensor) -> None:
         self.model, self.layers, self.vector_N = model, layers, vector_N
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from adar_ray.component import ModelComponent, Settings
 from adar_ray.models.dot_product import DotProductModel
+from adar_ray.models.table import Table
 
 
 class MFSettings(Settings):
@@ -29,15 +30,12 @@ class MF(DotProductModel):
         n_users, n_items: sizes of the tables.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
-        sparse: gradients hold the rows of the batch only, for the sparse optimizer.
     """
 
-    def __init__(
-        self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False, sparse: bool = False
-    ) -> None:
+    def __init__(self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False) -> None:
         super().__init__(cosine)
-        self.user = nn.Embedding(n_users, embedding_dim, sparse=sparse)
-        self.item = nn.Embedding(n_items, embedding_dim, sparse=sparse)
+        self.user = Table(n_users, embedding_dim)
+        self.item = Table(n_items, embedding_dim)
         nn.init.xavier_uniform_(self.user.weight)
         nn.init.xavier_uniform_(self.item.weight)
 
@@ -64,7 +62,5 @@ COMPONENT = ModelComponent(
         inputs.observed.n_items,
         inputs.embedding_dim,
         inputs.cosine,
-        inputs.sparse,
     ),
-    has_sparse_gradients=True,
 )

@@ -14,6 +14,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS
+from adar_ray.training.optimizer import Adam
 from adar_ray.training.step import Loss
 
 _METHODS = ("users", "items", "score")
@@ -46,7 +47,6 @@ def build_model(config: Config, observed: UserItems, dataset: Dataset | None = N
         embedding_dim=config.model.embedding_dim,
         cosine=config.model.cosine,
         history_length=dataset.sequences.length if dataset is not None else 0,
-        sparse=config.optimizer.name == "sparse_adam",
     )
     return MODELS[name].build(inputs, config.settings_of(name))
 
@@ -95,15 +95,9 @@ def build_samplers(
     return nn.ModuleList(build(name) for name in config.sampler_names())
 
 
-def build_optimizers(config: Config, *modules: nn.Module) -> list[torch.optim.Optimizer]:
-    """Sparse Adam for tables with sparse gradients, Adam for the rest."""
-    everything = nn.ModuleList(modules)
-    sparse = {m.weight for m in everything.modules() if isinstance(m, nn.Embedding) and m.sparse}
-    dense = [p for p in everything.parameters() if p not in sparse]
-    optimizers: list[torch.optim.Optimizer] = []
-    if sparse:
-        tables = [p for p in everything.parameters() if p in sparse]  # in a fixed order, which a set has not
-        optimizers.append(torch.optim.SparseAdam(tables, lr=config.optimizer.lr))
-    if dense:
-        optimizers.append(torch.optim.Adam(dense, lr=config.optimizer.lr, fused=True))
-    return optimizers
+def build_optimizer(config: Config, model: nn.Module, samplers: nn.Module) -> Adam:
+    """Adam for everything that can be learned."""
+    loss = LOSSES.get(config.loss.name)
+    takes_all_items = loss is not None and loss.takes_all_items
+    modules = nn.ModuleDict({"model": model, "samplers": samplers})
+    return Adam(modules, config.optimizer.lr, by_rows=not takes_all_items)

@@ -7,7 +7,6 @@ D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from adar_ray.config import Config
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
-from adar_ray.models.protocol import BaseModel, snapshot, training_positions
+from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import Negatives, SamplingContext
 
@@ -145,12 +144,12 @@ class TrainingStep(nn.Module):
         model = snapshot(self.model)
         batch, pairs = self._pairs(model, user_B, item, row_B, key)
         positive_ND = model.items(pairs.positive_N)
-        positive_N = model.score(pairs.user_ND, positive_ND[:, None])[:, 0]
+        positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
         context = SamplingContext(
             model.items,
             self.observed.n_items,
-            model.score,
-            seen=self._seen(user_B, pairs),
+            dot_score if getattr(model, "scores_by_dot_product", False) else model.score,
+            seen=self.observed.seen_by(pairs.user_N) if self.config.sampler.mask_seen else None,
             # A sequential model predicts one item, however many a user would like.
             seen_count_B=None if "history" in batch else self.seen_count_U[pairs.user_N],
             user_B=pairs.user_N,
@@ -163,7 +162,12 @@ class TrainingStep(nn.Module):
             sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream))
             for stream, sampler in enumerate(self.samplers)
         ]
-        scores = [model.score(pairs.user_ND, negatives.vector_BKD) for negatives in answers]
+        scores = [
+            model.score(pairs.user_ND, negatives.vector_BKD)
+            if negatives.score_BK is None
+            else negatives.score_BK
+            for negatives in answers
+        ]
         loss_N = self._loss(positive_N, scores, answers)
         for negatives in answers:
             if negatives.loss_B is not None:
@@ -247,24 +251,35 @@ class TrainingStep(nn.Module):
             penalty_N = _half_square(user_ND) + _half_square(item_ND)
         else:
             penalty_N = _half_square(pairs.user_ND) + _half_square(positive_ND)
+
+        def penalty_of(item: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+            return _half_square(l2_vectors(batch, item)[1] if l2_vectors else vector)
+
         for negatives in answers:
-            item_NK, vector_NKD = negatives.source or (negatives.item_BK, negatives.vector_BKD)
-            if item_NK is not None:
-                vector_NKD = l2_vectors(batch, item_NK)[1] if l2_vectors else vector_NKD
-                penalty_N = penalty_N + _half_square(vector_NKD).mean(1)
+            source = negatives.source
+            if source is not None:  # each item of the pool once, however many negatives are made of it
+                penalty_P = penalty_of(source.item_P, source.vector_PD)
+                penalty_N = penalty_N + penalty_P[source.at_BK].mean(1)
+            elif negatives.item_BK is not None:
+                penalty_N = penalty_N + penalty_of(negatives.item_BK, negatives.vector_BKD).mean(1)
         return penalty_N
-
-    def _seen(self, user_B: torch.Tensor, pairs: Pairs) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        if not self.config.sampler.mask_seen:
-            return None
-
-        def seen(item: torch.Tensor) -> torch.Tensor:
-            if item.dim() == 1:  # once per user, however many positions
-                return self.observed.contains_shared(user_B, item)[pairs.of_N]
-            return self.observed.contains(pairs.user_N, item)
-
-        return seen
 
 
 def _half_square(vector: torch.Tensor) -> torch.Tensor:
-    return 0.5 * vector.square().sum(-1)
+    return _HalfSquare.apply(vector)
+
+
+class _HalfSquare(torch.autograd.Function):
+    """Half the squared length of each vector. Its gradient is the vector: one pass, where autograd takes four."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(vector)
+        flat_ND = vector.detach().flatten(0, -2)
+        return 0.5 * dot_score(flat_ND, flat_ND[:, None]).view(vector.shape[:-1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (vector,) = ctx.saved_tensors
+        return gradient[..., None] * vector
