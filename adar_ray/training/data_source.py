@@ -35,8 +35,9 @@ def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadSh
             f"{dataset.folder}: no user has two training interactions, so there is no sequence for "
             f"model.name {config.model.name}; train another model, or prepare with another --split"
         )
-    rows = [shard.rows for shard in dataset.shards(SEQUENCES if sequential else "train")]
-    return rows, dataset.read_sequences if sequential else functools.partial(dataset.read_shard, "train")
+    shards = dataset.shards(SEQUENCES if sequential else "train")
+    read = dataset.read_sequences if sequential else dataset.read_shard
+    return [shard.rows for shard in shards], lambda number: read(shards[number])
 
 
 def keeps_data(config: Config, dataset: Dataset) -> bool:
