@@ -30,6 +30,16 @@ class Table(nn.Module):
         return user_BD @ item_BKD[0].T
 
 
+class Values(Table):
+    """The same, where a table of unit vectors would be too large: an item's vector is its id."""
+
+    def items(self, item):
+        return item.double()[:, None]
+
+    def score(self, user_BD, item_BKD):
+        return user_BD[:, item_BKD[0, :, 0].long()]
+
+
 class Factors(nn.Module):
     """Matrix factorization with random vectors, whose scores are rounded."""
 
@@ -77,15 +87,30 @@ def rank(model: nn.Module, user: torch.Tensor, seen: UserItems, k: int) -> tuple
     return tuple(torch.cat([tile[part] for tile in tiles]).numpy() for part in (1, 2))
 
 
-@pytest.mark.parametrize("chunk", [7, 10, 16, 50, 1000])
+def cut_into(monkeypatch: pytest.MonkeyPatch, chunk: int, panel: int, block: int) -> None:
+    for name, size in {"CHUNK": chunk, "PANEL": panel, "BLOCK": block}.items():
+        monkeypatch.setattr(ranking, name, size)
+
+
+@pytest.mark.parametrize("sizes", [(7, 1, 1), (12, 4, 2), (16, 8, 8), (24, 8, 4), (50, 6, 3), (1000, 20, 5)])
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_rankings_full_of_ties_are_those_of_a_stable_sort_across_chunks(monkeypatch, chunk, k):
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
-    score_UI, seen = tied_scores(40, 50), random_pairs(40, 50, 0.2)
+@pytest.mark.parametrize("levels", [1, 4, 50])
+def test_rankings_full_of_ties_are_those_of_a_stable_sort_however_they_are_cut(monkeypatch, sizes, k, levels):
+    cut_into(monkeypatch, *sizes)
+    score_UI, seen = tied_scores(40, 50, levels), random_pairs(40, 50, 0.2)
     item, score = rank(Table(score_UI), torch.arange(40), seen, k)
     best_item, best_score = brute_force(score_UI, seen)
     assert (item == best_item[:, :k]).all()
     assert (score == best_score[:, :k]).all()
+
+
+def test_a_catalog_of_many_panels_with_the_sizes_in_use():
+    n_items = 2 * ranking.PANEL + ranking.BLOCK + 3
+    score_UI, seen = tied_scores(5, n_items, 2000), random_pairs(5, n_items, 0.2)
+    item, score = rank(Values(score_UI), torch.arange(5), seen, 20)
+    best_item, best_score = brute_force(score_UI, seen)
+    assert (item == best_item[:, :20]).all()
+    assert (score == best_score[:, :20]).all()
 
 
 def test_where_all_scores_are_equal_the_ids_decide():
@@ -125,7 +150,7 @@ def test_leaving_out_one_users_items_leaves_the_others_alone():
 
 @pytest.mark.parametrize("chunk", [4, 100])
 def test_a_k_beyond_the_catalog_gives_the_whole_catalog(monkeypatch, chunk):
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
+    cut_into(monkeypatch, chunk, 4, 2)
     score_UI, seen = tied_scores(6, 9), random_pairs(6, 9, 0)
     item, _ = rank(Table(score_UI), torch.arange(6), seen, 50)
     assert item.tolist() == brute_force(score_UI, seen)[0].tolist()
@@ -133,7 +158,7 @@ def test_a_k_beyond_the_catalog_gives_the_whole_catalog(monkeypatch, chunk):
 
 @pytest.mark.parametrize("chunk", [4, 100])
 def test_fewer_unseen_items_than_k_leave_the_rest_at_minus_infinity(monkeypatch, chunk):
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
+    cut_into(monkeypatch, chunk, 4, 2)
     seen = UserItems(torch.tensor([0] * 7 + [1] * 9), torch.tensor([*range(2, 9), *range(9)]), 3, 9)
     item, score = rank(Table(tied_scores(3, 9)), torch.arange(3), seen, 5)
     assert np.isneginf(score).sum(1).tolist() == [3, 5, 0]
