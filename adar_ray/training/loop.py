@@ -25,7 +25,7 @@ from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
-from adar_ray.ranking.tally import tally_users, tile_count
+from adar_ray.ranking.tally import tally_users
 from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import LAST, METRICS, Run
@@ -233,8 +233,8 @@ class WorkerLoop:
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
         self.model.eval()
-        tiles = range(worker.rank, tile_count(self.valid), worker.size)
-        tally = tally_users(self.model, self.left_out, self.valid, ks, tiles, worker.device, self.history)
+        user = torch.arange(worker.rank, self.valid.n_users, worker.size)
+        tally = tally_users(self.model, self.left_out, self.valid, ks, user, worker.device, self.history)
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.observed.item_counts().cpu())

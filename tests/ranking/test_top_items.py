@@ -1,5 +1,8 @@
 """Exact rankings against brute force, and figures that add up the same over any workers."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking import top_items as ranking
-from adar_ray.ranking.tally import tally_users, tile_count
+from adar_ray.ranking.tally import Tally, tally_users
 from adar_ray.ranking.top_items import TILE, top_items
 
 
@@ -284,20 +287,36 @@ def test_metrics_of_a_larger_world_are_those_of_its_brute_force_rankings():
 
 
 @pytest.mark.parametrize("workers", [2, 3, 7])
-def test_workers_tallies_add_up_to_exactly_the_tally_of_one(workers):
-    n_users = 5 * TILE
+def test_workers_tallies_add_up_to_exactly_the_tally_of_one_whoever_ranks_whom(workers):
+    n_users = 3 * TILE
     model, seen = Factors(n_users, 60), random_pairs(n_users, 60, 0.2)
     truth = random_pairs(n_users, 60, 0.05, seed=2)
     alone = tally_users(model, seen, truth, [5, 20])
-    tiles = tile_count(truth)
-    assert tiles == 5
-    parts = [tally_users(model, seen, truth, [5, 20], range(w, tiles, workers)) for w in range(workers)]
-    total = parts[0]
-    for part in parts[1:]:
+    owner = torch.randint(workers, (n_users,), generator=torch.Generator().manual_seed(workers))
+    total, *others = (
+        tally_users(model, seen, truth, [5, 20], (owner == worker).nonzero()[:, 0].flip(0))
+        for worker in range(workers)
+    )
+    for part in others:
         for mine, theirs in zip(total.tensors(), part.tensors(), strict=True):
             mine += theirs
     assert total.metrics(seen.item_counts()) == alone.metrics(seen.item_counts())
     assert int(alone.users) == int((truth.counts() > 0).sum())
+
+
+def test_means_are_the_nearest_to_those_of_fractions():
+    draw = torch.Generator().manual_seed(0)
+    hit_Bk, relevant_B = (
+        torch.rand(500, 7, generator=draw) < 0.3,
+        torch.randint(7, 30, (500,), generator=draw),
+    )
+    metrics, tally = ranking_metrics(hit_Bk, relevant_B, [3, 7]), Tally(9, [3, 7])
+    nothing = torch.zeros(500, 7, dtype=torch.int64)
+    tally.add(metrics, nothing, nothing > 0)
+    means = tally.metrics(torch.ones(9, dtype=torch.int64))
+    for name, value_B in metrics.items():
+        exact = sum(Fraction(value) for value in value_B.tolist()) / 500
+        assert abs(Fraction(means[name]) - exact) <= Fraction(2**-60) + Fraction(math.ulp(float(exact)))
 
 
 def test_a_catalog_smaller_than_k_is_evaluated():
