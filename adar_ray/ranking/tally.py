@@ -15,7 +15,6 @@ from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
 from adar_ray.ranking.top_items import top_items
 
-
 _HALF = 30  # bits
 
 
