@@ -1,4 +1,4 @@
-"""The method, the models and training in one process work without Ray."""
+"""The method, the models, training in one process and using what it made work without Ray."""
 
 from __future__ import annotations
 
@@ -67,6 +67,20 @@ print(train(data, out, config, workers=0).result().epochs)
 """
 
 
+USE = """
+import sys
+from adar_ray import evaluate, export, recommend, train
+from adar_ray.config import load_config
+
+data, run, vectors, top = sys.argv[1:]
+config = load_config(settings=["train.epochs=1", "train.device=cpu", "model.embedding_dim=8"])
+train(data, run, config, workers=0)
+evaluation = evaluate(run)
+export(run, vectors)
+print(evaluation.users, recommend(run, top, 5).users)
+"""
+
+
 def run(program: str, *arguments: object) -> str:
     finished = subprocess.run(
         [sys.executable, "-c", NO_RAY + BLOCKED + program, *map(str, arguments)],
@@ -86,3 +100,9 @@ def test_a_custom_loop_trains_with_adar_without_ray() -> None:
 
 def test_train_with_no_workers_runs_without_ray(tmp_path: Path) -> None:
     assert run(TRAIN, DATA, tmp_path / "run").strip() == "2"
+
+
+def test_a_model_is_used_without_ray(tmp_path: Path) -> None:
+    evaluated, recommended = map(int, run(USE, DATA, *(tmp_path / name for name in "abc")).split())
+    assert 0 < evaluated <= recommended
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00000.parquet"]

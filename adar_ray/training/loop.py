@@ -24,8 +24,13 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
+<<<<<<< HEAD
 from adar_ray.ranking.tally import tally_users, tile_count
 from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+=======
+from adar_ray.ranking.tally import tally_users
+from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
+>>>>>>> ranking
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import LAST, METRICS, Run
 from adar_ray.training.step import StepStatistics, TrainingStep
@@ -232,7 +237,12 @@ class WorkerLoop:
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
         self.model.eval()
+<<<<<<< HEAD
         tally = tally_users(self.model, self.left_out, self.valid, ks, worker.device, self.history)
+=======
+        user = torch.arange(worker.rank, self.valid.n_users, worker.size)
+        tally = tally_users(self.model, self.left_out, self.valid, ks, user, worker.device, self.history)
+>>>>>>> ranking
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.popularity_I.cpu())

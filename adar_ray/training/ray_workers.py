@@ -23,7 +23,8 @@ from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
 from adar_ray.errors import AdarError, TransientError, one_line
 from adar_ray.memory import keep_freed_memory
 from adar_ray.process import check_threads, environment_kept
-from adar_ray.ray_session import Need, check_room, joins_cluster, ray_session
+from adar_ray.ray_address import joins_cluster
+from adar_ray.ray_session import Need, check_room, ray_session
 from adar_ray.training.data_source import keeps_data, kept_data, load, streamed_data, training_shards
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, StepProgress
