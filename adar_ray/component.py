@@ -60,16 +60,18 @@ class ModelInputs:
     """What a model may be built from.
 
     Attributes:
-        observed: the training interactions.
+        observed: the training interactions of this worker's users.
         embedding_dim: D, the length of a representation.
         cosine: whether the score is the cosine instead of the dot product.
         history_length: L, the longest history; for sequential models.
+        first_user: the user that has id 0 in `observed`.
     """
 
     observed: UserItems
     embedding_dim: int
     cosine: bool = False
     history_length: int = 0
+    first_user: int = 0
 
 
 def _fits_any(embedding_dim: int, settings: Any) -> None:

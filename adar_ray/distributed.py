@@ -5,6 +5,8 @@ Legend: B rows that this worker holds, A rows of all workers, D dimensions.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -29,6 +31,27 @@ def gather_rows(row_B: torch.Tensor) -> torch.Tensor:
     parts = [torch.empty_like(filled) for _ in counts]
     dist.all_gather(parts, filled)
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def gather_rows_with_gradients(row_B: torch.Tensor) -> torch.Tensor:
+    """`gather_rows` whose gradient is the sum of all workers' gradients of a row."""
+    return row_B if world_size() == 1 else _GatherRows.apply(row_B)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, row_B: torch.Tensor) -> torch.Tensor:
+        counts = gather_rows(torch.tensor([len(row_B)], device=row_B.device)).tolist()
+        rank = dist.get_rank()
+        ctx.mine = sum(counts[:rank]), sum(counts[: rank + 1])
+        return gather_rows(row_B)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_A: torch.Tensor) -> torch.Tensor:
+        total_A = gradient_A.clone()
+        sum_over_workers([total_A])
+        return total_A[slice(*ctx.mine)]
 
 
 def gather_tables(

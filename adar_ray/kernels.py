@@ -10,12 +10,16 @@ timesteps, D dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 
-_compiled = njit(cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy")
+_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(  # type: ignore[assignment]
+    cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy"
+)
 
 
 def runs_compiled(*tensors: torch.Tensor) -> bool:
@@ -63,7 +67,7 @@ def unseen(
     item: np.ndarray,
     found: np.ndarray,
 ) -> None:
-    """`UserItems.unseen`: a binary search among each user's own items. Writes `item` and `found`, `[B, K]`."""
+    """`UserItems.unseen`: a binary search among each user's items. Writes `item` and `found`, `[B, K]`."""
     for row in range(len(user)):
         first, end = start[user[row]], start[user[row] + 1]
         unseen = n_items - (end - first)
@@ -146,7 +150,7 @@ def adam_rows(
 
 @_compiled
 def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
-    """Dot products of each row's vector, `[B, D]`, with its K others, `[B, K, D]`. Writes `score`, `[B, K]`."""
+    """Dot products of a row's vector, `[B, D]`, with K others, `[B, K, D]`. Writes `score`, `[B, K]`."""
     for row in range(item.shape[0]):
         for k in range(item.shape[1]):
             total = np.float32(0)

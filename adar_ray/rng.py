@@ -16,6 +16,7 @@ import torch
 
 _MASK = (1 << 64) - 1
 _WORDS_A_BLOCK = 8  # Philox 4x64 makes four numbers of 64 bits from each value of its counter
+_FINE = 1 << 23  # single precision tells so many numbers apart
 _SHARED = 1 << 63  # keeps numbers that all rows share apart from those of rows
 
 
@@ -43,6 +44,12 @@ class RowRng:
         self._span = last - self._first + 1
         is_range = self._span == len(rows) and bool((np.diff(rows) == 1).all())
         self._at_B = None if is_range else rows - self._first
+
+    def of_rows(self, row_B: torch.Tensor) -> RowRng:
+        """The random numbers of the same step for other rows."""
+        other = RowRng(row_B, device=self._device)
+        other._state = self._state
+        return other
 
     @classmethod
     def fresh(cls, rows: int, device: torch.device | str = "cpu") -> RowRng:
@@ -79,6 +86,11 @@ class RowRng:
         if self._device.type == "cuda":  # pinned, so that the copy does not wait for the device
             return number.pin_memory().to(self._device, non_blocking=True)
         return number
+
+
+def uniform_numbers(rng: RowRng, n: int, stream: int) -> torch.Tensor:
+    """`[B, n]` numbers between 0 and 1, both excluded."""
+    return (rng.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE
 
 
 def _mix(x: int) -> int:

@@ -139,7 +139,7 @@ class AdarSampler(BaseSampler):
         with torch.no_grad():
             score_BP = context.score(user_BD, pool_PD[None])
             M_B = self._candidates(score_BP[:, 0], context)
-            is_softened_B = M_B < settings.candidates
+            is_softened_B = settings.candidates > M_B
             if is_plain:
                 M_B = torch.ones_like(M_B)
             chosen = self._choose_noise(score_BP, pool_P, context, rng, M_B)
@@ -180,7 +180,7 @@ class AdarSampler(BaseSampler):
                 t_BK = self.schedule.timestep(self._transition(r_B1, b_BK, z_B1, score_at).clamp_min(least))
             phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
 
-        known = {
+        known: dict[str, Any] = {
             "mask_BK": chosen.found_BK,
             "timestep_BK": t_BK.to(phi_BK.dtype) / self.schedule.T,
             "softened_B": None if context.seen_count_B is None else is_softened_B,
@@ -238,7 +238,7 @@ class AdarSampler(BaseSampler):
             return _hardest_of_window(score_BP, pool_P, seen, offset_B1[:, 0], M_B, K, M)
         mean_B1 = score_BP.mean(1, keepdim=True)
         deviation_B = (score_BP - mean_B1).square().mean(1).sqrt()
-        if seen is not None:
+        if seen is not None and pool_P is not None:
             score_BP = score_BP.masked_fill(seen(pool_P), -torch.inf)
         member_KM = torch.arange(K * M, device=score_BP.device).view(K, M)
         at_BKM = (offset_B1[..., None] + member_KM) % P
@@ -264,7 +264,7 @@ class AdarSampler(BaseSampler):
 
 @dataclass(frozen=True)
 class _Noise:
-    """Positions in the pool and whether they count, `[B, K]`; mean and deviation of the pool's scores, `[B]`."""
+    """Positions in the pool and whether they count, `[B, K]`; mean and deviation of its scores, `[B]`."""
 
     noise_BK: torch.Tensor
     found_BK: torch.Tensor
@@ -306,14 +306,16 @@ def _hardest_of_window(
 class ScoredNegatives(Negatives):
     """Negatives whose scores are known, and whose vectors are only made if somebody asks for them."""
 
+    make_vectors: Callable[[], torch.Tensor]
+
     def __init__(self, make_vectors: Callable[[], torch.Tensor], **known: Any) -> None:
         for field in fields(Negatives)[1:]:
             object.__setattr__(self, field.name, known.get(field.name))
-        object.__setattr__(self, "_make_vectors", make_vectors)
+        object.__setattr__(self, "make_vectors", make_vectors)
 
     @cached_property
-    def vector_BKD(self) -> torch.Tensor:  # type: ignore[override]
-        return self._make_vectors()
+    def vector_BKD(self) -> torch.Tensor:
+        return self.make_vectors()
 
 
 class _DiffusedScores(torch.autograd.Function):
@@ -334,9 +336,7 @@ class _DiffusedScores(torch.autograd.Function):
         mean_B1: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK)
-        return (
-            cos_BK * positive_B1 + sin_BK * score_BP.gather(1, noise_BK) + (1 - cos_BK - sin_BK) * mean_B1
-        )
+        return cos_BK * positive_B1 + sin_BK * score_BP.gather(1, noise_BK) + (1 - cos_BK - sin_BK) * mean_B1
 
     @staticmethod
     @torch.autograd.function.once_differentiable

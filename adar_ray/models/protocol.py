@@ -52,7 +52,7 @@ class BaseModel(Protocol):
     """An `nn.Module` with these three methods.
 
     Optional attribute:
-        `scores_by_dot_product`: True if `score` is nothing but `dot_score`, which samplers then compute faster.
+        `scores_by_dot_product`: True if `score` is nothing but `dot_score`, which is then computed faster.
 
     Optional methods:
         `snapshot() -> BaseModel`: the model at its present weights, with what all look-ups share computed

@@ -12,13 +12,16 @@ from torch import nn
 
 
 class Table(nn.Embedding):
-    """An embedding table. Until `collect` is called it is torch's own, with a gradient as large as itself.
+    """An embedding table. Until `collect` is called its gradient is torch's own, as large as itself.
 
     Afterwards a backward pass leaves `weight.grad` alone and appends to `gradients` instead: the rows of each
     look-up, `[R]`, and their gradients, `[R, D]`. An optimizer that takes them touches only those rows.
     """
 
     gradients: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+
+    def reset_parameters(self) -> None:
+        """Leaves the weights to whoever knows how they start: of large tables, drawing them twice is slow."""
 
     def collect(self) -> None:
         """Collects gradients by row from now on."""

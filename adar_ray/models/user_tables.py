@@ -1,8 +1,8 @@
 """Tables with a row per user, of which each worker holds those of its own users.
 
-A model or a sampler that has such tables names them in `user_tables`, each with a function that fills rows of
-it: `draw(rows, n_users, generator)`, with `n_users` the number of all users. The names are those of parameters
-or buffers.
+A model or a sampler that has such tables names them in `user_tables`, each with a function that fills rows
+of it: `draw(rows, n_users, generator)`, with `n_users` the number of all users. The names are those of
+parameters or buffers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def draw_by_lane(module: nn.Module, users: Users, begin: int) -> None:
     """
     for name, draw in user_tables(module).items():
         table = get_tensor(module, name)
-        for lane, (start, end) in enumerate(zip(users.bounds[:-1], users.bounds[1:], strict=True), users.lane):
+        for lane, (start, end) in enumerate(
+            zip(users.bounds[:-1], users.bounds[1:], strict=True), users.lane
+        ):
             key = repr((torch.initial_seed(), name, lane)).encode()
             seed = int.from_bytes(hashlib.sha256(key).digest()[:7], "big")
             draw(table[start - begin : end - begin], users.total, torch.Generator().manual_seed(seed))

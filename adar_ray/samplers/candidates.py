@@ -16,7 +16,6 @@ from adar_ray.samplers.base import SamplingContext
 
 _REDRAWS = 8
 _ANY = 1 << 31
-_FINE = 1 << 23  # single precision tells so many numbers apart
 
 
 def unseen(
@@ -67,8 +66,3 @@ def scored_candidates(
 def pick(value_BKN: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
     """`[B, K]`: the value at the given place of each last axis."""
     return value_BKN.gather(2, at_BK[..., None])[..., 0]
-
-
-def uniform_numbers(rng: RowRng, n: int, stream: int) -> torch.Tensor:
-    """`[B, n]` numbers between 0 and 1, both excluded."""
-    return (rng.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 
 from adar_ray.component import SamplerComponent, Settings, setting
-from adar_ray.rng import RowRng
+from adar_ray.rng import RowRng, uniform_numbers
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, Source, need
-from adar_ray.samplers.candidates import uniform_candidates, uniform_numbers
+from adar_ray.samplers.candidates import uniform_candidates
 
 _SHARES = 100  # the stream of random numbers of the shares; the candidates have others
 

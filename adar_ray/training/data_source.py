@@ -78,6 +78,7 @@ def load(config: Config, dataset: Dataset) -> Loaded:
     """Reads the rows that training with this configuration needs."""
     rows = training_rows(config, dataset, Worker()).kept()
     train = dataset.read_split("train") if is_sequential(config) else rows.all_rows()
+    assert rows.by_shard is not None
     return Loaded(dataset, rows.by_shard, train, dataset.read_split("valid"))
 
 

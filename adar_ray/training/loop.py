@@ -6,11 +6,9 @@ Legend: B rows of the batch that this worker holds.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,19 +18,17 @@ from torch import nn
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Chunks, batches, steps_per_epoch
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.interactions.users import Users
+from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
-<<<<<<< HEAD
-from adar_ray.ranking.tally import tally_users, tile_count
-from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
-=======
 from adar_ray.ranking.tally import tally_users
-from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
->>>>>>> ranking
+from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+from adar_ray.training.optimizer import MOMENTS
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
-from adar_ray.training.run import LAST, METRICS, Run
+from adar_ray.training.run import METRICS, Run
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
@@ -56,6 +52,11 @@ class Worker:
             dist.all_reduce(on_device)
             return on_device.to(tensor.device)
         return tensor
+
+    def wait_for_all(self) -> None:
+        """Returns when all workers are here."""
+        if self.size > 1:
+            dist.barrier()
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class WorkerLoop:
         self.state.epoch += 1
         started = time.perf_counter()
         losses, statistics = self._train_epoch()
+        self.state.steps = self.optimizer.steps
         trained = time.perf_counter()
         figures = self._validate() if self._validates() else None
         seconds = EpochTime(
@@ -175,8 +177,7 @@ class WorkerLoop:
             interactions_per_second=self.data.dataset.rows("train") / (trained - started),
         )
         value = float(self.state.epoch) if figures is None else figures[self.config.train.metric]
-        is_best = value > self.state.best_value
-        if is_best:
+        if value > self.state.best_value:
             self.state.best_epoch, self.state.best_value = self.state.epoch, value
         record = EpochRecord(
             epoch=self.state.epoch,
@@ -186,8 +187,7 @@ class WorkerLoop:
             time=seconds,
             best_epoch=self.state.best_epoch,
         )
-        if self.worker.rank == 0:
-            self._save_epoch(record, is_best)
+        self._save_epoch(record)
         return record
 
     def _train_epoch(self) -> tuple[dict[str, float], SamplerStatistics]:
@@ -219,8 +219,9 @@ class WorkerLoop:
                 self._on_step(epoch, step + 1, steps)
         losses, summary = StepStatistics.summary(worker.all_reduce(total))
         total_loss = losses["loss"] + losses["penalty"]
+        has_finite_weights = self._has_finite_weights()
         # The last step may spoil weights that no loss has been computed from yet.
-        if not np.isfinite(total_loss) or not self._has_finite_weights():
+        if not np.isfinite(total_loss) or not has_finite_weights:
             problem = "a weight is no number" if np.isfinite(total_loss) else f"the loss is {losses['loss']}"
             raise AdarError(
                 f"epoch {epoch}: {problem} and training cannot continue; resume after the epoch before it "
@@ -229,42 +230,71 @@ class WorkerLoop:
         return losses, SamplerStatistics.model_validate(summary)
 
     def _has_finite_weights(self) -> bool:
+        """Whether all weights on all workers are numbers."""
         parameters = (*self.model.parameters(), *self.samplers.parameters())
-        return all(bool(torch.isfinite(weight).all()) for weight in parameters if weight.requires_grad)
+        infinite = [(~torch.isfinite(weight)).sum() for weight in parameters if weight.requires_grad]
+        return int(self.worker.all_reduce(sum(infinite, torch.zeros((), dtype=torch.int64)))) == 0
 
     def _validate(self) -> dict[str, float]:
-        """Validation metrics over all users, each worker ranking its share of them."""
+        """Validation metrics over all users, each worker ranking for its own."""
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
         self.model.eval()
-<<<<<<< HEAD
-        tally = tally_users(self.model, self.left_out, self.valid, ks, worker.device, self.history)
-=======
-        user = torch.arange(worker.rank, self.valid.n_users, worker.size)
-        tally = tally_users(self.model, self.left_out, self.valid, ks, user, worker.device, self.history)
->>>>>>> ranking
+        tally = tally_users(
+            self.model, self.left_out, self.valid, ks, device=worker.device, history=self.history
+        )
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.popularity_I.cpu())
 
-    def _save_epoch(self, record: EpochRecord, is_best: bool) -> None:
-        """Every worker writes its part of the checkpoint; then worker 0 the epoch's metrics, and which it is."""
-        self.run.write_part(self.state.epoch, self.worker.rank, self._part())
+    def _save_epoch(self, record: EpochRecord) -> None:
+        """Every worker writes its part of the checkpoint; then worker 0 the epoch's metrics, and that it is
+        the last."""
+        state, size = self.state, self.worker.size
+        self.run.write_part(state.epoch, self.worker.rank, size, self._part())
+        state.parts = {
+            epoch: {**state.parts, state.epoch: size}[epoch] for epoch in (state.best_epoch, state.epoch)
+        }
         self.worker.wait_for_all()
         if self.worker.rank == 0:
             self.run.write_epochs([*self.run.epochs(), record])
-            self.run.commit_checkpoint(Checkpoint(**vars(self.state), workers=self.worker.size))
+            self.run.commit_checkpoint(state)
+        self.worker.wait_for_all()  # a run that ends here is complete
 
     def _part(self) -> dict[str, torch.Tensor]:
-        """This worker's users, and all that is not of users if it is the first."""
-        users, begin = self.data.users, self.data.begin
-        tensors = {}
-        for name, tensor in self._tensors().items():
-            if name in self.optimizer.own_names():
-                tensors[name] = tensor[users.first - begin : users.last - begin]
-            elif self.worker.rank == 0:
-                tensors[name] = tensor
-        return tensors
+        """The rows of this worker's users, and from worker 0 all the rest."""
+        users, begin, own = self.data.users, self.data.begin, self._own_names()
+        return {
+            name: tensor[users.first - begin : users.last - begin] if name in own else tensor
+            for name, tensor in self._tensors().items()
+            if name in own or self.worker.rank == 0
+        }
+
+    def _restore(self) -> TrainingState:
+        state = self.run.load_checkpoint()
+        if state is None:
+            return TrainingState()
+        users, begin, own = self.data.users, self.data.begin, self._own_names()
+        shapes = {
+            name: (users.count, *tensor.shape[1:]) if name in own else tensor.shape
+            for name, tensor in self._tensors().items()
+        }
+        saved = self.run.read_checkpoint(state, self.data.dataset, shapes, own, users)
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                part = tensor[users.first - begin : users.last - begin] if name in own else tensor
+                part.copy_(saved[name])
+        self.optimizer.steps = state.steps
+        return state
+
+    def _own_names(self) -> set[str]:
+        """Names of those of `_tensors` that have a row for each of the worker's users."""
+        owners = {
+            "model": self.model,
+            **{f"samplers.{n}": sampler for n, sampler in enumerate(self.samplers)},
+        }
+        names = {f"{where}.{name}" for where, owner in owners.items() for name in user_tables(owner)}
+        return names | {f"{moment}:{name}" for moment in MOMENTS for name in names}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that an interrupted run continues from, by name."""

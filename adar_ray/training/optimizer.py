@@ -16,6 +16,7 @@ from adar_ray.models.table import Table
 
 BETAS = 0.9, 0.999
 EPS = 1e-8
+MOMENTS = "mean", "square"
 
 
 class Adam:
@@ -53,6 +54,14 @@ class Adam:
         }
         self._places: dict[str, torch.Tensor] = {}
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The moments, as `mean:NAME` and `square:NAME` of each parameter."""
+        return {
+            f"{moment}:{name}": tensor
+            for name, tensors in self.moments.items()
+            for moment, tensor in zip(MOMENTS, tensors, strict=True)
+        }
+
     def zero_grad(self) -> None:
         for parameter in self.parameters.values():
             parameter.grad = None
@@ -86,7 +95,9 @@ class Adam:
                 for none, part in zip(_nothing(weight), zip(*gradients, strict=True), strict=True)
             )
             distinct_R, at_R = torch.unique(row_R, return_inverse=True)
-            return distinct_R, torch.zeros_like(gradient_RD[: len(distinct_R)]).index_add_(0, at_R, gradient_RD)
+            return distinct_R, torch.zeros_like(gradient_RD[: len(distinct_R)]).index_add_(
+                0, at_R, gradient_RD
+            )
         if name not in self._places:
             self._places[name] = torch.full((len(weight),), -1, dtype=torch.int32)
         place_N, distinct_R = self._places[name], torch.empty(size, dtype=torch.int64)

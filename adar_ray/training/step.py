@@ -24,7 +24,7 @@ from adar_ray.samplers.base import Negatives, SamplingContext
 
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
-_MASKS = -1  # the stream of random numbers that hides positions; samplers count theirs from 0
+_MASKS = 1 << 16  # the stream of random numbers that hides positions; samplers count theirs from 0
 
 
 class StepStatistics:
@@ -97,22 +97,20 @@ class Pairs:
         user_ND: representations of the users.
         user_N, positive_N: ids.
         row_N: the pairs' positions in the batch of all workers.
-        of_N: the rows of this worker's batch that they come from.
     """
 
     user_ND: torch.Tensor
     user_N: torch.Tensor
     positive_N: torch.Tensor
     row_N: torch.Tensor
-    of_N: torch.Tensor
 
 
 class TrainingStep(nn.Module):
     """Computes the loss of a batch: model, samplers, loss function, L2 penalty.
 
-    One module, so that `DistributedDataParallel` can wrap it and average the gradients.
-
     Args:
+        observed: the training interactions of this worker's users.
+        popularity_I: the number of training interactions of each item, of all users.
         targets: how many positions of a sequence row, counted from its end, to train on.
     """
 
@@ -123,12 +121,13 @@ class TrainingStep(nn.Module):
         loss: Loss,
         samplers: nn.ModuleList,
         observed: UserItems,
+        popularity_I: torch.Tensor,
         targets: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.samplers = model, samplers
         self.config, self.loss, self.observed, self.targets = config, loss, observed, targets
-        self.popularity_I, self.seen_count_U = observed.item_counts(), observed.counts()
+        self.popularity_I, self.seen_count_U = popularity_I, observed.counts()
 
     def forward(
         self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
@@ -138,10 +137,10 @@ class TrainingStep(nn.Module):
         Args:
             user_B: users.
             item: their positives `[B]`, or their sequence rows `[B, L + 1]`.
-            row_B: the rows' positions in the batch of all workers.
+            row_B: the rows' positions in the batch of all workers; on the CPU, where random numbers are made.
             key: the step's key to random numbers: seed, epoch, step.
         """
-        model = snapshot(self.model)
+        model, device = snapshot(self.model), user_B.device
         batch, pairs = self._pairs(model, user_B, item, row_B, key)
         positive_ND = model.items(pairs.positive_N)
         positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
@@ -159,7 +158,7 @@ class TrainingStep(nn.Module):
             epoch=key[1],
         )
         answers: list[Negatives] = [
-            sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream))
+            sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream, device=device))
             for stream, sampler in enumerate(self.samplers)
         ]
         scores = [
@@ -174,7 +173,9 @@ class TrainingStep(nn.Module):
                 loss_N = loss_N + negatives.loss_B
         auxiliary_loss = getattr(self.model, "auxiliary_loss", None)
         if auxiliary_loss:
-            loss_N = loss_N + auxiliary_loss(batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers)))
+            loss_N = loss_N + auxiliary_loss(
+                batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers), device=device)
+            )
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
             studied, some = answers[-1], slice(_HARDNESS_OF)
@@ -195,9 +196,8 @@ class TrainingStep(nn.Module):
         """The model's input, and the pairs in it: all positions of all histories at once."""
         if item.dim() == 1:
             batch = {"user": user_B}
-            of_B = torch.arange(len(user_B), device=user_B.device)
-            return batch, Pairs(model.users(batch), user_B, item, row_B, of_B)
-        rng = RowRng(row_B, *key, _MASKS)
+            return batch, Pairs(model.users(batch), user_B, item, row_B)
+        rng = RowRng(row_B, *key, _MASKS, device=item.device)
         history_BL, target_BL = training_positions(self.model, item, self.targets, rng)
         batch = {"user": user_B, "history": history_BL}
         of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
@@ -205,8 +205,7 @@ class TrainingStep(nn.Module):
             model.users(batch)[of_N, at_N],
             user_B[of_N],
             target_BL[of_N, at_N],
-            row_B[of_N] * target_BL.shape[1] + at_N,
-            of_N,
+            row_B[of_N.cpu()] * target_BL.shape[1] + at_N.cpu(),
         )
 
     def _loss(
@@ -270,7 +269,7 @@ def _half_square(vector: torch.Tensor) -> torch.Tensor:
 
 
 class _HalfSquare(torch.autograd.Function):
-    """Half the squared length of each vector. Its gradient is the vector: one pass, where autograd takes four."""
+    """Half the squared length of each vector. Its gradient is the vector; autograd takes four passes."""
 
     @staticmethod
     def forward(ctx: Any, vector: torch.Tensor) -> torch.Tensor:
