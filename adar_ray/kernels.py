@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numba import njit
 
-_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(  # type: ignore[assignment]
+_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
     cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy"
 )
 

@@ -131,6 +131,7 @@ class WorkerLoop:
         self.popularity_I = worker.all_reduce(self.observed.item_counts())
         # Every worker builds the same model from the same seed, but for its users: nothing to broadcast.
         self.model = build_model(self.config, self.observed, dataset, data.users).to(device)
+        _seed(self.config.train.seed, "samplers")  # what the model has drawn depends on the number of its users
         self.samplers = build_samplers(self.config, self.model, self.observed, dataset, data.users).to(device)
         self.optimizer = build_optimizer(self.config, self.model, self.samplers)
         self.state = self._restore()
@@ -195,9 +196,7 @@ class WorkerLoop:
         worker, epoch = self.worker, self.state.epoch
         seed, batch_size = self.config.train.seed, self.config.train.batch_size
         # Everything that a model draws, such as dropout, follows from this: no generator state to save.
-        torch.manual_seed(
-            int.from_bytes(hashlib.sha256(repr((seed, epoch, worker.rank)).encode()).digest()[:7], "big")
-        )
+        _seed(seed, epoch, worker.rank)
         rows = self.data.lane_rows
         steps = steps_per_epoch(int(rows.sum()), batch_size)
         total = torch.zeros(StepStatistics.SIZE, dtype=torch.float64, device=worker.device)
@@ -300,3 +299,8 @@ class WorkerLoop:
         """All that an interrupted run continues from, by name."""
         state = nn.ModuleDict({"model": self.model, "samplers": self.samplers}).state_dict()
         return {**state, **self.optimizer.tensors()}
+
+
+def _seed(*key: object) -> None:
+    """Seeds torch's own generator with everything in the key."""
+    torch.manual_seed(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big"))
