@@ -131,7 +131,8 @@ class WorkerLoop:
         self.popularity_I = worker.all_reduce(self.observed.item_counts())
         # Every worker builds the same model from the same seed, but for its users: nothing to broadcast.
         self.model = build_model(self.config, self.observed, dataset, data.users).to(device)
-        _seed(self.config.train.seed, "samplers")  # what the model has drawn depends on the number of its users
+        # The model has drawn as many random numbers as it has users.
+        _seed(self.config.train.seed, "samplers")
         self.samplers = build_samplers(self.config, self.model, self.observed, dataset, data.users).to(device)
         self.optimizer = build_optimizer(self.config, self.model, self.samplers)
         self.state = self._restore()
