@@ -115,10 +115,10 @@ class GraphModel(DotProductModel):
         super().__init__(cosine)
         self.n_users, self.n_items = observed.n_users, observed.n_items
         self.layers = layers
-        # Items first: the random numbers that users take depend on how many there are here.
         self.item, self.user = Table(self.n_items, embedding_dim), Table(self.n_users, embedding_dim)
         _draw(self.item.weight.data)
-        _draw(self.user.weight.data)
+        # From a generator of their own: what a model draws afterwards must not depend on how many users it has.
+        _draw(self.user.weight.data, torch.Generator().manual_seed(int(torch.randint(1 << 62, ()))))
         self.graph = Graph(observed)  # derived from the data set, hence not part of the weights
 
     @property
