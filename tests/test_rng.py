@@ -23,7 +23,8 @@ def python_state(*key: int) -> int:
 
 def philox_words(key: tuple[int, ...], stream: int, count: int) -> list[int]:
     """The first 32-bit words of a stream, low half first, from numpy's Philox run from its beginning."""
-    numbers = np.random.Philox(counter=0, key=[python_state(*key), stream]).random_raw(count // 2 + 1).tolist()
+    key_2 = np.array([python_state(*key), stream], dtype=np.uint64)
+    numbers = np.random.Philox(counter=0, key=key_2).random_raw(count // 2 + 1).tolist()
     return [half for number in numbers for half in (number & 0xFFFFFFFF, number >> 32)][:count]
 
 
