@@ -24,7 +24,7 @@ def test_each_chunk_is_one_block_of_any_size(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, block_size: int
 ) -> None:
     monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", block_size)
-    rows = WorkerRows(dataset, "sequences", 3, 1, 2)
+    rows = WorkerRows(dataset, "sequences", 3, 0, 2)
     assert rows.chunks > 1
     expected = [chunk for epoch in (2, 3) for chunk in rows.epoch(epoch)]
     assert all(item.nbytes > 1000 for _, item in expected)
