@@ -42,11 +42,9 @@ class Graph:
         self.start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self.neighbor, self.weight = neighbors, torch.cat([weight_E, weight_E[by_item_E]])
 
-    def to(self, device: torch.device | str) -> Graph:
-        self.start, self.neighbor, self.weight = (
-            tensor.to(device) for tensor in (self.start, self.neighbor, self.weight)
-        )
-        return self
+    def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Moves or converts the tensors, as the module does that it belongs to."""
+        self.start, self.neighbor, self.weight = fn(self.start), fn(self.neighbor), fn(self.weight)
 
     def product(self, vector_ND: torch.Tensor) -> torch.Tensor:
         """The graph times vectors, with the part of this worker's users in what items get."""
@@ -127,7 +125,7 @@ class GraphModel(DotProductModel):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> GraphModel:
         moved = super()._apply(fn, recurse)
-        self.graph.to(self.item.weight.device)
+        self.graph.apply(fn)
         return moved
 
     def table(self) -> torch.Tensor:
