@@ -30,8 +30,13 @@ def runs_compiled(*tensors: torch.Tensor) -> bool:
 
 
 @_compiled
-def _contains(start: np.ndarray, pair: np.ndarray, n_items: int, user: int, item: int) -> bool:
-    """Whether a user has interacted with an item: a binary search among the user's own."""
+def _contains(
+    start: np.ndarray, pair: np.ndarray, bits: np.ndarray, n_items: int, user: int, item: int
+) -> bool:
+    """Whether a user has interacted with an item: one bit, or a binary search among the user's own."""
+    if len(bits):
+        at = user * n_items + item
+        return (bits[at >> 3] >> (at & 7)) & 1 != 0
     low, high, wanted = start[user], start[user + 1], user * n_items + item
     while low < high:
         middle = (low + high) >> 1
@@ -46,6 +51,7 @@ def _contains(start: np.ndarray, pair: np.ndarray, n_items: int, user: int, item
 def contains(
     start: np.ndarray,
     pair: np.ndarray,
+    bits: np.ndarray,
     n_items: int,
     user: np.ndarray,
     item: np.ndarray,
@@ -54,13 +60,14 @@ def contains(
     """`UserItems.contains`. Writes `found`, `[B, K]`."""
     for row in range(item.shape[0]):
         for k in range(item.shape[1]):
-            found[row, k] = _contains(start, pair, n_items, user[row], item[row, k])
+            found[row, k] = _contains(start, pair, bits, n_items, user[row], item[row, k])
 
 
 @_compiled
 def unseen(
     start: np.ndarray,
     pair: np.ndarray,
+    bits: np.ndarray,
     n_items: int,
     user: np.ndarray,
     number: np.ndarray,
@@ -181,8 +188,10 @@ def dots_backward(
 def hardest_of_window(
     score: np.ndarray,
     item: np.ndarray,
+    place: np.ndarray,
     start: np.ndarray,
     pair: np.ndarray,
+    bits: np.ndarray,
     n_items: int,
     user: np.ndarray,
     offset: np.ndarray,
@@ -197,13 +206,15 @@ def hardest_of_window(
     Args:
         score: `[B, P]`.
         item: items of the pool, `[P]`; empty if they are none, or all may be taken.
-        start, pair, n_items, user: what the rows' users have seen, as in `contains`.
+        place: one of an item's positions in the pool, -1 for other items, `[I]`.
+        start, pair, bits, n_items, user: what the rows' users have seen, as in `contains`.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
         width: how many members of each window count, `[B]`, and how many there are, `[B]` again.
         noise, found: receive positions in the pool `[B, K]`, and False where all have been seen.
         mean, deviation: receive those of each row's scores, `[B]`.
     """
     rows, pool = score.shape
+    seen_by = np.full(pool, -1, np.int64)  # the last row whose user has seen the item that is placed here
     for row in range(rows):
         total = np.float32(0)
         for at in range(pool):
@@ -213,17 +224,26 @@ def hardest_of_window(
         for at in range(pool):
             squares += (score[row, at] - middle) * (score[row, at] - middle)
         mean[row], deviation[row] = middle, np.sqrt(squares / np.float32(pool))
+        looks_up = len(item) > 0 and len(bits) > 0
+        marks = len(item) > 0 and not looks_up
+        if marks:
+            for entry in range(start[user[row]], start[user[row] + 1]):
+                at = place[pair[entry] - user[row] * n_items]
+                if at >= 0:
+                    seen_by[at] = row
         begin = offset[row]
         for k in range(noise.shape[1]):
-            best, chosen = np.float32(-np.inf), begin % pool
-            for member in range(width[0, row]):
-                at = (begin + member) % pool
+            best, chosen = np.float32(-np.inf), begin
+            at = begin
+            for _ in range(width[0, row]):
                 if score[row, at] > best and not (
-                    len(item) and _contains(start, pair, n_items, user[row], item[at])
+                    (marks and seen_by[place[item[at]]] == row)
+                    or (looks_up and _contains(start, pair, bits, n_items, user[row], item[at]))
                 ):
                     best, chosen = score[row, at], at
+                at = at + 1 if at + 1 < pool else 0  # a remainder would take longer than all the rest
             noise[row, k], found[row, k] = chosen, best > -np.inf
-            begin += width[1, row]
+            begin = (begin + width[1, row]) % pool
 
 
 @_compiled
@@ -231,32 +251,33 @@ def transitions(
     r: np.ndarray,
     b: np.ndarray,
     z: np.ndarray,
-    least: float,
-    middle: np.ndarray,
+    cos_least: float,
+    cos_between: np.ndarray,
     timestep: np.ndarray,
 ) -> None:
-    """The timesteps of `transition_angle`, at least at the angle `least`. Writes `timestep`, `[B, K]`.
+    """The timesteps of `transition_angle`, from cosines alone. Writes `timestep`, `[B, K]`.
 
     Args:
         r, z: scores of positives and boundaries, `[B]`.
         b: scores of noise, `[B, K]`.
-        middle: angles between each timestep and the next, `[T]`.
+        cos_least: cosine of the least angle.
+        cos_between: cosines of the angles between each timestep and the next, `[T]`.
     """
     for row in range(b.shape[0]):
         for k in range(b.shape[1]):
-            angle = math.pi / 2
+            cos = 0.0
             if b[row, k] <= z[row]:
-                radius = max(math.sqrt(r[row] * r[row] + b[row, k] * b[row, k]), 1e-6)
-                share = min(max(z[row] / radius, -1.0), 1.0)
-                angle = math.atan2(b[row, k], r[row]) + math.acos(share)
-            angle = min(max(angle, least), math.pi / 2)
-            low, high = 0, len(middle)
-            while low < high:
-                half = (low + high) >> 1
-                if middle[half] < angle:
-                    low = half + 1
-                else:
-                    high = half
+                # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
+                length = max(r[row] * r[row] + b[row, k] * b[row, k], 1e-12)
+                rest = math.sqrt(max(length - z[row] * z[row], 0.0))
+                cos = (r[row] * z[row] - b[row, k] * rest) / length
+            cos = min(max(cos, 0.0), cos_least)
+            low, size = 0, len(cos_between)
+            while size > 0:
+                half = size >> 1
+                low, size = (
+                    (low + half + 1, size - half - 1) if cos_between[low + half] > cos else (low, half)
+                )
             timestep[row, k] = low
 
 

@@ -171,7 +171,9 @@ class AdarSampler(BaseSampler):
                 t_BK = torch.empty_like(noise_BK)
                 tensors = (r_B1[:, 0].contiguous(), b_BK, z_B1[:, 0].contiguous())
                 arrays = (tensor.detach().numpy() for tensor in tensors)
-                kernels.transitions(*arrays, least, self.schedule.between_T.numpy(), t_BK.numpy())
+                kernels.transitions(
+                    *arrays, math.cos(least), self.schedule.cos_between_T.numpy(), t_BK.numpy()
+                )
             else:
                 # A linear score, and hardly any other, gives the mean vector the mean of the scores.
                 off_B1 = scores(mean_D[None, None])
@@ -283,9 +285,12 @@ def _hardest_of_window(
 ) -> _Noise:
     rows = len(score_BP)
     item_P, user_B = torch.empty((2, 0), dtype=torch.int64)
-    lookup = (np.empty(0, np.int64), np.empty(0, np.int64), 1)
+    nothing = np.empty(0, np.int64)
+    place_I, lookup = np.empty(0, np.int32), (nothing, nothing, np.empty(0, np.uint8), 1)
     if seen is not None and pool_P is not None:
         item_P, user_B, lookup = pool_P, seen.user_B, seen.observed.arrays()
+        place_I = np.full(seen.observed.n_items, -1, np.int32)
+        place_I[item_P.numpy()] = np.arange(len(item_P), dtype=np.int32)
     chosen = _Noise(
         offset_B.new_empty(rows, K),
         torch.empty(rows, K, dtype=torch.bool),
@@ -296,6 +301,7 @@ def _hardest_of_window(
     kernels.hardest_of_window(
         score_BP.numpy(),
         item_P.numpy(),
+        place_I,
         *lookup,
         *(tensor.contiguous().numpy() for tensor in (user_B, offset_B, width_2B)),
         *(tensor.numpy() for tensor in vars(chosen).values()),
