@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence
 
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.sequence import BATCH_SIZE, embed_items
+from adar_ray.models.sequence import BATCH_SIZE, embed_items, shown_positions
 
 
 class GRU4RecSettings(Settings):
@@ -63,9 +64,19 @@ class GRU4Rec(DotProductModel):
             nn.init.xavier_uniform_(weight)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        state, _ = self.gru(self.dropout(embed_items(self.item, batch["history"])))
-        user_BLD = self.dense(state)
-        return self.represent(user_BLD)
+        item_BL = batch["history"]
+        shown_BL = shown_positions(item_BL)
+        length_B = shown_BL.sum(1)
+        # torch's packing: the first positions of all histories, the longest history first, then the second ones.
+        of_B = length_B.argsort(descending=True, stable=True)
+        step_N, rank_N = (torch.arange(item_BL.shape[1], device=of_B.device)[:, None] < length_B[of_B]).nonzero(as_tuple=True)
+        of_N = of_B[rank_N]
+        at_N = item_BL.shape[1] - length_B[of_N] + step_N
+        x_ND = self.dropout(embed_items(self.item, item_BL[of_N, at_N]))
+        state, _ = self.gru(PackedSequence(x_ND, step_N.bincount().cpu()))
+        user_BLD = x_ND.new_zeros(*item_BL.shape, x_ND.shape[1])
+        user_BLD[of_N, at_N] = self.represent(self.dense(state.data))
+        return user_BLD
 
 
 COMPONENT = ModelComponent(
