@@ -99,9 +99,7 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, input_NG: torch.Tensor, weight_GH: torch.Tensor, rows: list[int]
-    ) -> torch.Tensor:
+    def forward(ctx: Any, input_NG: torch.Tensor, weight_GH: torch.Tensor, rows: list[int]) -> torch.Tensor:
         state_SH = input_NG.new_zeros(rows[0], weight_GH.shape[1])
         steps = []
         for input_SG in input_NG.split(rows):
@@ -119,7 +117,9 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, gradient_NH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         *parts, weight_GH = ctx.saved_tensors
         before_NH = parts[-1]
-        with torch.enable_grad():  # each element of a state depends on its own gates: the sum's gradients are theirs
+        with (
+            torch.enable_grad()
+        ):  # each element of a state depends on its own gates: the sum's gradients are theirs
             parts = [part.detach().requires_grad_() for part in parts]
             by_input_NG, by_hidden_NG, by_before_NH = torch.autograd.grad(_state(*parts).sum(), parts)
         by_hidden_N3H = by_hidden_NG.unflatten(1, (3, -1))

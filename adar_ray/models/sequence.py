@@ -6,7 +6,7 @@ Legend: B rows of the batch, L positions of a history, N positions shown, R pack
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
 
 import torch
 from torch import nn
@@ -82,17 +82,15 @@ class Packing:
 def _packed(length_B: list[int]) -> tuple[list[int], int, int]:
     """Where each history starts if packed rows follow one another, their number R, and their width W.
 
-    A row takes the longest history that is left, then the shortest ones as long as there is room.
+    Each row takes the longest history left that fits, again and again, until none does.
     """
-    left = deque(sorted(range(len(length_B)), key=length_B.__getitem__))
+    left = sorted(range(len(length_B)), key=length_B.__getitem__)
     start_B, rows, width = [0] * len(length_B), 0, max(length_B, default=1)
     while left:
-        history, at = left.pop(), rows * width
+        at = rows * width
         rows += 1
-        start_B[history] = at
-        at += length_B[history]
-        while left and at + length_B[left[0]] <= rows * width:
-            history = left.popleft()
+        while fitting := bisect_right(left, rows * width - at, key=length_B.__getitem__):
+            history = left.pop(fitting - 1)
             start_B[history] = at
             at += length_B[history]
     return start_B, rows, width
