@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import linear
-from torch.nn.utils.rnn import PackedSequence
 
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.models.dot_product import DotProductModel
@@ -69,33 +68,32 @@ class GRU4Rec(DotProductModel):
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         item_BL = batch["history"]
+        if item_BL.device.type != "cpu":  # cuDNN is several times as fast on whole rows, padding included
+            state_BLH, _ = self.gru(self.dropout(embed_items(self.item, item_BL)))
+            return self.represent(self.dense(state_BLH))
         length, length_B = item_BL.shape[1], shown_positions(item_BL).sum(1)
         # The first positions of all histories, the longest history first; then their second ones, and so on.
         by_length_B = length_B.argsort(descending=True, stable=True)
-        step_L1 = torch.arange(length, device=item_BL.device)[:, None]
-        step_N, rank_N = (step_L1 < length_B[by_length_B]).nonzero(as_tuple=True)
+        step_N, rank_N = (torch.arange(length)[:, None] < length_B[by_length_B]).nonzero(as_tuple=True)
         of_N = by_length_B[rank_N]
         at_N = length - length_B[of_N] + step_N
-        x_ND = self.dropout(embed_items(self.item, item_BL[of_N, at_N]))
-        state_NH = self._states(x_ND, step_N.bincount(minlength=1).cpu())
-        user_BLD = x_ND.new_zeros(*item_BL.shape, x_ND.shape[1])
-        user_BLD[of_N, at_N] = self.represent(self.dense(state_NH))
+        rows = step_N.bincount(minlength=1).tolist()
+        state = self.dropout(embed_items(self.item, item_BL[of_N, at_N]))  # of the layer below
+        for input_weight, state_weight_GH in self.gru.all_weights:
+            state = _Recurrence.apply(linear(state, input_weight), state_weight_GH, rows)
+        user_ND = self.represent(self.dense(state))
+        user_BLD = user_ND.new_zeros(*item_BL.shape, user_ND.shape[1])
+        user_BLD[of_N, at_N] = user_ND
         return user_BLD
-
-    def _states(self, x_ND: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The last layer's states, `[N, H]`, for input vectors by step, of which each has so many `rows`."""
-        if x_ND.device.type != "cpu":  # cuDNN
-            return self.gru(PackedSequence(x_ND, rows))[0].data
-        for input_weight_GD, state_weight_GH in self.gru.all_weights:
-            x_ND = _Recurrence.apply(linear(x_ND, input_weight_GD), state_weight_GH, rows.tolist())
-        return x_ND
 
 
 class _Recurrence(torch.autograd.Function):
     """The states of a GRU layer, `[N, H]`, from its input times its weights, `[N, G]`, step after step.
 
-    On a CPU, torch's own GRU adds to the gradient of the weights at every step, and most steps have few rows.
-    Here one product after the last step does.
+    torch's own GRU adds to the gradient of the weights at every step, and most steps have few rows. Here one
+    product after the last step does.
+
+    `rows` says how many histories have a position at each step, never more than at the step before.
     """
 
     @staticmethod
@@ -115,13 +113,14 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient_NH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        *parts, weight_GH = ctx.saved_tensors
-        before_NH = parts[-1]
-        with (
-            torch.enable_grad()
-        ):  # each element of a state depends on its own gates: the sum's gradients are theirs
-            parts = [part.detach().requires_grad_() for part in parts]
-            by_input_NG, by_hidden_NG, by_before_NH = torch.autograd.grad(_state(*parts).sum(), parts)
+        input_NG, hidden_NG, before_NH, weight_GH = ctx.saved_tensors
+        parts = [part.detach().requires_grad_() for part in (input_NG, hidden_NG, before_NH)]
+        with torch.enable_grad():
+            state_NH = _state(*parts)
+        # Each element of a state has gates of its own, so these are its derivatives by them.
+        by_input_NG, by_hidden_NG, by_before_NH = torch.autograd.grad(
+            state_NH, parts, torch.ones_like(state_NH)
+        )
         by_hidden_N3H = by_hidden_NG.unflatten(1, (3, -1))
         gradient_N1H = gradient_NH.clone()[:, None]
         by_step = (x.split(ctx.rows)[::-1] for x in (gradient_N1H, by_hidden_N3H, by_before_NH))

@@ -459,6 +459,11 @@ def test_gru4rec_is_the_equations_of_a_gru_over_the_items_alone():
             np.testing.assert_allclose(user_BLD[row, position], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_elsewhere_than_on_a_cpu_gru4rec_reads_whole_rows():
+    model, history_BL = build("gru4rec").to("meta"), histories().to("meta")
+    assert model.users({"history": history_BL}).shape == (5, LENGTH, DIM)
+
+
 def normalized(x: np.ndarray, weight: dict[str, np.ndarray], name: str) -> np.ndarray:
     spread = np.sqrt(x.var(-1, keepdims=True) + 1e-12)
     return (x - x.mean(-1, keepdims=True)) / spread * weight[f"{name}.weight"] + weight[f"{name}.bias"]
