@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from adar_ray import kernels
 from adar_ray.component import LossFunction
 from adar_ray.config import Config
 from adar_ray.interactions import PADDING
@@ -37,19 +39,30 @@ class StepStatistics:
     def of(
         loss_N: torch.Tensor,
         penalty_N: torch.Tensor,
-        hardness_NK: torch.Tensor,
+        positive_N: torch.Tensor,
+        negative_NK: torch.Tensor,
         mask_NK: torch.Tensor,
         timestep_NK: torch.Tensor | None,
+        temperature: float,
     ) -> torch.Tensor:
         """The sums of one step, `[SIZE]`."""
-        histogram = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
-        timesteps = uncrossed = histogram.sum()
+        if kernels.runs_compiled(positive_N, negative_NK):
+            histogram = np.zeros(HISTOGRAM_BINS)
+            times_NK = positive_N.new_empty(len(positive_N), 0) if timestep_NK is None else timestep_NK
+            scores = (positive_N, negative_NK, mask_NK, times_NK)
+            arrays = (tensor.detach().contiguous().numpy() for tensor in scores)
+            hardness, count, *times = kernels.step_statistics(*arrays, temperature, histogram)
+            losses = [float(loss_N.sum()), float(penalty_N.sum()), len(loss_N)]
+            return torch.tensor([*losses, hardness, count, *times, *histogram], dtype=torch.float64)
+        histogram_T = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        timesteps = uncrossed = histogram_T.sum()
         if timestep_NK is not None:
             timestep = timestep_NK[mask_NK]
             timesteps, uncrossed = timestep.sum(), (timestep == 1).sum()
             # Clamped from below too: a model that has diverged has timesteps that are NaN.
             bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
-            histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+            histogram_T = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+        hardness_NK = torch.sigmoid((negative_NK - positive_N[:, None]) / temperature) * mask_NK
         sums = [
             loss_N.sum(),
             penalty_N.sum(),
@@ -57,7 +70,7 @@ class StepStatistics:
             hardness_NK.sum(),
             mask_NK.sum(),
         ]
-        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram])
+        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram_T])
 
     @staticmethod
     def summary(total: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
@@ -179,10 +192,16 @@ class TrainingStep(nn.Module):
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
             studied, some = answers[-1], slice(_HARDNESS_OF)
-            mask_NK = studied.mask_BK[:, some]
-            margin_NK = (scores[-1][:, some] - positive_N[:, None]) / self.loss.temperature
-            hardness_NK = torch.sigmoid(margin_NK) * mask_NK
-            statistics = StepStatistics.of(loss_N, penalty_N, hardness_NK, mask_NK, studied.timestep_BK)
+            timestep_NK = studied.timestep_BK if studied.timestep_BK is None else studied.timestep_BK[:, some]
+            statistics = StepStatistics.of(
+                loss_N,
+                penalty_N,
+                positive_N,
+                scores[-1][:, some],
+                studied.mask_BK[:, some],
+                timestep_NK,
+                self.loss.temperature,
+            )
         return (loss_N + penalty_N).sum(), statistics
 
     def _pairs(
