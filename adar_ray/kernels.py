@@ -128,6 +128,33 @@ def sum_rows(
 
 
 @_compiled
+def sum_products(
+    row: np.ndarray,
+    factor: np.ndarray,
+    vector: np.ndarray,
+    of: np.ndarray,
+    place: np.ndarray,
+    distinct: np.ndarray,
+    total: np.ndarray,
+    count: int,
+) -> int:
+    """`sum_rows` of gradients that are never made: `factor[e]` times row `of[e]` of the table `vector`."""
+    for entry in range(len(row)):
+        at, f, other = place[row[entry]], factor[entry], of[entry]
+        if at < 0:
+            at = count
+            place[row[entry]] = at
+            distinct[at] = row[entry]
+            for column in range(vector.shape[1]):
+                total[at, column] = f * vector[other, column]
+            count += 1
+        else:
+            for column in range(vector.shape[1]):
+                total[at, column] += f * vector[other, column]
+    return count
+
+
+@_compiled
 def adam_rows(
     weight: np.ndarray,
     mean: np.ndarray,
@@ -163,6 +190,23 @@ def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
             total = np.float32(0)
             for column in range(item.shape[2]):
                 total += user[row, column] * item[row, k, column]
+            score[row, k] = total
+
+
+@_compiled
+def row_dots(
+    user_table: np.ndarray,
+    user: np.ndarray,
+    item_table: np.ndarray,
+    item: np.ndarray,
+    score: np.ndarray,
+) -> None:
+    """`dots` of rows of tables, by their numbers: `user`, `[B]`, and `item`, `[B, K]`."""
+    for row in range(item.shape[0]):
+        for k in range(item.shape[1]):
+            total = np.float32(0)
+            for column in range(user_table.shape[1]):
+                total += user_table[user[row], column] * item_table[item[row, k], column]
             score[row, k] = total
 
 

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +28,7 @@ from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.interactions.user_items import SeenItems
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, Source
+from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source
 
 _TINY = 1e-6
 _FEWEST = 4  # candidates that the most active users still get, unless M is lower
@@ -174,7 +173,7 @@ class AdarSampler(BaseSampler):
                 user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, value_BK
             )
             known["timestep_BK"] = t_BK.to(user_BD.dtype) / self.schedule.T
-            return ScoredNegatives(
+            return LazyNegatives(
                 lambda: vectors(self.schedule.angle(t_BK).to(user_BD.dtype)), score_BK=score_BK, **known
             )
 
@@ -327,21 +326,6 @@ def _stop_at_boundary(
         score_BP.numpy(), noise_BK.numpy(), *of_rows, math.cos(least), *(x.numpy() for x in steps)
     )
     return t_BK, cos_BK, sin_BK, value_BK
-
-
-class ScoredNegatives(Negatives):
-    """Negatives whose scores are known, and whose vectors are only made if somebody asks for them."""
-
-    make_vectors: Callable[[], torch.Tensor]
-
-    def __init__(self, make_vectors: Callable[[], torch.Tensor], **known: Any) -> None:
-        for field in fields(Negatives)[1:]:
-            object.__setattr__(self, field.name, known.get(field.name))
-        object.__setattr__(self, "make_vectors", make_vectors)
-
-    @cached_property
-    def vector_BKD(self) -> torch.Tensor:
-        return self.make_vectors()
 
 
 class _DiffusedScores(torch.autograd.Function):

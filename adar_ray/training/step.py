@@ -21,8 +21,9 @@ from adar_ray.interactions import PADDING
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
 from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
+from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Negatives, SamplingContext
+from adar_ray.samplers.base import Negatives, SamplingContext, Source
 
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
@@ -156,7 +157,20 @@ class TrainingStep(nn.Module):
         model, device = snapshot(self.model), user_B.device
         batch, pairs = self._pairs(model, user_B, item, row_B, key)
         positive_ND = model.items(pairs.positive_N)
-        positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
+
+        def score(negatives: Negatives) -> torch.Tensor:
+            if negatives.score_BK is not None:
+                return negatives.score_BK
+            item_NK = negatives.item_BK
+            if by_id is not None and item_NK is not None and len(item_NK) == len(pairs.user_N):
+                return by_id.scores(pairs.user_N, item_NK)
+            return model.score(pairs.user_ND, negatives.vector_BKD)
+
+        if by_id is not None:
+            positive_N = by_id.scores(pairs.user_N, pairs.positive_N[:, None]).squeeze(1)
+        else:
+            positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
         context = SamplingContext(
             model.items,
             self.observed.n_items,
@@ -174,12 +188,7 @@ class TrainingStep(nn.Module):
             sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream, device=device))
             for stream, sampler in enumerate(self.samplers)
         ]
-        scores = [
-            model.score(pairs.user_ND, negatives.vector_BKD)
-            if negatives.score_BK is None
-            else negatives.score_BK
-            for negatives in answers
-        ]
+        scores = [score(negatives) for negatives in answers]
         loss_N = self._loss(positive_N, scores, answers)
         for negatives in answers:
             if negatives.loss_B is not None:
@@ -262,25 +271,37 @@ class TrainingStep(nn.Module):
         if not self.config.loss.l2:
             return positive_ND.new_zeros(())
         l2_vectors = getattr(self.model, "l2_vectors", None)
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
         if "history" in batch:  # a hidden state is not a parameter
             penalty_N = _half_square(positive_ND)
+        elif by_id is not None:
+            penalty_N = by_id.user_squares(pairs.user_N) + by_id.item_squares(pairs.positive_N)
         elif l2_vectors:
             user_ND, item_ND = l2_vectors(batch, pairs.positive_N)
             penalty_N = _half_square(user_ND) + _half_square(item_ND)
         else:
             penalty_N = _half_square(pairs.user_ND) + _half_square(positive_ND)
 
-        def penalty_of(item: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-            return _half_square(l2_vectors(batch, item)[1] if l2_vectors else vector)
-
         for negatives in answers:
             source = negatives.source
             if source is not None:  # each item of the pool once, however many negatives are made of it
-                penalty_P = penalty_of(source.item_P, source.vector_PD)
+                penalty_P = self._item_penalty(batch, source.item_P, source)
                 penalty_N = penalty_N + penalty_P[source.at_BK].mean(1)
             elif negatives.item_BK is not None:
-                penalty_N = penalty_N + penalty_of(negatives.item_BK, negatives.vector_BKD).mean(1)
+                penalty_N = penalty_N + self._item_penalty(batch, negatives.item_BK, negatives).mean(1)
         return penalty_N
+
+    def _item_penalty(
+        self, batch: dict[str, torch.Tensor], item: torch.Tensor, known: Source | Negatives
+    ) -> torch.Tensor:
+        """Half the squared lengths of what the L2 penalty holds back of items, in the shape of their ids."""
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
+        if by_id is not None:
+            return by_id.item_squares(item)
+        l2_vectors = getattr(self.model, "l2_vectors", None)
+        if l2_vectors:
+            return _half_square(l2_vectors(batch, item)[1])
+        return _half_square(known.vector_PD if isinstance(known, Source) else known.vector_BKD)
 
 
 def _half_square(vector: torch.Tensor) -> torch.Tensor:
