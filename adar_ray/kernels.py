@@ -30,8 +30,13 @@ def runs_compiled(*tensors: torch.Tensor) -> bool:
 
 
 @_compiled
-def _contains(start: np.ndarray, pair: np.ndarray, n_items: int, user: int, item: int) -> bool:
-    """Whether a user has interacted with an item: a binary search among the user's own."""
+def _contains(
+    start: np.ndarray, pair: np.ndarray, bits: np.ndarray, n_items: int, user: int, item: int
+) -> bool:
+    """Whether a user has interacted with an item: one bit, or a binary search among the user's own."""
+    if len(bits):
+        at = user * n_items + item
+        return (bits[at >> 3] >> (at & 7)) & 1 != 0
     low, high, wanted = start[user], start[user + 1], user * n_items + item
     while low < high:
         middle = (low + high) >> 1
@@ -46,6 +51,7 @@ def _contains(start: np.ndarray, pair: np.ndarray, n_items: int, user: int, item
 def contains(
     start: np.ndarray,
     pair: np.ndarray,
+    bits: np.ndarray,
     n_items: int,
     user: np.ndarray,
     item: np.ndarray,
@@ -54,13 +60,14 @@ def contains(
     """`UserItems.contains`. Writes `found`, `[B, K]`."""
     for row in range(item.shape[0]):
         for k in range(item.shape[1]):
-            found[row, k] = _contains(start, pair, n_items, user[row], item[row, k])
+            found[row, k] = _contains(start, pair, bits, n_items, user[row], item[row, k])
 
 
 @_compiled
 def unseen(
     start: np.ndarray,
     pair: np.ndarray,
+    bits: np.ndarray,
     n_items: int,
     user: np.ndarray,
     number: np.ndarray,
@@ -121,6 +128,33 @@ def sum_rows(
 
 
 @_compiled
+def sum_products(
+    row: np.ndarray,
+    factor: np.ndarray,
+    vector: np.ndarray,
+    of: np.ndarray,
+    place: np.ndarray,
+    distinct: np.ndarray,
+    total: np.ndarray,
+    count: int,
+) -> int:
+    """`sum_rows` of gradients that are never made: `factor[e]` times row `of[e]` of the table `vector`."""
+    for entry in range(len(row)):
+        at, f, other = place[row[entry]], factor[entry], of[entry]
+        if at < 0:
+            at = count
+            place[row[entry]] = at
+            distinct[at] = row[entry]
+            for column in range(vector.shape[1]):
+                total[at, column] = f * vector[other, column]
+            count += 1
+        else:
+            for column in range(vector.shape[1]):
+                total[at, column] += f * vector[other, column]
+    return count
+
+
+@_compiled
 def adam_rows(
     weight: np.ndarray,
     mean: np.ndarray,
@@ -160,6 +194,23 @@ def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
 
 
 @_compiled
+def row_dots(
+    user_table: np.ndarray,
+    user: np.ndarray,
+    item_table: np.ndarray,
+    item: np.ndarray,
+    score: np.ndarray,
+) -> None:
+    """`dots` of rows of tables, by their numbers: `user`, `[B]`, and `item`, `[B, K]`."""
+    for row in range(item.shape[0]):
+        for k in range(item.shape[1]):
+            total = np.float32(0)
+            for column in range(user_table.shape[1]):
+                total += user_table[user[row], column] * item_table[item[row, k], column]
+            score[row, k] = total
+
+
+@_compiled
 def dots_backward(
     user: np.ndarray,
     item: np.ndarray,
@@ -182,8 +233,10 @@ def dots_backward(
 def hardest_of_window(
     score: np.ndarray,
     item: np.ndarray,
+    place: np.ndarray,
     start: np.ndarray,
     pair: np.ndarray,
+    bits: np.ndarray,
     n_items: int,
     user: np.ndarray,
     offset: np.ndarray,
@@ -198,13 +251,15 @@ def hardest_of_window(
     Args:
         score: `[B, P]`.
         item: items of the pool, `[P]`; empty if they are none, or all may be taken.
-        start, pair, n_items, user: what the rows' users have seen, as in `contains`.
+        place: one of an item's positions in the pool, -1 for other items, `[I]`.
+        start, pair, bits, n_items, user: what the rows' users have seen, as in `contains`.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
         width: how many members of each window count, `[B]`, and how many there are, `[B]` again.
         noise, found: receive positions in the pool `[B, K]`, and False where all have been seen.
         mean, deviation: receive those of each row's scores, `[B]`.
     """
     rows, pool = score.shape
+    seen_by = np.full(pool, -1, np.int64)  # the last row whose user has seen the item that is placed here
     for row in range(rows):
         total = np.float32(0)
         for at in range(pool):
@@ -214,51 +269,81 @@ def hardest_of_window(
         for at in range(pool):
             squares += (score[row, at] - middle) * (score[row, at] - middle)
         mean[row], deviation[row] = middle, np.sqrt(squares / np.float32(pool))
+        looks_up = len(item) > 0 and len(bits) > 0
+        marks = len(item) > 0 and not looks_up
+        if marks:
+            for entry in range(start[user[row]], start[user[row] + 1]):
+                at = place[pair[entry] - user[row] * n_items]
+                if at >= 0:
+                    seen_by[at] = row
         begin = offset[row]
         for k in range(noise.shape[1]):
-            best, chosen = np.float32(-np.inf), begin % pool
-            for member in range(width[0, row]):
-                at = (begin + member) % pool
+            best, chosen = np.float32(-np.inf), begin
+            at = begin
+            for _ in range(width[0, row]):
                 if score[row, at] > best and not (
-                    len(item) and _contains(start, pair, n_items, user[row], item[at])
+                    (marks and seen_by[place[item[at]]] == row)
+                    or (looks_up and _contains(start, pair, bits, n_items, user[row], item[at]))
                 ):
                     best, chosen = score[row, at], at
+                at = at + 1 if at + 1 < pool else 0  # a remainder would take longer than all the rest
             noise[row, k], found[row, k] = chosen, best > -np.inf
-            begin += width[1, row]
+            begin = (begin + width[1, row]) % pool
 
 
 @_compiled
-def transitions(
-    r: np.ndarray,
-    b: np.ndarray,
-    z: np.ndarray,
-    least: float,
-    middle: np.ndarray,
+def stop_at_boundary(
+    score: np.ndarray,
+    noise: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    positive: np.ndarray,
+    boundary: np.ndarray,
+    cos_least: float,
+    cos_between: np.ndarray,
+    cos_at: np.ndarray,
+    sin_at: np.ndarray,
     timestep: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    diffused: np.ndarray,
 ) -> None:
-    """The timesteps of `transition_angle`, at least at the angle `least`. Writes `timestep`, `[B, K]`.
+    """Diffuses positives up to their transition points, by scores alone (`transition_angle`).
 
     Args:
-        r, z: scores of positives and boundaries, `[B]`.
-        b: scores of noise, `[B, K]`.
-        middle: angles between each timestep and the next, `[T]`.
+        score: `[B, P]`, those of the pool.
+        noise: the pool's vector that is the noise, `[B, K]`.
+        mean, deviation: of each row's scores of the pool, `[B]`: the user's units.
+        positive: scores of the positives, `[B]`.
+        boundary: in the user's units, `[B]`.
+        cos_least: cosine of the least angle.
+        cos_between: cosines of the angles between each timestep and the next, `[T]`.
+        cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
+        timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
+            there, `[B, K]`.
     """
-    for row in range(b.shape[0]):
-        for k in range(b.shape[1]):
-            angle = math.pi / 2
-            if b[row, k] <= z[row]:
-                radius = max(math.sqrt(r[row] * r[row] + b[row, k] * b[row, k]), 1e-6)
-                share = min(max(z[row] / radius, -1.0), 1.0)
-                angle = math.atan2(b[row, k], r[row]) + math.acos(share)
-            angle = min(max(angle, least), math.pi / 2)
-            low, high = 0, len(middle)
-            while low < high:
-                half = (low + high) >> 1
-                if middle[half] < angle:
-                    low = half + 1
+    for row in range(noise.shape[0]):
+        r = (positive[row] - mean[row]) / deviation[row]
+        z = boundary[row]
+        for k in range(noise.shape[1]):
+            raw = score[row, noise[row, k]]
+            b = (raw - mean[row]) / deviation[row]
+            cosine = 0.0
+            if b <= z:
+                # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
+                length = max(r * r + b * b, 1e-12)
+                cosine = (r * z - b * math.sqrt(max(length - z * z, 0.0))) / length
+            cosine = min(max(cosine, 0.0), cos_least)
+            low, size = 0, len(cos_between)
+            while size > 0:
+                half = size >> 1
+                if cos_between[low + half] > cosine:
+                    low, size = low + half + 1, size - half - 1
                 else:
-                    high = half
-            timestep[row, k] = low
+                    size = half
+            c, s = cos_at[low], sin_at[low]
+            timestep[row, k], cos[row, k], sin[row, k] = low, c, s
+            diffused[row, k] = c * positive[row] + s * raw + (np.float32(1) - c - s) * mean[row]
 
 
 @_compiled
@@ -297,3 +382,40 @@ def diffused_backward(
             for column in range(user.shape[1]):
                 user_gradient[row, column] += g * pool[at, column]
                 pool_gradient[at, column] += g * user[row, column]
+
+
+@_compiled
+def step_statistics(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    mask: np.ndarray,
+    timestep: np.ndarray,
+    temperature: float,
+    histogram: np.ndarray,
+) -> tuple[float, int, float, int]:
+    """Sums over the negatives of a step: see `StepStatistics`.
+
+    Args:
+        positive, negative: scores, `[B]` and `[B, K]`.
+        mask: False for negatives that do not count, `[B, K]`.
+        timestep: shares of T, `[B, K]`; no columns if there are none.
+        histogram: receives how many timesteps are in each of its equal parts.
+
+    Returns:
+        The sum of the negatives' hardness, their number, the sum of their timesteps, and how many are 1.
+    """
+    hardness, count, timesteps, uncrossed = 0.0, 0, 0.0, 0
+    for row in range(negative.shape[0]):
+        for k in range(negative.shape[1]):
+            if mask[row, k]:
+                margin = (negative[row, k] - positive[row]) / temperature
+                hardness += 1 / (1 + math.exp(-margin))
+                count += 1
+        for k in range(timestep.shape[1]):
+            if mask[row, k]:
+                share = timestep[row, k]
+                timesteps += share
+                uncrossed += share == 1
+                part = 0 if math.isnan(share) else int(share * len(histogram))
+                histogram[min(max(part, 0), len(histogram) - 1)] += 1
+    return hardness, count, timesteps, uncrossed

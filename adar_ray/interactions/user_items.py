@@ -104,10 +104,11 @@ class UserItems:
         has_any_B1 = count_B1 < self.n_items
         return (rank_BK + before_BK).clamp_max_(self.n_items - 1), has_any_B1.expand_as(rank_BK)
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, int]:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """For `kernels`: where each user's pairs begin, `[n_users + 1]`; the pairs as numbers
-        `user * n_items + item`, in order, `[E]`; and `n_items`."""
-        return self._start.numpy(), self._pair_E.numpy(), self.n_items
+        `user * n_items + item`, in order, `[E]`; their bits, empty if there are none; and `n_items`."""
+        bits = np.empty(0, np.uint8) if self._bits is None else self._bits.numpy()
+        return self._start.numpy(), self._pair_E.numpy(), bits, self.n_items
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, P]`, for items that all users share.
