@@ -12,6 +12,7 @@ from adar_ray import kernels
 from adar_ray.adar.schedule import Schedule
 from adar_ray.adar.transition import transition_angle
 from adar_ray.models.protocol import dot_score
+from adar_ray.training.step import StepStatistics
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -37,6 +38,20 @@ def test_rows_are_added_up_over_several_calls(rows):
     row_E, gradient_ED = (torch.cat(column) for column in zip(*parts, strict=True))
     assert distinct_R[:count].tolist() == list(dict.fromkeys(row_E.tolist()))  # in order of appearance
     expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_E, gradient_ED.double())
+    torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
+
+
+def test_gradients_that_are_multiples_of_rows_add_up_without_being_made():
+    draw = torch.Generator().manual_seed(1)
+    row_R, of_R = torch.randint(9, (50,), generator=draw), torch.randint(6, (50,), generator=draw)
+    factor_R, vector_ND = numbers(50, seed=2), numbers(6, 5, seed=3)
+    place_N, distinct_R = torch.full((9,), -1, dtype=torch.int32), torch.empty(50, dtype=torch.int64)
+    total_RD = torch.empty(50, 5)
+    tensors = (row_R, factor_R, vector_ND, of_R, place_N, distinct_R, total_RD)
+    count = kernels.sum_products(*(tensor.numpy() for tensor in tensors), 0)
+    gradient_RD = factor_R[:, None].double() * vector_ND[of_R]
+    expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_R, gradient_RD)
+    assert sorted(distinct_R[:count].tolist()) == sorted(set(row_R.tolist()))
     torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
 
 
@@ -75,11 +90,15 @@ def test_dot_products_of_vectors_that_lie_apart_in_memory():
     torch.testing.assert_close(dot_score(user_BD, item_BKD), torch.einsum("bd,bkd->bk", user_BD, item_BKD))
 
 
+@pytest.mark.parametrize("has_bits", [False, True])
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_hardest_of_each_window_is_found_by_hand(masks):
+def test_the_hardest_of_each_window_is_found_by_hand(masks, has_bits):
     rows, pool, items, K, M = 12, 10, 30, 2, 4
     score_BP, draw = numbers(rows, pool), np.random.default_rng(0)
     item_P = draw.integers(0, items, pool)
+    item_P[7] = item_P[2]  # one that is there twice
+    place_I = np.full(items, -1, np.int32)
+    place_I[item_P] = np.arange(pool)
     offset_B, width_B = draw.integers(0, pool, rows), draw.integers(1, M + 1, rows)
     seen = draw.random((rows, items)) < 0.5
     seen[3] = True
@@ -90,8 +109,10 @@ def test_the_hardest_of_each_window_is_found_by_hand(masks):
     kernels.hardest_of_window(
         score_BP.numpy(),
         item_P if masks else np.empty(0, np.int64),
+        place_I,
         start,
         user * items + item,
+        np.packbits(seen, bitorder="little") if has_bits else np.empty(0, np.uint8),
         items,
         np.arange(rows),
         offset_B,
@@ -112,20 +133,32 @@ def test_the_hardest_of_each_window_is_found_by_hand(masks):
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
 @pytest.mark.parametrize("least", [0.0, 0.4])
-def test_transitions_are_those_of_the_closed_form(schedule, least):
-    between_T = Schedule(schedule, 200).between_T
-    r_B, b_BK, z_B = numbers(400).abs() * 2, numbers(400, 3, seed=1), numbers(400, seed=2).abs()
-    r_B[:5], b_BK[:5], z_B[:5] = 0, 0, 0  # no direction to turn in
-    z_B = torch.minimum(z_B, r_B)
-    timestep_BK = torch.empty(400, 3, dtype=torch.int64)
-    arrays = (tensor.numpy() for tensor in (r_B, b_BK, z_B))
-    kernels.transitions(*arrays, least, between_T.numpy(), timestep_BK.numpy())
-    wide = (tensor.double() for tensor in (r_B[:, None].expand_as(b_BK), b_BK, z_B[:, None].expand_as(b_BK)))
-    angle_BK = transition_angle(*wide).clamp_min(least).to(between_T.dtype)
-    expected_BK = torch.searchsorted(between_T, angle_BK)
+def test_positives_stop_at_the_transition_point_of_the_closed_form(schedule, least):
+    rows, pool, K, steps = 400, 20, 3, Schedule(schedule, 200)
+    score_BP, positive_B = numbers(rows, pool), numbers(rows, seed=1).abs() * 2
+    noise_BK = torch.randint(pool, (rows, K), generator=torch.Generator().manual_seed(2))
+    mean_B, deviation_B = score_BP.mean(1), score_BP.std(1, correction=0)
+    r_B = (positive_B - mean_B) / deviation_B
+    z_B = torch.minimum(r_B, numbers(rows, seed=3))
+    timestep_BK = torch.empty(rows, K, dtype=torch.int64)
+    cos_BK, sin_BK, diffused_BK = torch.empty(3, rows, K)
+    given = (score_BP, noise_BK, mean_B, deviation_B, positive_B, z_B)
+    found = (steps.cos_between_T, steps.cos_T, steps.sin_T, timestep_BK, cos_BK, sin_BK, diffused_BK)
+    kernels.stop_at_boundary(*(x.numpy() for x in given), math.cos(least), *(x.numpy() for x in found))
+
+    raw_BK = score_BP.double().gather(1, noise_BK)
+    b_BK = (raw_BK - mean_B[:, None]) / deviation_B[:, None]
+    r_BK, z_BK = (x.double()[:, None].expand_as(b_BK) for x in (r_B, z_B))
+    expected_BK = steps.timestep(transition_angle(r_BK, b_BK, z_BK).clamp_min(least))
     assert (timestep_BK - expected_BK).abs().max() <= 1  # where rounding decides between two
-    assert (timestep_BK == expected_BK).double().mean() > 0.99
+    assert (timestep_BK == expected_BK).double().mean() > 0.98
     assert len(timestep_BK.unique()) > 50
+    angle_BK = steps.angle(timestep_BK)
+    torch.testing.assert_close(cos_BK.double(), angle_BK.cos(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sin_BK.double(), angle_BK.sin(), rtol=0, atol=1e-6)
+    mean_B1, off_B1 = mean_B[:, None], (positive_B - mean_B)[:, None]
+    on_the_way_BK = mean_B1 + angle_BK.cos() * off_B1 + angle_BK.sin() * (raw_BK - mean_B1)
+    torch.testing.assert_close(diffused_BK.double(), on_the_way_BK, rtol=0, atol=1e-5)
 
 
 def test_gradients_of_diffused_scores_are_those_of_autograd():
@@ -147,3 +180,21 @@ def test_gradients_of_diffused_scores_are_those_of_autograd():
     ((user[:, None] * mixed_BKD).sum(2) * weight_BK).sum().backward()
     for gradient, leaf in zip(ours, leaves, strict=True):
         torch.testing.assert_close(gradient.double(), leaf.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_timesteps", [False, True])
+def test_the_statistics_of_a_step_are_those_of_plain_torch(has_timesteps):
+    positive_N, negative_NK = numbers(30), numbers(30, 4, seed=1)
+    mask_NK = numbers(30, 4, seed=2) > -1
+    timestep_NK = numbers(30, 4, seed=3).abs().clamp_max(1) if has_timesteps else None
+    given = (numbers(30, seed=4), numbers(30, seed=5), positive_N, negative_NK, mask_NK, timestep_NK, 0.7)
+    wide = [x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in given]
+    torch.testing.assert_close(StepStatistics.of(*given), StepStatistics.of(*wide), rtol=1e-6, atol=1e-6)
+
+
+def test_timesteps_that_are_no_numbers_are_counted_all_the_same():
+    timestep_NK = torch.tensor([[math.nan, 1.0]])
+    sums = StepStatistics.of(
+        *numbers(3, 1), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), timestep_NK, 1.0
+    )
+    assert sums[len(StepStatistics.FIELDS) :].tolist() == [1.0, *[0.0] * 8, 1.0]

@@ -71,14 +71,9 @@ class Adam:
         """Follows the gradients; a parameter without one stays as it is."""
         self.steps += 1
         dense = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        rows = {}
-        for name, table in self._tables.items():
-            gradients = table.take_gradients()
-            if name not in dense:
-                rows[name] = self._summed(name, gradients)
-                continue
-            for row_R, gradient_RD in gradients:  # the table was used as a whole, too
-                dense[name].index_add_(0, row_R, gradient_RD)
+        rows = {name: self._summed(name, table.take_gradients()) for name, table in self._tables.items()}
+        for name in rows.keys() & dense.keys():  # used as a whole, too
+            dense[name].index_add_(0, *rows.pop(name))
         shared = [name for name in rows if name not in self.own]
         if world_size() > 1:
             for name, gathered in zip(shared, gather_tables([rows[name] for name in shared]), strict=True):

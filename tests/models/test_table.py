@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.models.table import Table
+from adar_ray.models.table import Products, Table, TablePairs
 
 
 def filled(table: nn.Embedding) -> nn.Embedding:
@@ -65,3 +65,39 @@ def test_no_rows_are_looked_up():
     vectors.sum().backward()
     assert vectors.shape == (0, 3)
     assert sum(len(row) for row, _ in table.take_gradients()) == 0
+
+
+def test_scores_by_row_numbers_and_their_gradients_are_those_of_looked_up_rows():
+    """Products stand for gradients: a factor times a row of the other table."""
+    users, items = filled(Table(4, 3)), filled(Table(6, 3))
+    theirs = [filled(nn.Embedding(4, 3)), filled(nn.Embedding(6, 3))]
+    for table in (users, items):
+        table.collect()
+    pairs = TablePairs.of(users, items)
+    user_B, item_BK = torch.tensor([3, 0, 3]), torch.tensor([[5, 1], [1, 1], [0, 5]])
+    weight_BK = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.1]])
+    score_BK = pairs.scores(user_B, item_BK)
+    square_B, square_BK = pairs.user_squares(user_B), pairs.item_squares(item_BK)
+    ((score_BK + square_B[:, None] * 2 + square_BK) * weight_BK).sum().backward()
+
+    user_BD, item_BKD = theirs[0](user_B), theirs[1](item_BK)
+    expected_BK = (user_BD[:, None] * item_BKD).sum(2)
+    squares = user_BD.square().sum(1) / 2, item_BKD.square().sum(2) / 2
+    for ours, by_hand in zip((score_BK, square_B, square_BK), (expected_BK, *squares), strict=True):
+        torch.testing.assert_close(ours, by_hand)
+    ((expected_BK + squares[0][:, None] * 2 + squares[1]) * weight_BK).sum().backward()
+    for table, embedding in zip((users, items), theirs, strict=True):
+        total = torch.zeros_like(embedding.weight)
+        for part in table.take_gradients():
+            assert isinstance(part, Products)
+            total.index_add_(0, part.row_R, part.factor_R[:, None] * part.table.weight.detach()[part.of_R])
+        torch.testing.assert_close(total, embedding.weight.grad)
+
+
+def test_pairs_of_tables_need_collected_gradients_in_single_precision():
+    users, items = Table(4, 3), Table(6, 3)
+    assert TablePairs.of(users, items) is None
+    users.collect()
+    items.collect()
+    assert TablePairs.of(users, items) is not None
+    assert TablePairs.of(users.double(), items) is None
