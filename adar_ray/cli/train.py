@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Ray Train workers; 0 trains in this process, without Ray.  [default: 0; 1 on a cluster; those of the run]",
+    help="Ray Train workers; 0 trains in this process.  [default: 0, on a cluster 1; those of the run]",
 )
 @click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
