@@ -9,11 +9,16 @@ from collections.abc import Callable
 
 import torch
 
+_BITS = 64  # per pair, at most
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, 2**64 over the golden ratio, as a signed 64-bit integer
+
 
 class UserItems:
-    """The set of observed (user, item) pairs. Takes 8 bytes per pair, 12 after a look-up of shared items.
+    """The set of observed (user, item) pairs.
 
-    Dense data also gets a bit for every possible pair, if that takes no more memory than the pairs.
+    Takes 8 bytes per pair, and up to 8 more after a look-up: a bit for every possible pair if they are few
+    enough for that, and else for every value of a hash, which rules out nearly all that were not observed.
+    Then a look-up of shared items takes 4 more.
 
     Args:
         user_E, item_E: the pairs, in any order; repeated pairs count once.
@@ -27,17 +32,17 @@ class UserItems:
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._bits: torch.Tensor | None = None
-        if n_users * n_items <= 64 * len(self):
-            self._bits = torch.zeros(n_users * n_items // 8 + 1, dtype=torch.uint8, device=pair_E.device)
-            self._bits.index_add_(0, self._pair_E >> 3, (1 << (self._pair_E & 7)).to(torch.uint8))
+        most = max(_BITS * len(self), 1)
+        self._is_dense = n_users * n_items <= most
+        self._n_bits = n_users * n_items if self._is_dense else 1 << most.bit_length() - 1
+        self._bits: torch.Tensor | None = None  # made by the first look-up
 
     def __len__(self) -> int:
         return self._pair_E.numel()
 
     def to(self, device: torch.device | str) -> UserItems:
         self._pair_E, self._start, self._by_item = self._pair_E.to(device), self._start.to(device), None
-        self._bits = None if self._bits is None else self._bits.to(device)
+        self._bits = None
         return self
 
     def counts(self) -> torch.Tensor:
@@ -61,20 +66,42 @@ class UserItems:
         """Whether each pair was observed, `[B, K]`."""
         if not len(self):
             return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
-        pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
-        if self._bits is not None:
-            return (self._bits[pair_BK >> 3] >> (pair_BK & 7).to(torch.uint8) & 1).bool()
-        at_BK = torch.searchsorted(self._pair_E, pair_BK).clamp_max_(len(self) - 1)
-        return self._pair_E[at_BK] == pair_BK
+        pair = (user_B.to(torch.int64)[:, None] * self.n_items + item_BK).flatten()
+        found = self._may_contain(pair)
+        if not self._is_dense:  # only the pairs themselves are certain
+            at = found.nonzero()[:, 0]
+            asked = pair[at]
+            place = torch.searchsorted(self._pair_E, asked).clamp_max_(len(self) - 1)
+            found[at] = self._pair_E[place] == asked
+        return found.view(item_BK.shape)
+
+    def _may_contain(self, pair: torch.Tensor) -> torch.Tensor:
+        """Whether each pair's bit is set. On sparse data, a few pairs that were not observed have it set."""
+        if self._bits is None:
+            self._bits = self._make_bits()
+        bit = self._bit(pair)
+        return (self._bits.index_select(0, bit >> 3) >> (bit & 7).to(torch.uint8) & 1).bool()
+
+    def _make_bits(self) -> torch.Tensor:
+        bit_E = self._bit(self._pair_E)
+        bit_E = bit_E if self._is_dense else torch.unique(bit_E)
+        bits = torch.zeros(self._n_bits // 8 + 1, dtype=torch.uint8, device=bit_E.device)
+        return bits.index_add_(0, bit_E >> 3, (1 << (bit_E & 7)).to(torch.uint8))
+
+    def _bit(self, pair: torch.Tensor) -> torch.Tensor:
+        """The number of each pair's bit: its own, or that of its hash, the upper bits of a product."""
+        if self._is_dense:
+            return pair
+        return (pair * _GOLDEN >> 65 - self._n_bits.bit_length()) & self._n_bits - 1
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, P]`, for items that all users share.
 
-        Without bits, this walks through the items' users: random items have fewer users than the active users
-        of a batch have items.
+        On sparse data, this walks through the items' users: random items have fewer users than the active
+        users of a batch have items.
         """
         different, of_B = torch.unique(user_B, return_inverse=True)
-        if self._bits is not None:
+        if self._is_dense:
             return self.contains(different, item_P.expand(len(different), -1)).index_select(0, of_B)
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         if len(self) and len(different):
