@@ -26,6 +26,7 @@ from adar_ray.data.bad_rows import BadRow
 from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.keys import unify_numbers
+from adar_ray.data.lanes import Homes, deal, lane_count
 from adar_ray.data.ledger import Ledger
 from adar_ray.data.manifest import (
     BAD_ROWS,
@@ -42,19 +43,19 @@ from adar_ray.data.options import NULL_WORDS, ReadOptions, TimestampUnit
 from adar_ray.data.readers import FileReader
 from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
 from adar_ray.data.sources import SourceFile, find_source
-from adar_ray.data.split import TEST, TRAIN, SplitProtocol, assign, temporal_cuts
-from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
+from adar_ray.data.split import TEST, TRAIN, SplitProtocol, assign, hash_pairs, temporal_cuts
+from adar_ray.data.write import ROWS_PER_SHARD, WrittenShard, shard_count, write_manifest, write_shard
 from adar_ray.errors import AdarError
 from adar_ray.outputs import new_folder
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import FileEntry, Folder
+from adar_ray.storage import Folder
 
 Progress = Callable[[str, int], None]
 """Told the stage of the work and the number of rows done so far."""
 
 _WRITTEN = pa.schema(
     {
-        "entries": pa.list_(pa.string()),
+        "shard": pa.string(),
         "test_users": pa.int64(),
         "cold_users": pa.int64(),
         "train_items": pa.list_(pa.int64()),
@@ -131,13 +132,22 @@ def prepare(
         bad = _write_bad_rows(folder, reports, max_bad_rows)
         users, items = _keys(rows, "user"), _keys(rows, "item")
         read = rows.count()
-        shards = shard_count(read, rows_per_shard)
+        parts = shard_count(read, rows_per_shard)
         choice = _Choice(files[0].has_time, repeat, min_rating)
-        rows, dropped = _to_shards(rows, folder, users, items, shards, choice, on_progress)
+        rows, dropped = _to_parts(rows, folder, users, items, parts, choice, on_progress)
         user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
         cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
-        entries, facts = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
         kept = int(user_counts.sum())
+        lanes = lane_count(kept)
+        there = np.flatnonzero(user_counts)
+        lane_U = deal(user_counts[there], lanes)
+        homes = Homes.of(lane_U, lanes, shard_count(kept, rows_per_shard))
+        user_order = there[np.argsort(lane_U, kind="stable")]
+        item_order = np.flatnonzero(item_counts)
+        ids = _ids(user_order, len(users)), _ids(item_order, len(items))
+        written, facts = _write(
+            rows, folder, protocol, windows, homes, ids, len(item_order), cuts, on_progress
+        )
         empty = [report.path for report in reports if report.is_empty]
         counts = RowCounts(
             read=read + bad,
@@ -168,11 +178,12 @@ def prepare(
                 *reading_notes(found, empty, counts, protocol, repeat),
                 *split_notes(protocol, facts, users.keys, user_counts),
             ],
-            shards=entries,
-            user_keys=users.keys.filter(pa.array(user_counts > 0)),
-            item_keys=items.keys.filter(pa.array(item_counts > 0)),
-            user_counts=user_counts[user_counts > 0],
-            item_counts=item_counts[item_counts > 0],
+            homes=homes,
+            shards=written,
+            user_keys=users.keys.take(user_order),
+            item_keys=items.keys.take(item_order),
+            user_counts=user_counts[user_order],
+            item_counts=item_counts[item_order],
         )
     return Dataset.open(out)
 
@@ -334,19 +345,18 @@ class Dropped:
     low_rating: int = 0
 
 
-def _to_shards(
+def _to_parts(
     rows: ray.data.Dataset,
     folder: Folder,
     users: _Keys,
     items: _Keys,
-    shards: int,
+    parts: int,
     choice: _Choice,
     on_progress: Progress,
 ) -> tuple[ray.data.Dataset, Dropped]:
-    """Give each shard its rows: preliminary ids, sorted by user and time, without what is dropped."""
+    """Cut the rows by user into parts: preliminary ids, sorted by user and time, without what is dropped."""
     keys = ray.put((users, items))
-    numbered = map_blocks(rows, _to_ids, keys, shards)
-    together = numbered.repartition(shards, keys=["shard"]) if shards > 1 else numbered.repartition(1)
+    together = _repartition(map_blocks(rows, _to_ids, keys, parts), parts, "part")
     ledger = Ledger(folder.folder("sorting"), Dropped)
     rows = map_blocks(together, _sort_block, choice, ledger)
     rows = _materialize(rows, functools.partial(on_progress, "sorting"))
@@ -354,12 +364,16 @@ def _to_shards(
     return rows, total
 
 
-def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
+def _repartition(rows: ray.data.Dataset, parts: int, key: str) -> ray.data.Dataset:
+    return rows.repartition(parts, keys=[key]) if parts > 1 else rows.repartition(1)
+
+
+def _to_ids(keys: ray.ObjectRef, parts: int, block: pa.Table) -> pa.Table:
     users, items = ray.get(keys)
     user = users.ids(block["user"])
     return pa.table(
         {
-            "shard": shard_of(user, shards),
+            "part": (hash_pairs(user, 0, 0) % np.uint64(parts)).astype(np.int32),
             "user": user,
             "item": items.ids(block["item"]),
             **{name: block[name] for name in ("timestamp", "rating", "order", "given")},
@@ -370,20 +384,18 @@ def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
 def _sort_block(choice: _Choice, ledger: Ledger[Dropped], block: pa.Table) -> pa.Table:
     rows, dropped = _sort_and_choose(choice, block)
     if block.num_rows:
-        ledger.enter(pc.min(block["shard"]).as_py(), dropped)
+        ledger.enter(pc.min(block["part"]).as_py(), dropped)
     return rows
 
 
 def _sort_and_choose(choice: _Choice, block: pa.Table) -> tuple[pa.Table, Dropped]:
-    """Sort by shard, user and time, and keep one interaction of each pair unless all are to be kept.
+    """Sort by user and time, and keep one interaction of each pair unless all are to be kept.
 
     The first is the first in time, or in the source if it has no times; ties are broken by the order in the
     source. Where a pair is in the source's training and its test, training keeps it. The filter by rating
     comes after that: a pair counts by the rating of its interaction that is kept.
     """
-    column = {
-        name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")
-    }
+    column = {name: block[name].to_numpy() for name in ("user", "item", "timestamp", "order", "given")}
     when = (column["order"], column["timestamp"]) if choice.has_time else (column["order"],)
     kept, dropped = np.arange(block.num_rows), Dropped()
     if choice.repeat != "keep":
@@ -406,9 +418,11 @@ def _sort_and_choose(choice: _Choice, block: pa.Table) -> tuple[pa.Table, Droppe
         dropped = dataclasses.replace(dropped, low_rating=int((~is_enough).sum()))
         kept = kept[is_enough]
     in_time = (values[kept] for values in when)
-    kept = kept[np.lexsort((*in_time, column["user"][kept], column["shard"][kept]))]
-    names = ("shard", "user", "item", "timestamp", "given")
-    return pa.table({name: column[name][kept] for name in names}), dropped
+    kept = kept[np.lexsort((*in_time, column["user"][kept]))]
+    names = ("user", "item", "timestamp", "given")
+    return pa.table({name: column[name][kept] for name in names}).append_column(
+        "position", pa.array(np.arange(len(kept)))
+    ), dropped
 
 
 # Filtering.
@@ -488,62 +502,77 @@ def _cuts(
     return temporal_cuts(histogram, int(user_counts.sum()), low, high, protocol)
 
 
+def _ids(order: np.ndarray, count: int) -> np.ndarray:
+    """The final id of each preliminary one, given these in the final order; -1 if dropped."""
+    ids = np.full(count, -1, np.int32)
+    ids[order] = np.arange(len(order))
+    return ids
+
+
 def _write(
     rows: ray.data.Dataset,
     folder: Folder,
     protocol: SplitProtocol,
     windows: Windows,
-    user_counts: np.ndarray,
-    item_counts: np.ndarray,
+    homes: Homes,
+    ids: tuple[np.ndarray, np.ndarray],
+    items: int,
     cuts: tuple[int, int] | None,
     on_progress: Progress,
-) -> tuple[list[FileEntry], SplitFacts]:
-    """Write all shards. Returns their entries for the manifest, and what the split has come to."""
-    # Final ids have no gaps: the new id of a kept key is the number of kept keys before it.
-    ids = ray.put(
-        tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts))
-    )
-    entries: list[FileEntry] = []
+) -> tuple[list[WrittenShard], SplitFacts]:
+    """Write all shards. Returns what was written, and what the split has come to."""
+    rows = map_blocks(rows, _to_shards, homes, ray.put(ids))
+    rows = _repartition(rows, homes.shards, "shard")
+    shards: list[WrittenShard] = []
     users, cold_users = 0, 0
-    in_training, in_test = np.zeros((2, len(item_counts)), dtype=bool)
-    for part in arrow_blocks(map_blocks(rows, _write_block, folder, protocol, windows, ids, cuts)):
+    in_training, in_test = np.zeros((2, items), dtype=bool)
+    for part in arrow_blocks(map_blocks(rows, _write_block, folder, protocol, windows, homes, cuts)):
         for shard in part.to_pylist():
-            entries += [FileEntry.model_validate_json(entry) for entry in shard["entries"]]
+            shards.append(WrittenShard.from_json(shard["shard"]))
             users, cold_users = users + shard["test_users"], cold_users + shard["cold_users"]
             in_training[shard["train_items"]] = True
             in_test[shard["test_items"]] = True
-        on_progress("writing", count_rows(entries, *SPLITS))
-    train, valid, test = (count_rows(entries, split) for split in SPLITS)
+        on_progress("writing", sum(count_rows(shard.files, *SPLITS) for shard in shards))
+    files = [file for shard in shards for file in shard.files]
+    train, valid, test = (count_rows(files, split) for split in SPLITS)
     if not train:
         raise AdarError("the split leaves nothing for training; choose another --split or smaller fractions")
     cold_items = int((in_test & ~in_training).sum())
-    return entries, SplitFacts(train, valid, test, users, cold_users, int(in_test.sum()), cold_items)
+    return shards, SplitFacts(train, valid, test, users, cold_users, int(in_test.sum()), cold_items)
+
+
+def _to_shards(homes: Homes, ids: ray.ObjectRef, block: pa.Table) -> pa.Table:
+    """Rows that are kept, with final ids and the shard that they go to."""
+    user_ids, item_ids = ray.get(ids)
+    user, item = user_ids[block["user"].to_numpy()], item_ids[block["item"].to_numpy()]
+    kept = (user >= 0) & (item >= 0)
+    rest = block.select(["timestamp", "given", "position"]).filter(pa.array(kept))
+    found = {"shard": homes.shard_of(user[kept]), "user": user[kept], "item": item[kept]}
+    return pa.table(found | {name: rest[name] for name in rest.column_names})
 
 
 def _write_block(
     folder: Folder,
     protocol: SplitProtocol,
     windows: Windows,
-    ids: ray.ObjectRef,
+    homes: Homes,
     cuts: tuple[int, int] | None,
     block: pa.Table,
 ) -> pa.Table:
-    user_ids, item_ids = ray.get(ids)
     column = {name: block[name].to_numpy() for name in block.column_names}
-    column["user"], column["item"] = user_ids[column["user"]], item_ids[column["item"]]
-    kept = (column["user"] >= 0) & (column["item"] >= 0)
-    column = {name: values[kept] for name, values in column.items()}
+    order = np.lexsort((column["position"], column["user"], column["shard"]))
+    column = {name: values[order] for name, values in column.items()}
     shards = []
     for shard in np.unique(column["shard"]):
         here = column["shard"] == shard
         user, item, timestamp, given = (column[name][here] for name in ("user", "item", "timestamp", "given"))
         splits = assign(protocol, user, item, timestamp, given, cuts)
-        entries = write_shard(folder, int(shard), splits, windows, user, item, timestamp)
+        written = write_shard(folder, int(shard), homes, splits, windows, user, item, timestamp)
         is_train, is_test = splits == TRAIN, splits == TEST
         test_users = np.unique(user[is_test])
         shards.append(
             {
-                "entries": [entry.model_dump_json() for entry in entries],
+                "shard": written.to_json(),
                 "test_users": len(test_users),
                 "cold_users": len(np.setdiff1d(test_users, user[is_train])),
                 "train_items": np.unique(item[is_train]),

@@ -10,7 +10,6 @@ Legend: U users of a shard, I items, C items that a user comes across, D dimensi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,21 +19,22 @@ import ray
 
 from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.manifest import MANIFEST, SPLITS, SyntheticSettings, SyntheticSource, count_rows
+from adar_ray.data.lanes import Homes, deal, lane_count
+from adar_ray.data.manifest import MANIFEST, SyntheticSettings, SyntheticSource
 from adar_ray.data.matrix import to_column, to_matrix
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import TRAIN, SplitProtocol, assign
 from adar_ray.data.write import (
     ROWS_PER_SHARD,
+    WrittenShard,
     shard_count,
-    shard_of,
     write_manifest,
     write_shard,
 )
 from adar_ray.errors import AdarError
 from adar_ray.outputs import new_folder
 from adar_ray.ray_session import ray_session
-from adar_ray.storage import FileEntry, Folder
+from adar_ray.storage import Folder
 
 DIM = 16
 LIKED_SHARE = 0.1
@@ -116,20 +116,23 @@ def synthesize(
     split, windows = SplitProtocol(protocol="ratio", seed=seed), Windows()
     item_ID, popularity_I = _make_items(items, seed)
     activity_U = _make_activity(users, interactions, most, seed)
-    shards = shard_count(interactions, rows_per_shard)
+    lanes = lane_count(interactions)
+    lane_U = deal(activity_U, lanes)
+    activity_U = activity_U[np.argsort(lane_U, kind="stable")]
+    homes = Homes.of(lane_U, lanes, shard_count(interactions, rows_per_shard))
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
         world = ray.put((item_ID, popularity_I, activity_U))
-        numbers = numbered_blocks("shard", shards)
-        made = map_blocks(numbers, _make_shard, folder, world, shards, split, windows, seed)
-        entries: list[FileEntry] = []
+        numbers = numbered_blocks("shard", homes.shards)
+        made = map_blocks(numbers, _make_shard, folder, world, homes, split, windows, seed)
+        shards: list[WrittenShard] = []
         parts: list[tuple[np.ndarray, ...]] = []
         item_counts = np.zeros(items, np.int64)
         for part in arrow_blocks(made):
             for row in part.to_pylist():
-                entries += [FileEntry.model_validate(entry) for entry in json.loads(row["entries"])]
+                shards.append(WrittenShard.from_json(row["shard"]))
                 np.add.at(item_counts, row["item"], row["count"])
                 parts.append((np.array(row["user"]), np.array(row["threshold"]), np.array(row["vector"])))
-            on_progress("making", count_rows(entries, *SPLITS))
+            on_progress("making", int(item_counts.sum()))
         _write_truth(folder, parts, item_ID)
         write_manifest(
             folder,
@@ -140,7 +143,8 @@ def synthesize(
             split=split,
             windows=windows,
             notes=[],
-            shards=entries,
+            homes=homes,
+            shards=shards,
             user_keys=pa.array(np.arange(users)).cast(pa.string()),
             item_keys=pa.array(np.arange(items)).cast(pa.string()),
             user_counts=activity_U,
@@ -172,17 +176,17 @@ def _make_activity(users: int, interactions: int, most: int, seed: int) -> np.nd
 def _make_shard(
     folder: Folder,
     world: ray.ObjectRef,
-    shards: int,
+    homes: Homes,
     split: SplitProtocol,
     windows: Windows,
     seed: int,
     block: pa.Table,
 ) -> pa.Table:
-    """Write one shard; return its files' entries, its item counts and the truth about its users."""
+    """Write one shard; return what was written, its item counts and the truth about its users."""
     item_ID, popularity_I, activity_U = ray.get(world)
     (shard,) = block["shard"].to_pylist()
     everyone = np.arange(len(activity_U))
-    user_U = everyone[shard_of(everyone, shards) == shard]
+    user_U = everyone[homes.shard_of(everyone) == shard]
     random = np.random.default_rng([seed, 2, shard])
     user_UD = random.standard_normal((len(user_U), DIM), dtype=np.float32)
     sample = random.choice(len(item_ID), min(SAMPLE, len(item_ID)), replace=False)
@@ -209,11 +213,11 @@ def _make_shard(
     given = np.full(len(user), TRAIN, np.int8)
     user_E, item_E, timestamp_E = user[order], item[order], timestamp[order]
     splits = assign(split, user_E, item_E, timestamp_E, given, None)
-    entries = write_shard(folder, shard, splits, windows, user_E, item_E, timestamp_E)
+    written = write_shard(folder, shard, homes, splits, windows, user_E, item_E, timestamp_E)
     items, counts = np.unique(item, return_counts=True)
     return pa.table(
         {
-            "entries": [json.dumps([entry.model_dump() for entry in entries])],
+            "shard": [written.to_json()],
             "item": [items],
             "count": [counts],
             "user": [user_U],

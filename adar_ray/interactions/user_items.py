@@ -5,20 +5,19 @@ Legend: B users of a batch, K or P items, E (user, item) pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-_BITS = 64  # per pair, at most
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15, 2**64 over the golden ratio, as a signed 64-bit integer
+from adar_ray import kernels
 
 
 class UserItems:
-    """The set of observed (user, item) pairs.
+    """The set of observed (user, item) pairs. Takes 8 bytes per pair, 8 more once unseen items are asked for,
+    and 4 more after a look-up of shared items.
 
-    Takes 8 bytes per pair, and up to 8 more after a look-up: a bit for every possible pair if they are few
-    enough for that, and else for every value of a hash, which rules out nearly all that were not observed.
-    Then a look-up of shared items takes 4 more.
+    Dense data also gets a bit for every possible pair, if that takes no more memory than the pairs.
 
     Args:
         user_E, item_E: the pairs, in any order; repeated pairs count once.
@@ -31,18 +30,20 @@ class UserItems:
         self._pair_E = torch.unique(pair_E)  # sorted
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)
+        self._rank_E: torch.Tensor | None = None
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
-        most = max(_BITS * len(self), 1)
-        self._is_dense = n_users * n_items <= most
-        self._n_bits = n_users * n_items if self._is_dense else 1 << most.bit_length() - 1
-        self._bits: torch.Tensor | None = None  # made by the first look-up
+        self._bits: torch.Tensor | None = None
+        if n_users * n_items <= 64 * len(self):
+            self._bits = torch.zeros(n_users * n_items // 8 + 1, dtype=torch.uint8, device=pair_E.device)
+            self._bits.index_add_(0, self._pair_E >> 3, (1 << (self._pair_E & 7)).to(torch.uint8))
 
     def __len__(self) -> int:
         return self._pair_E.numel()
 
     def to(self, device: torch.device | str) -> UserItems:
-        self._pair_E, self._start, self._by_item = self._pair_E.to(device), self._start.to(device), None
-        self._bits = None
+        self._pair_E, self._start = self._pair_E.to(device), self._start.to(device)
+        self._rank_E, self._by_item = None, None
+        self._bits = None if self._bits is None else self._bits.to(device)
         return self
 
     def counts(self) -> torch.Tensor:
@@ -66,42 +67,57 @@ class UserItems:
         """Whether each pair was observed, `[B, K]`."""
         if not len(self):
             return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
-        pair = (user_B.to(torch.int64)[:, None] * self.n_items + item_BK).flatten()
-        found = self._may_contain(pair)
-        if not self._is_dense:  # only the pairs themselves are certain
-            at = found.nonzero()[:, 0]
-            asked = pair[at]
-            place = torch.searchsorted(self._pair_E, asked).clamp_max_(len(self) - 1)
-            found[at] = self._pair_E[place] == asked
-        return found.view(item_BK.shape)
+        pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
+        if self._bits is not None:
+            return (self._bits[pair_BK >> 3] >> (pair_BK & 7).to(torch.uint8) & 1).bool()
+        if kernels.runs_compiled(self._pair_E, user_B, item_BK):
+            found_BK = torch.empty_like(item_BK, dtype=torch.bool)
+            kernels.contains(*self.arrays(), *(tensor.numpy() for tensor in (user_B, item_BK, found_BK)))
+            return found_BK
+        at_BK = torch.searchsorted(self._pair_E, pair_BK).clamp_max_(len(self) - 1)
+        return self._pair_E[at_BK] == pair_BK
 
-    def _may_contain(self, pair: torch.Tensor) -> torch.Tensor:
-        """Whether each pair's bit is set. On sparse data, a few pairs that were not observed have it set."""
-        if self._bits is None:
-            self._bits = self._make_bits()
-        bit = self._bit(pair)
-        return (self._bits.index_select(0, bit >> 3) >> (bit & 7).to(torch.uint8) & 1).bool()
+    def unseen(self, user_B: torch.Tensor, number_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items that the users have not interacted with, all equally likely: one look-up, nothing redrawn.
 
-    def _make_bits(self) -> torch.Tensor:
-        bit_E = self._bit(self._pair_E)
-        bit_E = bit_E if self._is_dense else torch.unique(bit_E)
-        bits = torch.zeros(self._n_bits // 8 + 1, dtype=torch.uint8, device=bit_E.device)
-        return bits.index_add_(0, bit_E >> 3, (1 << (bit_E & 7)).to(torch.uint8))
+        Args:
+            number_BK: random integers in `[0, 2**31)`.
 
-    def _bit(self, pair: torch.Tensor) -> torch.Tensor:
-        """The number of each pair's bit: its own, or that of its hash, the upper bits of a product."""
-        if self._is_dense:
-            return pair
-        return (pair * _GOLDEN >> 65 - self._n_bits.bit_length()) & self._n_bits - 1
+        Returns:
+            Items `[B, K]`, and False where there is none, because the user has seen all items.
+        """
+        if kernels.runs_compiled(self._pair_E, user_B, number_BK):
+            item_BK, found_BK = torch.empty_like(number_BK), torch.empty_like(number_BK, dtype=torch.bool)
+            tensors = (user_B, number_BK, item_BK, found_BK)
+            kernels.unseen(*self.arrays(), *(tensor.numpy() for tensor in tensors))
+            return item_BK, found_BK
+        if self._rank_E is None:
+            # How many unseen items of the user come before each seen one; like the pairs, in order.
+            place_E = torch.arange(len(self), device=self._pair_E.device)
+            self._rank_E = self._pair_E - place_E + self._start[self._pair_E // self.n_items]
+        start_B1 = self._start[user_B, None]
+        count_B1 = self._start[user_B + 1, None] - start_B1
+        rank_BK = number_BK * (self.n_items - count_B1) >> 31
+        # The item is its rank among the unseen plus the number of seen items that come before it.
+        wanted_BK = rank_BK + user_B.to(torch.int64)[:, None] * self.n_items
+        before_BK = torch.searchsorted(self._rank_E, wanted_BK, right=True) - start_B1
+        has_any_B1 = count_B1 < self.n_items
+        return (rank_BK + before_BK).clamp_max_(self.n_items - 1), has_any_B1.expand_as(rank_BK)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """For `kernels`: where each user's pairs begin, `[n_users + 1]`; the pairs as numbers
+        `user * n_items + item`, in order, `[E]`; their bits, empty if there are none; and `n_items`."""
+        bits = np.empty(0, np.uint8) if self._bits is None else self._bits.numpy()
+        return self._start.numpy(), self._pair_E.numpy(), bits, self.n_items
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, P]`, for items that all users share.
 
-        On sparse data, this walks through the items' users: random items have fewer users than the active
-        users of a batch have items.
+        Without bits, this walks through the items' users: random items have fewer users than the active users
+        of a batch have items.
         """
         different, of_B = torch.unique(user_B, return_inverse=True)
-        if self._is_dense:
+        if self._bits is not None:
             return self.contains(different, item_P.expand(len(different), -1)).index_select(0, of_B)
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         if len(self) and len(different):
@@ -112,13 +128,9 @@ class UserItems:
             seen_BP[row[asked], column[asked]] = True
         return seen_BP.index_select(0, of_B)
 
-    def seen_by(self, user_B: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function for samplers: items, `[B, K]` or shared `[P]` -> whether each pair was observed."""
-
-        def seen(item: torch.Tensor) -> torch.Tensor:
-            return self.contains_shared(user_B, item) if item.dim() == 1 else self.contains(user_B, item)
-
-        return seen
+    def seen_by(self, user_B: torch.Tensor) -> SeenItems:
+        """What a batch's users have interacted with, for samplers."""
+        return SeenItems(self, user_B)
 
     def _users_of(self, item_P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The users of the given items as `(column, user)`, where `column` is the position in `item_P`."""
@@ -129,6 +141,26 @@ class UserItems:
         user_E, start = self._by_item
         column, at = _walk(start, item_P)
         return column, user_E[at]
+
+
+@dataclass(frozen=True)
+class SeenItems:
+    """The items that the users of a batch have interacted with.
+
+    Calling it with items, `[B, K]` or, shared, `[P]`, tells whether each pair was observed.
+    """
+
+    observed: UserItems
+    user_B: torch.Tensor
+
+    def __call__(self, item: torch.Tensor) -> torch.Tensor:
+        if item.dim() == 1:
+            return self.observed.contains_shared(self.user_B, item)
+        return self.observed.contains(self.user_B, item)
+
+    def draw_others(self, number_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Other items; see `UserItems.unseen`."""
+        return self.observed.unseen(self.user_B, number_BK)
 
 
 def _walk(start: torch.Tensor, group_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,9 +80,11 @@ class FMLPRec(DotProductModel):
         # A negative pad cuts off. An empty batch has no spectrum, so a row of padding stands in.
         item_BL = pad(batch["history"], (self.length - width, 0, 0, rows == 0), value=PADDING)
         x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position.weight)
-        for filter_, feed_forward in zip(self.filter, self.feed_forward, strict=True):
+        *layers, (last_filter, last_feed_forward) = zip(self.filter, self.feed_forward, strict=True)
+        for filter_, feed_forward in layers:
             x_BLD = feed_forward(filter_(x_BLD))
-        user_B1D = x_BLD[:rows, -1:]
+        # Nobody asks for what the last layer makes of the other positions.
+        user_B1D = last_feed_forward(last_filter(x_BLD)[:rows, -1:])
         user_B1D = self.represent(user_B1D)
         return pad(user_B1D, (0, 0, width - 1, 0))
 

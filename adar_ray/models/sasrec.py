@@ -14,12 +14,12 @@ from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     BATCH_SIZE,
     InputLayer,
+    Packing,
     Transformer,
     TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
-    visible_positions,
 )
 
 
@@ -60,10 +60,11 @@ class SASRec(DotProductModel):
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         item_BL = batch["history"]
-        position_BL = ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
-        x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position(position_BL))
-        user_BLD = self.transformer(x_BLD, visible_positions(item_BL, causal=True))
-        return self.represent(user_BLD)
+        packing, position_BL = Packing(item_BL), ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
+        item_RW, position_RW = packing.pack(item_BL, PADDING), packing.pack(position_BL, 0)
+        x_RWD = self.input_layer(embed_items(self.item, item_RW), self.position(position_RW))
+        user_RWD = self.transformer(x_RWD, packing.visible(causal=True))
+        return packing.unpack(self.represent(user_RWD))
 
 
 COMPONENT = ModelComponent(
