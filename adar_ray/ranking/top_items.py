@@ -24,13 +24,14 @@ from adar_ray.process import torch_threads
 
 T = TypeVar("T")
 
-# A matrix product of another number of rows rounds differently. Tiles always have this many users, padded if
-# necessary, so that a user's scores do not depend on the other users.
-TILE = 128
+# A matrix product of another number of rows rounds differently. Tiles always have the same number of users,
+# padded if necessary, so that a user's scores do not depend on the other users.
+TILE, GPU_TILE = 128, 1024
 CHUNK = 65536
-# A product whose result stays in a core's cache is more than twice as fast as one that fills a chunk at once.
+# On a CPU, a product whose result stays in a core's cache is twice as fast as one that fills a chunk at once.
+# A GPU would wait for the next of so many small products.
 PANEL = 2048
-BLOCK = 128  # divides a panel
+BLOCK = 128
 
 
 @torch.no_grad()
@@ -56,17 +57,18 @@ def top_items(
         k: number of items per user, limited to the number of all items.
         history: users' histories, for a sequential model.
     """
-    model = snapshot(model)
-    catalog = _Catalog(model, n_items, user.device)
-    tiles = user.split(TILE) if len(user) else ()
-    threads = min(torch.get_num_threads(), len(tiles)) if user.device.type == "cpu" else 1
+    model, is_on_cpu = snapshot(model), user.device.type == "cpu"
+    size, panel = (TILE, PANEL) if is_on_cpu else (GPU_TILE, CHUNK)
+    catalog = _Catalog(model, n_items, panel, user.device)
+    tiles = user.split(size) if len(user) else ()
+    threads = min(torch.get_num_threads(), len(tiles)) if is_on_cpu else 1
     if threads > 1:
         shares = [
-            _rank(model, tiles[thread::threads], seen, k, catalog, history) for thread in range(threads)
+            _rank(model, tiles[thread::threads], size, seen, k, catalog, history) for thread in range(threads)
         ]
         yield from _in_turn(shares)
     else:
-        yield from _rank(model, tiles, seen, k, catalog, history)
+        yield from _rank(model, tiles, size, seen, k, catalog, history)
 
 
 def _in_turn(shares: list[Iterator[T]]) -> Iterator[T]:
@@ -86,15 +88,16 @@ class _Catalog:
 
     Attributes:
         width: columns of a chunk, whole blocks; chunks are as equal as can be.
+        panel: columns of a panel.
         chunks: lists of panels' vectors, `[1, P, D]`.
     """
 
-    def __init__(self, model: BaseModel, n_items: int, device: torch.device) -> None:
+    def __init__(self, model: BaseModel, n_items: int, panel: int, device: torch.device) -> None:
         each = -(-n_items // -(-n_items // CHUNK))
-        self.n_items, self.width = n_items, -(-each // BLOCK) * BLOCK
+        self.n_items, self.width, self.panel = n_items, -(-each // BLOCK) * BLOCK, panel
         self.chunks = [
-            [model.items(panel)[None] for panel in chunk.split(PANEL)]
-            for chunk in torch.arange(n_items, device=device).split(self.width)
+            [model.items(item_P)[None] for item_P in item_C.split(panel)]
+            for item_C in torch.arange(n_items, device=device).split(self.width)
         ]
 
     def score(
@@ -105,11 +108,11 @@ class _Catalog:
         New memory for every tile would take longer than the product: the system zeroes it, page by page.
         """
         for number, panel_1PD in enumerate(self.chunks[chunk]):
-            score_BP = model.score(user_BD, panel_1PD)
+            score_BP, start = model.score(user_BD, panel_1PD), number * self.panel
             if not len(buffer_BC):
-                buffer_BC = score_BP.new_empty(len(user_BD), self.width)
-            buffer_BC[:, number * PANEL : number * PANEL + score_BP.shape[1]] = score_BP
-        buffer_BC[:, self.n_items - chunk * self.width :] = -torch.inf
+                buffer_BC = score_BP.new_empty(len(user_BD), self.width + BLOCK)
+            buffer_BC[:, start : start + score_BP.shape[1]] = score_BP
+        buffer_BC[:, min(self.width, self.n_items - chunk * self.width) :] = -torch.inf
         return buffer_BC
 
 
@@ -117,15 +120,16 @@ class _Catalog:
 def _rank(
     model: BaseModel,
     tiles: Sequence[torch.Tensor],
+    size: int,
     seen: UserItems,
     k: int,
     catalog: _Catalog,
     history: Histories | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yields what `top_items` does, for the given tiles."""
-    buffer_BC = torch.empty(0, catalog.width)
+    """Yields what `top_items` does, for the given tiles of at most `size` users."""
+    buffer_BC = torch.empty(0)
     for user_B in tiles:
-        filled_B = torch.nn.functional.pad(user_B, (0, TILE - len(user_B)))
+        filled_B = torch.nn.functional.pad(user_B, (0, size - len(user_B)))
         user_BD = user_vectors(model, filled_B, history)
         row, item = seen.of(user_B)
         best_item = user_B.new_empty(len(user_B), 0)
@@ -133,9 +137,10 @@ def _rank(
         for chunk in range(len(catalog.chunks)):
             start = chunk * catalog.width
             buffer_BC = catalog.score(model, user_BD, chunk, buffer_BC)
-            here = (item >= start) & (item < start + catalog.width)
-            buffer_BC[row[here], item[here] - start] = -torch.inf
-            score, column = _top(buffer_BC[: len(user_B)], min(k, catalog.n_items - start))
+            # Items of other chunks go to the spare block: choosing those of this one would stop a GPU.
+            is_here = (item >= start) & (item < start + catalog.width)
+            buffer_BC[row, torch.where(is_here, item - start, catalog.width)] = -torch.inf
+            score, column = _top(buffer_BC[: len(user_B)], min(k, catalog.width, catalog.n_items - start))
             # Earlier chunks hold the smaller ids, so concatenation keeps equal scores in id order.
             score, ids = torch.cat([best_score, score], 1), torch.cat([best_item, column + start], 1)
             score, order = torch.sort(score, dim=1, descending=True, stable=True)
