@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,7 +28,7 @@ from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.interactions.user_items import SeenItems
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, Source
+from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source
 
 _TINY = 1e-6
 _FEWEST = 4  # candidates that the most active users still get, unless M is lower
@@ -146,7 +145,6 @@ class AdarSampler(BaseSampler):
             mean_B1, deviation_B1 = chosen.mean_B[:, None], chosen.deviation_B[:, None].clamp_min(_TINY)
             positive_B1 = context.score(user_BD, positive_BD[:, None])
             r_B1 = (positive_B1 - mean_B1) / deviation_B1
-            b_BK = (score_BP.gather(1, chosen.noise_BK) - mean_B1) / deviation_B1
             beta_B1 = settings.beta * (M_B[:, None] / settings.candidates) ** _SOFTER
             z_B1 = score_aware_boundary(r_B1, beta_B1, settings.gamma, self._running_mean(r_B1))
 
@@ -158,43 +156,44 @@ class AdarSampler(BaseSampler):
             noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
             return diffuse(positive_BD[:, None], noise_BKD, mean_D, phi_BK)
 
+        known: dict[str, Any] = {
+            "mask_BK": chosen.found_BK,
+            "softened_B": None if context.seen_count_B is None else is_softened_B,
+            "source": None if pool_P is None else Source(pool_P, pool_PD, noise_BK),
+        }
+        least = settings.phi_min * math.pi / 2
+        if (
+            not is_plain
+            and context.score is dot_score
+            and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
+        ):
+            rows = (score_BP, noise_BK, mean_B1, deviation_B1, positive_B1, z_B1)
+            t_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(*rows, least, self.schedule)
+            score_BK = _DiffusedScores.apply(
+                user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, value_BK
+            )
+            known["timestep_BK"] = t_BK.to(user_BD.dtype) / self.schedule.T
+            return LazyNegatives(
+                lambda: vectors(self.schedule.angle(t_BK).to(user_BD.dtype)), score_BK=score_BK, **known
+            )
+
         def scores(vector_BKD: torch.Tensor) -> torch.Tensor:
             """In the user's units."""
             return (context.score(user_BD, vector_BKD) - mean_B1) / deviation_B1
 
-        is_fast = context.score is dot_score and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
         with torch.no_grad():
-            least = settings.phi_min * math.pi / 2
             if is_plain:
                 t_BK = torch.full_like(noise_BK, settings.timesteps)
-            elif is_fast:
-                t_BK = torch.empty_like(noise_BK)
-                tensors = (r_B1[:, 0].contiguous(), b_BK, z_B1[:, 0].contiguous())
-                arrays = (tensor.detach().numpy() for tensor in tensors)
-                kernels.transitions(
-                    *arrays, math.cos(least), self.schedule.cos_between_T.numpy(), t_BK.numpy()
-                )
             else:
                 # A linear score, and hardly any other, gives the mean vector the mean of the scores.
                 off_B1 = scores(mean_D[None, None])
                 is_linear = (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all()
                 score_at = None if is_linear else lambda phi_BK: scores(vectors(phi_BK))
+                b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
                 t_BK = self.schedule.timestep(self._transition(r_B1, b_BK, z_B1, score_at).clamp_min(least))
             phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
-
-        known: dict[str, Any] = {
-            "mask_BK": chosen.found_BK,
-            "timestep_BK": t_BK.to(phi_BK.dtype) / self.schedule.T,
-            "softened_B": None if context.seen_count_B is None else is_softened_B,
-            "source": None if pool_P is None else Source(pool_P, pool_PD, noise_BK),
-        }
-        if not is_fast:
-            return Negatives(vectors(phi_BK), **known)
-        weights = noise_BK, torch.cos(phi_BK), torch.sin(phi_BK)
-        score_BK = _DiffusedScores.apply(
-            user_BD, positive_BD, pool_PD, mean_D, *weights, positive_B1, score_BP, mean_B1
-        )
-        return ScoredNegatives(lambda: vectors(phi_BK), score_BK=score_BK, **known)
+        known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
+        return Negatives(vectors(phi_BK), **known)
 
     def _transition(
         self,
@@ -309,23 +308,28 @@ def _hardest_of_window(
     return chosen
 
 
-class ScoredNegatives(Negatives):
-    """Negatives whose scores are known, and whose vectors are only made if somebody asks for them."""
-
-    make_vectors: Callable[[], torch.Tensor]
-
-    def __init__(self, make_vectors: Callable[[], torch.Tensor], **known: Any) -> None:
-        for field in fields(Negatives)[1:]:
-            object.__setattr__(self, field.name, known.get(field.name))
-        object.__setattr__(self, "make_vectors", make_vectors)
-
-    @cached_property
-    def vector_BKD(self) -> torch.Tensor:
-        return self.make_vectors()
+def _stop_at_boundary(
+    score_BP: torch.Tensor,
+    noise_BK: torch.Tensor,
+    mean_B1: torch.Tensor,
+    deviation_B1: torch.Tensor,
+    positive_B1: torch.Tensor,
+    z_B1: torch.Tensor,
+    least: float,
+    schedule: Schedule,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Timesteps, cosines and sines of their angles, and scores there, `[B, K]`."""
+    t_BK, cos_BK, sin_BK, value_BK = torch.empty_like(noise_BK), *score_BP.new_empty(3, *noise_BK.shape)
+    of_rows = (x.detach().flatten().numpy() for x in (mean_B1, deviation_B1, positive_B1, z_B1))
+    steps = (schedule.cos_between_T, schedule.cos_T, schedule.sin_T, t_BK, cos_BK, sin_BK, value_BK)
+    kernels.stop_at_boundary(
+        score_BP.numpy(), noise_BK.numpy(), *of_rows, math.cos(least), *(x.numpy() for x in steps)
+    )
+    return t_BK, cos_BK, sin_BK, value_BK
 
 
 class _DiffusedScores(torch.autograd.Function):
-    """Dot products of users with diffused positives, from the scores that those are mixed of."""
+    """Dot products of users with diffused positives, whose values are known."""
 
     @staticmethod
     def forward(
@@ -337,12 +341,10 @@ class _DiffusedScores(torch.autograd.Function):
         noise_BK: torch.Tensor,
         cos_BK: torch.Tensor,
         sin_BK: torch.Tensor,
-        positive_B1: torch.Tensor,
-        score_BP: torch.Tensor,
-        mean_B1: torch.Tensor,
+        value_BK: torch.Tensor,
     ) -> torch.Tensor:
         ctx.save_for_backward(user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK)
-        return cos_BK * positive_B1 + sin_BK * score_BP.gather(1, noise_BK) + (1 - cos_BK - sin_BK) * mean_B1
+        return value_BK
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -351,7 +353,7 @@ class _DiffusedScores(torch.autograd.Function):
         gradients = torch.empty_like(user_BD), torch.empty_like(positive_BD), torch.zeros_like(pool_PD)
         tensors = (*saved, gradient_BK, *gradients)
         kernels.diffused_backward(*(tensor.detach().contiguous().numpy() for tensor in tensors))
-        return (*gradients, *(None,) * 7)
+        return (*gradients, *(None,) * 5)
 
 
 COMPONENT = SamplerComponent(

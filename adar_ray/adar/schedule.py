@@ -58,6 +58,8 @@ class Schedule(nn.Module):
     phi_T: torch.Tensor
     between_T: torch.Tensor
     cos_between_T: torch.Tensor
+    cos_T: torch.Tensor
+    sin_T: torch.Tensor
 
     def __init__(self, name: str, T: int) -> None:
         super().__init__()
@@ -68,6 +70,8 @@ class Schedule(nn.Module):
         self.register_buffer("phi_T", phi_T, persistent=False)
         self.register_buffer("between_T", (phi_T[1:] + phi_T[:-1]) / 2, persistent=False)
         self.register_buffer("cos_between_T", torch.cos(self.between_T), persistent=False)
+        self.register_buffer("cos_T", torch.cos(phi_T).float(), persistent=False)
+        self.register_buffer("sin_T", torch.sin(phi_T).float(), persistent=False)
 
     def angle(self, timestep: torch.Tensor) -> torch.Tensor:
         """`phi_t` in double precision, for whole steps t in `[0, T]`."""

@@ -120,6 +120,33 @@ def sum_rows(
 
 
 @_compiled
+def sum_products(
+    row: np.ndarray,
+    factor: np.ndarray,
+    vector: np.ndarray,
+    of: np.ndarray,
+    place: np.ndarray,
+    distinct: np.ndarray,
+    total: np.ndarray,
+    count: int,
+) -> int:
+    """`sum_rows` of gradients that are never made: `factor[e]` times row `of[e]` of the table `vector`."""
+    for entry in range(len(row)):
+        at, f, other = place[row[entry]], factor[entry], of[entry]
+        if at < 0:
+            at = count
+            place[row[entry]] = at
+            distinct[at] = row[entry]
+            for column in range(vector.shape[1]):
+                total[at, column] = f * vector[other, column]
+            count += 1
+        else:
+            for column in range(vector.shape[1]):
+                total[at, column] += f * vector[other, column]
+    return count
+
+
+@_compiled
 def adam_rows(
     weight: np.ndarray,
     mean: np.ndarray,
@@ -155,6 +182,23 @@ def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
             total = np.float32(0)
             for column in range(item.shape[2]):
                 total += user[row, column] * item[row, k, column]
+            score[row, k] = total
+
+
+@_compiled
+def row_dots(
+    user_table: np.ndarray,
+    user: np.ndarray,
+    item_table: np.ndarray,
+    item: np.ndarray,
+    score: np.ndarray,
+) -> None:
+    """`dots` of rows of tables, by their numbers: `user`, `[B]`, and `item`, `[B, K]`."""
+    for row in range(item.shape[0]):
+        for k in range(item.shape[1]):
+            total = np.float32(0)
+            for column in range(user_table.shape[1]):
+                total += user_table[user[row], column] * item_table[item[row, k], column]
             score[row, k] = total
 
 
@@ -239,38 +283,58 @@ def hardest_of_window(
 
 
 @_compiled
-def transitions(
-    r: np.ndarray,
-    b: np.ndarray,
-    z: np.ndarray,
+def stop_at_boundary(
+    score: np.ndarray,
+    noise: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    positive: np.ndarray,
+    boundary: np.ndarray,
     cos_least: float,
     cos_between: np.ndarray,
+    cos_at: np.ndarray,
+    sin_at: np.ndarray,
     timestep: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    diffused: np.ndarray,
 ) -> None:
-    """The timesteps of `transition_angle`, from cosines alone. Writes `timestep`, `[B, K]`.
+    """Diffuses positives up to their transition points, by scores alone (`transition_angle`).
 
     Args:
-        r, z: scores of positives and boundaries, `[B]`.
-        b: scores of noise, `[B, K]`.
+        score: `[B, P]`, those of the pool.
+        noise: the pool's vector that is the noise, `[B, K]`.
+        mean, deviation: of each row's scores of the pool, `[B]`: the user's units.
+        positive: scores of the positives, `[B]`.
+        boundary: in the user's units, `[B]`.
         cos_least: cosine of the least angle.
         cos_between: cosines of the angles between each timestep and the next, `[T]`.
+        cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
+        timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
+            there, `[B, K]`.
     """
-    for row in range(b.shape[0]):
-        for k in range(b.shape[1]):
-            cos = 0.0
-            if b[row, k] <= z[row]:
+    for row in range(noise.shape[0]):
+        r = (positive[row] - mean[row]) / deviation[row]
+        z = boundary[row]
+        for k in range(noise.shape[1]):
+            raw = score[row, noise[row, k]]
+            b = (raw - mean[row]) / deviation[row]
+            cosine = 0.0
+            if b <= z:
                 # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
-                length = max(r[row] * r[row] + b[row, k] * b[row, k], 1e-12)
-                rest = math.sqrt(max(length - z[row] * z[row], 0.0))
-                cos = (r[row] * z[row] - b[row, k] * rest) / length
-            cos = min(max(cos, 0.0), cos_least)
+                length = max(r * r + b * b, 1e-12)
+                cosine = (r * z - b * math.sqrt(max(length - z * z, 0.0))) / length
+            cosine = min(max(cosine, 0.0), cos_least)
             low, size = 0, len(cos_between)
             while size > 0:
                 half = size >> 1
-                low, size = (
-                    (low + half + 1, size - half - 1) if cos_between[low + half] > cos else (low, half)
-                )
-            timestep[row, k] = low
+                if cos_between[low + half] > cosine:
+                    low, size = low + half + 1, size - half - 1
+                else:
+                    size = half
+            c, s = cos_at[low], sin_at[low]
+            timestep[row, k], cos[row, k], sin[row, k] = low, c, s
+            diffused[row, k] = c * positive[row] + s * raw + (np.float32(1) - c - s) * mean[row]
 
 
 @_compiled
@@ -309,3 +373,40 @@ def diffused_backward(
             for column in range(user.shape[1]):
                 user_gradient[row, column] += g * pool[at, column]
                 pool_gradient[at, column] += g * user[row, column]
+
+
+@_compiled
+def step_statistics(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    mask: np.ndarray,
+    timestep: np.ndarray,
+    temperature: float,
+    histogram: np.ndarray,
+) -> tuple[float, int, float, int]:
+    """Sums over the negatives of a step: see `StepStatistics`.
+
+    Args:
+        positive, negative: scores, `[B]` and `[B, K]`.
+        mask: False for negatives that do not count, `[B, K]`.
+        timestep: shares of T, `[B, K]`; no columns if there are none.
+        histogram: receives how many timesteps are in each of its equal parts.
+
+    Returns:
+        The sum of the negatives' hardness, their number, the sum of their timesteps, and how many are 1.
+    """
+    hardness, count, timesteps, uncrossed = 0.0, 0, 0.0, 0
+    for row in range(negative.shape[0]):
+        for k in range(negative.shape[1]):
+            if mask[row, k]:
+                margin = (negative[row, k] - positive[row]) / temperature
+                hardness += 1 / (1 + math.exp(-margin))
+                count += 1
+        for k in range(timestep.shape[1]):
+            if mask[row, k]:
+                share = timestep[row, k]
+                timesteps += share
+                uncrossed += share == 1
+                part = 0 if math.isnan(share) else int(share * len(histogram))
+                histogram[min(max(part, 0), len(histogram) - 1)] += 1
+    return hardness, count, timesteps, uncrossed

@@ -67,7 +67,7 @@ class BERT4Rec(DotProductModel):
         super().__init__(cosine)
         self.mask, self.mask_share = n_items, settings.mask_share
         self.item, self.position = (
-            nn.Embedding(n_items + 1, embedding_dim),
+            Table(n_items + 1, embedding_dim),
             nn.Embedding(length + 1, embedding_dim),
         )
         self.input_layer = InputLayer(embedding_dim, settings.dropout)

@@ -12,7 +12,7 @@ import torch
 
 from adar_ray.component import ModelComponent, Settings
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.table import Table
+from adar_ray.models.table import Table, TablePairs
 from adar_ray.models.user_tables import Draw
 
 
@@ -46,6 +46,10 @@ class MF(DotProductModel):
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.represent(self.user(batch["user"]))
+
+    @property
+    def pairs(self) -> TablePairs | None:
+        return None if self.cosine else TablePairs.of(self.user, self.item)
 
     @property
     def l2_vectors(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:

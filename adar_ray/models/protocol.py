@@ -61,6 +61,7 @@ class BaseModel(Protocol):
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
         ids
             of any shape, if they are not the representations; or None.
+        `pairs`, a property: a `TablePairs` if the score is the dot product of rows of two tables, or None.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
         `auxiliary_loss(batch, item_B, rng) -> [B]`: a term that the model adds to the loss.
         `cloze(sequence_BN, targets, rng) -> (history_BL, target_BL)`: for a sequential model that does not

@@ -6,8 +6,9 @@ Legend: B rows of the batch, K negatives per row, H hops, D dimensions, P items 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -88,6 +89,28 @@ class Source:
     item_P: torch.Tensor
     vector_PD: torch.Tensor
     at_BK: torch.Tensor
+
+
+class LazyNegatives(Negatives):
+    """Negatives whose vectors are only made if somebody asks for them."""
+
+    make_vectors: Callable[[], torch.Tensor]
+
+    def __init__(self, make_vectors: Callable[[], torch.Tensor], **known: Any) -> None:
+        for field in fields(Negatives)[1:]:
+            object.__setattr__(self, field.name, known.get(field.name))
+        object.__setattr__(self, "make_vectors", make_vectors)
+
+    @cached_property
+    def vector_BKD(self) -> torch.Tensor:
+        return self.make_vectors()
+
+
+def real_items(
+    context: SamplingContext, item_BK: torch.Tensor, mask_BK: torch.Tensor, **known: Any
+) -> LazyNegatives:
+    """Negatives that are items, each row's own."""
+    return LazyNegatives(lambda: context.vectors(item_BK), mask_BK=mask_BK, item_BK=item_BK, **known)
 
 
 class Sampler(Protocol):

@@ -14,7 +14,7 @@ from pydantic import model_validator
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.models.user_tables import Draw
 from adar_ray.rng import RowRng, uniform_numbers
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need, real_items
 from adar_ray.samplers.candidates import uniform_candidates
 
 _GUMBEL = 100  # the stream of random numbers of this draw; the candidates have others
@@ -126,7 +126,7 @@ class SRNSSampler(BaseSampler):
             item_BK = kept_BS.gather(1, at_BK)
             if self.training:
                 self._remember(user_B, item_BM, moments_BM2, score_BM, unfit_BM, rng)
-        return Negatives(context.vectors(item_BK), best_BK > -torch.inf, item_BK)
+        return real_items(context, item_BK, best_BK > -torch.inf)
 
     def _moments(self, user_B: torch.Tensor, P_BM: torch.Tensor) -> torch.Tensor:
         """`[B, M, 2]`: running moments with this visit included; for an item's first visit, those of that
@@ -152,8 +152,9 @@ class SRNSSampler(BaseSampler):
         at_BS = value_BM.masked_fill(unfit_BM, -torch.inf).topk(self.item_US.shape[1], 1).indices
         item_BS = item_BM.gather(1, at_BS)
         moments_BS2 = moments_BM2.gather(1, at_BS[..., None].expand(-1, -1, 2))
-        # A user may be in several rows, all of them here: the last one stays.
-        order_B = torch.argsort(user_B, stable=True)
+        # A user may be in several rows, all of them here: the last one in the batch stays.
+        order_B = torch.argsort(rng.row_B.to(user_B.device))
+        order_B = order_B[torch.argsort(user_B[order_B], stable=True)]
         in_order_B = user_B[order_B]
         is_last_B = torch.ones_like(in_order_B, dtype=torch.bool)
         is_last_B[:-1] = in_order_B[1:] != in_order_B[:-1]

@@ -5,14 +5,14 @@ Legend: R rows of gradients, N rows of a table, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
 
 from adar_ray import kernels
 from adar_ray.distributed import gather_tables, sum_over_workers, world_size
-from adar_ray.models.table import Table
+from adar_ray.models.table import Gradients, Products, Table
 
 BETAS = 0.9, 0.999
 EPS = 1e-8
@@ -75,7 +75,7 @@ class Adam:
         shared = [name for name in rows if name not in self.own]
         if world_size() > 1:
             for name, gathered in zip(shared, gather_tables([rows[name] for name in shared]), strict=True):
-                rows[name] = self._summed(name, [gathered])
+                rows[name] = self._summed(name, [Gradients(*gathered)])
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
         for name, (row_R, gradient_RD) in rows.items():
             self._follow_rows(name, row_R, gradient_RD)
@@ -84,27 +84,29 @@ class Adam:
             _adam(self.parameters[name], gradient, mean, square, self.lr, self.steps)
 
     def _summed(
-        self, name: str, gradients: list[tuple[torch.Tensor, torch.Tensor]]
+        self, name: str, gradients: Sequence[Gradients | Products]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Each row of the table once, and the sum of its gradients."""
         weight = self.parameters[name]
-        size = sum(len(row_R) for row_R, _ in gradients)
+        size = sum(len(part.row_R) for part in gradients)
+        distinct_R = torch.empty(size, dtype=torch.int64, device=weight.device)
+        total_RD = weight.new_empty(size, weight.shape[1])
         if not kernels.runs_compiled(weight):
-            row_R, gradient_RD = (
-                torch.cat([none, *part])
-                for none, part in zip(_nothing(weight), zip(*gradients, strict=True), strict=True)
-            )
+            if not gradients:
+                return distinct_R, total_RD
+            # Only compiled loops leave products.
+            row_R, vector_RD = (torch.cat(part) for part in zip(*gradients, strict=True))
             distinct_R, at_R = torch.unique(row_R, return_inverse=True)
-            return distinct_R, torch.zeros_like(gradient_RD[: len(distinct_R)]).index_add_(
-                0, at_R, gradient_RD
-            )
+            total_RD = total_RD[: len(distinct_R)].zero_()
+            return distinct_R, total_RD.index_add_(0, at_R, vector_RD)
         if name not in self._places:
             self._places[name] = torch.full((len(weight),), -1, dtype=torch.int32)
-        place_N, distinct_R = self._places[name], torch.empty(size, dtype=torch.int64)
-        total_RD, count = weight.new_empty(size, weight.shape[1]), 0
-        for row_R, gradient_RD in gradients:
-            arrays = (row_R.contiguous(), gradient_RD.contiguous(), place_N, distinct_R, total_RD)
-            count = kernels.sum_rows(*(tensor.detach().numpy() for tensor in arrays), count)
+        place_N, count = self._places[name], 0
+        sums = [tensor.numpy() for tensor in (place_N, distinct_R, total_RD)]
+        for part in gradients:
+            arrays = ((x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part)
+            add = kernels.sum_products if isinstance(part, Products) else kernels.sum_rows
+            count = add(*arrays, *sums, count)
         place_N[distinct_R[:count]] = -1
         return distinct_R[:count], total_RD[:count]
 
@@ -117,10 +119,6 @@ class Adam:
         weight_RD, mean_RD, square_RD = (tensor[row_R] for tensor in (parameter, mean, square))
         _adam(weight_RD, gradient_RD, mean_RD, square_RD, self.lr, self.steps)
         parameter[row_R], mean[row_R], square[row_R] = weight_RD, mean_RD, square_RD
-
-
-def _nothing(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty(0, dtype=torch.int64, device=weight.device), weight.new_empty(0, weight.shape[1])
 
 
 def _adam(

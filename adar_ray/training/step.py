@@ -10,17 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from adar_ray import kernels
 from adar_ray.component import LossFunction
 from adar_ray.config import Config
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
 from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
+from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Negatives, SamplingContext
+from adar_ray.samplers.base import Negatives, SamplingContext, Source
 
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
@@ -37,19 +40,30 @@ class StepStatistics:
     def of(
         loss_N: torch.Tensor,
         penalty_N: torch.Tensor,
-        hardness_NK: torch.Tensor,
+        positive_N: torch.Tensor,
+        negative_NK: torch.Tensor,
         mask_NK: torch.Tensor,
         timestep_NK: torch.Tensor | None,
+        temperature: float,
     ) -> torch.Tensor:
         """The sums of one step, `[SIZE]`."""
-        histogram = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
-        timesteps = uncrossed = histogram.sum()
+        if kernels.runs_compiled(positive_N, negative_NK):
+            histogram = np.zeros(HISTOGRAM_BINS)
+            times_NK = positive_N.new_empty(len(positive_N), 0) if timestep_NK is None else timestep_NK
+            scores = (positive_N, negative_NK, mask_NK, times_NK)
+            arrays = (tensor.detach().contiguous().numpy() for tensor in scores)
+            hardness, count, *times = kernels.step_statistics(*arrays, temperature, histogram)
+            losses = [float(loss_N.sum()), float(penalty_N.sum()), len(loss_N)]
+            return torch.tensor([*losses, hardness, count, *times, *histogram], dtype=torch.float64)
+        histogram_T = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        timesteps = uncrossed = histogram_T.sum()
         if timestep_NK is not None:
             timestep = timestep_NK[mask_NK]
             timesteps, uncrossed = timestep.sum(), (timestep == 1).sum()
             # Clamped from below too: a model that has diverged has timesteps that are NaN.
             bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
-            histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+            histogram_T = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+        hardness_NK = torch.sigmoid((negative_NK - positive_N[:, None]) / temperature) * mask_NK
         sums = [
             loss_N.sum(),
             penalty_N.sum(),
@@ -57,7 +71,7 @@ class StepStatistics:
             hardness_NK.sum(),
             mask_NK.sum(),
         ]
-        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram])
+        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram_T])
 
     @staticmethod
     def summary(total: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
@@ -143,7 +157,20 @@ class TrainingStep(nn.Module):
         model, device = snapshot(self.model), user_B.device
         batch, pairs = self._pairs(model, user_B, item, row_B, key)
         positive_ND = model.items(pairs.positive_N)
-        positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
+
+        def score(negatives: Negatives) -> torch.Tensor:
+            if negatives.score_BK is not None:
+                return negatives.score_BK
+            item_NK = negatives.item_BK
+            if by_id is not None and item_NK is not None and len(item_NK) == len(pairs.user_N):
+                return by_id.scores(pairs.user_N, item_NK)
+            return model.score(pairs.user_ND, negatives.vector_BKD)
+
+        if by_id is not None:
+            positive_N = by_id.scores(pairs.user_N, pairs.positive_N[:, None]).squeeze(1)
+        else:
+            positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
         context = SamplingContext(
             model.items,
             self.observed.n_items,
@@ -161,12 +188,7 @@ class TrainingStep(nn.Module):
             sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream, device=device))
             for stream, sampler in enumerate(self.samplers)
         ]
-        scores = [
-            model.score(pairs.user_ND, negatives.vector_BKD)
-            if negatives.score_BK is None
-            else negatives.score_BK
-            for negatives in answers
-        ]
+        scores = [score(negatives) for negatives in answers]
         loss_N = self._loss(positive_N, scores, answers)
         for negatives in answers:
             if negatives.loss_B is not None:
@@ -179,10 +201,16 @@ class TrainingStep(nn.Module):
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
             studied, some = answers[-1], slice(_HARDNESS_OF)
-            mask_NK = studied.mask_BK[:, some]
-            margin_NK = (scores[-1][:, some] - positive_N[:, None]) / self.loss.temperature
-            hardness_NK = torch.sigmoid(margin_NK) * mask_NK
-            statistics = StepStatistics.of(loss_N, penalty_N, hardness_NK, mask_NK, studied.timestep_BK)
+            timestep_NK = studied.timestep_BK if studied.timestep_BK is None else studied.timestep_BK[:, some]
+            statistics = StepStatistics.of(
+                loss_N,
+                penalty_N,
+                positive_N,
+                scores[-1][:, some],
+                studied.mask_BK[:, some],
+                timestep_NK,
+                self.loss.temperature,
+            )
         return (loss_N + penalty_N).sum(), statistics
 
     def _pairs(
@@ -243,25 +271,37 @@ class TrainingStep(nn.Module):
         if not self.config.loss.l2:
             return positive_ND.new_zeros(())
         l2_vectors = getattr(self.model, "l2_vectors", None)
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
         if "history" in batch:  # a hidden state is not a parameter
             penalty_N = _half_square(positive_ND)
+        elif by_id is not None:
+            penalty_N = by_id.user_squares(pairs.user_N) + by_id.item_squares(pairs.positive_N)
         elif l2_vectors:
             user_ND, item_ND = l2_vectors(batch, pairs.positive_N)
             penalty_N = _half_square(user_ND) + _half_square(item_ND)
         else:
             penalty_N = _half_square(pairs.user_ND) + _half_square(positive_ND)
 
-        def penalty_of(item: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
-            return _half_square(l2_vectors(batch, item)[1] if l2_vectors else vector)
-
         for negatives in answers:
             source = negatives.source
             if source is not None:  # each item of the pool once, however many negatives are made of it
-                penalty_P = penalty_of(source.item_P, source.vector_PD)
+                penalty_P = self._item_penalty(batch, source.item_P, source)
                 penalty_N = penalty_N + penalty_P[source.at_BK].mean(1)
             elif negatives.item_BK is not None:
-                penalty_N = penalty_N + penalty_of(negatives.item_BK, negatives.vector_BKD).mean(1)
+                penalty_N = penalty_N + self._item_penalty(batch, negatives.item_BK, negatives).mean(1)
         return penalty_N
+
+    def _item_penalty(
+        self, batch: dict[str, torch.Tensor], item: torch.Tensor, known: Source | Negatives
+    ) -> torch.Tensor:
+        """Half the squared lengths of what the L2 penalty holds back of items, in the shape of their ids."""
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
+        if by_id is not None:
+            return by_id.item_squares(item)
+        l2_vectors = getattr(self.model, "l2_vectors", None)
+        if l2_vectors:
+            return _half_square(l2_vectors(batch, item)[1])
+        return _half_square(known.vector_PD if isinstance(known, Source) else known.vector_BKD)
 
 
 def _half_square(vector: torch.Tensor) -> torch.Tensor:
