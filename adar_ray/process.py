@@ -20,6 +20,12 @@ import numpy as np
 from adar_ray.errors import AdarError
 
 
+def ray_address() -> str | None:
+    """The Ray cluster to connect to, which `RAY_ADDRESS` names; None for none, or one on this machine."""
+    address = os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
 @contextlib.contextmanager
 def random_states_kept() -> Iterator[None]:
     """Restores the global random states of Python, NumPy and torch, on the CPU and on GPUs."""

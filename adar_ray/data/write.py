@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from adar_ray.data.dataset import SHARD_SCHEMA, Dataset
 from adar_ray.data.lanes import Homes
@@ -42,16 +41,6 @@ class WrittenShard:
     files: list[FileEntry]
     train: list[int]
     sequences: list[int]
-
-    def to_json(self) -> str:
-        return _WRITTEN.dump_json(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> WrittenShard:
-        return _WRITTEN.validate_json(text)
-
-
-_WRITTEN = TypeAdapter(WrittenShard)
 
 
 def write_shard(
