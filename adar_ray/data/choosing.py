@@ -18,6 +18,7 @@ from adar_ray.data.sorting import Counted, count_both, runs, stable_order
 from adar_ray.data.split import hash_pairs
 
 _ROWS_PER_PART = 1 << 19
+_MOST_PARTS = 256  # more would be cut into too small pieces
 _COARSER_UNITS = (10**9, 10**6, 10**3)  # nanoseconds
 
 
@@ -58,7 +59,7 @@ class Chosen:
 
 def choose(driver: Driver, rows: Rows, choice: Choice, on_rows: OnRows) -> Chosen:
     """Cut the rows by user into parts, sort them, and choose; the blocks of the rows are gone then."""
-    parts = -(-rows.count // _ROWS_PER_PART)
+    parts = min(-(-rows.count // _ROWS_PER_PART), _MOST_PARTS)
     inputs = zip(drained(rows.blocks), rows.users.positions, rows.items.positions, strict=False)
     together = driver.shuffle(_to_parts, ((*block, parts) for block in inputs), parts)
     results = list(driver.run(_choose, ((block, choice) for block in drained(together)), on_rows))

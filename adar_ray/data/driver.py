@@ -168,6 +168,7 @@ class LocalDriver(Driver):
             finally:
                 step.is_over = True
                 pool.shutdown(cancel_futures=True)
+                pa.default_memory_pool().release_unused()  # numpy may need what Arrow has finished with
 
 
 class _Step:
