@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
-from queue import Full, Queue
+from queue import Empty, Queue
 from typing import TypeVar
 
 T = TypeVar("T")
 _DEPTH = 2
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_LOOKS = 0.01
 
 
 def read_ahead(values: Iterator[T]) -> Iterator[T]:
-    """Yield the same values, and raise the same error, while the next ones are produced by a thread."""
+    """Yield the same values, and raise the same error, while a thread produces the next ones."""
     queue: Queue[tuple[T] | BaseException | None] = Queue(_DEPTH)
     is_over = threading.Event()
-
-    def put(value: tuple[T] | BaseException | None) -> bool:
-        while not is_over.is_set():
-            try:
-                queue.put(value, timeout=_SECONDS_BETWEEN_LOOKS)
-            except Full:
-                continue
-            return True
-        return False
 
     def produce() -> None:
         try:
             for value in values:
-                if not put((value,)):
+                queue.put((value,))
+                if is_over.is_set():
                     return
-            put(None)
+            queue.put(None)
         except BaseException as error:
-            put(error)
+            queue.put(error)
 
     producer = threading.Thread(target=produce, daemon=True)
     producer.start()
@@ -44,4 +37,6 @@ def read_ahead(values: Iterator[T]) -> Iterator[T]:
             yield found[0]
     finally:
         is_over.set()
-        producer.join()
+        while producer.is_alive():  # it may wait for room
+            with contextlib.suppress(Empty):
+                queue.get(timeout=_SECONDS_BETWEEN_LOOKS)

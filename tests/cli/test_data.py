@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar
 
