@@ -69,15 +69,13 @@ print(train(data, out, config, workers=0).result().epochs)
 
 USE = """
 import sys
-from adar_ray import evaluate, export, recommend, train
-from adar_ray.config import load_config
+from adar_ray import evaluate, export, recommend
 
-data, run, vectors, top = sys.argv[1:]
-config = load_config(settings=["train.epochs=1", "train.device=cpu", "model.embedding_dim=8"])
-train(data, run, config, workers=0)
-evaluation = evaluate(run)
+run, vectors, top = sys.argv[1:]
 export(run, vectors)
-print(evaluation.users, recommend(run, top, 5).users)
+recommended = recommend(run, top, 5)
+assert "numba" not in sys.modules
+print(evaluate(run).users, recommended.users)
 """
 
 
@@ -103,6 +101,8 @@ def test_train_with_no_workers_runs_without_ray(tmp_path: Path) -> None:
 
 
 def test_a_model_is_used_without_ray(tmp_path: Path) -> None:
-    evaluated, recommended = map(int, run(USE, DATA, *(tmp_path / name for name in "abc")).split())
+    run(TRAIN, DATA, tmp_path / "run")
+    addresses = [tmp_path / name for name in ("run", "vectors", "top")]
+    evaluated, recommended = map(int, run(USE, *addresses).split())
     assert 0 < evaluated <= recommended
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["00000.parquet"]
+    assert sorted(path.name for path in (tmp_path / "top").iterdir()) == ["00000.parquet"]

@@ -18,7 +18,7 @@ from adar_ray.models import BaseModel
 from adar_ray.ranking.top_items import TILE, top_items
 from adar_ray.storage import Folder
 
-TILES_A_PART = 64
+TILES_A_PART = 128
 _ROWS_A_PART = 1 << 22  # at most, if a tile has no more
 
 OnPart = Callable[[int], None]

@@ -26,7 +26,7 @@ class UserItems:
 
     def __init__(self, user_E: torch.Tensor, item_E: torch.Tensor, n_users: int, n_items: int) -> None:
         self.n_users, self.n_items = n_users, n_items
-        pair_E = user_E.to(torch.int64) * n_items + item_E.to(torch.int64)
+        pair_E = torch.add(item_E, user_E.to(torch.int64), alpha=n_items)
         self._pair_E = torch.unique(pair_E)  # sorted
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)

@@ -23,6 +23,7 @@ from adar_ray.models.sequence import (
     heads_divide,
     initialize,
 )
+from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
 
 _LAST_ONLY = 0.5
@@ -67,7 +68,7 @@ class BERT4Rec(DotProductModel):
         super().__init__(cosine)
         self.mask, self.mask_share = n_items, settings.mask_share
         self.item, self.position = (
-            nn.Embedding(n_items + 1, embedding_dim),
+            Table(n_items + 1, embedding_dim),
             nn.Embedding(length + 1, embedding_dim),
         )
         self.input_layer = InputLayer(embedding_dim, settings.dropout)

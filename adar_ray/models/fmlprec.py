@@ -14,6 +14,7 @@ from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import BATCH_SIZE, FeedForward, InputLayer, Residual, embed_items, initialize
+from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
 
 _DRAWN = 1 << 30  # random integers are below this
@@ -65,7 +66,7 @@ class FMLPRec(DotProductModel):
     ) -> None:
         super().__init__(cosine)
         self.length = length
-        self.item, self.position = nn.Embedding(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.item, self.position = Table(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.filter = nn.ModuleList(
             Filter(length, embedding_dim, settings.dropout) for _ in range(settings.layers)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import embedding_bag
 
 from adar_ray.distributed import sum_over_workers, world_size
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.table import Table
 from adar_ray.models.user_tables import Draw
 
 
@@ -113,10 +113,10 @@ class GraphModel(DotProductModel):
         super().__init__(cosine)
         self.n_users, self.n_items = observed.n_users, observed.n_items
         self.layers = layers
-        self.item, self.user = Table(self.n_items, embedding_dim), Table(self.n_users, embedding_dim)
-        _draw(self.item.weight.data)
-        # From a generator of their own: what a model draws afterwards must not depend on how many users it has.
-        _draw(self.user.weight.data, torch.Generator().manual_seed(int(torch.randint(1 << 62, ()))))
+        # Propagation gives every row a gradient, so none of them is a `Table`. Users come from a generator of
+        # their own: what a model draws afterwards must not depend on how many users it has.
+        users = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
+        self.item, self.user = _table(self.n_items, embedding_dim), _table(self.n_users, embedding_dim, users)
         self.graph = Graph(observed)  # derived from the data set, hence not part of the weights
 
     @property
@@ -158,6 +158,12 @@ class GraphModel(DotProductModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The table's rows, as in LightGCN's paper, where they are the only parameters."""
         return self.user(batch["user"]), self.item(item)
+
+
+def _table(rows: int, dim: int, generator: torch.Generator | None = None) -> nn.Embedding:
+    weight = torch.empty(rows, dim)
+    _draw(weight, generator)
+    return nn.Embedding.from_pretrained(weight, freeze=False)
 
 
 def _draw(rows: torch.Tensor, generator: torch.Generator | None = None) -> None:

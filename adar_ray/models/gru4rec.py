@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import BATCH_SIZE, embed_items, shown_positions
+from adar_ray.models.table import Table
 
 
 class GRU4RecSettings(Settings):
@@ -58,7 +59,7 @@ class GRU4Rec(DotProductModel):
         cosine: bool = False,
     ) -> None:
         super().__init__(cosine)
-        self.item = nn.Embedding(n_items, embedding_dim)
+        self.item = Table(n_items, embedding_dim)
         self.dropout = nn.Dropout(settings.dropout)
         self.gru = nn.GRU(embedding_dim, 2 * embedding_dim, settings.layers, bias=False, batch_first=True)
         self.dense = nn.Linear(2 * embedding_dim, embedding_dim)

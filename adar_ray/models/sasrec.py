@@ -21,6 +21,7 @@ from adar_ray.models.sequence import (
     heads_divide,
     initialize,
 )
+from adar_ray.models.table import Table
 
 
 class SASRecSettings(TransformerSettings):
@@ -53,7 +54,7 @@ class SASRec(DotProductModel):
         cosine: bool = False,
     ) -> None:
         super().__init__(cosine)
-        self.item, self.position = nn.Embedding(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.item, self.position = Table(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.transformer = Transformer(embedding_dim, settings.layers, settings.heads, settings.dropout)
         initialize(self)

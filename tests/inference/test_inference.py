@@ -151,7 +151,7 @@ def read(folder: Path) -> dict[str, list[tuple[str, int, float]]]:
 def test_recommend_to_all(
     run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "TILES_A_PART", 1)  # two parts
+    monkeypatch.setattr(parts, "TILES_A_PART", 2)  # two parts
     progress: list[tuple[int, int]] = []
     recommend(run, tmp_path / "top", 7, on_progress=lambda done, total: progress.append((done, total)))
     assert sorted(path.name for path in (tmp_path / "top").iterdir()) == ["00000.parquet", "00001.parquet"]
@@ -173,7 +173,7 @@ def test_a_cluster_writes_the_same_files_as_this_process(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = request.getfixturevalue(kind)
-    monkeypatch.setattr(parts, "TILES_A_PART", 1)
+    monkeypatch.setattr(parts, "TILES_A_PART", 2)
     progress: list[tuple[int, int]] = []
     recommend(trained, tmp_path / "cluster", 7, on_progress=lambda *figures: progress.append(figures))
     assert progress[-1] == (300, 300)
@@ -188,7 +188,7 @@ def test_a_part_has_fewer_users_if_they_get_more_items() -> None:
     user = np.arange(100_000)
     sizes = {k: [len(part.user_N) for part in parts.parts_of(user, k)] for k in (1, 20, 1000, 10**7)}
     assert {sum(size) for size in sizes.values()} == {100_000}
-    assert [size[0] for size in sizes.values()] == [64 * TILE, 64 * TILE, 16 * TILE, TILE]
+    assert [size[0] for size in sizes.values()] == [128 * TILE, 128 * TILE, 32 * TILE, TILE]
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,20 @@ def test_ids_beyond_what_32_bits_can_multiply():
     assert seen.contains_shared(user_E, item_E.long()).tolist() == [[True, False], [False, True]]
 
 
+def test_every_pair_of_a_large_sparse_world_and_all_its_neighbors():
+    draw = torch.Generator().manual_seed(0)
+    n_users, n_items = 3_000, 50_000
+    user_E, item_E = (torch.randint(n, (20_000,), generator=draw) for n in (n_users, n_items))
+    seen = UserItems(user_E, item_E, n_users, n_items)
+    pairs = set(zip(user_E.tolist(), item_E.tolist(), strict=True))
+    item_EK = (item_E[:, None] + torch.arange(-8, 9)) % n_items
+    expected = [
+        [(u, i) in pairs for i in row] for u, row in zip(user_E.tolist(), item_EK.tolist(), strict=True)
+    ]
+    assert seen.contains(user_E, item_EK).tolist() == expected
+    assert seen.to("cpu").contains(user_E, item_EK).tolist() == expected
+
+
 # Items that a user has not seen
 
 

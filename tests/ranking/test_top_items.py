@@ -11,6 +11,7 @@ from torch import nn
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
+from adar_ray.process import torch_threads
 from adar_ray.ranking import top_items as ranking
 from adar_ray.ranking.tally import Tally, tally_users
 from adar_ray.ranking.top_items import TILE, top_items
@@ -187,6 +188,29 @@ def test_a_users_scores_do_not_depend_on_who_else_is_asked_for():
         item, score = rank(model, user, seen, 10)
         assert (item == all_items[user]).all()
         assert (score == all_scores[user]).all()  # to the last bit
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_the_tiles_and_change_nothing(threads):
+    model, seen = Factors(5 * TILE + 9, 300), random_pairs(5 * TILE + 9, 300, 0.1)
+    user = torch.randperm(5 * TILE + 9, generator=torch.Generator().manual_seed(0))
+    alone = rank(model, user, seen, 10)
+    with torch_threads(threads):
+        shared = rank(model, user, seen, 10)
+        assert torch.get_num_threads() == threads
+        next(top_items(model, user, seen, 10, 300))  # and no more
+        assert torch.get_num_threads() == threads
+    for mine, theirs in zip(alone, shared, strict=True):
+        assert (mine == theirs).all()
+
+
+def test_what_a_model_raises_in_a_thread_arrives():
+    class Broken(Factors):
+        def score(self, user_BD, item_BKD):
+            raise ValueError("broken")
+
+    with torch_threads(2), pytest.raises(ValueError, match="broken"):
+        list(top_items(Broken(3 * TILE, 5), torch.arange(3 * TILE), random_pairs(3 * TILE, 5, 0), 2, 5))
 
 
 class MeanOfHistory(nn.Module):

@@ -14,19 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 
 _compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
     cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy"
 )
-
-
-def runs_compiled(*tensors: torch.Tensor) -> bool:
-    """Whether the tensors are where compiled loops can reach them, in single precision if not integers."""
-    return all(
-        tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.int64) for tensor in tensors
-    )
 
 
 @_compiled
