@@ -190,7 +190,8 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "missing": lambda part: part.unlink(),
     "of something else": lambda part: safetensors.torch.save_file({"mine": torch.zeros(3)}, part),
     "of other users": lambda part: safetensors.torch.save_file(
-        {name: tensor[:-1] for name, tensor in safetensors.torch.load_file(part).items() if tensor.dim()}, part
+        {name: tensor[:-1] for name, tensor in safetensors.torch.load_file(part).items() if tensor.dim()},
+        part,
     ),
 }
 
@@ -232,7 +233,9 @@ def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "run" / "checkpoints")
     part = tmp_path / "run" / "checkpoints" / "00001" / "00000-of-00001.safetensors"
-    assert refusal(lambda: resume(tmp_path / "run")).startswith(f"{part}: cannot be read (it holds other tensors")
+    assert refusal(lambda: resume(tmp_path / "run")).startswith(
+        f"{part}: cannot be read (it holds other tensors"
+    )
 
 
 def test_metrics_that_end_before_the_checkpoint_are_refused(made, tmp_path):
