@@ -110,8 +110,8 @@ def component_tables() -> Iterator[str]:
     yield "Each can also be a [custom component](../custom.md), `module:callable`.\n"
     yield (
         "A *sequential* model reads histories; others know users by their ids. *Generated* negatives replace "
-        "ordinary ones in a *pairwise* loss, and [join](../method.md#losses) them in any other. The loss and the "
-        "sampler marked *all items* belong together; generated negatives can join them.\n"
+        "ordinary ones in a *pairwise* loss, and [join](../method.md#losses) them in any other. The loss and "
+        "the sampler marked *all items* belong together; generated negatives can join them.\n"
     )
     for title, section, components in COMPONENTS:
         yield f"## {title}\n"

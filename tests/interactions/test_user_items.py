@@ -1,6 +1,7 @@
 """Look-ups of who interacted with what, against Python's sets."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_every_unseen_item_has_an_equal_share_of_the_numbers(world, plainly):
         edges = [
             -(-(place << 31) // len(unseen)) for place in range(len(unseen) + 1)
         ]  # where each part begins
-        number_BK = torch.tensor([[first, last - 1] for first, last in zip(edges, edges[1:], strict=False)])
+        number_BK = torch.tensor([[first, last - 1] for first, last in pairwise(edges)])
         user_B = torch.full((len(number_BK),), user)
         look_up = unseen_plainly if plainly else UserItems.unseen
         item_BK, found_BK = look_up(world.seen, user_B, number_BK)

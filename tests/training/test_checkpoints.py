@@ -5,6 +5,7 @@ Workers are processes that talk through gloo and run the loop that Ray Train's w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -70,10 +71,8 @@ def work(rank: int, out: str, workers: int, until: int) -> None:
     meeting = f"file://{out}/meeting-{until}"
     dist.init_process_group("gloo", meeting, rank=rank, world_size=workers)
     worker, run = Worker(rank, workers), Run.open(out)
-    try:
+    with contextlib.suppress(_CutOffError):
         fit(run, local_data(run.config, run.dataset(), worker), worker, cut_off(until))
-    except _CutOffError:
-        pass
     dist.destroy_process_group()
 
 
@@ -149,9 +148,10 @@ def test_a_run_that_dies_before_it_writes_goes_on_from_the_checkpoint_before(
             raise _CutOffError
         return owned(run)
 
-    with monkeypatch.context() as patch, pytest.raises(_CutOffError):
+    with monkeypatch.context() as patch:
         patch.setattr(Run, "_owned", dying)
-        resume(tmp_path / "run")
+        with pytest.raises(_CutOffError):
+            resume(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["epoch"] == 2
     same_end(tmp_path / "run", whole("mf"))
 
