@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.driver import driver_for
+from adar_ray.data.drivers import driver_for
 from adar_ray.data.lanes import Homes, deal, lane_count
 from adar_ray.data.manifest import MANIFEST, SyntheticSettings, SyntheticSource
 from adar_ray.data.matrix import to_column, to_matrix
