@@ -77,7 +77,8 @@ class RowRng:
     def _words(self, stream: int, start: int, count: int) -> np.ndarray:
         """Random numbers of 32 bits: `count` of the stream's, from the one at `start`."""
         block, skipped = divmod(start, _WORDS_A_BLOCK)
-        generator = np.random.Philox(counter=[block, 0, 0, 0], key=[self._state, stream])
+        # Integers: numpy takes a list of numbers beyond 2**63 for floating-point ones, and rounds them.
+        generator = np.random.Philox(counter=block, key=self._state | stream << 64)
         return generator.random_raw((skipped + count + 1) // 2).view(np.uint32)[skipped : skipped + count]
 
     def _scaled(self, word: np.ndarray, high: int) -> torch.Tensor:

@@ -34,7 +34,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 WITHOUT_RAY = set().union(*LAYERS[LAYERS.index({"ranking"}) :]) - {"data", "ray_session"}
-TRAINING_WITHOUT_RAY = ("build", "data_source", "loop", "records", "run", "saved_model", "step")
+TRAINING_WITHOUT_RAY = ("build", "data_source", "loop", "optimizer", "records", "run", "saved_model", "step")
 
 
 def owner(path: Path) -> str:

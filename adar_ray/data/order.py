@@ -88,7 +88,7 @@ def batches(
     mine = slice(first_lane, first_lane + len(bounds) - 1)
     held = _Held.none(len(bounds) - 1)
     steps = steps_per_epoch(int(lane_rows.sum()), batch_size)
-    after = rows_before(lane_rows, 0, steps)
+    after = np.zeros_like(lane_rows)
     for step in range(steps):
         before, after = after, rows_before(lane_rows, step + 1, steps)
         count = after - before

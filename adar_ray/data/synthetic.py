@@ -207,7 +207,7 @@ def _make_shard(
     user_UD = random.standard_normal((len(user_U), DIM), dtype=np.float32)
     sample = random.choice(len(item_ID), min(SAMPLE, len(item_ID)), replace=False)
     threshold_U = np.empty(len(user_U), np.float32)
-    rows = []
+    rows = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # a shard of few users may have none
     # Group users of similar activity, so that little of the rectangle of candidates is wasted.
     by_activity = np.argsort(activity_U[user_U], kind="stable")
     start = 0

@@ -212,11 +212,12 @@ def dots_backward(
 ) -> None:
     """The gradients of `dots` from that of its scores."""
     for row in range(item.shape[0]):
+        for column in range(item.shape[2]):
+            user_gradient[row, column] = 0
         for k in range(item.shape[1]):
             g = score_gradient[row, k]
             for column in range(item.shape[2]):
-                pushed = g * item[row, k, column]
-                user_gradient[row, column] = pushed if k == 0 else user_gradient[row, column] + pushed
+                user_gradient[row, column] += g * item[row, k, column]
                 item_gradient[row, k, column] = g * user[row, column]
 
 

@@ -42,11 +42,9 @@ class Graph:
         self.start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         self.neighbor, self.weight = neighbors, torch.cat([weight_E, weight_E[by_item_E]])
 
-    def to(self, device: torch.device | str) -> Graph:
-        self.start, self.neighbor, self.weight = (
-            tensor.to(device) for tensor in (self.start, self.neighbor, self.weight)
-        )
-        return self
+    def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Moves or converts the tensors, as the module does that it belongs to."""
+        self.start, self.neighbor, self.weight = fn(self.start), fn(self.neighbor), fn(self.weight)
 
     def product(self, vector_ND: torch.Tensor) -> torch.Tensor:
         """The graph times vectors, with the part of this worker's users in what items get."""
@@ -115,12 +113,10 @@ class GraphModel(DotProductModel):
         super().__init__(cosine)
         self.n_users, self.n_items = observed.n_users, observed.n_items
         self.layers = layers
-        # Items first: the random numbers that users take depend on how many there are here.
-        # Propagation gives every row a gradient, so none of them is a `Table`.
-        self.item = nn.Embedding(self.n_items, embedding_dim)
-        _draw(self.item.weight.data)
-        self.user = nn.Embedding(self.n_users, embedding_dim)
-        _draw(self.user.weight.data)
+        # Propagation gives every row a gradient, so none of them is a `Table`. Users come from a generator of
+        # their own: what a model draws afterwards must not depend on how many users it has.
+        users = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
+        self.item, self.user = _table(self.n_items, embedding_dim), _table(self.n_users, embedding_dim, users)
         self.graph = Graph(observed)  # derived from the data set, hence not part of the weights
 
     @property
@@ -129,7 +125,7 @@ class GraphModel(DotProductModel):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> GraphModel:
         moved = super()._apply(fn, recurse)
-        self.graph.to(self.item.weight.device)
+        self.graph.apply(fn)
         return moved
 
     def table(self) -> torch.Tensor:
@@ -162,6 +158,12 @@ class GraphModel(DotProductModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The table's rows, as in LightGCN's paper, where they are the only parameters."""
         return self.user(batch["user"]), self.item(item)
+
+
+def _table(rows: int, dim: int, generator: torch.Generator | None = None) -> nn.Embedding:
+    weight = torch.empty(rows, dim)
+    _draw(weight, generator)
+    return nn.Embedding.from_pretrained(weight, freeze=False)
 
 
 def _draw(rows: torch.Tensor, generator: torch.Generator | None = None) -> None:

@@ -97,7 +97,8 @@ class SimGCL(MeanGraphModel):
         noise = (rng.of_rows(users), rng.of_rows(torch.arange(_ITEMS, _ITEMS + self.n_items)))
         first_ND, second_ND = (self.combine(self.propagate(table_ND, noise, view)) for view in range(2))
         user_B = self._contrast(first_ND, second_ND, batch["user"], self.first_user)
-        return self.contrast * (user_B + self._contrast(first_ND, second_ND, item_B + self.n_users, 0))
+        item_B = self._contrast(first_ND, second_ND, item_B + self.n_users, -self.n_users)
+        return self.contrast * (user_B + item_B)
 
     def _contrast(
         self, first_ND: torch.Tensor, second_ND: torch.Tensor, node_B: torch.Tensor, first_node: int

@@ -204,31 +204,32 @@ class Run:
             AdarError: a file is missing or damaged, or the tensors are others.
         """
         workers = state.parts[state.epoch]
-        tensors: dict[str, list[torch.Tensor]] = {name: [] for name in shapes}
+        rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
+        shared: dict[str, torch.Tensor] = {}
         for worker in range(workers):
             first, last = dataset.user_range(worker, workers)
             start, end = max(users.first, first), min(users.last, last)
             if worker and start >= end:
                 continue
             part = self._read_part(state.epoch, worker, workers)
-            if worker == 0 and part.keys() != shapes.keys():
-                raise self._damaged_part(
-                    state.epoch, worker, workers, "it holds other tensors than the run has"
-                )
+            problem = None
+            if part.keys() != (rows.keys() if worker else shapes.keys()):
+                problem = "it holds other tensors than the run has"
+            for name in part.keys() & shapes.keys():
+                wanted = (last - first, *shapes[name][1:]) if name in rows else tuple(shapes[name])
+                if part[name].shape != wanted:
+                    problem = f"{name} does not fit this run"
+            if problem is not None:
+                raise self._damaged_part(state.epoch, worker, workers, problem)
             for name, tensor in part.items():
-                if name not in own:
-                    tensors[name].append(tensor)
+                if name not in rows:
+                    shared[name] = tensor
                 elif start < end:
-                    tensors[name].append(tensor[start - first : end - first])
-        result = {
-            name: torch.cat(parts) if name in own else parts[0] for name, parts in tensors.items() if parts
+                    rows[name].append(tensor[start - first : end - first])
+        return shared | {
+            name: torch.cat(parts) if parts else torch.empty(tuple(shapes[name]))
+            for name, parts in rows.items()
         }
-        for name, shape in shapes.items():
-            if name in own and 0 in shape and name not in result:
-                result[name] = torch.empty(tuple(shape))
-            if name not in result or result[name].shape != torch.Size(shape):
-                raise self._damaged_part(state.epoch, 0, workers, f"{name} does not fit this run")
-        return result
 
     def _read_part(self, epoch: int, worker: int, workers: int) -> dict[str, torch.Tensor]:
         name = _part(epoch, worker, workers)

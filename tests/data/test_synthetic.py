@@ -136,6 +136,13 @@ def test_users_who_like_too_few_items_take_the_best_of_the_others(tmp_path: Path
     assert (worst_taken > best_left).all()
 
 
+def test_a_shard_may_be_without_users(tmp_path: Path) -> None:
+    dataset = synthesize(6, 40, 60, 1, tmp_path / "data", rows_per_shard=10)
+    users = [dataset.read_shard(shard)[0] for shard in dataset.shards("train")]
+    assert len(users) < 6  # files that would be empty are not written
+    assert sorted(set(np.concatenate(users).tolist())) == list(range(6))
+
+
 @pytest.mark.parametrize(
     ("users", "items", "interactions", "words"),
     [
