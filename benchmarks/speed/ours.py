@@ -1,0 +1,93 @@
+"""The one place where the speed benchmarks touch internals of the library.
+
+Legend: B rows of a batch, E interactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from adar_ray.component import ModelInputs
+from adar_ray.config import Config, load_config
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.registry import MODELS
+from adar_ray.training.build import build_loss, build_optimizers, build_samplers
+from adar_ray.training.step import TrainingStep
+
+MF = ("model.name=mf", "model.embedding_dim=64", "loss.name=bpr", "optimizer.name=sparse_adam")
+"""MF with BPR and an optimizer that updates the rows of the batch alone."""
+UNIFORM = ("sampler.name=uniform", "uniform.negatives=1")
+
+
+class Steps:
+    """Training steps on tensors in memory: no Ray, no dataset on disk.
+
+    Args:
+        settings: `section.key=value`.
+        observed: the training interactions, on the device.
+        history_length: for sequential models, which train on every position.
+    """
+
+    def __init__(
+        self,
+        settings: Iterable[str],
+        observed: UserItems,
+        device: str,
+        history_length: int = 0,
+    ) -> None:
+        torch.manual_seed(0)
+        self.config: Config = load_config(settings=settings)
+        name = self.config.model.name
+        inputs = ModelInputs(
+            observed=observed,
+            embedding_dim=self.config.model.embedding_dim,
+            cosine=self.config.model.cosine,
+            history_length=history_length,
+            sparse=self.config.optimizer.name == "sparse_adam",
+        )
+        self.model: nn.Module = MODELS[name].build(inputs, self.config.settings_of(name)).to(device)
+        samplers = build_samplers(self.config, self.model, observed).to(device)
+        self.optimizers = build_optimizers(self.config, self.model, samplers)
+        self.loss = TrainingStep(
+            self.config, self.model, build_loss(self.config), samplers, observed, history_length
+        )
+        self.number = 0
+
+    def __call__(self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor) -> None:
+        """One step on users and their positives `[B]`, or sequence rows `[B, L + 1]`."""
+        self.number += 1
+        loss, _ = self.loss(user_B, item, row_B, (0, 1, self.number))
+        self.descend(loss / len(user_B))
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """Updates the weights by the gradient of a loss."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def synthetic_pairs(
+    users: int, items: int, interactions: int, device: str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random `(user_E, item_E)`; a third of the items has most of the interactions. Pairs may repeat."""
+    generator = torch.Generator(device).manual_seed(0)
+    user_E = torch.randint(users, (interactions,), generator=generator, device=device)
+    share_E = torch.rand(interactions, generator=generator, device=device, dtype=torch.float64)
+    return user_E, (share_E.pow(3) * items).long().clamp_max(items - 1)
+
+
+def pair_batches(
+    user_E: torch.Tensor, item_E: torch.Tensor, batch_size: int
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Batches `(user_B, item_B, row_B)` without end."""
+    row_B = torch.arange(batch_size, device=user_E.device)
+    while True:
+        order = torch.randperm(len(user_E), device=user_E.device)
+        for start in range(0, len(order) - batch_size + 1, batch_size):
+            at_B = order[start : start + batch_size]
+            yield user_E[at_B], item_E[at_B], row_B
