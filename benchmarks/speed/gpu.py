@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.gpu
 
-Needs torch, numpy, pyarrow, pydantic and PyYAML besides the clone, and less than four minutes. Each part runs by
-itself, and one that fails leaves its error in the result. Without a GPU, sizes are small: then it only shows
-that all parts work.
+Needs torch, numpy, pyarrow, pydantic and PyYAML besides the clone, and less than four minutes. Each part runs
+by itself, and one that fails leaves its error in the result. Without a GPU, sizes are small: then it only
+shows that all parts work.
 
 `bytes` and `flops` of a case count what the step needs at least: the rows of the batch read, their gradients,
 weights and moments read and written; the products and the two passes of the gradient. Shares of the ceiling
@@ -34,7 +34,7 @@ from adar_ray.interactions.user_items import UserItems
 from adar_ray.ranking.top_items import top_items
 from benchmarks import record
 from benchmarks.arguments import argument_parser
-from benchmarks.speed.measure import ceiling, spread, timed
+from benchmarks.speed.measure import ceiling, one_thread, short, spread, timed
 from benchmarks.speed.ours import MF, UNIFORM, Steps, pair_batches, synthetic_pairs
 
 BUDGET = 200.0
@@ -135,6 +135,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--steps", type=int, default=30, help="timed steps of each case")
     arguments = parser.parse_args()
+    one_thread()
     started = time.perf_counter()
     device, count = "cuda" if torch.cuda.is_available() else "cpu", arguments.steps
     figures: dict[str, Any] = {"device": device, "ceiling": ceiling(device), "steps": {}, "variants": {}}
@@ -208,13 +209,12 @@ def _time_case(case: Case, device: str, count: int, figures: dict[str, Any]) -> 
     found: dict[str, Any] = {"ms": _milliseconds(lambda n: steps(*staged[n % 8]), device, count)}
     seconds = found["ms"]["median"] / 1e3
     limits = figures["ceiling"]
-    found["share_of_copy"] = case.bytes(case.sizes) / seconds / 1e9 / limits["copy_gb_per_s"]
-    found["share_of_gemm"] = case.flops(case.sizes) / seconds / 1e9 / limits["gemm_float32_gflops"]
-    found = {name: _short(value) for name, value in found.items()}
+    found["share_of_copy"] = short(case.bytes(case.sizes) / seconds / 1e9 / limits["copy_gb_per_s"])
+    found["share_of_gemm"] = short(case.flops(case.sizes) / seconds / 1e9 / limits["gemm_float32_gflops"])
     if device == "cuda":
         found["host_syncs"] = _host_syncs(lambda: steps(*staged[0]))
         found |= _kernels(lambda: steps(*staged[1]))
-        found["memory_gib"] = _short(torch.cuda.max_memory_allocated() / 2**30)
+        found["memory_gib"] = short(torch.cuda.max_memory_allocated() / 2**30)
     return found
 
 
@@ -236,7 +236,7 @@ def _milliseconds(step: Callable[[int], None], device: str, count: int) -> dict[
             step(number)
         wait()
 
-    return spread(single) | {"of_many": float(f"{1e3 * timed(together) / count:.4g}")}
+    return spread(single) | {"of_many": short(1e3 * timed(together) / count)}
 
 
 def _host_syncs(step: Callable[[], None]) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def _kernels(step: Callable[[], None]) -> dict[str, Any]:
     return {
         "kernels": {
             "count": sum(event.count for event in events),
-            "busy_ms": _short(sum(event.self_device_time_total for event in events) / 1e3),
+            "busy_ms": short(sum(event.self_device_time_total for event in events) / 1e3),
             "slowest": [
                 f"{event.key[:90]}: {event.self_device_time_total / 1e3:.3f} ms x{event.count}"
                 for event in slowest
@@ -303,8 +303,8 @@ def _time_ranking(device: str, figures: dict[str, Any]) -> dict[str, Any]:
     }
     seconds = found["ours"]["median"] / 1e3
     share = 2.0 * users * items * D / seconds / 1e9 / figures["ceiling"]["gemm_float32_gflops"]
-    found["ratio"] = _short(found["product_and_top"]["median"] / found["ours"]["median"])
-    found["share_of_gemm"] = _short(share)
+    found["ratio"] = short(found["product_and_top"]["median"] / found["ours"]["median"])
+    found["share_of_gemm"] = short(share)
     if device == "cuda":
         one = torch.arange(256, device=device)
         found["host_syncs_of_a_tile"] = _host_syncs(lambda: list(top_items(model, one, observed, K, items)))
@@ -324,9 +324,9 @@ def _time_variant(name: str, variant: str, device: str, count: int) -> dict[str,
     return {
         "plain_ms": before["median"],
         "ms": after["median"],
-        "ratio": _short(before["median"] / after["median"]),
-        "of_many_ratio": _short(before["of_many"] / after["of_many"]),
-        "first_step_s": _short(first),
+        "ratio": short(before["median"] / after["median"]),
+        "of_many_ratio": short(before["of_many"] / after["of_many"]),
+        "first_step_s": short(first),
     }
 
 
@@ -390,10 +390,6 @@ def _cuda_graph(steps: Steps, device: str, staged: Batches) -> Callable[[int], N
 
 
 VARIANTS = {"bfloat16": _bfloat16, "tf32": _tf32, "cuda_graph": _cuda_graph, "compiled": _compiled}
-
-
-def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ Side = Callable[[], float]
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, lowest and highest, to four digits."""
     numbers = {"median": statistics.median(values), "low": min(values), "high": max(values)}
-    return {name: float(f"{number:.4g}") for name, number in numbers.items()}
+    return {name: short(number) for name, number in numbers.items()}
 
 
 def alternate(sides: Mapping[str, Side], rounds: int) -> dict[str, list[float]]:
@@ -37,18 +37,37 @@ def alternate(sides: Mapping[str, Side], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def compare(seconds: Mapping[str, Sequence[float]], ours: str = "ours") -> dict[str, Any]:
+def compare(
+    seconds: Mapping[str, Sequence[float]], prefix: str = "", ours: str = "ours"
+) -> dict[str, dict[str, Any]]:
     """`{"seconds": {side: spread}, "ratios": {other side: spread}}`; above 1 means that ours is faster.
 
     A ratio is that of the medians; `low` and `high` are the extremes of the rounds.
+
+    Args:
+        prefix: of the names in the answer.
     """
     ratios = {}
     for name, theirs in seconds.items():
-        if name != ours and theirs:
+        if name != ours and theirs and seconds[ours]:
             rounds = [other / own for other, own in zip(theirs, seconds[ours], strict=False)]
             middle = statistics.median(theirs) / statistics.median(seconds[ours])
-            ratios[name] = spread(rounds) | {"median": float(f"{middle:.4g}")}
-    return {"seconds": {name: spread(taken) for name, taken in seconds.items() if taken}, "ratios": ratios}
+            ratios[prefix + name] = spread(rounds) | {"median": short(middle)}
+    return {
+        "seconds": {prefix + name: spread(taken) for name, taken in seconds.items() if taken},
+        "ratios": ratios,
+    }
+
+
+def add(figures: dict[str, Any], compared: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add an answer of `compare` to the figures of a result."""
+    for kind, rows in compared.items():
+        figures.setdefault(kind, {}).update(rows)
+
+
+def short(number: float) -> float:
+    """Four digits of it."""
+    return float(f"{number:.4g}")
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -73,7 +92,7 @@ def ceiling(device: str = "cpu") -> dict[str, float]:
         left, right = (torch.randn(N, N, device=device).to(dtype) for _ in range(2))
         seconds = best_of(lambda left=left, right=right: left @ right, device)
         found[f"gemm_{name}_gflops"] = 2 * N**3 / seconds / 1e9
-    return {name: float(f"{number:.4g}") for name, number in found.items()}
+    return {name: short(number) for name, number in found.items()}
 
 
 def best_of(work: Callable[[], object], device: str = "cpu", repeats: int = 7) -> float:
@@ -105,3 +124,10 @@ def one_thread() -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
     torch.set_num_threads(1)
+
+
+def one_core() -> None:
+    """One thread on one core, the last one, for this process and all that it starts."""
+    one_thread()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

@@ -1,20 +1,24 @@
-"""The one place where the speed benchmarks touch internals of the library.
+"""Our side of the speed benchmarks, and the one place where they touch internals of the library.
 
 Legend: B rows of a batch, E interactions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from adar_ray.component import ModelInputs
 from adar_ray.config import Config, load_config
+from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.registry import MODELS
 from adar_ray.training.build import build_loss, build_optimizers, build_samplers
+from adar_ray.training.records import EpochRecord
 from adar_ray.training.step import TrainingStep
 
 MF = ("model.name=mf", "model.embedding_dim=64", "loss.name=bpr", "optimizer.name=sparse_adam")
@@ -69,6 +73,44 @@ class Steps:
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
+
+
+def epochs(
+    dataset: Dataset,
+    out: Path,
+    settings: Iterable[str],
+    count: int,
+    between: Callable[[], None] = lambda: None,
+    workers: int = 0,
+) -> list[float]:
+    """Seconds of training in each epoch: the first, which warms up, and `count` more.
+
+    Args:
+        out: folder of the run; a run that is there is replaced.
+        between: called after each epoch but the first, for the other sides to take their turn.
+    """
+    # Late imports: `train` imports more than the steps on a GPU need.
+    from adar_ray import train
+
+    fixed = [f"train.epochs={count + 1}", "train.patience=1000000", "train.valid_users=1"]
+    config = load_config(settings=[*settings, *fixed])
+
+    def on_epoch(record: EpochRecord) -> None:
+        if record.epoch > 1:
+            between()
+
+    run = train(dataset, out, config, workers=workers, replace=True, on_epoch=on_epoch)
+    return [record.time.train_seconds for record in run.epochs()]
+
+
+def write_arrays(dataset: Dataset, folder: Path) -> Path:
+    """Writes the splits, users and items `[E, 2]`, and the number of both, for other libraries to read."""
+    if not (folder / "sizes.npy").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            np.save(folder / f"{split}.npy", np.column_stack(dataset.read_split(split)))
+        np.save(folder / "sizes.npy", np.array([dataset.n_users, dataset.n_items]))
+    return folder.resolve()
 
 
 def synthetic_pairs(
