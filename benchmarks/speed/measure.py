@@ -8,12 +8,16 @@ Legend: N size of a square matrix.
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,11 +116,39 @@ def times_of(work: Callable[[], object], device: str = "cpu", repeats: int = 7) 
     return [timed(once) for _ in range(repeats)]
 
 
-def peak_memory(of_children: bool = False) -> int:
-    """The most bytes that this process, or the largest of its finished children, ever had in memory."""
-    who = resource.RUSAGE_CHILDREN if of_children else resource.RUSAGE_SELF
-    peak = resource.getrusage(who).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended: how long it ran, and the most memory that it, or one of its children, had."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def run_process(command: Sequence[str | Path], variables: Mapping[str, str] | None = None) -> Finished:
+    """Run a command to its end.
+
+    Raises:
+        ProcessError: it failed; says what it printed last.
+    """
+    with tempfile.TemporaryDirectory() as folder, open(f"{folder}/printed", "w+") as printed:
+        launch = [sys.executable, "-I", "-S", Path(__file__).with_name("launcher.py"), f"{folder}/ended"]
+        subprocess.run(
+            [*map(str, [*launch, *command])],
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            env=os.environ | dict(variables or {}),
+            check=True,
+        )
+        ended = json.loads(Path(f"{folder}/ended").read_text())
+        if ended.pop("code"):
+            printed.seek(0)
+            last = (printed.read().strip().splitlines() or ["it printed nothing"])[-1]
+            raise ProcessError(last[:300])
+    return Finished(**ended)
+
+
+class ProcessError(Exception):
+    """A command that failed."""
 
 
 def one_thread() -> None:

@@ -5,6 +5,7 @@ Legend: B rows of a batch, E interactions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from adar_ray.training.build import build_loss, build_optimizers, build_samplers
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.step import TrainingStep
 
+COMMAND = (sys.executable, "-c", "from adar_ray.cli.main import main; main()")
+"""`adar-ray`, wherever its script is."""
 MF = ("model.name=mf", "model.embedding_dim=64", "loss.name=bpr", "optimizer.name=sparse_adam")
 """MF with BPR and an optimizer that updates the rows of the batch alone."""
 UNIFORM = ("sampler.name=uniform", "uniform.negatives=1")
