@@ -92,8 +92,7 @@ def epochs(
         out: folder of the run; a run that is there is replaced.
         between: called after each epoch but the first, for the other sides to take their turn.
     """
-    # Late imports: `train` imports more than the steps on a GPU need.
-    from adar_ray import train
+    from adar_ray import train  # late: it imports more than the steps on a GPU need
 
     fixed = [f"train.epochs={count + 1}", "train.patience=1000000", "train.valid_users=1"]
     config = load_config(settings=[*settings, *fixed])
@@ -104,6 +103,14 @@ def epochs(
 
     run = train(dataset, out, config, workers=workers, replace=True, on_epoch=on_epoch)
     return [record.time.train_seconds for record in run.epochs()]
+
+
+def seconds_of_epochs(run: Path) -> float:
+    """Seconds that the epochs of a run took, validation included."""
+    from adar_ray.training.run import Run
+
+    times = [record.time for record in Run.open(run).epochs()]
+    return sum(time.train_seconds + time.valid_seconds for time in times)
 
 
 def write_arrays(dataset: Dataset, folder: Path) -> Path:

@@ -73,8 +73,8 @@ def main() -> None:
     record.write(
         "speed_sequential",
         figures,
-        description="Training seconds of an epoch on Amazon Video Games, histories of 20, one core; the ratio to "
-        "ours is above 1 where ours is faster than the commit before. Share of padding in the rows.",
+        description="Training seconds of an epoch on Amazon Video Games, histories of 20, one core; the "
+        "ratio to ours is above 1 where ours is faster than the commit before. Share of padding in the rows.",
         seeds=[0],
     )
 

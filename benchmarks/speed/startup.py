@@ -28,7 +28,7 @@ _LONGEST = 180.0
 def main() -> None:
     parser = argument_parser(__doc__)
     add_work(parser)
-    parser.add_argument("--rounds", type=int, default=3, help="runs with each number of workers")
+    parser.add_argument("--rounds", type=int, default=2, help="runs with each number of workers")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     one_core()

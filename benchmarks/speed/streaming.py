@@ -1,4 +1,4 @@
-"""Epochs whose rows are read again each time against rows kept in memory; and the first epoch against later ones.
+"""Epochs that read their rows again against epochs that keep them; the first epoch against later ones.
 
     python -m benchmarks.speed.streaming --sources path/to/data --work scratch/
 

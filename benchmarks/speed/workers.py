@@ -50,8 +50,8 @@ def main() -> None:
     record.write(
         "speed_workers",
         figures,
-        description="Training seconds of an epoch with one and with two workers, one thread each; ratios of one "
-        "worker's to two workers'.",
+        description="Training seconds of an epoch with one and with two workers, one thread each; ratios of "
+        "one worker's to two workers'.",
         seeds=[0],
     )
 
