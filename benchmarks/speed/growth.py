@@ -8,7 +8,6 @@ middle of the range through `adar-ray`, one thread each. Draws `docs/growth.svg`
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +19,11 @@ from adar_ray.interactions.user_items import UserItems
 from benchmarks import record
 from benchmarks.arguments import add_work, argument_parser
 from benchmarks.speed import ours, synthetic
-from benchmarks.speed.measure import ceiling, one_core, one_thread, short, spread, times_of
+from benchmarks.speed.measure import ceiling, one_core, one_thread, short, spread, timed
 
-BATCH = 8_192
-_STEPS = 15  # of a timing
+BATCH = 2_048
+_STEPS = 15  # timed, after three to warm up
+_LONGEST = 300.0  # seconds that a point may take
 PICTURE = Path(__file__).parents[2] / "docs" / "growth.svg"
 
 
@@ -41,9 +41,9 @@ class Size:
 AXES: dict[str, tuple[int, ...]] = {
     "users": (10_000, 100_000, 1_000_000, 10_000_000),
     "items": (10_000, 100_000, 1_000_000, 10_000_000),
-    "interactions": (100_000, 1_000_000, 10_000_000, 50_000_000),
-    "dimension": (8, 32, 128, 512),
-    "negatives": (1, 8, 64, 512),
+    "interactions": (20_000, 200_000, 2_000_000, 20_000_000),
+    "dimension": (2, 16, 128, 1_024),
+    "negatives": (1, 10, 100, 1_000),
 }
 WORKERS = (1, 2)
 _LABELS = {"step_ms": "milliseconds of a step", "memory_gb": "gigabytes of memory"}
@@ -78,7 +78,7 @@ def _alone(size: Size) -> dict[str, Any]:
     """A point in a process of its own; its error if it does not fit in memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         try:
-            return pool.apply_async(_measure, (size,)).get(180)
+            return pool.apply_async(_measure, (size,)).get(_LONGEST)
         except (multiprocessing.TimeoutError, RuntimeError, MemoryError) as error:
             return {"error": type(error).__name__}
 
@@ -96,12 +96,10 @@ def _measure(size: Size) -> dict[str, Any]:
     ]
     steps = ours.Steps(settings, observed, "cpu")
     batches = ours.pair_batches(user_E, item_E, BATCH)
+    for _ in range(3):
+        steps(*next(batches))
     staged = [next(batches) for _ in range(_STEPS)]
-    gc.collect()
-    milliseconds = [
-        1e3 * taken for batch in staged for taken in times_of(lambda b=batch: steps(*b), repeats=1)
-    ]
-    median = spread(milliseconds)["median"]
+    median = spread([1e3 * timed(lambda batch=batch: steps(*batch)) for batch in staged])["median"]
     tensors = [*steps.model.parameters()]
     for optimizer in steps.optimizers:
         states = optimizer.state.values()

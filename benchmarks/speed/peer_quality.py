@@ -19,10 +19,14 @@ def start(arrays: str) -> dict[str, Any]:
     return {}
 
 
-def curve(library: str, point: dict[str, float], epochs: int, patience: int) -> dict[str, Any]:
-    """`{"startup": seconds, "epochs": [[seconds, ndcg], ...]}`: of each epoch's training, and after it.
+def curve(library: str, point: dict[str, float], epochs: int, every: int, patience: int) -> dict[str, Any]:
+    """`{"startup": seconds, "curve": [[seconds, ndcg], ...]}`: training so far, and validation after it.
 
     Start-up is imports, reading and setting up; of the imports, only those of the first curve take time.
+
+    Args:
+        every: validate after so many epochs.
+        patience: stop after so many validations without a better one.
     """
     import numpy as np
 
@@ -30,16 +34,20 @@ def curve(library: str, point: dict[str, float], epochs: int, patience: int) -> 
     train = np.load(f"{held['arrays']}/train.npy")
     n_users, n_items = np.load(f"{held['arrays']}/sizes.npy").tolist()
     ndcg = _Validation(train, np.load(f"{held['arrays']}/valid.npy"), n_users, n_items)
+    times: list[float] = []
     rows: list[list[float]] = []
 
     def is_enough(seconds: float, user_UD: Any, item_ID: Any) -> bool:
-        rows.append([seconds, ndcg(np.asarray(user_UD), np.asarray(item_ID))])
+        times.append(seconds)
+        if len(times) % every:
+            return False
+        rows.append([sum(times), ndcg(np.asarray(user_UD), np.asarray(item_ID))])
         best = max(range(len(rows)), key=lambda at: rows[at][1])
-        return len(rows) >= epochs or len(rows) - 1 - best >= patience
+        return len(times) >= epochs or len(rows) - 1 - best >= patience
 
     follow = {"als": _als, "bpr": _bpr, "flexmf": _flexmf}[library]
     startup = follow(train, n_users, n_items, point, epochs, is_enough, started)
-    return {"startup": startup, "epochs": rows}
+    return {"startup": startup, "curve": rows}
 
 
 class _EnoughError(Exception):
