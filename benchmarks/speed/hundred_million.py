@@ -8,11 +8,12 @@ of all processes together, which has to stay within 8 GiB. Needs two cores, 30 G
 
 from __future__ import annotations
 
+import os
+import re
 import threading
 import time
+from pathlib import Path
 from typing import Any
-
-import psutil
 
 from benchmarks import record
 from benchmarks.arguments import add_work, argument_parser
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 class _Memory:
-    """Follows the memory of this process's descendants: the sum of what each has for itself."""
+    """Follows the memory of all descendants of this process together. Pages that they share count once."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -86,18 +87,35 @@ class _Memory:
         self._thread.join()
 
     def _follow(self) -> None:
-        this = psutil.Process()
         while not self._stop.is_set():
-            self.peak = max(self.peak, sum(map(_own_memory, this.children(recursive=True))))
+            self.peak = max(self.peak, sum(map(_own_memory, _descendants(os.getpid()))))
             time.sleep(0.2)
 
 
-def _own_memory(process: psutil.Process) -> int:
-    """Proportional set size: pages that several processes share count once in their sum."""
+def _descendants(ancestor: int) -> list[int]:
+    """The processes that this one has started, and theirs, from Linux's /proc."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        found = re.search(r"^PPid:\s+(\d+)$", _read(folder / "status"), re.MULTILINE)
+        if found:
+            parents[int(folder.name)] = int(found[1])
+    found_ones = {ancestor}
+    while new := {child for child, parent in parents.items() if parent in found_ones} - found_ones:
+        found_ones |= new
+    return sorted(found_ones - {ancestor})
+
+
+def _own_memory(process: int) -> int:
+    """Bytes of a process's proportional set: what several processes share is divided among them."""
+    found = re.search(r"^Pss:\s+(\d+) kB$", _read(Path(f"/proc/{process}/smaps_rollup")), re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
+
+
+def _read(path: Path) -> str:
     try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:  # it has ended meanwhile
-        return 0
+        return path.read_text()
+    except OSError:  # the process has ended meanwhile
+        return ""
 
 
 if __name__ == "__main__":
