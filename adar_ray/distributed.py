@@ -5,6 +5,7 @@ Legend: B rows that this worker holds, A rows of all workers, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,16 +22,26 @@ def gather_rows(row_B: torch.Tensor) -> torch.Tensor:
 
     Workers may hold different numbers of rows.
     """
+    return start_gathering(row_B.detach())()
+
+
+def start_gathering(row_B: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """`gather_rows` for later: rows travel from now on, and calling the result waits for them."""
     if world_size() == 1:
-        return row_B.detach()
+        return lambda: row_B
     gathered = [torch.zeros(1, dtype=torch.int64, device=row_B.device) for _ in range(world_size())]
     dist.all_gather(gathered, torch.tensor([len(row_B)], device=row_B.device))
     counts = [int(count) for count in gathered]
     filled = row_B.new_zeros(max(counts), *row_B.shape[1:])
     filled[: len(row_B)] = row_B
     parts = [torch.empty_like(filled) for _ in counts]
-    dist.all_gather(parts, filled)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    travel = dist.all_gather(parts, filled, async_op=True)
+
+    def arrived() -> torch.Tensor:
+        travel.wait()
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    return arrived
 
 
 def gather_rows_with_gradients(row_B: torch.Tensor) -> torch.Tensor:
@@ -54,24 +65,20 @@ class _GatherRows(torch.autograd.Function):
         return total_A[slice(*ctx.mine)]
 
 
-def gather_tables(
-    tables: list[tuple[torch.Tensor, torch.Tensor]],
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Returns the rows of all workers for each of some tables, in the order of workers.
+def start_gathering_vectors(
+    row_B: torch.Tensor, vector_BD: torch.Tensor
+) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """`start_gathering` of row numbers below 2**31 with their vectors, in one message."""
+    # The number of a row goes before its vector, bit by bit.
+    head_B1 = row_B.to(torch.int32).view(torch.float32)[:, None]
+    arrived = start_gathering(torch.cat([head_B1, vector_BD.float()], 1))
 
-    Args:
-        tables: row numbers `[B]` below 2**31 and vectors `[B, D]` of each; another B on each worker.
-    """
-    if world_size() == 1:
-        return tables
-    gathered = []
-    for row_B, vector_BD in tables:
-        # One message: the number of the row goes before its vector, bit by bit.
-        head_B1 = row_B.to(torch.int32).view(torch.float32)[:, None]
-        packed_AE = gather_rows(torch.cat([head_B1, vector_BD.float()], 1))
+    def unpacked() -> tuple[torch.Tensor, torch.Tensor]:
+        packed_AE = arrived()
         row_A = packed_AE[:, 0].contiguous().view(torch.int32).to(torch.int64)
-        gathered.append((row_A, packed_AE[:, 1:].contiguous().to(vector_BD.dtype)))
-    return gathered
+        return row_A, packed_AE[:, 1:].contiguous().to(vector_BD.dtype)
+
+    return unpacked
 
 
 def sum_over_workers(tensors: list[torch.Tensor]) -> None:

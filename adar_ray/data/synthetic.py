@@ -10,19 +10,20 @@ Legend: U users of a shard, I items, C items that a user comes across, D dimensi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import ray
 
-from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.driver import driver_for
 from adar_ray.data.lanes import Homes, deal, lane_count
 from adar_ray.data.manifest import MANIFEST, SyntheticSettings, SyntheticSource
 from adar_ray.data.matrix import to_column, to_matrix
 from adar_ray.data.sequences import Windows
+from adar_ray.data.sorting import Counted, count_both, stable_order
 from adar_ray.data.split import TRAIN, SplitProtocol, assign
 from adar_ray.data.write import (
     ROWS_PER_SHARD,
@@ -33,7 +34,6 @@ from adar_ray.data.write import (
 )
 from adar_ray.errors import AdarError
 from adar_ray.outputs import new_folder
-from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
 
 DIM = 16
@@ -114,26 +114,24 @@ def synthesize(
             f"half of {items:,} items ({users * most:,}); lower it, or raise --users or --items"
         )
     split, windows = SplitProtocol(protocol="ratio", seed=seed), Windows()
-    item_ID, popularity_I = _make_items(items, seed)
     activity_U = _make_activity(users, interactions, most, seed)
     lanes = lane_count(interactions)
     lane_U = deal(activity_U, lanes)
-    activity_U = activity_U[np.argsort(lane_U, kind="stable")]
+    activity_U = activity_U[stable_order(lane_U)]
+    world = _World(*_make_items(items, seed), activity_U)
     homes = Homes.of(lane_U, lanes, shard_count(interactions, rows_per_shard))
-    with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
-        world = ray.put((item_ID, popularity_I, activity_U))
-        numbers = numbered_blocks("shard", homes.shards)
-        made = map_blocks(numbers, _make_shard, folder, world, homes, split, windows, seed)
+    with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
+        arguments = driver.share(world), homes, folder, split, windows, seed
         shards: list[WrittenShard] = []
-        parts: list[tuple[np.ndarray, ...]] = []
+        truths: list[_UserTruth] = []
         item_counts = np.zeros(items, np.int64)
-        for part in arrow_blocks(made):
-            for row in part.to_pylist():
-                shards.append(WrittenShard.from_json(row["shard"]))
-                np.add.at(item_counts, row["item"], row["count"])
-                parts.append((np.array(row["user"]), np.array(row["threshold"]), np.array(row["vector"])))
+        for result in driver.run(_make_shard, [(shard, *arguments) for shard in range(homes.shards)]):
+            written, counts, truth = result.found
+            shards.append(written)
+            item_counts[counts.ids] += counts.counts
+            truths.append(truth)
             on_progress("making", int(item_counts.sum()))
-        _write_truth(folder, parts, item_ID)
+        _write_truth(folder, truths, world.item_ID)
         write_manifest(
             folder,
             name=f"synthetic-{users}x{items}",
@@ -173,18 +171,36 @@ def _make_activity(users: int, interactions: int, most: int, seed: int) -> np.nd
     return counts
 
 
+@dataclass(frozen=True)
+class _World:
+    """Items, the cumulative probability of coming across each, and how many interactions each user has."""
+
+    item_ID: np.ndarray
+    popularity_I: np.ndarray
+    activity_U: np.ndarray
+
+
+@dataclass(frozen=True)
+class _UserTruth:
+    """The truth about the users of a shard."""
+
+    users: np.ndarray
+    user_UD: np.ndarray
+    threshold_U: np.ndarray
+
+
 def _make_shard(
-    folder: Folder,
-    world: ray.ObjectRef,
+    shard: int,
+    world: _World,
     homes: Homes,
+    folder: Folder,
     split: SplitProtocol,
     windows: Windows,
     seed: int,
-    block: pa.Table,
-) -> pa.Table:
-    """Write one shard; return what was written, its item counts and the truth about its users."""
-    item_ID, popularity_I, activity_U = ray.get(world)
-    (shard,) = block["shard"].to_pylist()
+) -> Generator[pa.Table, None, tuple[WrittenShard, Counted, _UserTruth]]:
+    """Write one shard; return what was written, its items and the truth about its users."""
+    yield from ()
+    item_ID, popularity_I, activity_U = world.item_ID, world.popularity_I, world.activity_U
     everyone = np.arange(len(activity_U))
     user_U = everyone[homes.shard_of(everyone) == shard]
     random = np.random.default_rng([seed, 2, shard])
@@ -209,22 +225,14 @@ def _make_shard(
         start += size
     user, item = (np.concatenate(part) for part in zip(*rows, strict=True))
     timestamp = (START_OF_TIME + random.integers(0, 1 << 26, len(user))) * 10**9
-    order = np.lexsort((timestamp, user))
+    in_time = np.argsort(timestamp, kind="stable")
+    order = in_time[stable_order(user[in_time])]
     given = np.full(len(user), TRAIN, np.int8)
     user_E, item_E, timestamp_E = user[order], item[order], timestamp[order]
     splits = assign(split, user_E, item_E, timestamp_E, given, None)
     written = write_shard(folder, shard, homes, splits, windows, user_E, item_E, timestamp_E)
-    items, counts = np.unique(item, return_counts=True)
-    return pa.table(
-        {
-            "shard": [written.to_json()],
-            "item": [items],
-            "count": [counts],
-            "user": [user_U],
-            "threshold": [threshold_U],
-            "vector": [user_UD.ravel()],
-        }
-    )
+    _, items = count_both(user_E, item_E)
+    return written, items, _UserTruth(user_U, user_UD, threshold_U)
 
 
 def _choose_items(
@@ -271,13 +279,10 @@ def _repeated(item_UC: np.ndarray) -> np.ndarray:
     return result
 
 
-def _write_truth(folder: Folder, parts: list[tuple[np.ndarray, ...]], item_ID: np.ndarray) -> None:
-    user, threshold, vector = (np.concatenate(part) for part in zip(*parts, strict=True))
-    order = np.argsort(user)
-    user_UD = vector.reshape(-1, DIM)[order].astype(np.float32)
+def _write_truth(folder: Folder, truths: list[_UserTruth], item_ID: np.ndarray) -> None:
+    order = np.argsort(np.concatenate([truth.users for truth in truths]))
+    user_UD = np.concatenate([truth.user_UD for truth in truths])[order]
+    threshold_U = np.concatenate([truth.threshold_U for truth in truths])[order]
     truth = folder.folder(TRUTH)
-    truth.write_table(
-        "users.parquet",
-        pa.table({"vector": to_column(user_UD), "threshold": threshold[order].astype(np.float32)}),
-    )
+    truth.write_table("users.parquet", pa.table({"vector": to_column(user_UD), "threshold": threshold_U}))
     truth.write_table("items.parquet", pa.table({"vector": to_column(item_ID)}))

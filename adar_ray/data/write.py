@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from adar_ray.data.dataset import SHARD_SCHEMA, Dataset
 from adar_ray.data.lanes import Homes
@@ -29,6 +28,7 @@ from adar_ray.data.split import TRAIN, SplitProtocol
 from adar_ray.storage import FileEntry, Folder
 
 ROWS_PER_SHARD = 1 << 20
+_REPETITIVE = ["item"]
 
 
 def shard_count(rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> int:
@@ -42,16 +42,6 @@ class WrittenShard:
     files: list[FileEntry]
     train: list[int]
     sequences: list[int]
-
-    def to_json(self) -> str:
-        return _WRITTEN.dump_json(self).decode()
-
-    @classmethod
-    def from_json(cls, text: str) -> WrittenShard:
-        return _WRITTEN.validate_json(text)
-
-
-_WRITTEN = TypeAdapter(WrittenShard)
 
 
 def write_shard(
@@ -81,7 +71,7 @@ def write_shard(
     for code, name in enumerate(SPLITS):
         rows = table.filter(pa.array(splits == code))
         if rows.num_rows:
-            files.append(folder.write_table(f"{name}/{shard:05d}.parquet", rows))
+            files.append(folder.write_table(f"{name}/{shard:05d}.parquet", rows, _REPETITIVE))
     trained = splits == TRAIN
     owner, items = windows.rows(user[trained], item[trained])
     if len(owner):
@@ -170,7 +160,11 @@ def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> 
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
     columns |= {"users.parquet": None, "items.parquet": None}
     files = [
-        folder.write_table(file.name, dataset.read_file(file.name, columns[kind_of(file)]))
+        folder.write_table(
+            file.name,
+            dataset.read_file(file.name, columns[kind_of(file)]),
+            _REPETITIVE if kind_of(file) in SPLITS else None,
+        )
         for file in dataset.manifest.files
         if kind_of(file) in columns
     ]

@@ -23,6 +23,7 @@ from adar_ray.models.sequence import (
     heads_divide,
     initialize,
 )
+from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
 
 _LAST_ONLY = 0.5

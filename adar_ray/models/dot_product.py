@@ -7,13 +7,12 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from adar_ray.models.protocol import dot_score
-from adar_ray.models.table import Table
 
 
 class DotProductModel(nn.Module):
     """An item table, `item`, and scores that are dot products or, with `cosine`, cosines."""
 
-    item: Table
+    item: nn.Embedding
     scores_by_dot_product = True
 
     def __init__(self, cosine: bool) -> None:

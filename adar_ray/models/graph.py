@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import embedding_bag
 
 from adar_ray.distributed import sum_over_workers, world_size
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.table import Table
 from adar_ray.models.user_tables import Draw
 
 
@@ -116,8 +116,10 @@ class GraphModel(DotProductModel):
         self.n_users, self.n_items = observed.n_users, observed.n_items
         self.layers = layers
         # Items first: the random numbers that users take depend on how many there are here.
-        self.item, self.user = Table(self.n_items, embedding_dim), Table(self.n_users, embedding_dim)
+        # Propagation gives every row a gradient, so none of them is a `Table`.
+        self.item = nn.Embedding(self.n_items, embedding_dim)
         _draw(self.item.weight.data)
+        self.user = nn.Embedding(self.n_users, embedding_dim)
         _draw(self.user.weight.data)
         self.graph = Graph(observed)  # derived from the data set, hence not part of the weights
 

@@ -33,6 +33,8 @@ class MF(DotProductModel):
         cosine: score by the cosine: representations have length one.
     """
 
+    item: Table
+
     def __init__(self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False) -> None:
         super().__init__(cosine)
         # Items first: the random numbers that users take depend on how many there are here.

@@ -24,10 +24,8 @@ BATCH_SIZE = 64
 
 def embed_items(table: nn.Embedding, item_BL: torch.Tensor) -> torch.Tensor:
     """Rows of the table, `[B, L, D]`; PADDING gets the zero vector, which learns nothing."""
-    real_BL = item_BL != PADDING
-    vector_BLD = table.weight.new_zeros(*item_BL.shape, table.embedding_dim)
-    vector_BLD[real_BL] = table(item_BL[real_BL])
-    return vector_BLD
+    padding_BL1 = (item_BL == PADDING)[..., None]
+    return table(item_BL.clamp_min(0)).masked_fill(padding_BL1, 0.0)
 
 
 def shown_positions(item_BL: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from adar_ray import kernels
-from adar_ray.distributed import gather_tables, sum_over_workers, world_size
+from adar_ray.distributed import start_gathering_vectors, sum_over_workers, world_size
 from adar_ray.models.table import Gradients, Products, Table
 
 BETAS = 0.9, 0.999
@@ -72,16 +72,22 @@ class Adam:
         self.steps += 1
         rows = {name: self._summed(name, table.take_gradients()) for name, table in self._tables.items()}
         dense = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        shared = [name for name in rows if name not in self.own]
+        for name in rows.keys() & dense.keys():  # a model may use a table's weights in other ways as well
+            row_R, gradient_RD = rows.pop(name)
+            dense[name].index_add_(0, row_R, gradient_RD)
+        travel = {}
         if world_size() > 1:
-            for name, gathered in zip(shared, gather_tables([rows[name] for name in shared]), strict=True):
-                rows[name] = self._summed(name, [Gradients(*gathered)])
+            travel = {
+                name: start_gathering_vectors(*rows.pop(name)) for name in [*rows] if name not in self.own
+            }
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
         for name, (row_R, gradient_RD) in rows.items():
             self._follow_rows(name, row_R, gradient_RD)
         for name, gradient in dense.items():
             mean, square = self.moments[name]
             _adam(self.parameters[name], gradient, mean, square, self.lr, self.steps)
+        for name, arrived in travel.items():
+            self._follow_rows(name, *self._summed(name, [Gradients(*arrived())]))
 
     def _summed(
         self, name: str, gradients: Sequence[Gradients | Products]

@@ -17,6 +17,7 @@ from adar_ray.errors import AdarError
 from adar_ray.lease import Lease, hold
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads
+from adar_ray.ray_address import joins_cluster
 from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
@@ -31,7 +32,7 @@ def train(
     out: str | Path,
     config: Config | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     replace: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
@@ -41,7 +42,8 @@ def train(
     Args:
         data: a dataset.
         out: address of the run folder; must be empty or absent unless `replace`.
-        workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1.
+        workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. The
+            default is 1 if `RAY_ADDRESS` names a cluster, else 0.
         on_epoch: called after each epoch with its record.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
 
@@ -57,7 +59,7 @@ def new_run(
     out: str | Path,
     config: Config | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     replace: bool = False,
 ) -> Run:
     """Writes a new run folder for `resume` to train. Takes the arguments of `train`.
@@ -67,6 +69,8 @@ def new_run(
     """
     dataset = Dataset.open(data)
     config = config or load_config()
+    if workers is None:
+        workers = 1 if joins_cluster() else 0
     _check(config, dataset, workers)
     return Run.create(out, config, dataset, workers, replace=replace)
 

@@ -17,8 +17,6 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "valid", "test")
 

@@ -14,14 +14,12 @@ from adar_ray.data.prepare import prepare
 from adar_ray.data.synthetic import LIKED_SHARE, Truth, synthesize
 from adar_ray.errors import AdarError
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 SPLITS = ("train", "valid", "test")
 USERS, ITEMS, INTERACTIONS = 250, 3000, 7500
 
 
 @pytest.fixture(scope="module")
-def world(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world") / "data"
     synthesize(USERS, ITEMS, INTERACTIONS, 3, out, rows_per_shard=1600)
     return out
