@@ -16,7 +16,7 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
 def add_source(parser: argparse.ArgumentParser, dataset: str) -> None:
     """`--source` and `--work`, for a benchmark of one dataset."""
     parser.add_argument("--source", type=Path, required=True, help=f"{dataset} as published, file or folder")
-    _add_work(parser)
+    add_work(parser)
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +24,9 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sources", type=Path, required=True, help="folder with a subfolder per dataset, as published"
     )
-    _add_work(parser)
+    add_work(parser)
 
 
-def _add_work(parser: argparse.ArgumentParser) -> None:
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """`--work`."""
     parser.add_argument("--work", type=Path, required=True, help="folder for prepared datasets and runs")

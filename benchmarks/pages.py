@@ -14,6 +14,7 @@ from benchmarks.arguments import argument_parser
 from benchmarks.quality.tables import TABLES, Table, cell_name, result_name
 from benchmarks.quality.times import NAME as TIMES
 from benchmarks.record import Environment, Result
+from benchmarks.speed import targets
 
 SAMPLERS = {
     "uniform": "uniform",
@@ -54,6 +55,7 @@ def pages() -> dict[str, str]:
         "ml100k.md": _ml100k(),
         "parity_recbole.md": _parity_recbole(),
         "recbole_models.md": _recbole_models(),
+        "speed.md": _speed(),
     }
 
 
@@ -205,6 +207,80 @@ def _parity_recbole() -> str:
             f"Command: `{result.command}`, after `python -m benchmarks.parity.recbole_reference`.",
         ]
     )
+
+
+def _speed() -> str:
+    lines = [
+        "# How fast ours is, and how fast it has to be",
+        "",
+        "`python -m benchmarks.pages` makes this page from the JSON files next to it, and `python -m "
+        "benchmarks.speed` prints the table. A ratio is how many times as fast as the other side ours is. "
+        "Both sides take turns in one run; the ratio is that of the medians, and the spread that of the "
+        "rounds.",
+        "",
+        *_table(row.cells() for row in targets.rows()),
+    ]
+    gpu, growth = record.read("speed_gpu"), record.read("speed_growth")
+    if gpu is not None:
+        lines += ["", "## On a GPU", "", *_on_gpu(gpu.figures)]
+    if growth is not None:
+        lines += ["", "## As things grow", "", *_growth(growth.figures)]
+    ran = [f"- {_provenance(result)}" for name in targets.results() if (result := record.read(name))]
+    return _text(lines + (["", "## Where each benchmark ran", "", *ran] if ran else []))
+
+
+def _provenance(result: Result) -> str:
+    """The command, the machine, and what the machine could do at most."""
+    facts = [f"`{result.command}`", _where(result.environment)]
+    facts += [f"{name} {value:g}" for name, value in result.figures.get("ceiling", {}).items()]
+    facts += [f"left out: {reason}" for reason in result.figures.get("missing", {}).values()]
+    return "; ".join(facts)
+
+
+def _on_gpu(figures: dict[str, Any]) -> list[str]:
+    """Steps with their shares of the ceiling, then other ways to run some of them."""
+    steps = []
+    for name, step in figures["steps"].items():
+        error, ms = step.get("error", ""), step.get("ms", {})
+        steps.append(
+            {
+                "step": name,
+                "ms": f"{ms['median']:.3g}" if ms else error,
+                "ms of many": f"{ms['of_many']:.3g}" if ms else "",
+                "share of copy": f"{step['share_of_copy']:.1%}" if ms else "",
+                "share of product": f"{step['share_of_gemm']:.1%}" if ms else "",
+                "host syncs": str(step.get("host_syncs", {}).get("count", "")),
+                "kernels": str(step.get("kernels", {}).get("count", "")),
+                "busy ms": str(step.get("kernels", {}).get("busy_ms", "")),
+            }
+        )
+    ways = [
+        {"way": way, "step": name, "times as fast": str(found.get("ratio", found.get("error")))}
+        for way, cases in figures["variants"].items()
+        for name, found in cases.items()
+    ]
+    ranking = figures.get("ranking", {})
+    facts = ", ".join(f"{name} {ranking[name]}" for name in ("ratio", "share_of_gemm") if name in ranking)
+    lines = [*_table(steps), "", f"Ranking against a product and a top-k alone: {facts or ranking}."]
+    return lines + (["", *_table(ways)] if ways else [])
+
+
+def _growth(figures: dict[str, Any]) -> list[str]:
+    """A row per point; the other things stay at the middle."""
+    rows = [
+        {
+            "what grows": axis,
+            "to": f"{point[axis]:,}",
+            "ms of a step": str(point.get("step_ms", point.get("error"))),
+            "s of an epoch": str(point.get("epoch_s", "")),
+            "GB of the process": str(point.get("memory_gb", "")),
+            "GB of weights and moments": str(point.get("state_gb", "")),
+        }
+        for axis, points in figures["axes"].items()
+        for point in points
+    ]
+    middle = ", ".join(f"{name} {value:,}" for name, value in figures["middle"].items())
+    return [f"Everything else stays at: {middle}.", "", *_table(rows)]
 
 
 def _recbole_models() -> str:

@@ -35,9 +35,10 @@ class Environment(BaseModel):
 
     @classmethod
     def here(cls, *packages: str) -> Environment:
-        """This machine; `packages` are named in addition to the usual ones."""
+        """This machine; `packages` are named in addition to the usual ones, if they are installed."""
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-        versions = {name: metadata.version(name) for name in (*_PACKAGES, *packages)}
+        installed = {name: _version(name) for name in (*_PACKAGES, *packages)}
+        versions = {name: version for name, version in installed.items() if version}
         return cls(
             machine=f"{platform.machine()}, {os.cpu_count()} cores, {gpu}",
             versions={"python": platform.python_version(), **versions},
@@ -110,6 +111,13 @@ def command() -> str:
     spec = sys.modules["__main__"].__spec__
     module = spec.name if spec else Path(sys.argv[0]).stem
     return shlex.join(["python", "-m", module, *map(_without_folders, sys.argv[1:])])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _without_folders(argument: str) -> str:

@@ -15,7 +15,7 @@ from typing import cast
 
 from adar_ray.data.choosing import Choice, choose
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.driver import driver_for
+from adar_ray.data.drivers import driver_for
 from adar_ray.data.filtering import filter_core
 from adar_ray.data.manifest import (
     BAD_ROWS,

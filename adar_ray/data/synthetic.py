@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.driver import driver_for
+from adar_ray.data.drivers import driver_for
 from adar_ray.data.lanes import Homes, deal, lane_count
 from adar_ray.data.manifest import MANIFEST, SyntheticSettings, SyntheticSource
 from adar_ray.data.matrix import to_column, to_matrix
@@ -43,7 +43,7 @@ ACTIVITY_SIGMA = 0.8
 CANDIDATES_PER_INTERACTION = 3 / LIKED_SHARE
 SAMPLE = 4096  # items that a user's threshold is estimated from
 START_OF_TIME = 1_600_000_000  # seconds
-VALUES_PER_BLOCK = 1 << 25  # bounds the scores held at once
+VALUES_PER_BLOCK = 1 << 22  # bounds the scores held at once
 
 TRUTH = "truth"
 
@@ -258,18 +258,21 @@ def _choose_items(
     else:
         item_UC = np.searchsorted(popularity_I, random.random((users, width))).clip(max=items - 1)
     score_UC = np.einsum("ud,ucd->uc", user_UD, item_ID[item_UC])
-    width = item_UC.shape[1]
-    liked_UC = score_UC >= threshold_U[:, None]
-    rank_UC = np.where(liked_UC, np.arange(width), 2 * width - score_UC)
-    rank_UC[_repeated(item_UC)] = np.inf
-    order_UC = np.argsort(rank_UC, axis=1, kind="stable")
-    taken_UC = np.arange(width) < count_U[:, None]
-    owner = np.nonzero(taken_UC)[0]
-    return np.take_along_axis(item_UC, order_UC, 1)[taken_UC], owner
+    is_new_UC = ~_repeated(item_UC, items)
+    liked_UC = (score_UC >= threshold_U[:, None]) & is_new_UC
+    taken_UC = liked_UC & (np.cumsum(liked_UC, axis=1) <= count_U[:, None])
+    missing_U = count_U - taken_UC.sum(1)
+    for user in np.flatnonzero(missing_U):
+        others = np.flatnonzero(is_new_UC[user] & ~liked_UC[user])
+        best = np.argsort(-score_UC[user, others], kind="stable")[: missing_U[user]]
+        taken_UC[user, others[best]] = True
+    return item_UC[taken_UC], np.nonzero(taken_UC)[0]
 
 
-def _repeated(item_UC: np.ndarray) -> np.ndarray:
+def _repeated(item_UC: np.ndarray, items: int) -> np.ndarray:
     """Whether a row has the same item further to the left."""
+    # numpy sorts numbers of two bytes in linear time.
+    item_UC = item_UC.astype(np.min_scalar_type(items))
     order = np.argsort(item_UC, axis=1, kind="stable")
     in_order = np.take_along_axis(item_UC, order, 1)
     again = np.zeros_like(item_UC, dtype=bool)

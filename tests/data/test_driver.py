@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from adar_ray.data import driver
-from adar_ray.data.driver import Driver, LocalDriver, drained
+from adar_ray.data import local_driver
+from adar_ray.data.driver import Driver, drained
+from adar_ray.data.local_driver import LocalDriver
 from adar_ray.data.prepare import prepare
 from adar_ray.data.synthetic import synthesize
 from adar_ray.errors import AdarError
@@ -29,7 +30,7 @@ def runner(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
         return RayDriver()
     if request.param == "disk":
-        monkeypatch.setattr(driver, "_KEPT_BYTES", 0)
+        monkeypatch.setattr(local_driver, "_KEPT_BYTES", 0)
     return LocalDriver(tmp_path)
 
 
@@ -108,7 +109,7 @@ def test_an_error_ends_all_tasks(tmp_path: Path) -> None:
 
 
 def test_files_go_when_their_tables_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_KEPT_BYTES", 100)
+    monkeypatch.setattr(local_driver, "_KEPT_BYTES", 100)
     local = LocalDriver(tmp_path)
     results = list(local.run(count_up, [(0, 10), (0, 10), (0, 10)]))
     assert len(list(tmp_path.iterdir())) == 2
@@ -163,7 +164,7 @@ def test_the_disk_gives_the_same_bytes_as_memory(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(log, tmp_path / "memory", rows_per_shard=900)
-    monkeypatch.setattr(driver, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(local_driver, "_KEPT_BYTES", 0)
     monkeypatch.setattr("adar_ray.data.choosing._ROWS_PER_PART", 800)
     monkeypatch.setattr("adar_ray.data.reading._ROWS_PER_BLOCK", 1)
     prepare(log, tmp_path / "disk", rows_per_shard=900)
