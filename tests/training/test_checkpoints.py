@@ -37,7 +37,8 @@ KINDS = {
     "mf": ["adar.gamma=0.5"],  # the running mean is part of the state
     "lightgcn": ["model.name=lightgcn", "sampler.name=uniform"],
     "ngcf": ["model.name=ngcf", "ngcf.dropout=0", "sampler.name=uniform"],
-    "neumf": ["model.name=neumf", "neumf.dropout=0", "sampler.name=srns", "srns.memory=8"],
+    "neumf": ["model.name=neumf", "neumf.dropout=0", "sampler.name=uniform"],
+    "srns": ["sampler.name=srns", "srns.memory=8"],  # whose memory has rows of users
     "softmax": ["loss.name=cross_entropy"],
     "sasrec": ["model.name=sasrec", "sasrec.dropout=0", "loss.name=sampled_softmax"],
 }
