@@ -187,10 +187,12 @@ class AdarSampler(BaseSampler):
             else:
                 # A linear score, and hardly any other, gives the mean vector the mean of the scores.
                 off_B1 = scores(mean_D[None, None])
-                is_linear = (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all()
-                score_at = None if is_linear else lambda phi_BK: scores(vectors(phi_BK))
+                is_linear_B1 = off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)
                 b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
-                t_BK = self.schedule.timestep(self._transition(r_B1, b_BK, z_B1, score_at).clamp_min(least))
+                angle_BK = self._transition(
+                    r_B1, b_BK, z_B1, is_linear_B1, lambda phi_BK: scores(vectors(phi_BK))
+                )
+                t_BK = self.schedule.timestep(angle_BK.clamp_min(least))
             phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
         known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
         return Negatives(vectors(phi_BK), **known)
@@ -200,12 +202,14 @@ class AdarSampler(BaseSampler):
         r_B1: torch.Tensor,
         b_BK: torch.Tensor,
         z_B1: torch.Tensor,
-        score_at: Callable[[torch.Tensor], torch.Tensor] | None,
+        is_linear_B1: torch.Tensor,
+        score_at: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
-        """Angles `[B, K]` of the transition points; `score_at` is None if the score is linear."""
-        if score_at is None:
-            return transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
-        return search_angle(score_at, b_BK, z_B1)
+        """Angles `[B, K]` of the transition points, each row's by itself, whichever others are here."""
+        angle_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
+        if is_linear_B1.all():
+            return angle_BK
+        return torch.where(is_linear_B1, angle_BK, search_angle(score_at, b_BK, z_B1))
 
     def _candidates(self, like_B: torch.Tensor, context: SamplingContext) -> torch.Tensor:
         """`[B]`: M, or fewer for active users.

@@ -14,11 +14,22 @@ import torch
 from torch import nn
 
 from adar_ray.adar import AdarSampler, AdarSettings
+from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import Negatives, SamplingContext
 
 
-class OneTimestep(AdarSampler):
+class _Plain(AdarSampler):
+    """Asks `_transition` for every angle: compiled loops, which are for dot products, do not."""
+
+    def sample(
+        self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
+    ) -> Negatives:
+        plain = replace(context, score=lambda user_BD, item_BKD: dot_score(user_BD, item_BKD))
+        return super().sample(user_BD, positive_BD, plain, rng)
+
+
+class OneTimestep(_Plain):
     """No score-aware function: the same timestep for every pair, whatever its score.
 
     Args:
@@ -29,18 +40,14 @@ class OneTimestep(AdarSampler):
         super().__init__(settings)
         self.share = share
 
-    def _transition(
-        self, r_B1: torch.Tensor, b_BK: torch.Tensor, z_B1: torch.Tensor, score_at: Any
-    ) -> torch.Tensor:
+    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, *rest: Any) -> torch.Tensor:
         return torch.full_like(b_BK, self.share * math.pi / 2)
 
 
-class AnyTimestep(AdarSampler):
+class AnyTimestep(_Plain):
     """No transition point: a random timestep for every negative."""
 
-    def _transition(
-        self, r_B1: torch.Tensor, b_BK: torch.Tensor, z_B1: torch.Tensor, score_at: Any
-    ) -> torch.Tensor:
+    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, *rest: Any) -> torch.Tensor:
         return torch.rand_like(b_BK) * (math.pi / 2)
 
 

@@ -592,3 +592,17 @@ def test_a_rows_windows_follow_each_other_around_the_pool():
             for k, at in enumerate(at_K):
                 window = [(offset + k * M + member) % (K * M) for member in range(M)]
                 assert at == max(window, key=lambda member: score_BP[row, member].item())
+
+
+def test_where_a_rows_transition_point_lies_does_not_depend_on_the_other_rows():
+    """Some rows' scores are linear and others' are not."""
+
+    def score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        return dot_score(user_BD, item_BKD) + user_BD[:, :1].relu() * item_BKD.square().sum(-1)
+
+    world = World(score=score)
+    whole = world.negatives(AdarSampler(), key=4)
+    for rows in (world.user_BD[:, 0] > 0, world.user_BD[:, 0] <= 0):
+        at = rows.nonzero()[:, 0]
+        part = AdarSampler()(world.user_BD[at], world.positive_BD[at], world.items, RowRng(at, 4))
+        assert torch.equal(part.timestep_BK, whole.timestep_BK[at])
