@@ -185,15 +185,21 @@ class AdarSampler(BaseSampler):
             if is_plain:
                 t_BK = torch.full_like(noise_BK, settings.timesteps)
             else:
-                # A linear score, and hardly any other, gives the mean vector the mean of the scores.
-                off_B1 = scores(mean_D[None, None])
-                is_linear = (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all()
+                is_linear = context.score is dot_score or self._is_linear(scores(mean_D[None, None]))
                 score_at = None if is_linear else lambda phi_BK: scores(vectors(phi_BK))
                 b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
                 t_BK = self.schedule.timestep(self._transition(r_B1, b_BK, z_B1, score_at).clamp_min(least))
             phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
         known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
         return Negatives(vectors(phi_BK), **known)
+
+    @staticmethod
+    def _is_linear(off_B1: torch.Tensor) -> bool:
+        """Whether the mean vector's scores, in the users' units, are the means of the scores.
+
+        With a linear score they are, and hardly with any other.
+        """
+        return bool((off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all())
 
     def _transition(
         self,
