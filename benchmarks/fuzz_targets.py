@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 
 from adar_ray.cluster.driver import ProgressFile
 from adar_ray.cluster.job import Job
@@ -36,14 +38,14 @@ from adar_ray.documents import parse_json, parse_yaml, to_yaml
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.publish import PUBLISHED, publish
 from adar_ray.storage import Folder
-from adar_ray.training.run import CONFIG, LAST, METRICS, PROGRESS, RESULT, Run
+from adar_ray.training.run import CHECKPOINTS, CONFIG, LAST, METRICS, PROGRESS, RESULT, Run
 from adar_ray.training.trainer import resume, train
 from adar_ray.tuning import folder as search_folder
 from adar_ray.tuning.checks import check
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial
-from benchmarks.fuzz_mutations import mutate_bytes, mutate_document, mutate_tree
+from benchmarks.fuzz_mutations import mutate_bytes, mutate_document
 from tests.data.reading import ORIGINALS
 
 NAMES = (
@@ -397,15 +399,19 @@ def _runs(run: Run) -> list[Target]:
 
     def change_checkpoint(random: Random, files: Files) -> Files:
         rest = {name: data for name, data in files.items() if name != RESULT}
+        part = random.choice([name for name in files if name.startswith(f"{CHECKPOINTS}/") and name != LAST])
+        kind = random.random()
+        if kind < 0.3:
+            return rest | {LAST: _change_json(random, files[LAST])}
+        if kind < 0.6:
+            return rest | {part: mutate_bytes(random, files[part])}
+        tensors = load_safetensors(files[part])
+        name = random.choice([*tensors])
         if random.random() < 0.3:
-            return rest | {LAST: mutate_bytes(random, files[LAST])}
-        checkpoint = torch.load(io.BytesIO(files[LAST]), weights_only=True)
-        tree = _plain(checkpoint)
-        for _ in range(random.choice((1, 1, 2))):
-            tree = mutate_tree(random, tree, _STATES)
-        sink = io.BytesIO()
-        torch.save(tree, sink)
-        return rest | {LAST: sink.getvalue()}
+            del tensors[name]
+        else:
+            tensors[random.choice((name, "x"))] = random.choice(_TENSORS)
+        return rest | {part: save_safetensors(tensors)}
 
     def read_checkpoint(random: Random, folder: Path) -> None:
         resume(Run.open(folder))
@@ -426,27 +432,13 @@ def _runs(run: Run) -> list[Target]:
     ]
 
 
-_STATES = (
-    None,
-    -1,
-    0,
-    5,
-    10**6,
-    1.5,
-    "x",
-    [],
-    {},
+_TENSORS = (
+    torch.zeros(()),
     torch.zeros(3),
+    torch.zeros(0, 4),
     torch.zeros(2, 2, dtype=torch.int64),
-    float("nan"),
+    torch.full((5, 4), torch.nan),
 )
-
-
-def _plain(tree: Any) -> Any:
-    """Ordered mappings of a checkpoint as plain ones."""
-    if isinstance(tree, Mapping):
-        return {key: _plain(value) for key, value in tree.items()}
-    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _search(out: Path, run: Run) -> Target:

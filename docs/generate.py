@@ -26,7 +26,6 @@ SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 HELP: dict[str, Any] = {"terminal_width": 100, "help_option_names": ["-h", "--help"]}
 PROPERTIES = {
     "is_sequential": "sequential",
-    "has_sparse_gradients": "sparse_adam",
     "is_pairwise": "pairwise",
     "is_softmax": "softmax",
     "takes_all_items": "all items",
@@ -110,10 +109,9 @@ def component_tables() -> Iterator[str]:
     yield "# Models, losses, samplers\n"
     yield "Each can also be a [custom component](../custom.md), `module:callable`.\n"
     yield (
-        "A *sequential* model reads histories; others know users by their ids. A model marked *sparse_adam* "
-        "can train with `optimizer.name=sparse_adam`. *Generated* negatives replace ordinary ones in a "
-        "*pairwise* loss, and [join](../method.md#losses) them in any other. The loss and the sampler marked "
-        "*all items* belong together; generated negatives can join them.\n"
+        "A *sequential* model reads histories; others know users by their ids. *Generated* negatives replace "
+        "ordinary ones in a *pairwise* loss, and [join](../method.md#losses) them in any other. The loss and "
+        "the sampler marked *all items* belong together; generated negatives can join them.\n"
     )
     for title, section, components in COMPONENTS:
         yield f"## {title}\n"

@@ -211,12 +211,10 @@ def test_a_long_file_is_not_quoted_back(tmp_path):
 
 
 def test_what_does_not_go_together_is_said():
-    message = refusal(None, "optimizer.name=sparse_adam", "model.name=lightgcn")
-    assert "sparse_adam" in message
-    assert "lightgcn" in message
-    assert (
-        load_config(settings=["optimizer.name=sparse_adam", "model.name=mf"]).optimizer.name == "sparse_adam"
-    )
+    message = refusal(None, "loss.name=bpr", "sampler.name=all")
+    assert "loss.name" in message
+    assert "cross_entropy" in message
+    assert load_config(settings=["loss.name=cross_entropy", "sampler.name=all"]).sampler.name == "all"
 
 
 def test_more_negatives_than_srns_remembers_are_refused():

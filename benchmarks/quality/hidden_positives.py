@@ -138,7 +138,8 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
             near_BK = _nearest(negatives.vector_BKD, vector_ID, item_B)
         pushed_BK, share_BK, liked_BK = near_BK, torch.ones_like(g_BK), is_hidden(user_B, near_BK)
         if negatives.timestep_BK is not None:
-            phi_BK, pushed_BK = negatives.timestep_BK * (math.pi / 2), negatives.source[0]
+            source = negatives.source
+            phi_BK, pushed_BK = negatives.timestep_BK * (math.pi / 2), source.item_P[source.at_BK]
             share_BK = phi_BK.sin()
             if truth:
                 liked_BK = _likes_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK)

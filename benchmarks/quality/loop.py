@@ -20,7 +20,8 @@ from adar_ray.inference.model import user_items
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.protocol import BaseModel
 from adar_ray.ranking.tally import tally_users
-from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
+from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+from adar_ray.training.optimizer import Adam
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 METRICS = ("recall@20", "ndcg@20")
@@ -55,15 +56,16 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
         samplers = nn.ModuleList([sampler(config.model.embedding_dim)])
     else:
         samplers = build_samplers(config, model, observed, dataset)
-    optimizers = build_optimizers(config, model, samplers)
-    step = TrainingStep(config, model, build_loss(config, dataset), samplers, observed)
+    optimizer = build_optimizer(config, model, samplers)
+    popularity_I = observed.item_counts()
+    step = TrainingStep(config, model, build_loss(config, dataset), samplers, observed, popularity_I)
     best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, (model, samplers), []
     for epoch in range(1, config.train.epochs + 1):
         started = time.perf_counter()
-        total = _train_epoch(step, optimizers, observed, config.train.batch_size, (seed, epoch))
+        total = _train_epoch(step, optimizer, observed, config.train.batch_size, (seed, epoch))
         seconds.append(time.perf_counter() - started)
         model.eval()
-        metrics = tally_users(model, observed, valid, [20]).metrics(observed.item_counts())
+        metrics = tally_users(model, observed, valid, [20]).metrics(popularity_I)
         if metrics["ndcg@20"] > best["ndcg@20"]:
             timestep = StepStatistics.summary(total)[1].get("timestep", 1.0)
             best = {name: metrics[name] for name in METRICS} | {"timestep": timestep, "epoch": epoch}
@@ -75,7 +77,7 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | 
 
 def _train_epoch(
     step: TrainingStep,
-    optimizers: list[torch.optim.Optimizer],
+    optimizer: Adam,
     observed: UserItems,
     batch_size: int,
     key: tuple[int, int],
@@ -86,10 +88,8 @@ def _train_epoch(
     for number, row_B in enumerate(torch.randperm(len(user_E)).split(batch_size)):
         at_B = torch.arange(len(row_B))
         loss, step_statistics = step(user_E[row_B], item_E[row_B], at_B, (*key, number))
-        for optimizer in optimizers:
-            optimizer.zero_grad()
+        optimizer.zero_grad()
         (loss / len(row_B)).backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizer.step()
         total = total + step_statistics
     return total

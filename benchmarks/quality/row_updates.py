@@ -63,7 +63,8 @@ def main() -> None:
                 with patch.object(loop, "build_optimizer", functools.partial(build_optimizer, by_rows)):
                     run = train(dataset, out, config, workers=0, replace=True)
                 result = run.result()
-                assert result is not None and result.valid is not None
+                assert result is not None
+                assert result.valid is not None
                 test = evaluate(run, "test").metrics["ndcg@20"]
                 runs.append(
                     {

@@ -19,8 +19,8 @@ import optuna
 from adar_ray import prepare
 from adar_ray.data.dataset import Dataset
 from adar_ray.storage import Folder
-from adar_ray.training.data_source import kept_data, load
-from adar_ray.training.loop import Worker, fit
+from adar_ray.training.data_source import load, loaded_data
+from adar_ray.training.loop import fit
 from adar_ray.training.run import Run
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.search import tune
@@ -99,7 +99,7 @@ def _with_optuna(dataset: Dataset, space: Space, out: str, concurrent: int) -> d
     def objective(trial: optuna.Trial) -> float:
         config = space.config(space.suggest(trial))
         run = Run.begin(Folder.at(f"{out}/{trial.number:05d}"), config, dataset, 0)
-        fit(run, kept_data(config, loaded, Worker()))
+        fit(run, loaded_data(config, loaded))
         return max(epoch.valid["ndcg@20"] for epoch in run.epochs())
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -539,7 +539,9 @@ def some_seen(share: float) -> UserItems:
 
 
 @pytest.mark.parametrize("share", [None, 0.005, 0.4])
-@pytest.mark.parametrize("settings", [{}, {"gamma": 0.5, "candidates": 7}, {"schedule": "linear", "phi_min": 0}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"gamma": 0.5, "candidates": 7}, {"schedule": "linear", "phi_min": 0}]
+)
 def test_compiled_loops_choose_and_diffuse_like_plain_torch(share, settings):
     """In double precision everything is plain torch."""
     seen = None if share is None else some_seen(share)

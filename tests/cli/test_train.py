@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -108,7 +108,7 @@ def test_wrong_settings(adar: Adar, data: str, tmp_path: Path, setting: str, wor
         ("adar: 5\n", ["section adar has no keys"]),
         ("adar:\n  bta: 0.5\n", ["adar.bta", "adar.beta?"]),
         ("sampled_softmax:\n  temperature: cold\n", ["sampled_softmax.temperature", "cold"]),
-        ("optimizer:\n  name: sparse_adam\nmodel:\n  name: lightgcn\n", ["sparse_adam", "lightgcn"]),
+        ("optimizer:\n  name: sparse_adam\n", ["optimizer.name"]),
     ],
 )
 def test_wrong_configuration_files(
@@ -163,7 +163,7 @@ def test_an_interrupted_training_tells_how_to_continue(
     )
     try:
         deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "last.pt").exists():
+        while not (run / "checkpoints" / "last.json").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -177,8 +177,7 @@ def test_an_interrupted_training_tells_how_to_continue(
     assert err.splitlines()[-1] == (
         f"adar-ray: interrupted; continue after the last finished epoch with `adar-ray train --resume {run}`"
     )
-    checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-    finished = checkpoint["state"]["epoch"]
+    finished = json.loads((run / "checkpoints" / "last.json").read_text())["epoch"]
     assert 1 <= finished < 5
     resumed = adar("train", "--resume", run, "--json")
     assert resumed.json()["epochs"] == 5

@@ -257,7 +257,7 @@ def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
     long = ["train.epochs=100000", "train.patience=100000"]
     file = write(tmp_path / "long.yaml", store, train, workers={"number": 0}, ship="project")
     file.write_text(file.read_text().replace("train.epochs=2", long[0]))
-    checkpoint = store / "runs" / "long" / "checkpoints" / "last.pt"
+    checkpoint = store / "runs" / "long" / "checkpoints" / "last.json"
 
     # Ctrl-C while following.
     words = [*COMMAND, "job", "submit", file, "--wait", "--json", "--set", long[1]]

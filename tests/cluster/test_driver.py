@@ -90,7 +90,7 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
         assert first.stderr.splitlines()[-1] == (
             "adar-ray job: the time limit of 12 s has passed; submit the job again to continue"
         )
-        if (run / "checkpoints" / "last.pt").exists():
+        if (run / "checkpoints" / "last.json").exists():
             break
     finished = len((run / "metrics.jsonl").read_text().splitlines())
     assert 1 <= finished < 999
@@ -116,7 +116,7 @@ def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> 
     command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.pt").exists():
+    while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.json").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -36,7 +36,9 @@ def everything(dataset: Dataset, kind: str) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("kind", ["train", SEQUENCES])
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 64])
 def test_workers_share_the_rows_by_user_and_batches_stay_the_same(made, kind, workers):
-    alone = [as_rows(batch.user, batch.item) for batch in epoch_batches(WorkerRows(made, kind, 5, 0, 1), 2, 300)]
+    alone = [
+        as_rows(batch.user, batch.item) for batch in epoch_batches(WorkerRows(made, kind, 5, 0, 1), 2, 300)
+    ]
     steps: list[list[tuple[int, ...]]] = [[] for _ in alone]
     for worker in range(workers):
         rows = WorkerRows(made, kind, 5, worker, workers)
@@ -61,7 +63,9 @@ def test_rows_in_memory_are_visited_like_those_read_again(made, kind):
 
 
 def test_all_rows_of_a_worker_are_those_of_its_users(made):
-    rows = [row for worker in range(5) for row in as_rows(*WorkerRows(made, "train", 0, worker, 5).all_rows())]
+    rows = [
+        row for worker in range(5) for row in as_rows(*WorkerRows(made, "train", 0, worker, 5).all_rows())
+    ]
     assert sorted(rows) == everything(made, "train")
 
 

@@ -128,7 +128,9 @@ def test_shares_are_exact_for_very_many_rows():
     lane_rows = np.full(64, 2**38 + 5)
     steps = 2**22 + 1
     assert rows_before(lane_rows, steps, steps).tolist() == lane_rows.tolist()
-    middle = [(steps // 2 * rows + lane * steps // 64) // steps for lane, rows in enumerate(lane_rows.tolist())]
+    middle = [
+        (steps // 2 * rows + lane * steps // 64) // steps for lane, rows in enumerate(lane_rows.tolist())
+    ]
     assert rows_before(lane_rows, steps // 2, steps).tolist() == middle
 
 
@@ -167,8 +169,12 @@ def test_epochs_and_seeds_have_different_but_repeatable_orders():
     assert order(1) != order(2)
     assert order(1) == order(1)
     user, item = world.shards[0]
-    orders = [arrange(user, item, world.bounds, 0, seed, 1, shard)[1] for seed, shard in ((3, 0), (4, 0), (3, 1))]
-    assert not any(np.array_equal(one, other) for one, other in zip(orders, orders[1:] + orders[:1], strict=True))
+    orders = [
+        arrange(user, item, world.bounds, 0, seed, 1, shard)[1] for seed, shard in ((3, 0), (4, 0), (3, 1))
+    ]
+    assert not any(
+        np.array_equal(one, other) for one, other in zip(orders, orders[1:] + orders[:1], strict=True)
+    )
 
 
 def test_shards_are_visited_in_every_order():
@@ -182,6 +188,8 @@ def test_rows_of_a_lane_are_shuffled_evenly():
     """Where the first row ends up is uniform over the places there are."""
     user, item = np.array([3, 3, 4, 4, 4], np.int32), np.arange(5)
     bounds = np.array([3, 5])
-    place = Counter(int(np.flatnonzero(arrange(user, item, bounds, 7, 0, e, 0)[1] == 0)[0]) for e in range(1000))
+    place = Counter(
+        int(np.flatnonzero(arrange(user, item, bounds, 7, 0, e, 0)[1] == 0)[0]) for e in range(1000)
+    )
     assert set(place) == set(range(5))
     assert min(place.values()) > 150

@@ -46,7 +46,9 @@ def test_a_worker_without_rows_streams_nothing(dataset: Dataset) -> None:
 
 
 def test_epochs_before_the_first_that_is_asked_for_are_dropped() -> None:
-    blocks = [{"user": np.array([epoch]), "item": np.array([chunk])} for epoch in (2, 3, 4) for chunk in (0, 1)]
+    blocks = [
+        {"user": np.array([epoch]), "item": np.array([chunk])} for epoch in (2, 3, 4) for chunk in (0, 1)
+    ]
     stream = EpochStream(blocks, 2, first_epoch=2)
     for epoch in (3, 4):
         assert [(user[0], item[0]) for user, item in stream.chunks(epoch)] == [(epoch, 0), (epoch, 1)]

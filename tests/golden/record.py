@@ -16,6 +16,8 @@ import os
 os.environ["ATEN_CPU_CAPABILITY"] = "default"
 os.environ["MKL_CBWR"] = "COMPATIBLE"
 os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"
+os.environ["NUMBA_CPU_NAME"] = "generic"
+os.environ["NUMBA_CPU_FEATURES"] = ""
 
 import argparse
 import json
@@ -57,6 +59,10 @@ RUNS: dict[str, list[str]] = {
     "loss-softmax-sasrec": [SOFTMAX, "model.name=sasrec"],
     "loss-cross_entropy": ["loss.name=cross_entropy", "sampler.name=all", "cross_entropy.temperature=1"],
     "loss-cross_entropy-adar": ["loss.name=cross_entropy", "adar.weight=0.3"],
+    **{
+        f"steady-{name}": [f"model.name={name}", f"{name}.dropout=0"]
+        for name in ("neumf", "ngcf", "gru4rec", "sasrec", "bert4rec", "fmlprec")
+    },
     "streamed": ["data.cache=never", "sampler.mask_seen=false", "train.valid_users=50"],
 }
 

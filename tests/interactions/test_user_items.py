@@ -1,6 +1,7 @@
 """Look-ups of who interacted with what, against Python's sets."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -132,8 +133,10 @@ def test_every_unseen_item_has_an_equal_share_of_the_numbers(world, plainly):
     """The range of numbers in equal parts, one for each of the user's unseen items in order."""
     for user in range(world.n_users):
         unseen = [item for item in range(world.n_items) if (user, item) not in world.pairs]
-        edges = [-(-(place << 31) // len(unseen)) for place in range(len(unseen) + 1)]  # where each part begins
-        number_BK = torch.tensor([[first, last - 1] for first, last in zip(edges, edges[1:], strict=False)])
+        edges = [
+            -(-(place << 31) // len(unseen)) for place in range(len(unseen) + 1)
+        ]  # where each part begins
+        number_BK = torch.tensor([[first, last - 1] for first, last in pairwise(edges)])
         user_B = torch.full((len(number_BK),), user)
         look_up = unseen_plainly if plainly else UserItems.unseen
         item_BK, found_BK = look_up(world.seen, user_B, number_BK)
@@ -185,6 +188,8 @@ def test_of_very_many_pairs_contains_is_the_same_compiled_and_plain(world):
     draw = torch.Generator().manual_seed(3)
     user_B = torch.randint(world.n_users, (200,), generator=draw)
     item_BK = torch.randint(world.n_items, (200, 9), generator=draw)
-    expected = [[(u, i) in world.pairs for i in row] for u, row in zip(user_B.tolist(), item_BK.tolist(), strict=True)]
+    expected = [
+        [(u, i) in world.pairs for i in row] for u, row in zip(user_B.tolist(), item_BK.tolist(), strict=True)
+    ]
     for dtype in (torch.int64, torch.int32):
         assert world.seen.contains(user_B.to(dtype), item_BK).tolist() == expected

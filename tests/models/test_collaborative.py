@@ -581,7 +581,7 @@ def worker_step(name: str, users: slice) -> list[torch.Tensor]:
     own = build(name, observed=observed, first_user=users.start)
     own.load_state_dict(model.state_dict() | {"user.weight": model.user.weight[users]})
     own = own.double()
-    config, step = training_step(own, observed, "loss.l2=0.1")
+    _, step = training_step(own, observed, "loss.l2=0.1")
     step.popularity_I = whole.item_counts()
     value, statistics = step(user_B[here] - users.start, item_B[here], row_B[here], (0, 1, 0))
     value.backward()

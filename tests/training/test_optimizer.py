@@ -20,7 +20,9 @@ USERS, ITEMS, DIM, STEPS = 7, 9, 5, 4
 class Net(nn.Module):
     """Tables of users and items, and a layer."""
 
-    def __init__(self, table: type[nn.Embedding] = Table, users: slice = slice(USERS), **options: bool) -> None:
+    def __init__(
+        self, table: type[nn.Embedding] = Table, users: slice = slice(USERS), **options: bool
+    ) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(0)
         user_UD = torch.randn(USERS, DIM, generator=draw)[users]
@@ -87,7 +89,9 @@ def test_a_table_used_as_a_whole_and_by_row_makes_one_step_of_all_its_rows():
         adam = Adam(model, 0.05) if table is Table else torch.optim.Adam(model.parameters(), lr=0.05)
         for step in range(STEPS):
             adam.zero_grad()
-            (model.loss(*rows_of(step)) + sum(weight.pow(2).sum() for weight in model.parameters())).backward()
+            (
+                model.loss(*rows_of(step)) + sum(weight.pow(2).sum() for weight in model.parameters())
+            ).backward()
             adam.step()
         weights.append([weight.detach() for weight in model.parameters()])
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)

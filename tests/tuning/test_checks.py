@@ -43,7 +43,6 @@ def test_settings_are_checked():
             [],
             "cross_entropy takes all items",
         ),
-        ({"model.name": {"choice": ["mf", "lightgcn"]}}, ["optimizer.name=sparse_adam"], "sparse_adam"),
         ({"model.embedding_dim": {"choice": [8, 9]}}, ["model.name=sasrec"], "not a multiple of heads 2"),
         ({"dns.top": {"integer": [1, 17]}}, [], "dns: top 17 is more than candidates 16"),
     ],
