@@ -60,18 +60,18 @@ class ModelInputs:
     """What a model may be built from.
 
     Attributes:
-        observed: the training interactions.
+        observed: the training interactions of this worker's users.
         embedding_dim: D, the length of a representation.
         cosine: whether the score is the cosine instead of the dot product.
         history_length: L, the longest history; for sequential models.
-        sparse: whether gradients should hold the rows of the batch only.
+        first_user: the user that has id 0 in `observed`.
     """
 
     observed: UserItems
     embedding_dim: int
     cosine: bool = False
     history_length: int = 0
-    sparse: bool = False
+    first_user: int = 0
 
 
 def _fits_any(embedding_dim: int, settings: Any) -> None:
@@ -88,7 +88,6 @@ class ModelComponent(Generic[S]):
         build: makes the model.
         is_sequential: whether it reads histories instead of user ids.
         has_cosine: whether it can score by the cosine.
-        has_sparse_gradients: whether it can be trained with a sparse optimizer.
         check: raises ValueError if the settings do not go with the embedding dimension.
         defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
             configuration's own defaults with this model.
@@ -99,7 +98,6 @@ class ModelComponent(Generic[S]):
     build: Callable[[ModelInputs, S], nn.Module]
     is_sequential: bool = False
     has_cosine: bool = True
-    has_sparse_gradients: bool = False
     check: Callable[[int, S], None] = _fits_any
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

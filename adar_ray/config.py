@@ -97,11 +97,8 @@ class SamplerConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """How parameters follow the gradient."""
+    """How Adam follows the gradient. Of an embedding table it moves the rows of the batch only."""
 
-    name: Literal["adam", "sparse_adam"] = setting(
-        "adam", "sparse_adam updates only the rows of the batch: for large tables.", structural=True
-    )
     lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0)
 
 
@@ -195,11 +192,6 @@ class Config(_Blocks):
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         model, loss = MODELS.get(self.model.name), LOSSES.get(self.loss.name)
-        if self.optimizer.name == "sparse_adam" and not (model and model.has_sparse_gradients):
-            raise ValueError(
-                f"optimizer.name sparse_adam does not go with model.name {self.model.name}, "
-                "whose gradient reaches every row: use adam"
-            )
         if model is not None:
             if self.model.cosine and not model.has_cosine:
                 raise ValueError(

@@ -21,6 +21,7 @@ from ray.data import DataContext
 
 from adar_ray.errors import AdarError, TransientError, one_line
 from adar_ray.process import environment_kept, log_levels_kept, random_states_kept, signal_handlers_kept
+from adar_ray.ray_address import ray_address
 from adar_ray.waiting import waiting
 
 logger = logging.getLogger(__name__)
@@ -58,11 +59,6 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
                 yield
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
-
-
-def joins_cluster() -> bool:
-    """Whether `ray_session` uses a Ray that runs already, rather than start one on this machine."""
-    return ray.is_initialized() or _address() is not None
 
 
 @dataclass(frozen=True)
@@ -135,16 +131,10 @@ def _cause(error: BaseException) -> BaseException:
     return TransientError(f"a Ray task failed: {one_line(error, 400)}")
 
 
-def _address() -> str | None:
-    """The cluster to connect to; None to start Ray on this machine."""
-    address = os.environ.get("RAY_ADDRESS")
-    return None if address in (None, "", "local") else address
-
-
 @contextlib.contextmanager
 def _started(worker_cpus: int) -> Iterator[None]:
     """Ray, connected to a cluster or started on this machine, and shut down at the end."""
-    address = _address()
+    address = ray_address()
     where = f"Ray at {address}" if address else "Ray on this machine"
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as stack:

@@ -1,8 +1,8 @@
 """Random numbers that belong to a row of the batch, not to the process that holds it.
 
-A counter-based generator: the number is a hash of (seed, epoch, step, row, stream, index). Every worker
-would draw the same negatives for a row, so that a run over two workers repeats the run over one, and a
-resumed run needs no generator state.
+They come from Philox, a counter-based generator: a number is a function of (seed, epoch, step, stream, row,
+index). Every worker would draw the same negatives for a row, so that a run over two workers repeats the run
+over one, and a resumed run needs no generator state.
 
 Legend: B rows of the batch held here, n numbers per row.
 """
@@ -11,59 +11,60 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
-_MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
-_MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
-_SHARED_ROW = -1
-
-
-def splitmix64(x: torch.Tensor) -> torch.Tensor:
-    """Steele, Lea and Flood's SplitMix64 finalizer, elementwise on int64 (arithmetic wraps around)."""
-    x = x + _GOLDEN
-    # torch shifts signed integers arithmetically; the mask turns that into a logical shift.
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _MIX_1
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _MIX_2
-    return x ^ ((x >> 31) & ((1 << 33) - 1))
+_MASK = (1 << 64) - 1
+_WORDS_A_BLOCK = 8  # Philox 4x64 makes four numbers of 64 bits from each value of its counter
+_FINE = 1 << 23  # single precision tells so many numbers apart
+_SHARED = 1 << 63  # keeps numbers that all rows share apart from those of rows
 
 
 class RowRng:
     """The random numbers of one step.
 
     Args:
-        row_B: the rows' positions in the whole batch, the same whichever worker holds them.
+        row_B: the rows' positions in the whole batch, the same whichever worker holds them. Rows that lie
+            close together are the fastest.
         key: numbers that identify the step, such as (seed, epoch, step).
+        device: where the numbers go; by default where `row_B` is.
 
     Attributes:
-        row_B: one random number per row, the same on whichever worker holds the row.
+        row_B: the rows' positions.
     """
 
-    def __init__(self, row_B: torch.Tensor, *key: int) -> None:
-        state = torch.zeros((), dtype=torch.int64, device=row_B.device)
+    def __init__(self, row_B: torch.Tensor, *key: int, device: torch.device | str | None = None) -> None:
+        self.row_B = row_B
+        self._device = torch.device(row_B.device if device is None else device)
+        self._state = 0
         for part in key:
-            state = splitmix64(state ^ part)
-        self._step = state
-        self.row_B = splitmix64(state ^ row_B.to(torch.int64))
+            self._state = _mix(self._state ^ part)
+        rows = row_B.cpu().numpy()
+        self._first, last = (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
+        self._span = last - self._first + 1
+        is_range = self._span == len(rows) and bool((np.diff(rows) == 1).all())
+        self._at_B = None if is_range else rows - self._first
+
+    def of_rows(self, row_B: torch.Tensor) -> RowRng:
+        """The random numbers of the same step for other rows."""
+        other = RowRng(row_B, device=self._device)
+        other._state = self._state
+        return other
 
     @classmethod
     def fresh(cls, rows: int, device: torch.device | str = "cpu") -> RowRng:
         """Draws for a training loop without workers and steps, seeded by torch's own generator."""
         seed = int(torch.randint(1 << 62, ()))
-        return cls(torch.arange(rows, device=device), seed)
+        return cls(torch.arange(rows), seed, device=device)
 
     def integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
-        """`[B, n]` integers in `[0, high)`, independent for every row and stream."""
-        return self.integers_at(torch.arange(n, device=self.row_B.device)[None], high, stream)
-
-    def integers_at(self, column: torch.Tensor, high: int, stream: int = 0) -> torch.Tensor:
-        """The numbers of `integers` in the given columns, `[B, n]`, or `[1, n]` for all rows."""
-        return self._numbers(self.row_B[:, None], column, high, stream)
+        """`[B, n]` integers in `[0, high)`, independent for every row and stream; high is at most 2**31."""
+        word_Rn = self._words(stream, self._first * n, self._span * n).reshape(self._span, n)
+        return self._scaled(word_Rn if self._at_B is None else word_Rn[self._at_B], high)
 
     def shared_integers(self, high: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[n]` integers in `[0, high)` that all rows of the batch, on all workers, have in common."""
-        index = torch.arange(n, device=self.row_B.device)
-        return self._numbers(splitmix64(self._step ^ _SHARED_ROW), index, high, stream)
+        return self._scaled(self._words(_SHARED | stream, 0, n), high)
 
     def shared_normals(self, rows: int, n: int, stream: int = 0) -> torch.Tensor:
         """`[rows, n]` standard normal numbers that all rows of the batch, on all workers, have in common."""
@@ -73,8 +74,29 @@ class RowRng:
         normal_N = (-2 * uniform_2N[0].log()).sqrt() * torch.cos(2 * math.pi * uniform_2N[1])
         return normal_N.unflatten(0, (rows, n))
 
-    @staticmethod
-    def _numbers(state: torch.Tensor, index: torch.Tensor, high: int, stream: int) -> torch.Tensor:
-        bits = splitmix64(state ^ splitmix64(index + (stream << 32)))
-        # 31 bits scaled to [0, high): no modulo, and a bias below high / 2**31.
-        return (((bits >> 33) & ((1 << 31) - 1)) * high) >> 31
+    def _words(self, stream: int, start: int, count: int) -> np.ndarray:
+        """Random numbers of 32 bits: `count` of the stream's, from the one at `start`."""
+        block, skipped = divmod(start, _WORDS_A_BLOCK)
+        # Integers: numpy takes a list of numbers beyond 2**63 for floating-point ones, and rounds them.
+        generator = np.random.Philox(counter=block, key=self._state | stream << 64)
+        return generator.random_raw((skipped + count + 1) // 2).view(np.uint32)[skipped : skipped + count]
+
+    def _scaled(self, word: np.ndarray, high: int) -> torch.Tensor:
+        # 32 bits scaled to [0, high): no modulo, and a bias below high / 2**32.
+        number = torch.from_numpy(word.astype(np.int64)).mul_(high).bitwise_right_shift_(32)
+        if self._device.type == "cuda":  # pinned, so that the copy does not wait for the device
+            return number.pin_memory().to(self._device, non_blocking=True)
+        return number
+
+
+def uniform_numbers(rng: RowRng, n: int, stream: int) -> torch.Tensor:
+    """`[B, n]` numbers between 0 and 1, both excluded."""
+    return (rng.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE
+
+
+def _mix(x: int) -> int:
+    """Steele, Lea and Flood's SplitMix64 finalizer."""
+    x = (x + 0x9E3779B97F4A7C15) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)

@@ -218,10 +218,17 @@ class Folder:
         with self.filesystem.open_input_file(self.join(name)) as stream:
             return pq.read_table(stream)
 
-    def write_table(self, name: str, table: pa.Table) -> FileEntry:
-        """Write a table as Parquet, compressed with zstd."""
+    def write_table(self, name: str, table: pa.Table, repetitive: list[str] | None = None) -> FileEntry:
+        """Write a table as Parquet, compressed with zstd.
+
+        Args:
+            repetitive: the columns whose values repeat; all by default. Looking for repetition in others
+                takes about as long as writing them, and more memory.
+        """
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(
+            table, sink, compression="zstd", use_dictionary=True if repetitive is None else repetitive
+        )
         data = sink.getvalue().to_pybytes()
         self.write_bytes(name, data)
         digest = hashlib.sha256(data).hexdigest()

@@ -24,6 +24,7 @@ from adar_ray.cluster.job import Job
 from adar_ray.config import explained, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.formats import FORMATS
+from adar_ray.data.lanes import Homes
 from adar_ray.data.manifest import MANIFEST, SEQUENCES, SPLITS, SyntheticSettings, SyntheticSource
 from adar_ray.data.options import ReadOptions
 from adar_ray.data.readers import FileReader
@@ -241,7 +242,9 @@ def _dataset(out: Path) -> Dataset:
     time = np.concatenate([np.arange(count) for count in counts])
     split, windows, folder = SplitProtocol(protocol="leave-one-out"), Windows(5, 5), Folder.at(out)
     splits = assign(split, user, item, time, np.zeros(len(user), np.int8), None)
-    shards = write_shard(folder, 0, splits, windows, user, item, time)
+    lanes = 4
+    homes = Homes.of(np.arange(users) * lanes // users, lanes, shards=1)
+    shard = write_shard(folder, 0, homes, splits, windows, user, item, time)
     write_manifest(
         folder,
         name="fuzz",
@@ -251,7 +254,8 @@ def _dataset(out: Path) -> Dataset:
         split=split,
         windows=windows,
         notes=[],
-        shards=shards,
+        homes=homes,
+        shards=[shard],
         user_keys=pa.array([f"u{n}" for n in range(users)]),
         item_keys=pa.array([f"i{n}" for n in range(items)]),
         user_counts=counts,
@@ -273,7 +277,7 @@ def _read_dataset(random: Random, folder: Path) -> None:
         assert len(users) == len(items) == dataset.rows(split)
         assert not len(users) or (0 <= users.min() <= users.max() < dataset.n_users)
         assert not len(items) or (0 <= items.min() <= items.max() < dataset.n_items)
-    for shard in range(len(dataset.shards(SEQUENCES))):
+    for shard in dataset.shards(SEQUENCES):
         users, rows = dataset.read_sequences(shard)
         assert rows.shape == (len(users), dataset.sequences.length + 1)
     assert len(dataset.user_keys()) == dataset.n_users

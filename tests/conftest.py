@@ -84,7 +84,7 @@ def hand_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A synthetic dataset whose training interactions lie in several shards of odd sizes."""
     from adar_ray.data.synthetic import synthesize
 

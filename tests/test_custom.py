@@ -61,7 +61,7 @@ def test_a_trained_custom_model_needs_no_dataset(dataset: Dataset, tmp_path: Pat
 
 
 def test_ray_workers_find_the_example_where_the_driver_does(
-    dataset: Dataset, tmp_path: Path, example: None
+    ray_cluster: None, dataset: Dataset, tmp_path: Path, example: None
 ) -> None:
     here = train(dataset, tmp_path / "here", quick(), workers=0)
     there = train(dataset, tmp_path / "there", quick(), workers=1)

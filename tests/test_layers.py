@@ -29,12 +29,12 @@ LAYERS = [
     {"component", "ray_session"},
     {"lease", "outputs"},
     {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
-    {"documents", "memory", "process", "waiting"},
+    {"documents", "kernels", "memory", "process", "ray_address", "waiting"},
     {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 WITHOUT_RAY = set().union(*LAYERS[LAYERS.index({"ranking"}) :]) - {"data", "ray_session"}
-TRAINING_WITHOUT_RAY = ("build", "data_source", "loop", "records", "run", "saved_model", "step")
+TRAINING_WITHOUT_RAY = ("build", "data_source", "loop", "optimizer", "records", "run", "saved_model", "step")
 
 
 def owner(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The method, the models and training in one process work without Ray."""
+"""The method, the models, training in one process and using what it made work without Ray."""
 
 from __future__ import annotations
 
@@ -67,6 +67,18 @@ print(train(data, out, config, workers=0).result().epochs)
 """
 
 
+USE = """
+import sys
+from adar_ray import evaluate, export, recommend
+
+run, vectors, top = sys.argv[1:]
+export(run, vectors)
+recommended = recommend(run, top, 5)
+assert "numba" not in sys.modules
+print(evaluate(run).users, recommended.users)
+"""
+
+
 def run(program: str, *arguments: object) -> str:
     finished = subprocess.run(
         [sys.executable, "-c", NO_RAY + BLOCKED + program, *map(str, arguments)],
@@ -86,3 +98,11 @@ def test_a_custom_loop_trains_with_adar_without_ray() -> None:
 
 def test_train_with_no_workers_runs_without_ray(tmp_path: Path) -> None:
     assert run(TRAIN, DATA, tmp_path / "run").strip() == "2"
+
+
+def test_a_model_is_used_without_ray(tmp_path: Path) -> None:
+    run(TRAIN, DATA, tmp_path / "run")
+    addresses = [tmp_path / name for name in ("run", "vectors", "top")]
+    evaluated, recommended = map(int, run(USE, *addresses).split())
+    assert 0 < evaluated <= recommended
+    assert sorted(path.name for path in (tmp_path / "top").iterdir()) == ["00000.parquet"]

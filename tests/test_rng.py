@@ -1,26 +1,31 @@
 """Random integers that belong to a row: spread, independence, and the same numbers for the same row."""
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2_contingency, chisquare
+from scipy.stats import chi2_contingency, chisquare, kstest
 
-from adar_ray.rng import RowRng, splitmix64
+from adar_ray.rng import RowRng, uniform_numbers
 
-GOLDEN = 0x9E3779B97F4A7C15
-
-
-def signed(number: int) -> int:
-    """The 64 bits of `number` as a signed integer."""
-    number %= 1 << 64
-    return number - (1 << 64) if number >> 63 else number
+MASK = (1 << 64) - 1
 
 
-def python_splitmix64(state: int) -> int:
-    """SplitMix64's output after `state`, in Python's own unbounded integers."""
-    z = (state + GOLDEN) % (1 << 64)
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % (1 << 64)
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % (1 << 64)
-    return z ^ (z >> 31)
+def python_state(*key: int) -> int:
+    """What a key becomes: SplitMix64's finalizer after each of its parts, in Python's own integers."""
+    state = 0
+    for part in key:
+        z = ((state ^ part) + 0x9E3779B97F4A7C15) & MASK
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
+        state = z ^ (z >> 31)
+    return state
+
+
+def philox_words(key: tuple[int, ...], stream: int, count: int) -> list[int]:
+    """The first 32-bit words of a stream, low half first, from numpy's Philox run from its beginning."""
+    key_2 = np.array([python_state(*key), stream], dtype=np.uint64)
+    numbers = np.random.Philox(counter=0, key=key_2).random_raw(count // 2 + 1).tolist()
+    return [half for number in numbers for half in (number & 0xFFFFFFFF, number >> 32)][:count]
 
 
 def association(a: torch.Tensor, b: torch.Tensor, levels: int) -> float:
@@ -29,17 +34,38 @@ def association(a: torch.Tensor, b: torch.Tensor, levels: int) -> float:
     return chi2_contingency(table.numpy()).pvalue
 
 
-def test_splitmix64_gives_the_published_outputs_of_seed_0():
-    states = torch.tensor([signed(step * GOLDEN) for step in range(3)])
-    outputs = [number % (1 << 64) for number in splitmix64(states).tolist()]
-    assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+@pytest.mark.parametrize("n", [1, 3, 8, 13])
+@pytest.mark.parametrize("rows", [range(6), [5], [9, 2, 2, 7], range(40, 37, -1)], ids=str)
+def test_a_rows_numbers_are_those_at_its_place_in_the_stream_of_philox(rows, n):
+    for stream in (0, 5):
+        drawn = RowRng(torch.tensor([*rows]), 3, 1, 7).integers(1000, n, stream).tolist()
+        words = philox_words((3, 1, 7), stream, (max(rows) + 1) * n)
+        assert drawn == [[word * 1000 >> 32 for word in words[row * n : row * n + n]] for row in rows]
 
 
-def test_splitmix64_wraps_and_shifts_like_unsigned_arithmetic():
-    states = [0, 1, -1, 2**63 - 1, -(2**63), 0x123456789ABCDEF, -987654321]
-    assert splitmix64(torch.tensor(states)).tolist() == [
-        signed(python_splitmix64(s % (1 << 64))) for s in states
-    ]
+def test_shared_numbers_are_those_of_a_stream_of_their_own():
+    drawn = RowRng(torch.arange(5), 3, 1).shared_integers(10**6, 21, stream=2).tolist()
+    assert drawn == [word * 10**6 >> 32 for word in philox_words((3, 1), 1 << 63 | 2, 21)]
+
+
+def test_other_rows_of_a_step_have_its_numbers():
+    rng, rows = RowRng(torch.arange(4), 7, 2, 5), torch.tensor([1 << 40, (1 << 40) + 3])
+    assert torch.equal(rng.of_rows(rows).integers(10**6, 9, 1), RowRng(rows, 7, 2, 5).integers(10**6, 9, 1))
+    assert torch.equal(rng.of_rows(rows).shared_integers(10**6, 9), rng.shared_integers(10**6, 9))
+
+
+def test_uniform_numbers_are_uniform_and_exclude_both_ends():
+    numbers = uniform_numbers(RowRng(torch.arange(1000), 4), 50, stream=0)
+    assert 0 < numbers.min() < 1e-3
+    assert 0.999 < numbers.max() < 1
+    assert kstest(numbers.flatten().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_shared_normals_are_normal_and_the_same_for_any_rows():
+    numbers = RowRng(torch.arange(3), 4).shared_normals(100, 50)
+    assert numbers.shape == (100, 50)
+    assert kstest(numbers.flatten().numpy(), "norm").pvalue > 1e-3
+    assert torch.equal(RowRng(torch.tensor([8]), 4).shared_normals(100, 50), numbers)
 
 
 @pytest.mark.parametrize("high", [1, 2, 3, 1000, 10**9, 2**31 - 1])
@@ -112,17 +138,6 @@ def test_a_row_draws_the_same_numbers_however_the_batch_is_divided():
             assert torch.equal(part, whole[worker::workers])
     backwards = RowRng(torch.arange(24).flip(0), 7, 2, 5).integers(10**6, 9, stream=1)
     assert torch.equal(backwards.flip(0), whole)
-
-
-def test_asking_for_more_numbers_changes_none_of_the_first():
-    rng = RowRng(torch.arange(4), 1)
-    assert torch.equal(rng.integers(1000, 20)[:, :5], rng.integers(1000, 5))
-
-
-def test_columns_asked_for_one_by_one_hold_the_same_numbers():
-    rng, column_BK = RowRng(torch.arange(3), 4), torch.tensor([[0, 7], [3, 3], [6, 1]])
-    expected = rng.integers(1000, 8, stream=2).gather(1, column_BK)
-    assert torch.equal(rng.integers_at(column_BK, 1000, stream=2), expected)
 
 
 def test_shared_integers_are_the_same_for_any_rows():

@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
+from adar_ray import kernels
 from adar_ray.adar.noise import NOISES
 from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.interactions.user_items import SeenItems
+from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
+from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source
 
 _TINY = 1e-6
 _FEWEST = 4  # candidates that the most active users still get, unless M is lower
@@ -132,50 +137,63 @@ class AdarSampler(BaseSampler):
         is_plain = context.epoch <= settings.warmup
         with torch.no_grad():
             score_BP = context.score(user_BD, pool_PD[None])
-            mean_B1 = score_BP.mean(1, keepdim=True)
-            deviation_B1 = (score_BP - mean_B1).square().mean(1, keepdim=True).sqrt().clamp_min(_TINY)
-            M_B1 = self._candidates(mean_B1, context)
-            is_softened_B = M_B1[:, 0] < settings.candidates
+            M_B = self._candidates(score_BP[:, 0], context)
+            is_softened_B = settings.candidates > M_B
             if is_plain:
-                M_B1 = torch.ones_like(M_B1)
-            noise_BK, mask_BK = self._choose_noise(score_BP, pool_P, context, rng, M_B1)
-
-            r_B1 = (context.score(user_BD, positive_BD[:, None]) - mean_B1) / deviation_B1
-            b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
-            beta_B1 = settings.beta * (M_B1 / settings.candidates) ** _SOFTER
+                M_B = torch.ones_like(M_B)
+            chosen = self._choose_noise(score_BP, pool_P, context, rng, M_B)
+            mean_B1, deviation_B1 = chosen.mean_B[:, None], chosen.deviation_B[:, None].clamp_min(_TINY)
+            positive_B1 = context.score(user_BD, positive_BD[:, None])
+            r_B1 = (positive_B1 - mean_B1) / deviation_B1
+            beta_B1 = settings.beta * (M_B[:, None] / settings.candidates) ** _SOFTER
             z_B1 = score_aware_boundary(r_B1, beta_B1, settings.gamma, self._running_mean(r_B1))
 
-        positive_B1D = (positive_BD if settings.attach else positive_BD.detach())[:, None]
-        noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
-        mean_D = pool_PD.detach().mean(0)
+        if not settings.attach:
+            positive_BD = positive_BD.detach()
+        noise_BK, mean_D = chosen.noise_BK, pool_PD.detach().mean(0)
+
+        def vectors(phi_BK: torch.Tensor) -> torch.Tensor:
+            noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
+            return diffuse(positive_BD[:, None], noise_BKD, mean_D, phi_BK)
+
+        known: dict[str, Any] = {
+            "mask_BK": chosen.found_BK,
+            "softened_B": None if context.seen_count_B is None else is_softened_B,
+            "source": None if pool_P is None else Source(pool_P, pool_PD, noise_BK),
+        }
+        least = settings.phi_min * math.pi / 2
+        if (
+            not is_plain
+            and context.score is dot_score
+            and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
+        ):
+            rows = (score_BP, noise_BK, mean_B1, deviation_B1, positive_B1, z_B1)
+            t_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(*rows, least, self.schedule)
+            score_BK = _DiffusedScores.apply(
+                user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, value_BK
+            )
+            known["timestep_BK"] = t_BK.to(user_BD.dtype) / self.schedule.T
+            return LazyNegatives(
+                lambda: vectors(self.schedule.angle(t_BK).to(user_BD.dtype)), score_BK=score_BK, **known
+            )
 
         def scores(vector_BKD: torch.Tensor) -> torch.Tensor:
             """In the user's units."""
             return (context.score(user_BD, vector_BKD) - mean_B1) / deviation_B1
 
-        def score_at(phi_BK: torch.Tensor) -> torch.Tensor:
-            return scores(diffuse(positive_B1D, noise_BKD, mean_D, phi_BK))
-
         with torch.no_grad():
             if is_plain:
-                phi_BK = torch.full_like(b_BK, math.pi / 2)
+                t_BK = torch.full_like(noise_BK, settings.timesteps)
             else:
                 # A linear score, and hardly any other, gives the mean vector the mean of the scores.
                 off_B1 = scores(mean_D[None, None])
                 is_linear = (off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)).all()
-                phi_BK = self._transition(r_B1, b_BK, z_B1, None if is_linear else score_at)
-            t_BK = self.schedule.timestep(phi_BK.clamp_min(settings.phi_min * math.pi / 2))
-            phi_BK = self.schedule.angle(t_BK).to(phi_BK.dtype)
-
-        vector_BKD = diffuse(positive_B1D, noise_BKD, mean_D, phi_BK)
-        source = None if pool_P is None else (pool_P[noise_BK], noise_BKD)
-        return Negatives(
-            vector_BKD,
-            mask_BK,
-            timestep_BK=t_BK.to(phi_BK.dtype) / self.schedule.T,
-            softened_B=None if context.seen_count_B is None else is_softened_B,
-            source=source,
-        )
+                score_at = None if is_linear else lambda phi_BK: scores(vectors(phi_BK))
+                b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
+                t_BK = self.schedule.timestep(self._transition(r_B1, b_BK, z_B1, score_at).clamp_min(least))
+            phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
+        known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
+        return Negatives(vectors(phi_BK), **known)
 
     def _transition(
         self,
@@ -189,17 +207,17 @@ class AdarSampler(BaseSampler):
             return transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
         return search_angle(score_at, b_BK, z_B1)
 
-    def _candidates(self, like_B1: torch.Tensor, context: SamplingContext) -> torch.Tensor:
-        """`[B, 1]`: M, or fewer for active users.
+    def _candidates(self, like_B: torch.Tensor, context: SamplingContext) -> torch.Tensor:
+        """`[B]`: M, or fewer for active users.
 
         A share 1/M of the catalog is harder than the hardest of M. A user whose hidden positives are expected
         to have a larger share gets so many fewer candidates.
         """
         if context.seen_count_B is None:
-            return torch.full_like(like_B1, self.settings.candidates)
+            return torch.full_like(like_B, self.settings.candidates)
         expected_B = self.settings.hidden_positives * context.seen_count_B / context.n_items
-        hidden_B1 = expected_B[:, None].to(like_B1.dtype)
-        return (1 / hidden_B1.clamp(max=1 / _FEWEST)).clamp(max=self.settings.candidates)
+        hidden_B = expected_B.to(like_B.dtype)
+        return (1 / hidden_B.clamp(max=1 / _FEWEST)).clamp(max=self.settings.candidates)
 
     def _choose_noise(
         self,
@@ -207,18 +225,29 @@ class AdarSampler(BaseSampler):
         pool_P: torch.Tensor | None,
         context: SamplingContext,
         rng: RowRng,
-        M_B1: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions in the pool `[B, K]` of the hardest of M unseen candidates, and False where there is
-        none."""
-        K, M = self.settings.negatives, self.settings.candidates
-        if context.seen is not None and pool_P is not None:
-            score_BP = score_BP.masked_fill(context.seen(pool_P), -torch.inf)
-        candidate_BKM = rng.integers(self.settings.pool, K * M, stream=1).unflatten(1, (K, M))
-        score_BKM = score_BP[:, None].expand(-1, K, -1).gather(2, candidate_BKM)
-        is_beyond_BKM = (score_BKM > -torch.inf).cumsum(2) > M_B1[..., None]
+        M_B: torch.Tensor,
+    ) -> _Noise:
+        """The hardest of the first M_B unseen members of K windows into the pool, one beside the other.
+
+        The pool is in random order, so a window of it is as random as M draws. Windows begin where the row's
+        random number says.
+        """
+        K, M, P = self.settings.negatives, self.settings.candidates, self.settings.pool
+        offset_B1 = rng.integers(P, 1, stream=1)
+        seen = context.seen if pool_P is not None else None
+        if kernels.runs_compiled(score_BP) and (seen is None or isinstance(seen, SeenItems)):
+            return _hardest_of_window(score_BP, pool_P, seen, offset_B1[:, 0], M_B, K, M)
+        mean_B1 = score_BP.mean(1, keepdim=True)
+        deviation_B = (score_BP - mean_B1).square().mean(1).sqrt()
+        if seen is not None and pool_P is not None:
+            score_BP = score_BP.masked_fill(seen(pool_P), -torch.inf)
+        member_KM = torch.arange(K * M, device=score_BP.device).view(K, M)
+        at_BKM = (offset_B1[..., None] + member_KM) % P
+        score_BKM = score_BP.gather(1, at_BKM.flatten(1)).view_as(at_BKM)
+        is_beyond_BKM = (member_KM[0] >= M_B[:, None].floor())[:, None].expand_as(at_BKM)
         best_BK, at_BK = score_BKM.masked_fill(is_beyond_BKM, -torch.inf).max(2)
-        return candidate_BKM.gather(2, at_BK[..., None])[..., 0], best_BK > -torch.inf
+        noise_BK = at_BKM.gather(2, at_BK[..., None])[..., 0]
+        return _Noise(noise_BK, best_BK > -torch.inf, mean_B1[:, 0], deviation_B)
 
     def _running_mean(self, r_B1: torch.Tensor) -> torch.Tensor:
         """The running mean of r over batches and workers, this batch included."""
@@ -232,6 +261,99 @@ class AdarSampler(BaseSampler):
         batch_mean = torch.where(no_rows, self.r_mean, total[0] / total[1].clamp_min(1))
         self.r_mean.copy_(torch.where(first, batch_mean, self.r_mean.lerp(batch_mean, 1 - self.momentum)))
         return self.r_mean
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """Positions in the pool and whether they count, `[B, K]`; mean and deviation of its scores, `[B]`."""
+
+    noise_BK: torch.Tensor
+    found_BK: torch.Tensor
+    mean_B: torch.Tensor
+    deviation_B: torch.Tensor
+
+
+def _hardest_of_window(
+    score_BP: torch.Tensor,
+    pool_P: torch.Tensor | None,
+    seen: SeenItems | None,
+    offset_B: torch.Tensor,
+    M_B: torch.Tensor,
+    K: int,
+    M: int,
+) -> _Noise:
+    rows = len(score_BP)
+    item_P, user_B = torch.empty((2, 0), dtype=torch.int64)
+    nothing = np.empty(0, np.int64)
+    place_I, lookup = np.empty(0, np.int32), (nothing, nothing, np.empty(0, np.uint8), 1)
+    if seen is not None and pool_P is not None:
+        item_P, user_B, lookup = pool_P, seen.user_B, seen.observed.arrays()
+        place_I = np.full(seen.observed.n_items, -1, np.int32)
+        place_I[item_P.numpy()] = np.arange(len(item_P), dtype=np.int32)
+    chosen = _Noise(
+        offset_B.new_empty(rows, K),
+        torch.empty(rows, K, dtype=torch.bool),
+        score_BP.new_empty(rows),
+        score_BP.new_empty(rows),
+    )
+    width_2B = torch.stack([M_B.to(torch.int64), torch.full_like(offset_B, M)])
+    kernels.hardest_of_window(
+        score_BP.numpy(),
+        item_P.numpy(),
+        place_I,
+        *lookup,
+        *(tensor.contiguous().numpy() for tensor in (user_B, offset_B, width_2B)),
+        *(tensor.numpy() for tensor in vars(chosen).values()),
+    )
+    return chosen
+
+
+def _stop_at_boundary(
+    score_BP: torch.Tensor,
+    noise_BK: torch.Tensor,
+    mean_B1: torch.Tensor,
+    deviation_B1: torch.Tensor,
+    positive_B1: torch.Tensor,
+    z_B1: torch.Tensor,
+    least: float,
+    schedule: Schedule,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Timesteps, cosines and sines of their angles, and scores there, `[B, K]`."""
+    t_BK, cos_BK, sin_BK, value_BK = torch.empty_like(noise_BK), *score_BP.new_empty(3, *noise_BK.shape)
+    of_rows = (x.detach().flatten().numpy() for x in (mean_B1, deviation_B1, positive_B1, z_B1))
+    steps = (schedule.cos_between_T, schedule.cos_T, schedule.sin_T, t_BK, cos_BK, sin_BK, value_BK)
+    kernels.stop_at_boundary(
+        score_BP.numpy(), noise_BK.numpy(), *of_rows, math.cos(least), *(x.numpy() for x in steps)
+    )
+    return t_BK, cos_BK, sin_BK, value_BK
+
+
+class _DiffusedScores(torch.autograd.Function):
+    """Dot products of users with diffused positives, whose values are known."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        user_BD: torch.Tensor,
+        positive_BD: torch.Tensor,
+        pool_PD: torch.Tensor,
+        mean_D: torch.Tensor,
+        noise_BK: torch.Tensor,
+        cos_BK: torch.Tensor,
+        sin_BK: torch.Tensor,
+        value_BK: torch.Tensor,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK)
+        return value_BK
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        user_BD, positive_BD, pool_PD, *_ = saved = ctx.saved_tensors
+        gradients = torch.empty_like(user_BD), torch.empty_like(positive_BD), torch.zeros_like(pool_PD)
+        tensors = (*saved, gradient_BK, *gradients)
+        kernels.diffused_backward(*(tensor.detach().contiguous().numpy() for tensor in tensors))
+        return (*gradients, *(None,) * 5)
 
 
 COMPONENT = SamplerComponent(

@@ -56,7 +56,10 @@ class Schedule(nn.Module):
     """
 
     phi_T: torch.Tensor
-    _middle: torch.Tensor
+    between_T: torch.Tensor
+    cos_between_T: torch.Tensor
+    cos_T: torch.Tensor
+    sin_T: torch.Tensor
 
     def __init__(self, name: str, T: int) -> None:
         super().__init__()
@@ -65,7 +68,10 @@ class Schedule(nn.Module):
         phi_T[0], phi_T[-1] = 0.0, math.pi / 2  # which rounding may miss
         self.T = T
         self.register_buffer("phi_T", phi_T, persistent=False)
-        self.register_buffer("_middle", (phi_T[1:] + phi_T[:-1]) / 2, persistent=False)
+        self.register_buffer("between_T", (phi_T[1:] + phi_T[:-1]) / 2, persistent=False)
+        self.register_buffer("cos_between_T", torch.cos(self.between_T), persistent=False)
+        self.register_buffer("cos_T", torch.cos(phi_T).float(), persistent=False)
+        self.register_buffer("sin_T", torch.sin(phi_T).float(), persistent=False)
 
     def angle(self, timestep: torch.Tensor) -> torch.Tensor:
         """`phi_t` in double precision, for whole steps t in `[0, T]`."""
@@ -73,7 +79,7 @@ class Schedule(nn.Module):
 
     def timestep(self, phi: torch.Tensor) -> torch.Tensor:
         """The whole step whose angle is nearest to `phi`."""
-        return torch.bucketize(phi.to(self._middle.dtype), self._middle)
+        return torch.bucketize(phi.to(self.between_T.dtype), self.between_T)
 
 
 def diffuse(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     type=click.IntRange(0),
-    help="Ray Train workers; 0 trains in this process, without Ray.  [default: 1, or those of the run]",
+    help="Ray Train workers; 0 trains in this process.  [default: 0, on a cluster 1; those of the run]",
 )
 @click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
@@ -57,7 +57,6 @@ def train_command(
         raise click.UsageError("give --data and --out, or --resume")
     from adar_ray.training.trainer import new_run
 
-    workers = 1 if workers is None else workers
     _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
 
 

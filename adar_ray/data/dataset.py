@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from adar_ray.data.lanes import lane_range
 from adar_ray.data.manifest import (
     ITEMS,
     MANIFEST,
@@ -25,11 +26,13 @@ from adar_ray.data.manifest import (
     SEQUENCES,
     SPLITS,
     USERS,
+    Lanes,
     Manifest,
     PreparedSource,
     Sequences,
     count_rows,
     kind_of,
+    number_of,
 )
 from adar_ray.data.matrix import to_matrix
 from adar_ray.documents import explain
@@ -110,6 +113,20 @@ class Dataset:
         """The length, stride and number of the sequence rows."""
         return self.manifest.sequences
 
+    @property
+    def lanes(self) -> Lanes:
+        """The lanes that users live in, and what each holds."""
+        return self.manifest.lanes
+
+    def lane_rows(self, kind: str) -> np.ndarray:
+        """The number of rows of each lane, int64 `[L]`: of `train` or of `SEQUENCES`."""
+        return np.array(getattr(self.lanes, kind), dtype=np.int64)
+
+    def user_range(self, worker: int, workers: int) -> tuple[int, int]:
+        """The first user that one of several workers owns, and the one after its last."""
+        first, last = lane_range(worker, workers, len(self.lanes.users))
+        return sum(self.lanes.users[:first]), sum(self.lanes.users[:last])
+
     @cached_property
     def checksum(self) -> str:
         """The checksum of the manifest, which holds the checksum of every file."""
@@ -122,6 +139,18 @@ class Dataset:
     def shards(self, kind: str) -> list[FileEntry]:
         """The manifest's entries for the shards of a split or of `SEQUENCES`, in order."""
         return [file for file in self.manifest.files if kind_of(file) == kind]
+
+    def shards_of(self, kind: str, worker: int, workers: int) -> list[FileEntry]:
+        """The entries of those shards of a kind that may hold users of one of several workers, in order."""
+        first, last = lane_range(worker, workers, len(self.lanes.users))
+        groups = self.lanes.groups
+        size = len(self.lanes.users) // groups
+
+        def meets(shard: FileEntry) -> bool:
+            start = number_of(shard) % groups * size
+            return start < last and first < start + size
+
+        return [shard for shard in self.shards(kind) if meets(shard)]
 
     def read_file(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read one file of the dataset and check its checksum and its number of rows."""
@@ -157,30 +186,40 @@ class Dataset:
     def _damaged(self, name: str, problem: str) -> AdarError:
         return AdarError(f"{self.folder}/{name}: is damaged ({problem}); restore it, or prepare again")
 
-    def read_shard(self, split: str, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read the users and items of one shard."""
-        name = self.shards(split)[shard].name
-        columns = self._read_columns(name, {"user": pa.int32(), "item": pa.int32()})
-        users, items = (column.to_numpy() for column in columns)
-        self._check_ids(name, users, 0, self.n_users)
-        self._check_ids(name, items, 0, self.n_items)
-        return users, items
+    def read_shard(
+        self, shard: FileEntry, users: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read the users and items of one shard of a split.
 
-    def read_sequences(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read the users `[R]` and items `[R, L + 1]` of one shard of sequence rows."""
-        name = self.shards(SEQUENCES)[shard].name
+        Args:
+            users: the first user to read and the one after the last; all by default.
+        """
+        columns = self._read_columns(shard.name, {"user": pa.int32(), "item": pa.int32()})
+        user_E, item_E = (column.to_numpy() for column in columns)
+        self._check_ids(shard.name, user_E, 0, self.n_users)
+        self._check_ids(shard.name, item_E, 0, self.n_items)
+        return _of_users(users, user_E, item_E)
+
+    def read_sequences(
+        self, shard: FileEntry, users: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Read the users `[R]` and items `[R, L + 1]` of one shard of sequence rows.
+
+        Args:
+            users: the first user to read and the one after the last; all by default.
+        """
         rows = pa.list_(pa.int32(), self.sequences.length + 1)
-        users, items = self._read_columns(name, {"user": pa.int32(), "items": rows})
-        if pc.list_flatten(items).null_count:
-            raise self._damaged(name, "column items lacks values")
-        user_R, item_RN = users.to_numpy(), to_matrix(items)
-        self._check_ids(name, user_R, 0, self.n_users)
-        self._check_ids(name, item_RN, PADDING, self.n_items)
-        return user_R, item_RN
+        columns = self._read_columns(shard.name, {"user": pa.int32(), "items": rows})
+        if pc.list_flatten(columns[1]).null_count:
+            raise self._damaged(shard.name, "column items lacks values")
+        user_R, item_RN = columns[0].to_numpy(), to_matrix(columns[1])
+        self._check_ids(shard.name, user_R, 0, self.n_users)
+        self._check_ids(shard.name, item_RN, PADDING, self.n_items)
+        return _of_users(users, user_R, item_RN)
 
     def read_split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Read the users and items of a whole split into memory."""
-        shards = [self.read_shard(split, shard) for shard in range(len(self.shards(split)))]
+        shards = [self.read_shard(shard) for shard in self.shards(split)]
         if not shards:
             return np.empty(0, np.int32), np.empty(0, np.int32)
         users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
@@ -193,3 +232,13 @@ class Dataset:
     def item_keys(self) -> pa.ChunkedArray:
         """The source's own item ids, by dense id."""
         return self._read_columns(ITEMS, {"key": pa.string()})[0]
+
+
+def _of_users(
+    users: tuple[int, int] | None, user_R: np.ndarray, item_R: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a range of users, of rows that are sorted by user."""
+    if users is None:
+        return user_R, item_R
+    first, last = np.searchsorted(user_R, users)
+    return user_R[first:last], item_R[first:last]

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adar_ray.data.ahead import read_ahead
 from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.compression import READ_ERRORS, EmptyFileError, open_file, open_stream
 from adar_ray.errors import AdarError, one_line
@@ -50,7 +51,7 @@ def chunks(path: str, block_bytes: int, encoding: str | None = None) -> Iterator
     Args:
         encoding: of the file; None for UTF-8. A byte order mark wins.
     """
-    for number, chunk in _line_chunks(path, block_bytes, encoding):
+    for number, chunk in read_ahead(_line_chunks(path, block_bytes, encoding)):
         at = chunk.find(b"\0")
         if at >= 0:
             line = number + chunk.count(b"\n", 0, at)

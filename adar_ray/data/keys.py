@@ -1,6 +1,11 @@
-"""The ids of a source, which may be written in several ways."""
+"""The ids of a source, which may be written in several ways.
+
+Legend: K ids of one block of rows.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +13,62 @@ import pyarrow.compute as pc
 
 from adar_ray.errors import AdarError
 
+_PENDING = 1 << 22  # ids that may wait, so that those known before are not looked at for every block
 _WHOLE = r"^[+-]?\d+$"
 _WHOLE_FLOAT = r"^([+-]?\d+)\.0*$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The ids of users or items, without different spellings.
+
+    Attributes:
+        keys: sorted; a key's position is its preliminary id.
+        positions: the preliminary ids of the ids of each block, `[K]` each.
+    """
+
+    keys: pa.Array
+    positions: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+class KeyTable:
+    """Collects the ids of all blocks, which have many in common."""
+
+    def __init__(self) -> None:
+        self._known = pa.array([], pa.string())
+        self._pending: list[pa.Array] = []
+        self._codes: list[np.ndarray] = []
+
+    def add(self, keys: pa.Array) -> None:
+        """Add the different ids of the next block."""
+        self._pending.append(keys)
+        if sum(map(len, self._pending)) > max(_PENDING, len(self._known)):
+            self._settle()
+
+    def finish(self, kind: str) -> Keys:
+        """All ids.
+
+        Args:
+            kind: `user` or `item`, for messages.
+
+        Raises:
+            AdarError: all ids are numbers, but not all of them whole.
+        """
+        self._settle()
+        keys, position = unify_numbers(kind, self._known)
+        return Keys(keys, [position[code_K] for code_K in self._codes])
+
+    def _settle(self) -> None:
+        # Codes count in the order of first appearance, so what is known keeps its codes.
+        chunks = [self._known, *self._pending]
+        encoded = pa.chunked_array(chunks).dictionary_encode().combine_chunks()
+        codes = np.split(encoded.indices.to_numpy(), np.cumsum([len(chunk) for chunk in chunks])[:-1])
+        self._codes += codes[1:]
+        self._known, self._pending = encoded.dictionary, []
 
 
 def sorted_keys(keys: pa.Array) -> pa.Array:
@@ -49,4 +107,4 @@ def unify_numbers(kind: str, keys: pa.Array) -> tuple[pa.Array, np.ndarray]:
     else:
         written = keys
     unified = sorted_keys(written.unique())
-    return unified, pc.index_in(written, value_set=unified).to_numpy(zero_copy_only=False)
+    return unified, pc.index_in(written, value_set=unified).to_numpy(zero_copy_only=False).astype(np.int32)

@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    PositiveInt,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -20,12 +21,13 @@ from adar_ray.data.sequences import LONGEST
 from adar_ray.errors import one_line
 from adar_ray.storage import FileEntry
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST = "dataset.json"
 BAD_ROWS = "bad_rows.jsonl"
 SPLITS = ("train", "valid", "test")
 SEQUENCES = "sequences"
 USERS, ITEMS = "users.parquet", "items.parquet"
+_SHARD = re.compile(rf"({'|'.join((*SPLITS, SEQUENCES))})/(\d{{5,10}})\.parquet")
 
 Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
 """How a dataset was split; see `split.SplitProtocol`."""
@@ -129,6 +131,31 @@ class Sequences(_Record):
     rows: NonNegativeInt
 
 
+class Lanes(_Record):
+    """The lanes that users live in (see `lanes`): `groups` of shards, and what each of the L lanes holds.
+
+    Attributes:
+        groups: shard s holds users of the group s % `groups`, which is as many neighboring lanes as others.
+        users, train, sequences: numbers of users, of training interactions and of sequence rows.
+    """
+
+    groups: PositiveInt
+    users: list[NonNegativeInt]
+    train: list[NonNegativeInt]
+    sequences: list[NonNegativeInt]
+
+    @model_validator(mode="after")
+    def _are_as_many_of_each(self) -> Lanes:
+        lanes = len(self.users)
+        if lanes.bit_count() != 1:
+            raise ValueError(f"{lanes} lanes are no power of two")
+        if not lanes == len(self.train) == len(self.sequences):
+            raise ValueError("users, train and sequences have different numbers of lanes")
+        if self.groups > lanes or self.groups.bit_count() != 1:
+            raise ValueError(f"{lanes} lanes cannot form {self.groups} groups")
+        return self
+
+
 class Manifest(_Record):
     """Everything that `dataset.json` says about a dataset. Its counts are those of its files."""
 
@@ -138,6 +165,7 @@ class Manifest(_Record):
     split: SplitRecord
     counts: Counts
     sequences: Sequences
+    lanes: Lanes
     notes: list[str]
     files: list[FileEntry]
 
@@ -151,7 +179,7 @@ class Manifest(_Record):
             if name not in rows:
                 raise ValueError(f"{name} is not among the files")
         for name in rows.keys() - {USERS, ITEMS}:
-            if not re.fullmatch(rf"({'|'.join((*SPLITS, SEQUENCES))})/\w[\w.-]{{0,99}}", name):
+            if not _SHARD.fullmatch(name):
                 raise ValueError(f"{one_line(name, 60)!r} is no name of a shard")
         of_files = {
             "users": rows[USERS],
@@ -164,12 +192,26 @@ class Manifest(_Record):
                 raise ValueError(f"counts.{what} is {getattr(counts, what)}, but the files hold {found}")
         if self.sequences.rows != (found := count_rows(self.files, SEQUENCES)):
             raise ValueError(f"sequences.rows is {self.sequences.rows}, but the files hold {found}")
+        for what, total in (
+            ("users", counts.users),
+            ("train", counts.train),
+            ("sequences", self.sequences.rows),
+        ):
+            if (found := sum(getattr(self.lanes, what))) != total:
+                raise ValueError(f"lanes.{what} holds {found} in all, but there are {total}")
         return self
 
 
 def kind_of(file: FileEntry) -> str:
     """The folder of a shard: one of `SPLITS`, or `SEQUENCES`."""
     return file.name.partition("/")[0]
+
+
+def number_of(shard: FileEntry) -> int:
+    """The number of a shard, the same for the files of all kinds that it consists of."""
+    found = _SHARD.fullmatch(shard.name)
+    assert found is not None  # the manifest is checked
+    return int(found[2])
 
 
 def count_rows(shards: Iterable[FileEntry], *kinds: str) -> int:

@@ -2,88 +2,134 @@
 
 A row is a user and an item, or a user and a sequence of items: `item` is `[E]` or `[E, N]` throughout.
 
-An epoch visits the shards in a random order, and the rows of each shard in a random order. The rows fill
-slots. A shard's slots are padded to a multiple of `LANES`, and worker w of n takes every n-th slot,
-starting with w. So a batch has the same rows for any number of workers that divides `LANES`, and all
-workers take the same number of steps.
+An epoch visits the rows of each lane in a random order: the shards that hold the lane in a random order, and
+its rows in a shard in a random order. Step t of S takes the t-th S-th part of every lane. So a batch has the
+same rows for any number of workers, each of which owns some lanes, and all workers take the same number of
+steps.
 
-A shard holds all rows of randomly chosen users, so its rows are a fair sample.
+Legend: L lanes, M lanes of one worker, E rows.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from adar_ray.interactions import PADDING
-
-LANES = 64
 Rows = tuple[np.ndarray, np.ndarray]
 """Users and items of some rows."""
-ReadShard = Callable[[int], Rows]
-Count = TypeVar("Count", int, np.ndarray)
+Chunks = Callable[[int], Iterable[Rows]]
+"""An epoch -> the rows that a worker visits in it, as `arrange` puts them, in parts of every lane."""
 _SHARDS, _ROWS = 0, 1  # keep the seeds of the two orders apart
 
 
-def shard_order(shards: int, seed: int, epoch: int) -> np.ndarray:
-    """Return the epoch's order of shards: a permutation of 0 to shards - 1."""
-    return np.random.default_rng([_SHARDS, seed, epoch]).permutation(shards)
+class Batch(NamedTuple):
+    """One worker's rows of a step.
+
+    Attributes:
+        user, item: the rows.
+        first: the number of rows that workers before this one have in the same step.
+        rows: the number of rows that all workers have.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    first: int
+    rows: int
 
 
-def padded_rows(rows: Count, workers: int) -> Count:
-    """Return the number of slots that shards with these numbers of rows take up."""
-    multiple = math.lcm(LANES, workers)
-    return -(-rows // multiple) * multiple
+def shard_order(shards: int, seed: int, epoch: int, group: int) -> np.ndarray:
+    """Return the epoch's order of the shards of a group of lanes: a permutation of 0 to shards - 1."""
+    return np.random.default_rng([_SHARDS, seed, epoch, group]).permutation(shards)
 
 
-def stripe(
-    user: np.ndarray, item: np.ndarray, seed: int, epoch: int, shard: int, worker: int, workers: int
+def arrange(
+    user: np.ndarray, item: np.ndarray, bounds: np.ndarray, first_lane: int, seed: int, epoch: int, shard: int
 ) -> Rows:
-    """Return one worker's share of a shard in an epoch: int32 users and items, `PADDING` in empty slots."""
-    order = np.random.default_rng([_ROWS, seed, epoch, shard]).permutation(len(user))
-    slots = np.full(padded_rows(len(user), workers), PADDING, dtype=np.int64)
-    slots[: len(order)] = order
-    mine = slots[worker::workers]
+    """Put the rows of a shard, which are sorted by user, in the epoch's order, one lane after the other.
 
-    def take(column: np.ndarray) -> np.ndarray:
-        values = column[mine].astype(np.int32, copy=False)
-        values[mine == PADDING] = PADDING
-        return values
-
-    return take(user), take(item)
-
-
-def rows_per_batch(
-    shard_rows: np.ndarray, batch_size: int, seed: int, epoch: int, workers: int
-) -> np.ndarray:
-    """Count the rows in each batch of the epoch over all workers: its slots without the empty ones."""
-    rows = np.asarray(shard_rows)[shard_order(len(shard_rows), seed, epoch)]
-    slots = padded_rows(rows, workers)
-    # The number of rows before a slot rises by one per slot over a shard's rows and is flat over its padding.
-    starts = np.concatenate([[0], np.cumsum(slots)])
-    corners = np.stack([starts[:-1], starts[:-1] + rows], 1).ravel()
-    before = np.repeat(np.concatenate([[0], np.cumsum(rows)]), 2)[1:-1]
-    edges = np.append(np.arange(0, starts[-1], batch_size), starts[-1])
-    return np.diff(np.interp(edges, corners, before).round().astype(np.int64))
+    Args:
+        bounds: lane `first_lane + i` has the users from `bounds[i]` to before `bounds[i + 1]`, `[M + 1]`.
+        shard: number of the shard.
+    """
+    edges = np.searchsorted(user, bounds)
+    lanes = range(first_lane, first_lane + len(bounds) - 1)
+    order = [
+        start + np.random.default_rng([_ROWS, seed, epoch, shard, lane]).permutation(end - start)
+        for lane, start, end in zip(lanes, edges[:-1], edges[1:], strict=True)
+        if end > start
+    ]
+    at = np.concatenate([np.empty(0, np.int64), *order])
+    return user[at], item[at]
 
 
-def batches(stripes: Iterable[Rows], size: int) -> Iterator[Rows]:
-    """Cut a stream of stripes into batches of `size` slots; the last may be smaller."""
-    left: list[Rows] = []
-    held = 0
-    for user, item in stripes:
-        left.append((user, item))
-        held += len(user)
-        if held < size:
-            continue
-        users, items = (np.concatenate(part) for part in zip(*left, strict=True))
-        whole = held - held % size
-        for start in range(0, whole, size):
-            yield users[start : start + size], items[start : start + size]
-        left, held = [(users[whole:], items[whole:])], held - whole
-    if held:
-        users, items = (np.concatenate(part) for part in zip(*left, strict=True))
-        yield users, items
+def steps_per_epoch(rows: int, batch_size: int) -> int:
+    """Return the number of steps that batches of at most about this size take."""
+    return -(-rows // batch_size)
+
+
+def rows_before(lane_rows: np.ndarray, step: int, steps: int) -> np.ndarray:
+    """Count the rows of each lane, `[L]`, that an epoch visits before a step; before `steps` it is all."""
+    # Lanes round at different steps, so that batches are equally large.
+    return (step * lane_rows + np.arange(len(lane_rows)) * steps // len(lane_rows)) // steps
+
+
+def batches(
+    chunks: Iterable[Rows], bounds: np.ndarray, first_lane: int, lane_rows: np.ndarray, batch_size: int
+) -> Iterator[Batch]:
+    """Cut the chunks of one worker into its rows of each step.
+
+    Args:
+        bounds: see `arrange`; those of the worker's lanes.
+        lane_rows: rows of every lane, `[L]`.
+    """
+    chunks = iter(chunks)
+    mine = slice(first_lane, first_lane + len(bounds) - 1)
+    held = _Held.none(len(bounds) - 1)
+    steps = steps_per_epoch(int(lane_rows.sum()), batch_size)
+    after = np.zeros_like(lane_rows)
+    for step in range(steps):
+        before, after = after, rows_before(lane_rows, step + 1, steps)
+        count = after - before
+        while (held.start + count[mine] > held.end).any():
+            held = held.joined_by(next(chunks), bounds)
+        yield Batch(*held.take(count[mine]), first=int(count[:first_lane].sum()), rows=int(count.sum()))
+
+
+class _Held:
+    """Rows in memory that no batch has taken yet: lane i has those from `start[i]` to before `end[i]`."""
+
+    def __init__(self, rows: Rows, start: np.ndarray, end: np.ndarray) -> None:
+        self.rows, self.start, self.end = rows, start, end
+
+    @classmethod
+    def none(cls, lanes: int) -> _Held:
+        nothing = np.zeros(lanes, np.int64)
+        return cls((np.empty(0, np.int32), np.empty(0, np.int32)), nothing, nothing)
+
+    def take(self, count: np.ndarray) -> Rows:
+        """Take this many rows of each lane."""
+        at = _ranges(self.start, count)
+        self.start = self.start + count
+        user, item = self.rows
+        return user[at], item[at]
+
+    def joined_by(self, chunk: Rows, bounds: np.ndarray) -> _Held:
+        """Add a chunk: each lane's rows follow what is left of the lane."""
+        lane = np.searchsorted(bounds, chunk[0], side="right") - 1
+        new = np.bincount(lane, minlength=len(self.start))
+        begin = np.cumsum(new) - new
+        left = self.end - self.start
+        if not left.any():
+            return _Held(chunk, begin, begin + new)
+        user, item = (np.concatenate(part) for part in zip(self.rows, chunk, strict=True))
+        starts = np.stack([self.start, len(self.rows[0]) + begin], 1).ravel()
+        at = _ranges(starts, np.stack([left, new], 1).ravel())
+        end = np.cumsum(left + new)
+        return _Held((user[at], item[at]), end - left - new, end)
+
+
+def _ranges(start: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """The numbers from each start, as many as its count."""
+    return np.repeat(start - (np.cumsum(count) - count), count) + np.arange(count.sum())

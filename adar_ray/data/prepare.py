@@ -1,67 +1,44 @@
-"""Turn a source of interactions into a dataset, on Ray Data.
+"""Turn a source of interactions into a dataset.
 
-Interactions stream through tasks and live in Ray's object store, which spills to disk. The memory of this
-process grows with the number of users and items, not with the number of interactions.
-
-Legend: E rows of a block.
+The steps are in modules of their own: `reading`, `choosing`, `filtering`, `shards`. They run on a `driver`.
+The memory of this process grows with the number of users and items, not with the number of interactions.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import ray
-import ray.data
-
-from adar_ray.data.bad_rows import BadRow
-from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
+from adar_ray.data.choosing import Choice, choose
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.keys import unify_numbers
-from adar_ray.data.ledger import Ledger
+from adar_ray.data.drivers import driver_for
+from adar_ray.data.filtering import filter_core
 from adar_ray.data.manifest import (
     BAD_ROWS,
     MANIFEST,
-    SPLITS,
     PreparedSource,
     Protocol,
     Repeat,
     RowCounts,
-    count_rows,
 )
-from adar_ray.data.notes import SplitFacts, reading_notes, split_notes
+from adar_ray.data.notes import reading_notes, split_notes
 from adar_ray.data.options import NULL_WORDS, ReadOptions, TimestampUnit
-from adar_ray.data.readers import FileReader
+from adar_ray.data.reading import FileReport, read
 from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
+from adar_ray.data.shards import FinalIds, ShardWriter, cut_in_time, write_shards
 from adar_ray.data.sources import SourceFile, find_source
-from adar_ray.data.split import TEST, TRAIN, SplitProtocol, assign, temporal_cuts
-from adar_ray.data.write import ROWS_PER_SHARD, shard_count, shard_of, write_manifest, write_shard
+from adar_ray.data.split import SplitProtocol
+from adar_ray.data.write import ROWS_PER_SHARD, write_manifest
 from adar_ray.errors import AdarError
 from adar_ray.outputs import new_folder
-from adar_ray.ray_session import ray_session
-from adar_ray.storage import FileEntry, Folder
+from adar_ray.storage import Folder
 
 Progress = Callable[[str, int], None]
 """Told the stage of the work and the number of rows done so far."""
-
-_WRITTEN = pa.schema(
-    {
-        "entries": pa.list_(pa.string()),
-        "test_users": pa.int64(),
-        "cold_users": pa.int64(),
-        "train_items": pa.list_(pa.int64()),
-        "test_items": pa.list_(pa.int64()),
-    }
-)
-"""What writing a shard returns; the items are ids, each once."""
 
 
 def prepare(
@@ -126,26 +103,32 @@ def prepare(
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
     if min_rating is not None and not files[0].has_rating:
         raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
-    with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
-        rows, reports = _read(files, folder, on_progress)
+    with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
+        rows, reports = read(driver, files, functools.partial(on_progress, "reading"))
         bad = _write_bad_rows(folder, reports, max_bad_rows)
-        users, items = _keys(rows, "user"), _keys(rows, "item")
-        read = rows.count()
-        shards = shard_count(read, rows_per_shard)
-        choice = _Choice(files[0].has_time, repeat, min_rating)
-        rows, dropped = _to_shards(rows, folder, users, items, shards, choice, on_progress)
-        user_counts, item_counts = _filter(rows, len(users), len(items), core, on_progress)
-        cuts = _cuts(rows, user_counts, item_counts, protocol) if protocol.protocol == "temporal" else None
-        entries, facts = _write(rows, folder, protocol, windows, user_counts, item_counts, cuts, on_progress)
+        count, users, items = rows.count, rows.users.keys, rows.items.keys
+        choice = Choice(files[0].has_time, repeat, min_rating)
+        on_rows = functools.partial(on_progress, "sorting")
+        chosen = choose(driver, rows, choice, on_rows)
+        on_rows = functools.partial(on_progress, "filtering")
+        user_counts, item_counts = filter_core(driver, chosen, len(users), len(items), core, on_rows)
+        cuts = None
+        if protocol.protocol == "temporal":
+            cuts = cut_in_time(driver, chosen.parts, user_counts, item_counts, protocol)
+        ids = FinalIds.of(user_counts, item_counts, rows_per_shard)
+        writer = ShardWriter(folder, protocol, cuts, windows, ids.homes)
+        on_rows = functools.partial(on_progress, "writing")
+        shards, facts = write_shards(driver, chosen.parts, ids, writer, on_rows)
         kept = int(user_counts.sum())
         empty = [report.path for report in reports if report.is_empty]
+        dropped = chosen.dropped
         counts = RowCounts(
-            read=read + bad,
+            read=count + bad,
             bad=bad,
             repeated=dropped.repeated,
             held_out_in_training=dropped.held_out_in_training,
             low_rating=dropped.low_rating,
-            few_interactions=rows.count() - kept,
+            few_interactions=count - sum(astuple(dropped)) - kept,
             kept=kept,
         )
         write_manifest(
@@ -166,13 +149,14 @@ def prepare(
             windows=windows,
             notes=[
                 *reading_notes(found, empty, counts, protocol, repeat),
-                *split_notes(protocol, facts, users.keys, user_counts),
+                *split_notes(protocol, facts, users, user_counts),
             ],
-            shards=entries,
-            user_keys=users.keys.filter(pa.array(user_counts > 0)),
-            item_keys=items.keys.filter(pa.array(item_counts > 0)),
-            user_counts=user_counts[user_counts > 0],
-            item_counts=item_counts[item_counts > 0],
+            homes=ids.homes,
+            shards=shards,
+            user_keys=users.take(ids.users),
+            item_keys=items.take(ids.items),
+            user_counts=user_counts[ids.users],
+            item_counts=item_counts[ids.items],
         )
     return Dataset.open(out)
 
@@ -215,54 +199,7 @@ def _name(source: str) -> str:
     return source.rstrip("/").rpartition("/")[2].split("*")[0].partition(".")[0] or "dataset"
 
 
-# Reading.
-
-
-@dataclass(frozen=True)
-class _FileReport:
-    """What reading one file has shown, besides its rows."""
-
-    path: str
-    bad: list[BadRow]
-    is_empty: bool
-    time_unit: str | None
-
-
-def _read(
-    files: list[SourceFile], folder: Folder, on_progress: Progress
-) -> tuple[ray.data.Dataset, list[_FileReport]]:
-    """Read all files as they are: keys, time, rating, `order` in the source, given split."""
-    # Training first: if a pair is in both training and test, the one in training is kept.
-    files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
-    ledger = Ledger(folder.folder("reading"), _FileReport)
-    rows = map_blocks(numbered_blocks("file", len(files)), _read_file, files, ledger)
-    rows = _materialize(rows, functools.partial(on_progress, "reading"))
-    if not rows.count():
-        raise AdarError(f"{files[0].path}: holds no interactions")
-    reports = ledger.take()
-    in_unit = {report.time_unit: report.path for report in reports if report.time_unit}
-    if len(in_unit) > 1:
-        (unit, path), (other_unit, other_path) = list(in_unit.items())[:2]
-        raise AdarError(
-            f"{path}: its times are {unit}, those of {other_path} {other_unit}; convert one of them, or pass "
-            "--timestamp-unit if all count the same"
-        )
-    return rows, reports
-
-
-def _read_file(files: list[SourceFile], ledger: Ledger[_FileReport], block: pa.Table) -> Iterator[pa.Table]:
-    (number,) = block["file"].to_pylist()
-    reader = FileReader(files[number])
-    given = SPLITS.index(reader.file.split or "train")
-    for table in reader.tables():
-        order = pc.add(table["row"], number << 40)
-        table = table.drop_columns("row").append_column("order", order)
-        yield table.append_column("given", pa.repeat(pa.scalar(given, pa.int8()), table.num_rows))
-    path = reader.file.path
-    ledger.enter(number, _FileReport(path, reader.bad.rows, reader.is_empty, reader.time_unit))
-
-
-def _write_bad_rows(folder: Folder, reports: list[_FileReport], limit: int) -> int:
+def _write_bad_rows(folder: Folder, reports: list[FileReport], limit: int) -> int:
     """List the skipped rows of all files, and count them."""
     bad = [(report.path, row) for report in reports for row in report.bad]
     if len(bad) > limit:
@@ -279,285 +216,3 @@ def _write_bad_rows(folder: Folder, reports: list[_FileReport], limit: int) -> i
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in listed]
         folder.write_bytes(BAD_ROWS, "".join(lines).encode())
     return len(bad)
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """The ids of users or items: `written` as the source has them, and `keys` without different spellings.
-
-    A key's position in `keys` is its preliminary id; `position` maps those of `written` to it.
-    """
-
-    written: pa.Array
-    keys: pa.Array
-    position: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def ids(self, column: pa.ChunkedArray) -> np.ndarray:
-        return self.position[pc.index_in(column, value_set=self.written).to_numpy()]
-
-
-def _keys(rows: ray.data.Dataset, column: str) -> _Keys:
-    """All distinct keys."""
-
-    def distinct(block: pa.Table) -> pa.Table:
-        return pa.table({"key": block[column].unique()})
-
-    keys = pa.chunked_array([pa.array([], pa.string())])
-    for part in arrow_blocks(map_blocks(rows, distinct)):
-        keys = pa.chunked_array([*keys.chunks, *part["key"].chunks]).unique()
-        keys = pa.chunked_array([keys])
-    written = keys.combine_chunks()
-    return _Keys(written, *unify_numbers(column, written))
-
-
-# Sorting.
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which interactions are kept, and what orders them."""
-
-    has_time: bool
-    repeat: Repeat
-    min_rating: float | None
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """The numbers of rows that were dropped; see `manifest.RowCounts`."""
-
-    repeated: int = 0
-    held_out_in_training: int = 0
-    low_rating: int = 0
-
-
-def _to_shards(
-    rows: ray.data.Dataset,
-    folder: Folder,
-    users: _Keys,
-    items: _Keys,
-    shards: int,
-    choice: _Choice,
-    on_progress: Progress,
-) -> tuple[ray.data.Dataset, Dropped]:
-    """Give each shard its rows: preliminary ids, sorted by user and time, without what is dropped."""
-    keys = ray.put((users, items))
-    numbered = map_blocks(rows, _to_ids, keys, shards)
-    together = numbered.repartition(shards, keys=["shard"]) if shards > 1 else numbered.repartition(1)
-    ledger = Ledger(folder.folder("sorting"), Dropped)
-    rows = map_blocks(together, _sort_block, choice, ledger)
-    rows = _materialize(rows, functools.partial(on_progress, "sorting"))
-    total = Dropped(*(sum(column) for column in zip(*map(astuple, ledger.take()), strict=True)))
-    return rows, total
-
-
-def _to_ids(keys: ray.ObjectRef, shards: int, block: pa.Table) -> pa.Table:
-    users, items = ray.get(keys)
-    user = users.ids(block["user"])
-    return pa.table(
-        {
-            "shard": shard_of(user, shards),
-            "user": user,
-            "item": items.ids(block["item"]),
-            **{name: block[name] for name in ("timestamp", "rating", "order", "given")},
-        }
-    )
-
-
-def _sort_block(choice: _Choice, ledger: Ledger[Dropped], block: pa.Table) -> pa.Table:
-    rows, dropped = _sort_and_choose(choice, block)
-    if block.num_rows:
-        ledger.enter(pc.min(block["shard"]).as_py(), dropped)
-    return rows
-
-
-def _sort_and_choose(choice: _Choice, block: pa.Table) -> tuple[pa.Table, Dropped]:
-    """Sort by shard, user and time, and keep one interaction of each pair unless all are to be kept.
-
-    The first is the first in time, or in the source if it has no times; ties are broken by the order in the
-    source. Where a pair is in the source's training and its test, training keeps it. The filter by rating
-    comes after that: a pair counts by the rating of its interaction that is kept.
-    """
-    column = {
-        name: block[name].to_numpy() for name in ("shard", "user", "item", "timestamp", "order", "given")
-    }
-    when = (column["order"], column["timestamp"]) if choice.has_time else (column["order"],)
-    kept, dropped = np.arange(block.num_rows), Dropped()
-    if choice.repeat != "keep":
-        by_pair = np.lexsort((*when, column["given"], column["item"], column["user"]))
-        user, item, given = (column[name][by_pair] for name in ("user", "item", "given"))
-        is_same_pair = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
-        is_same_split = is_same_pair & (given[1:] == given[:-1])
-        begins_pair = np.concatenate([[True], ~is_same_pair])[: len(by_pair)]
-        begins_split = np.concatenate([[True], ~is_same_split])[: len(by_pair)]
-        # The rows of a pair in its first split; the others are in training already.
-        split_starts = np.maximum.accumulate(np.where(begins_split, np.arange(len(by_pair)), 0))
-        in_first_split = begins_pair[split_starts]
-        ends_split = np.append(~is_same_split, True)[: len(by_pair)]
-        chosen = in_first_split & (begins_split if choice.repeat == "first" else ends_split)
-        kept = by_pair[chosen]
-        held_out = int((begins_split & ~in_first_split).sum())
-        dropped = Dropped(len(by_pair) - len(kept) - held_out, held_out)
-    if choice.min_rating is not None:
-        is_enough = block["rating"].to_numpy()[kept] >= choice.min_rating
-        dropped = dataclasses.replace(dropped, low_rating=int((~is_enough).sum()))
-        kept = kept[is_enough]
-    in_time = (values[kept] for values in when)
-    kept = kept[np.lexsort((*in_time, column["user"][kept], column["shard"][kept]))]
-    names = ("shard", "user", "item", "timestamp", "given")
-    return pa.table({name: column[name][kept] for name in names}), dropped
-
-
-# Filtering.
-
-
-def _filter(
-    rows: ray.data.Dataset, users: int, items: int, core: int, on_progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count the interactions of each user and item after filtering; 0 if dropped."""
-    user_counts, item_counts = _count(rows, np.ones(users, np.int64), np.ones(items, np.int64))
-    everything = int(user_counts.sum())
-    while core > 1:
-        kept_users, kept_items = user_counts * (user_counts >= core), item_counts * (item_counts >= core)
-        if (kept_users == user_counts).all() and (kept_items == item_counts).all():
-            break
-        user_counts, item_counts = _count(rows, kept_users, kept_items)
-        on_progress("filtering", int(user_counts.sum()))
-    if not user_counts.any():
-        hint = f"--core {core} leaves none of {everything:,} interactions" if everything else "--min-rating"
-        raise AdarError(f"filtering leaves nothing ({hint}); filter less")
-    return user_counts, item_counts
-
-
-def _count(
-    rows: ray.data.Dataset, keeps_user: np.ndarray, keeps_item: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Count the interactions of each user and item among the users and items that are kept (not 0)."""
-    kept = ray.put((keeps_user > 0, keeps_item > 0))
-    counts = np.zeros(len(keeps_user), np.int64), np.zeros(len(keeps_item), np.int64)
-    for part in map_blocks(rows, _count_block, kept).iter_batches(batch_size=None, batch_format="numpy"):
-        for kind in (0, 1):
-            here = part["kind"] == kind
-            np.add.at(counts[kind], part["id"][here], part["count"][here])
-    return counts
-
-
-def _count_block(kept: ray.ObjectRef, block: pa.Table) -> pa.Table:
-    users, items = ray.get(kept)
-    user, item = block["user"].to_numpy(), block["item"].to_numpy()
-    both = users[user] & items[item]
-    parts = [np.unique(ids[both], return_counts=True) for ids in (user, item)]
-    return pa.table(
-        {
-            "kind": np.repeat(np.arange(2, dtype=np.int8), [len(ids) for ids, _ in parts]),
-            "id": np.concatenate([ids for ids, _ in parts]),
-            "count": np.concatenate([count for _, count in parts]),
-        }
-    )
-
-
-# Splitting and writing.
-
-
-def _cuts(
-    rows: ray.data.Dataset, user_counts: np.ndarray, item_counts: np.ndarray, protocol: SplitProtocol
-) -> tuple[int, int]:
-    """The first moments of validation and of test for a temporal split of the kept interactions."""
-    kept = ray.put((user_counts > 0, item_counts > 0))
-
-    def times(block: pa.Table) -> np.ndarray:
-        users, items = ray.get(kept)
-        return block["timestamp"].to_numpy()[
-            users[block["user"].to_numpy()] & items[block["item"].to_numpy()]
-        ]
-
-    def rows_from(edges: list[int], block: pa.Table) -> pa.Table:
-        time = np.sort(times(block))
-        return pa.table({"edge": np.arange(len(edges)), "rows": len(time) - np.searchsorted(time, edges)})
-
-    def histogram(edges: list[int]) -> np.ndarray:
-        total = np.zeros(len(edges), np.int64)
-        for part in map_blocks(rows, rows_from, edges).iter_batches(batch_size=None, batch_format="numpy"):
-            np.add.at(total, part["edge"], part["rows"])
-        return total
-
-    low, high = (cast(int, limit("timestamp")) for limit in (rows.min, rows.max))
-    return temporal_cuts(histogram, int(user_counts.sum()), low, high, protocol)
-
-
-def _write(
-    rows: ray.data.Dataset,
-    folder: Folder,
-    protocol: SplitProtocol,
-    windows: Windows,
-    user_counts: np.ndarray,
-    item_counts: np.ndarray,
-    cuts: tuple[int, int] | None,
-    on_progress: Progress,
-) -> tuple[list[FileEntry], SplitFacts]:
-    """Write all shards. Returns their entries for the manifest, and what the split has come to."""
-    # Final ids have no gaps: the new id of a kept key is the number of kept keys before it.
-    ids = ray.put(
-        tuple(np.where(counts > 0, np.cumsum(counts > 0) - 1, -1) for counts in (user_counts, item_counts))
-    )
-    entries: list[FileEntry] = []
-    users, cold_users = 0, 0
-    in_training, in_test = np.zeros((2, len(item_counts)), dtype=bool)
-    for part in arrow_blocks(map_blocks(rows, _write_block, folder, protocol, windows, ids, cuts)):
-        for shard in part.to_pylist():
-            entries += [FileEntry.model_validate_json(entry) for entry in shard["entries"]]
-            users, cold_users = users + shard["test_users"], cold_users + shard["cold_users"]
-            in_training[shard["train_items"]] = True
-            in_test[shard["test_items"]] = True
-        on_progress("writing", count_rows(entries, *SPLITS))
-    train, valid, test = (count_rows(entries, split) for split in SPLITS)
-    if not train:
-        raise AdarError("the split leaves nothing for training; choose another --split or smaller fractions")
-    cold_items = int((in_test & ~in_training).sum())
-    return entries, SplitFacts(train, valid, test, users, cold_users, int(in_test.sum()), cold_items)
-
-
-def _write_block(
-    folder: Folder,
-    protocol: SplitProtocol,
-    windows: Windows,
-    ids: ray.ObjectRef,
-    cuts: tuple[int, int] | None,
-    block: pa.Table,
-) -> pa.Table:
-    user_ids, item_ids = ray.get(ids)
-    column = {name: block[name].to_numpy() for name in block.column_names}
-    column["user"], column["item"] = user_ids[column["user"]], item_ids[column["item"]]
-    kept = (column["user"] >= 0) & (column["item"] >= 0)
-    column = {name: values[kept] for name, values in column.items()}
-    shards = []
-    for shard in np.unique(column["shard"]):
-        here = column["shard"] == shard
-        user, item, timestamp, given = (column[name][here] for name in ("user", "item", "timestamp", "given"))
-        splits = assign(protocol, user, item, timestamp, given, cuts)
-        entries = write_shard(folder, int(shard), splits, windows, user, item, timestamp)
-        is_train, is_test = splits == TRAIN, splits == TEST
-        test_users = np.unique(user[is_test])
-        shards.append(
-            {
-                "entries": [entry.model_dump_json() for entry in entries],
-                "test_users": len(test_users),
-                "cold_users": len(np.setdiff1d(test_users, user[is_train])),
-                "train_items": np.unique(item[is_train]),
-                "test_items": np.unique(item[is_test]),
-            }
-        )
-    return pa.Table.from_pylist(shards, _WRITTEN)
-
-
-def _materialize(rows: ray.data.Dataset, on_rows: Callable[[int], None]) -> ray.data.Dataset:
-    """Run the plan and keep its blocks in the object store, reporting the rows done so far."""
-    blocks, done = [], 0
-    for bundle in rows.iter_internal_ref_bundles():
-        blocks += bundle.block_refs
-        done += bundle.num_rows()
-        on_rows(done)
-    return ray.data.from_arrow_refs(blocks)

@@ -40,7 +40,7 @@ class FileReader:
         """What the file's times count in, as far as it has been read."""
         return self._converter.times.unit
 
-    def tables(self, block_bytes: int = 32 << 20) -> Iterator[pa.Table]:
+    def tables(self, block_bytes: int = 16 << 20) -> Iterator[pa.Table]:
         """Yield the interactions as `values.CANONICAL` tables.
 
         Args:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adar_ray.data.sorting import runs
 from adar_ray.errors import AdarError
 from adar_ray.interactions import PADDING
 
@@ -49,13 +50,13 @@ class Windows:
             user_E, item_E: training interactions, sorted by user and time.
         """
         N = self.length + 1
-        user_U, start_U, count_U = np.unique(user_E, return_index=True, return_counts=True)
+        start_U, count_U = runs(user_E)
         rows_U = (count_U - 2) // self.stride + 1  # none for a single item
-        of_R = np.repeat(np.arange(len(user_U)), rows_U)
+        of_R = np.repeat(np.arange(len(start_U)), rows_U)
         windows_after_R = np.cumsum(rows_U)[of_R] - 1 - np.arange(len(of_R))
         size_R = count_U[of_R] - windows_after_R * self.stride  # the user's items up to the row's end
         padded_E = np.concatenate([np.full(N, PADDING, np.int32), item_E.astype(np.int32)])
         # Window e of the view holds the N items before item e, including items of earlier users.
         item_RN = np.lib.stride_tricks.sliding_window_view(padded_E, N)[start_U[of_R] + size_R]
         item_RN[np.arange(N, 0, -1) > size_R[:, None]] = PADDING
-        return user_U[of_R].astype(np.int32), item_RN
+        return user_E[start_U[of_R]].astype(np.int32), item_RN

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from adar_ray.data.manifest import SPLITS, Protocol, SplitRecord
+from adar_ray.data.sorting import runs, stable_order
 
 TRAIN, VALID, TEST = range(len(SPLITS))
 LEAVE_ONE_OUT_MINIMUM = 3
@@ -66,10 +67,10 @@ def assign(
     """
     result = np.full(len(user_E), TRAIN, dtype=np.int8)
     if split.protocol == "leave-one-out":
-        _, count, from_end = _positions(user_E)
-        enough = count >= LEAVE_ONE_OUT_MINIMUM
-        result[enough & (from_end == 1)] = VALID
-        result[enough & (from_end == 0)] = TEST
+        start_U, count_U = runs(user_E)
+        last_U = (start_U + count_U - 1)[count_U >= LEAVE_ONE_OUT_MINIMUM]
+        result[last_U - 1] = VALID
+        result[last_U] = TEST
     elif split.protocol == "temporal":
         assert cuts is not None
         result[timestamp_E >= cuts[0]] = VALID
@@ -116,24 +117,19 @@ def _first_moment(histogram: Histogram, wanted: float, low: int, high: int) -> i
     return low
 
 
-def _positions(user_E: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row's position among its user's rows, the number of those rows, and the position from the end."""
-    _, start, inverse, count = np.unique(user_E, return_index=True, return_inverse=True, return_counts=True)
-    position = np.arange(len(user_E)) - start[inverse]
-    return position, count[inverse], count[inverse] - 1 - position
-
-
 def _random_share(user_E: np.ndarray, item_E: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose a share of each user's rows, rounded, but never all of them.
 
     A hash of user and item decides, so the choice depends on nothing but the pair and the seed.
     """
     key = hash_pairs(user_E, item_E, seed)
-    order = np.lexsort((key, user_E))
-    position, count, _ = _positions(user_E[order])
-    wanted = np.minimum(np.floor(count * fraction + 0.5), count - 1)
+    by_key = np.argsort(key)
+    order = by_key[stable_order(user_E[by_key])]
+    start_U, count_U = runs(user_E)
+    wanted_U = np.minimum(np.floor(count_U * fraction + 0.5), count_U - 1)
+    position_E = np.arange(len(user_E)) - np.repeat(start_U, count_U)
     chosen = np.zeros(len(user_E), dtype=bool)
-    chosen[order[position < wanted]] = True
+    chosen[order[position_E < np.repeat(wanted_U, count_U)]] = True
     return chosen
 
 

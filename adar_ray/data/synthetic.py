@@ -10,31 +10,31 @@ Legend: U users of a shard, I items, C items that a user comes across, D dimensi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import ray
 
-from adar_ray.data.blocks import arrow_blocks, map_blocks, numbered_blocks
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.manifest import MANIFEST, SPLITS, SyntheticSettings, SyntheticSource, count_rows
+from adar_ray.data.drivers import driver_for
+from adar_ray.data.lanes import Homes, deal, lane_count
+from adar_ray.data.manifest import MANIFEST, SyntheticSettings, SyntheticSource
 from adar_ray.data.matrix import to_column, to_matrix
 from adar_ray.data.sequences import Windows
+from adar_ray.data.sorting import Counted, count_both, stable_order
 from adar_ray.data.split import TRAIN, SplitProtocol, assign
 from adar_ray.data.write import (
     ROWS_PER_SHARD,
+    WrittenShard,
     shard_count,
-    shard_of,
     write_manifest,
     write_shard,
 )
 from adar_ray.errors import AdarError
 from adar_ray.outputs import new_folder
-from adar_ray.ray_session import ray_session
-from adar_ray.storage import FileEntry, Folder
+from adar_ray.storage import Folder
 
 DIM = 16
 LIKED_SHARE = 0.1
@@ -43,7 +43,7 @@ ACTIVITY_SIGMA = 0.8
 CANDIDATES_PER_INTERACTION = 3 / LIKED_SHARE
 SAMPLE = 4096  # items that a user's threshold is estimated from
 START_OF_TIME = 1_600_000_000  # seconds
-VALUES_PER_BLOCK = 1 << 25  # bounds the scores held at once
+VALUES_PER_BLOCK = 1 << 22  # bounds the scores held at once
 
 TRUTH = "truth"
 
@@ -114,23 +114,24 @@ def synthesize(
             f"half of {items:,} items ({users * most:,}); lower it, or raise --users or --items"
         )
     split, windows = SplitProtocol(protocol="ratio", seed=seed), Windows()
-    item_ID, popularity_I = _make_items(items, seed)
     activity_U = _make_activity(users, interactions, most, seed)
-    shards = shard_count(interactions, rows_per_shard)
-    with new_folder(out, replace=replace, mark=MANIFEST) as folder, ray_session():
-        world = ray.put((item_ID, popularity_I, activity_U))
-        numbers = numbered_blocks("shard", shards)
-        made = map_blocks(numbers, _make_shard, folder, world, shards, split, windows, seed)
-        entries: list[FileEntry] = []
-        parts: list[tuple[np.ndarray, ...]] = []
+    lanes = lane_count(interactions)
+    lane_U = deal(activity_U, lanes)
+    activity_U = activity_U[stable_order(lane_U)]
+    world = _World(*_make_items(items, seed), activity_U)
+    homes = Homes.of(lane_U, lanes, shard_count(interactions, rows_per_shard))
+    with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
+        arguments = driver.share(world), homes, folder, split, windows, seed
+        shards: list[WrittenShard] = []
+        truths: list[_UserTruth] = []
         item_counts = np.zeros(items, np.int64)
-        for part in arrow_blocks(made):
-            for row in part.to_pylist():
-                entries += [FileEntry.model_validate(entry) for entry in json.loads(row["entries"])]
-                np.add.at(item_counts, row["item"], row["count"])
-                parts.append((np.array(row["user"]), np.array(row["threshold"]), np.array(row["vector"])))
-            on_progress("making", count_rows(entries, *SPLITS))
-        _write_truth(folder, parts, item_ID)
+        for result in driver.run(_make_shard, [(shard, *arguments) for shard in range(homes.shards)]):
+            written, counts, truth = result.found
+            shards.append(written)
+            item_counts[counts.ids] += counts.counts
+            truths.append(truth)
+            on_progress("making", int(item_counts.sum()))
+        _write_truth(folder, truths, world.item_ID)
         write_manifest(
             folder,
             name=f"synthetic-{users}x{items}",
@@ -140,7 +141,8 @@ def synthesize(
             split=split,
             windows=windows,
             notes=[],
-            shards=entries,
+            homes=homes,
+            shards=shards,
             user_keys=pa.array(np.arange(users)).cast(pa.string()),
             item_keys=pa.array(np.arange(items)).cast(pa.string()),
             user_counts=activity_U,
@@ -169,25 +171,43 @@ def _make_activity(users: int, interactions: int, most: int, seed: int) -> np.nd
     return counts
 
 
+@dataclass(frozen=True)
+class _World:
+    """Items, the cumulative probability of coming across each, and how many interactions each user has."""
+
+    item_ID: np.ndarray
+    popularity_I: np.ndarray
+    activity_U: np.ndarray
+
+
+@dataclass(frozen=True)
+class _UserTruth:
+    """The truth about the users of a shard."""
+
+    users: np.ndarray
+    user_UD: np.ndarray
+    threshold_U: np.ndarray
+
+
 def _make_shard(
+    shard: int,
+    world: _World,
+    homes: Homes,
     folder: Folder,
-    world: ray.ObjectRef,
-    shards: int,
     split: SplitProtocol,
     windows: Windows,
     seed: int,
-    block: pa.Table,
-) -> pa.Table:
-    """Write one shard; return its files' entries, its item counts and the truth about its users."""
-    item_ID, popularity_I, activity_U = ray.get(world)
-    (shard,) = block["shard"].to_pylist()
+) -> Generator[pa.Table, None, tuple[WrittenShard, Counted, _UserTruth]]:
+    """Write one shard; return what was written, its items and the truth about its users."""
+    yield from ()
+    item_ID, popularity_I, activity_U = world.item_ID, world.popularity_I, world.activity_U
     everyone = np.arange(len(activity_U))
-    user_U = everyone[shard_of(everyone, shards) == shard]
+    user_U = everyone[homes.shard_of(everyone) == shard]
     random = np.random.default_rng([seed, 2, shard])
     user_UD = random.standard_normal((len(user_U), DIM), dtype=np.float32)
     sample = random.choice(len(item_ID), min(SAMPLE, len(item_ID)), replace=False)
     threshold_U = np.empty(len(user_U), np.float32)
-    rows = []
+    rows = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # a shard of few users may have none
     # Group users of similar activity, so that little of the rectangle of candidates is wasted.
     by_activity = np.argsort(activity_U[user_U], kind="stable")
     start = 0
@@ -205,22 +225,14 @@ def _make_shard(
         start += size
     user, item = (np.concatenate(part) for part in zip(*rows, strict=True))
     timestamp = (START_OF_TIME + random.integers(0, 1 << 26, len(user))) * 10**9
-    order = np.lexsort((timestamp, user))
+    in_time = np.argsort(timestamp, kind="stable")
+    order = in_time[stable_order(user[in_time])]
     given = np.full(len(user), TRAIN, np.int8)
     user_E, item_E, timestamp_E = user[order], item[order], timestamp[order]
     splits = assign(split, user_E, item_E, timestamp_E, given, None)
-    entries = write_shard(folder, shard, splits, windows, user_E, item_E, timestamp_E)
-    items, counts = np.unique(item, return_counts=True)
-    return pa.table(
-        {
-            "entries": [json.dumps([entry.model_dump() for entry in entries])],
-            "item": [items],
-            "count": [counts],
-            "user": [user_U],
-            "threshold": [threshold_U],
-            "vector": [user_UD.ravel()],
-        }
-    )
+    written = write_shard(folder, shard, homes, splits, windows, user_E, item_E, timestamp_E)
+    _, items = count_both(user_E, item_E)
+    return written, items, _UserTruth(user_U, user_UD, threshold_U)
 
 
 def _choose_items(
@@ -246,18 +258,21 @@ def _choose_items(
     else:
         item_UC = np.searchsorted(popularity_I, random.random((users, width))).clip(max=items - 1)
     score_UC = np.einsum("ud,ucd->uc", user_UD, item_ID[item_UC])
-    width = item_UC.shape[1]
-    liked_UC = score_UC >= threshold_U[:, None]
-    rank_UC = np.where(liked_UC, np.arange(width), 2 * width - score_UC)
-    rank_UC[_repeated(item_UC)] = np.inf
-    order_UC = np.argsort(rank_UC, axis=1, kind="stable")
-    taken_UC = np.arange(width) < count_U[:, None]
-    owner = np.nonzero(taken_UC)[0]
-    return np.take_along_axis(item_UC, order_UC, 1)[taken_UC], owner
+    is_new_UC = ~_repeated(item_UC, items)
+    liked_UC = (score_UC >= threshold_U[:, None]) & is_new_UC
+    taken_UC = liked_UC & (np.cumsum(liked_UC, axis=1) <= count_U[:, None])
+    missing_U = count_U - taken_UC.sum(1)
+    for user in np.flatnonzero(missing_U):
+        others = np.flatnonzero(is_new_UC[user] & ~liked_UC[user])
+        best = np.argsort(-score_UC[user, others], kind="stable")[: missing_U[user]]
+        taken_UC[user, others[best]] = True
+    return item_UC[taken_UC], np.nonzero(taken_UC)[0]
 
 
-def _repeated(item_UC: np.ndarray) -> np.ndarray:
+def _repeated(item_UC: np.ndarray, items: int) -> np.ndarray:
     """Whether a row has the same item further to the left."""
+    # numpy sorts numbers of two bytes in linear time.
+    item_UC = item_UC.astype(np.min_scalar_type(items))
     order = np.argsort(item_UC, axis=1, kind="stable")
     in_order = np.take_along_axis(item_UC, order, 1)
     again = np.zeros_like(item_UC, dtype=bool)
@@ -267,13 +282,10 @@ def _repeated(item_UC: np.ndarray) -> np.ndarray:
     return result
 
 
-def _write_truth(folder: Folder, parts: list[tuple[np.ndarray, ...]], item_ID: np.ndarray) -> None:
-    user, threshold, vector = (np.concatenate(part) for part in zip(*parts, strict=True))
-    order = np.argsort(user)
-    user_UD = vector.reshape(-1, DIM)[order].astype(np.float32)
+def _write_truth(folder: Folder, truths: list[_UserTruth], item_ID: np.ndarray) -> None:
+    order = np.argsort(np.concatenate([truth.users for truth in truths]))
+    user_UD = np.concatenate([truth.user_UD for truth in truths])[order]
+    threshold_U = np.concatenate([truth.threshold_U for truth in truths])[order]
     truth = folder.folder(TRUTH)
-    truth.write_table(
-        "users.parquet",
-        pa.table({"vector": to_column(user_UD), "threshold": threshold[order].astype(np.float32)}),
-    )
+    truth.write_table("users.parquet", pa.table({"vector": to_column(user_UD), "threshold": threshold_U}))
     truth.write_table("items.parquet", pa.table({"vector": to_column(item_ID)}))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from adar_ray.data.dataset import SHARD_SCHEMA, Dataset
+from adar_ray.data.lanes import Homes
 from adar_ray.data.manifest import (
     MANIFEST,
     SEQUENCES,
     SPLITS,
     Counts,
+    Lanes,
     Manifest,
     PreparedSource,
     Sequences,
@@ -22,54 +24,60 @@ from adar_ray.data.manifest import (
 )
 from adar_ray.data.matrix import to_column
 from adar_ray.data.sequences import Windows
-from adar_ray.data.split import TRAIN, SplitProtocol, hash_pairs
+from adar_ray.data.split import TRAIN, SplitProtocol
 from adar_ray.storage import FileEntry, Folder
 
 ROWS_PER_SHARD = 1 << 20
+_REPETITIVE = ["item"]
 
 
 def shard_count(rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> int:
     return max(1, -(-rows // rows_per_shard))
 
 
-def shard_of(user: np.ndarray, shards: int) -> np.ndarray:
-    """The shard of each user: random, so that each shard is a fair sample of users."""
-    return (hash_pairs(user, 0, 0) % np.uint64(shards)).astype(np.int32)
+@dataclass(frozen=True)
+class WrittenShard:
+    """The files of one shard, and the training and sequence rows of each lane in it, `[L]`."""
+
+    files: list[FileEntry]
+    train: list[int]
+    sequences: list[int]
 
 
 def write_shard(
     folder: Folder,
     shard: int,
+    homes: Homes,
     splits: np.ndarray,
     windows: Windows,
     user: np.ndarray,
     item: np.ndarray,
     timestamp: np.ndarray,
-) -> list[FileEntry]:
+) -> WrittenShard:
     """Write the rows of one shard: one file per split and one of sequence rows.
+
+    Files that would be empty are not written.
 
     Args:
         folder: the dataset.
         shard: number of the shard.
+        homes: where its users live.
         splits: the split of each row (see `split.assign`).
         windows: which sequence rows to make.
         user, item, timestamp: the rows, sorted by user and time.
-
-    Returns:
-        The files' entries for the manifest. Files that would be empty are not written.
     """
     table = pa.table({"user": user, "item": item, "timestamp": timestamp}).cast(SHARD_SCHEMA)
-    entries = []
+    files = []
     for code, name in enumerate(SPLITS):
         rows = table.filter(pa.array(splits == code))
         if rows.num_rows:
-            entries.append(folder.write_table(f"{name}/{shard:05d}.parquet", rows))
+            files.append(folder.write_table(f"{name}/{shard:05d}.parquet", rows, _REPETITIVE))
     trained = splits == TRAIN
     owner, items = windows.rows(user[trained], item[trained])
     if len(owner):
         rows = pa.table({"user": owner, "items": to_column(items)})
-        entries.append(folder.write_table(f"{SEQUENCES}/{shard:05d}.parquet", rows))
-    return entries
+        files.append(folder.write_table(f"{SEQUENCES}/{shard:05d}.parquet", rows))
+    return WrittenShard(files, homes.count(user[trained]).tolist(), homes.count(owner).tolist())
 
 
 def write_manifest(
@@ -80,7 +88,8 @@ def write_manifest(
     split: SplitProtocol,
     windows: Windows,
     notes: list[str],
-    shards: list[FileEntry],
+    homes: Homes,
+    shards: list[WrittenShard],
     user_keys: pa.Array,
     item_keys: pa.Array,
     user_counts: np.ndarray,
@@ -92,12 +101,14 @@ def write_manifest(
         folder: the dataset.
         name: of the dataset.
         source, split, windows, notes: what the manifest says about them.
-        shards: the entries of all shards, in any order.
+        homes: where the users live.
+        shards: what was written, in any order.
         user_keys, item_keys: the source's own ids, by dense id.
         user_counts, item_counts: interactions of each user and item.
     """
     kinds = (*SPLITS, SEQUENCES)
-    shards = sorted(shards, key=lambda file: (kinds.index(kind_of(file)), file.name))
+    files = [file for shard in shards for file in shard.files]
+    files.sort(key=lambda file: (kinds.index(kind_of(file)), file.name))
     maps = [
         folder.write_table(
             f"{kind}s.parquet",
@@ -118,17 +129,27 @@ def write_manifest(
         counts=Counts(
             users=len(user_keys),
             items=len(item_keys),
-            interactions=count_rows(shards, *SPLITS),
-            train=count_rows(shards, "train"),
-            valid=count_rows(shards, "valid"),
-            test=count_rows(shards, "test"),
+            interactions=count_rows(files, *SPLITS),
+            train=count_rows(files, "train"),
+            valid=count_rows(files, "valid"),
+            test=count_rows(files, "test"),
         ),
-        sequences=Sequences(**asdict(windows), rows=count_rows(shards, SEQUENCES)),
+        sequences=Sequences(**asdict(windows), rows=count_rows(files, SEQUENCES)),
+        lanes=Lanes(
+            groups=homes.groups,
+            users=np.diff(homes.bounds).tolist(),
+            train=_sum([shard.train for shard in shards]),
+            sequences=_sum([shard.sequences for shard in shards]),
+        ),
         notes=notes,
-        files=maps + shards,
+        files=maps + files,
     )
     folder.write_json(MANIFEST, manifest.model_dump())
     return manifest
+
+
+def _sum(rows: list[list[int]]) -> list[int]:
+    return [int(total) for total in np.sum(rows, axis=0)]
 
 
 def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> None:
@@ -139,10 +160,17 @@ def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> 
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
     columns |= {"users.parquet": None, "items.parquet": None}
     files = [
-        folder.write_table(file.name, dataset.read_file(file.name, columns[kind_of(file)]))
+        folder.write_table(
+            file.name,
+            dataset.read_file(file.name, columns[kind_of(file)]),
+            _REPETITIVE if kind_of(file) in SPLITS else None,
+        )
         for file in dataset.manifest.files
         if kind_of(file) in columns
     ]
-    sequences = dataset.sequences.model_copy(update={"rows": 0})
-    manifest = dataset.manifest.model_copy(update={"sequences": sequences, "files": files})
+    without_rows = {
+        "sequences": dataset.sequences.model_copy(update={"rows": 0}),
+        "lanes": dataset.lanes.model_copy(update={"sequences": [0] * len(dataset.lanes.users)}),
+    }
+    manifest = dataset.manifest.model_copy(update={**without_rows, "files": files})
     folder.write_json(MANIFEST, manifest.model_dump())

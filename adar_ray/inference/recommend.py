@@ -1,35 +1,24 @@
-"""Recommends items with a trained model.
-
-Legend: B users of a tile, k items per user.
-"""
+"""Recommends items with a trained model."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
-import torch
 
-from adar_ray.custom import find_custom, is_custom, look_in, search_path
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
-from adar_ray.memory import keep_freed_memory
+from adar_ray.inference.parts import PartWriter, parts_of, write_parts
 from adar_ray.outputs import new_folder
-from adar_ray.ranking.top_items import TILE, top_items
-from adar_ray.ray_session import ray_session
+from adar_ray.ray_address import joins_cluster
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
-USERS_A_TASK = 64 * TILE
 UNKNOWN_USERS = "_unknown_users.txt"  # readers of Parquet folders skip names that begin with _
 
 Progress = Callable[[int, int], None]
@@ -68,7 +57,9 @@ def recommend(
     data: str | Path | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Recommendations:
-    """Writes the top k items of all users, or of the users with the given keys, to Parquet, with Ray Data.
+    """Writes the top k items of all users, or of the users with the given keys, to Parquet.
+
+    Works in this process, or with Ray Data where a cluster is joined; the files are the same.
 
     Rows are `user, item, rank, score` with the source's ids; ranks start at 1. Items that the user has
     interacted with, in any split, are left out, unless the dataset keeps repeats. They are the history that a
@@ -86,24 +77,25 @@ def recommend(
     trained = TrainedModel.load(run, data)
     dataset, history = trained.dataset, trained.history(*SPLITS)
     ids, unknown = (np.arange(dataset.n_users), []) if users is None else _user_ids(dataset, users)
-    starts = range(0, len(ids), USERS_A_TASK)
-    parts = [{"part": part, "users": ids[start : start + USERS_A_TASK]} for part, start in enumerate(starts)]
-    known = user_items(dataset, *SPLITS)
-    with new_folder(out, replace=replace, mark="*.parquet") as folder, ray_session():
+    done = 0
+
+    def on_part(users: int) -> None:
+        nonlocal done
+        done += users
+        on_progress(done, len(ids))
+
+    with new_folder(out, replace=replace, mark="*.parquet") as folder:
         keys = dataset.user_keys(), dataset.item_keys()
-        shared = ray.put((trained.model, left_out(dataset, *SPLITS), history, keys))
-        rows = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-            functools.partial(_recommend_part, shared, folder, k, trained.config.model.name, search_path()),
-            batch_size=1,
-            batch_format="numpy",
-        )
-        done = 0
-        for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):
-            done += int(batch["users"].sum())
-            on_progress(done, len(ids))
+        writer = PartWriter(trained.model, left_out(dataset, *SPLITS), history, *keys, folder, k)
+        if joins_cluster():
+            from adar_ray.inference.ray_parts import write_parts_on_cluster
+
+            write_parts_on_cluster(writer, parts_of(ids, k), trained.config.model.name, on_part)
+        else:
+            write_parts(writer, parts_of(ids, k), on_part)
         if unknown:
             folder.write_bytes(UNKNOWN_USERS, "".join(f"{key}\n" for key in unknown).encode())
-    learned_from = known if trained.sequential else trained.observed
+    learned_from = user_items(dataset, *SPLITS) if trained.sequential else trained.observed
     return Recommendations(
         folder=Folder.at(out),
         users=len(ids),
@@ -111,43 +103,6 @@ def recommend(
         untrained_items=int((trained.observed.item_counts() == 0).sum()),
         unknown_users=unknown,
         repeated_users=0 if users is None else len(users) - len(ids) - len(unknown),
-    )
-
-
-def _recommend_part(
-    shared: Any, folder: Folder, k: int, name: str, modules: list[str], batch: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Ranks and writes one part of the users. Runs in a Ray Data task."""
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    look_in(modules)
-    if is_custom(name):  # if unpickling fails, Ray Data retries without end; an AdarError ends the task
-        find_custom("model.name", name)
-    model, known, history, (user_keys, item_keys) = ray.get(shared)
-    (part,), (users,) = batch["part"], batch["users"]
-    user = torch.from_numpy(np.asarray(users, dtype=np.int64))
-    tiles = top_items(model, user, known, k, known.n_items, history)
-    rows = pa.concat_tables(_rows(user_keys, item_keys, *tile) for tile in tiles)
-    folder.write_table(f"{part:05d}.parquet", rows)
-    return {"users": np.array([len(users)])}
-
-
-def _rows(
-    user_keys: pa.ChunkedArray,
-    item_keys: pa.ChunkedArray,
-    user_B: torch.Tensor,
-    item_Bk: torch.Tensor,
-    score_Bk: torch.Tensor,
-) -> pa.Table:
-    k = item_Bk.shape[1]
-    is_item = (score_Bk > -torch.inf).flatten().numpy()
-    return pa.table(
-        {
-            "user": user_keys.take(pa.array(np.repeat(user_B.numpy(), k)[is_item])),
-            "item": item_keys.take(pa.array(item_Bk.flatten().numpy()[is_item])),
-            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(user_B))[is_item],
-            "score": score_Bk.flatten().numpy()[is_item],
-        }
     )
 
 

@@ -5,13 +5,17 @@ Legend: B users of a batch, K or P items, E (user, item) pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from adar_ray import kernels
 
 
 class UserItems:
-    """The set of observed (user, item) pairs. Takes 8 bytes per pair, 12 after a look-up of shared items.
+    """The set of observed (user, item) pairs. Takes 8 bytes per pair, 8 more once unseen items are asked for,
+    and 4 more after a look-up of shared items.
 
     Dense data also gets a bit for every possible pair, if that takes no more memory than the pairs.
 
@@ -22,10 +26,11 @@ class UserItems:
 
     def __init__(self, user_E: torch.Tensor, item_E: torch.Tensor, n_users: int, n_items: int) -> None:
         self.n_users, self.n_items = n_users, n_items
-        pair_E = user_E.to(torch.int64) * n_items + item_E.to(torch.int64)
+        pair_E = torch.add(item_E, user_E.to(torch.int64), alpha=n_items)
         self._pair_E = torch.unique(pair_E)  # sorted
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)
+        self._rank_E: torch.Tensor | None = None
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
         self._bits: torch.Tensor | None = None
         if n_users * n_items <= 64 * len(self):
@@ -36,7 +41,8 @@ class UserItems:
         return self._pair_E.numel()
 
     def to(self, device: torch.device | str) -> UserItems:
-        self._pair_E, self._start, self._by_item = self._pair_E.to(device), self._start.to(device), None
+        self._pair_E, self._start = self._pair_E.to(device), self._start.to(device)
+        self._rank_E, self._by_item = None, None
         self._bits = None if self._bits is None else self._bits.to(device)
         return self
 
@@ -64,8 +70,45 @@ class UserItems:
         pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
         if self._bits is not None:
             return (self._bits[pair_BK >> 3] >> (pair_BK & 7).to(torch.uint8) & 1).bool()
+        if kernels.runs_compiled(self._pair_E, user_B, item_BK):
+            found_BK = torch.empty_like(item_BK, dtype=torch.bool)
+            kernels.contains(*self.arrays(), *(tensor.numpy() for tensor in (user_B, item_BK, found_BK)))
+            return found_BK
         at_BK = torch.searchsorted(self._pair_E, pair_BK).clamp_max_(len(self) - 1)
         return self._pair_E[at_BK] == pair_BK
+
+    def unseen(self, user_B: torch.Tensor, number_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items that the users have not interacted with, all equally likely: one look-up, nothing redrawn.
+
+        Args:
+            number_BK: random integers in `[0, 2**31)`.
+
+        Returns:
+            Items `[B, K]`, and False where there is none, because the user has seen all items.
+        """
+        if kernels.runs_compiled(self._pair_E, user_B, number_BK):
+            item_BK, found_BK = torch.empty_like(number_BK), torch.empty_like(number_BK, dtype=torch.bool)
+            tensors = (user_B, number_BK, item_BK, found_BK)
+            kernels.unseen(*self.arrays(), *(tensor.numpy() for tensor in tensors))
+            return item_BK, found_BK
+        if self._rank_E is None:
+            # How many unseen items of the user come before each seen one; like the pairs, in order.
+            place_E = torch.arange(len(self), device=self._pair_E.device)
+            self._rank_E = self._pair_E - place_E + self._start[self._pair_E // self.n_items]
+        start_B1 = self._start[user_B, None]
+        count_B1 = self._start[user_B + 1, None] - start_B1
+        rank_BK = number_BK * (self.n_items - count_B1) >> 31
+        # The item is its rank among the unseen plus the number of seen items that come before it.
+        wanted_BK = rank_BK + user_B.to(torch.int64)[:, None] * self.n_items
+        before_BK = torch.searchsorted(self._rank_E, wanted_BK, right=True) - start_B1
+        has_any_B1 = count_B1 < self.n_items
+        return (rank_BK + before_BK).clamp_max_(self.n_items - 1), has_any_B1.expand_as(rank_BK)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """For `kernels`: where each user's pairs begin, `[n_users + 1]`; the pairs as numbers
+        `user * n_items + item`, in order, `[E]`; their bits, empty if there are none; and `n_items`."""
+        bits = np.empty(0, np.uint8) if self._bits is None else self._bits.numpy()
+        return self._start.numpy(), self._pair_E.numpy(), bits, self.n_items
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, P]`, for items that all users share.
@@ -85,13 +128,9 @@ class UserItems:
             seen_BP[row[asked], column[asked]] = True
         return seen_BP.index_select(0, of_B)
 
-    def seen_by(self, user_B: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """A function for samplers: items, `[B, K]` or shared `[P]` -> whether each pair was observed."""
-
-        def seen(item: torch.Tensor) -> torch.Tensor:
-            return self.contains_shared(user_B, item) if item.dim() == 1 else self.contains(user_B, item)
-
-        return seen
+    def seen_by(self, user_B: torch.Tensor) -> SeenItems:
+        """What a batch's users have interacted with, for samplers."""
+        return SeenItems(self, user_B)
 
     def _users_of(self, item_P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The users of the given items as `(column, user)`, where `column` is the position in `item_P`."""
@@ -102,6 +141,26 @@ class UserItems:
         user_E, start = self._by_item
         column, at = _walk(start, item_P)
         return column, user_E[at]
+
+
+@dataclass(frozen=True)
+class SeenItems:
+    """The items that the users of a batch have interacted with.
+
+    Calling it with items, `[B, K]` or, shared, `[P]`, tells whether each pair was observed.
+    """
+
+    observed: UserItems
+    user_B: torch.Tensor
+
+    def __call__(self, item: torch.Tensor) -> torch.Tensor:
+        if item.dim() == 1:
+            return self.observed.contains_shared(self.user_B, item)
+        return self.observed.contains(self.user_B, item)
+
+    def draw_others(self, number_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Other items; see `UserItems.unseen`."""
+        return self.observed.unseen(self.user_B, number_BK)
 
 
 def _walk(start: torch.Tensor, group_G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,13 +16,14 @@ from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     BATCH_SIZE,
     InputLayer,
+    Packing,
     Transformer,
     TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
-    visible_positions,
 )
+from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
 
 _LAST_ONLY = 0.5
@@ -67,7 +68,7 @@ class BERT4Rec(DotProductModel):
         super().__init__(cosine)
         self.mask, self.mask_share = n_items, settings.mask_share
         self.item, self.position = (
-            nn.Embedding(n_items + 1, embedding_dim),
+            Table(n_items + 1, embedding_dim),
             nn.Embedding(length + 1, embedding_dim),
         )
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
@@ -83,12 +84,16 @@ class BERT4Rec(DotProductModel):
         width = shown_BN.shape[1]
         if not self.training:
             shown_BN = pad(shown_BN, (0, 1), value=self.mask)
-        position_ND = self.position.weight[-shown_BN.shape[1] :]
-        x_BND = self.input_layer(embed_items(self.item, shown_BN), position_ND)
-        x_BND = self.transformer(x_BND, visible_positions(shown_BN, causal=False))
-        user_BND = self.projection_norm(gelu(self.projection(x_BND)))
-        user_BND = self.represent(user_BND)
-        return user_BND.masked_fill((shown_BN != self.mask)[..., None], 0.0)[:, -width:]
+        # Counted from the end: the last row of the table is the last position.
+        position_N = torch.arange(-shown_BN.shape[1], 0, device=shown_BN.device) + len(self.position.weight)
+        packing = Packing(shown_BN)
+        shown_RW = packing.pack(shown_BN, PADDING)
+        position_RW = packing.pack(position_N.expand_as(shown_BN), 0)
+        x_RWD = self.input_layer(embed_items(self.item, shown_RW), self.position(position_RW))
+        x_RWD = self.transformer(x_RWD, packing.visible(causal=False))
+        user_RWD = self.represent(self.projection_norm(gelu(self.projection(x_RWD))))
+        user_RWD = user_RWD.masked_fill((shown_RW != self.mask)[..., None], 0.0)
+        return packing.unpack(user_RWD)[:, -width:]
 
     def cloze(
         self, sequence_BN: torch.Tensor, targets: int, rng: RowRng

@@ -13,6 +13,7 @@ class DotProductModel(nn.Module):
     """An item table, `item`, and scores that are dot products or, with `cosine`, cosines."""
 
     item: nn.Embedding
+    scores_by_dot_product = True
 
     def __init__(self, cosine: bool) -> None:
         super().__init__()

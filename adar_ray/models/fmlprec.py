@@ -14,6 +14,7 @@ from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import BATCH_SIZE, FeedForward, InputLayer, Residual, embed_items, initialize
+from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
 
 _DRAWN = 1 << 30  # random integers are below this
@@ -65,7 +66,7 @@ class FMLPRec(DotProductModel):
     ) -> None:
         super().__init__(cosine)
         self.length = length
-        self.item, self.position = nn.Embedding(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.item, self.position = Table(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.filter = nn.ModuleList(
             Filter(length, embedding_dim, settings.dropout) for _ in range(settings.layers)
@@ -80,9 +81,11 @@ class FMLPRec(DotProductModel):
         # A negative pad cuts off. An empty batch has no spectrum, so a row of padding stands in.
         item_BL = pad(batch["history"], (self.length - width, 0, 0, rows == 0), value=PADDING)
         x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position.weight)
-        for filter_, feed_forward in zip(self.filter, self.feed_forward, strict=True):
+        *layers, (last_filter, last_feed_forward) = zip(self.filter, self.feed_forward, strict=True)
+        for filter_, feed_forward in layers:
             x_BLD = feed_forward(filter_(x_BLD))
-        user_B1D = x_BLD[:rows, -1:]
+        # Nobody asks for what the last layer makes of the other positions.
+        user_B1D = last_feed_forward(last_filter(x_BLD)[:rows, -1:])
         user_B1D = self.represent(user_B1D)
         return pad(user_B1D, (0, 0, width - 1, 0))
 

@@ -5,13 +5,15 @@ Legend: B rows of the batch, K items per row, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
 
 from adar_ray.component import ModelComponent, Settings
 from adar_ray.models.dot_product import DotProductModel
+from adar_ray.models.table import Table, TablePairs
+from adar_ray.models.user_tables import Draw
 
 
 class MFSettings(Settings):
@@ -29,20 +31,27 @@ class MF(DotProductModel):
         n_users, n_items: sizes of the tables.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
-        sparse: gradients hold the rows of the batch only, for the sparse optimizer.
     """
 
-    def __init__(
-        self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False, sparse: bool = False
-    ) -> None:
+    item: Table
+
+    def __init__(self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False) -> None:
         super().__init__(cosine)
-        self.user = nn.Embedding(n_users, embedding_dim, sparse=sparse)
-        self.item = nn.Embedding(n_items, embedding_dim, sparse=sparse)
-        nn.init.xavier_uniform_(self.user.weight)
-        nn.init.xavier_uniform_(self.item.weight)
+        # Items first: the random numbers that users take depend on how many there are here.
+        self.item, self.user = Table(n_items, embedding_dim), Table(n_users, embedding_dim)
+        _draw(self.item.weight.data, n_items)
+        _draw(self.user.weight.data, n_users)
+
+    @property
+    def user_tables(self) -> Mapping[str, Draw]:
+        return {"user.weight": _draw}
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.represent(self.user(batch["user"]))
+
+    @property
+    def pairs(self) -> TablePairs | None:
+        return None if self.cosine else TablePairs.of(self.user, self.item)
 
     @property
     def l2_vectors(self) -> Callable[..., tuple[torch.Tensor, torch.Tensor]] | None:
@@ -56,6 +65,11 @@ class MF(DotProductModel):
         return self.user(batch["user"]), self.item(item)
 
 
+def _draw(rows: torch.Tensor, n_rows: int, generator: torch.Generator | None = None) -> None:
+    bound = math.sqrt(6 / (n_rows + rows.shape[1]))
+    rows.uniform_(-bound, bound, generator=generator)
+
+
 COMPONENT = ModelComponent(
     name="mf",
     settings=MFSettings,
@@ -64,7 +78,5 @@ COMPONENT = ModelComponent(
         inputs.observed.n_items,
         inputs.embedding_dim,
         inputs.cosine,
-        inputs.sparse,
     ),
-    has_sparse_gradients=True,
 )

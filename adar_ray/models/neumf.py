@@ -5,6 +5,7 @@ Legend: B rows of the batch, K items per row, D dimensions of a tower.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.models.protocol import dot_score
+from adar_ray.models.table import Table
+from adar_ray.models.user_tables import Draw
 
 # Numbers of a hidden layer that `score` holds at a time if it keeps none for gradients: 64 MiB.
 _NUMBERS = 1 << 24
@@ -48,10 +51,8 @@ class NeuMF(nn.Module):
         self, n_users: int, n_items: int, embedding_dim: int, settings: NeuMFSettings = NeuMFSettings()
     ) -> None:
         super().__init__()
-        self.user = nn.Embedding(n_users, 2 * embedding_dim)
-        self.item = nn.Embedding(n_items, 2 * embedding_dim)
-        nn.init.normal_(self.user.weight, std=0.01)  # the paper's section 4.1
-        nn.init.normal_(self.item.weight, std=0.01)
+        self.item = Table(n_items, 2 * embedding_dim)
+        _draw(self.item.weight.data)
         # The first layer is linear in user and item end to end, hence a sum of two halves.
         self.user_half = nn.Linear(embedding_dim, embedding_dim)
         self.item_half = nn.Linear(embedding_dim, embedding_dim, bias=False)
@@ -61,6 +62,13 @@ class NeuMF(nn.Module):
             rest += [nn.Linear(wide, narrow), nn.ReLU(), nn.Dropout(settings.dropout)]
         self.perceptron = nn.Sequential(*rest, nn.Linear(units[-1], 1))
         self.product_weight = nn.Parameter(torch.empty(embedding_dim).uniform_(-1, 1) / embedding_dim**0.5)
+        # Last: the random numbers that users take depend on how many there are here.
+        self.user = Table(n_users, 2 * embedding_dim)
+        _draw(self.user.weight.data)
+
+    @property
+    def user_tables(self) -> Mapping[str, Draw]:
+        return {"user.weight": lambda rows, n_users, generator: _draw(rows, generator)}
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.user(batch["user"])
@@ -78,6 +86,10 @@ class NeuMF(nn.Module):
             hidden_BKD = user_BD[:, None] + self.item_half(part_BKD)
             score.append(dot_score(factor_BD, factor_BKD) + self.perceptron(hidden_BKD)[..., 0])
         return torch.cat(score, 1)
+
+
+def _draw(rows: torch.Tensor, generator: torch.Generator | None = None) -> None:
+    rows.normal_(std=0.01, generator=generator)  # the paper's section 4.1
 
 
 COMPONENT = ModelComponent(

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from adar_ray import kernels
 from adar_ray.interactions import PADDING
 from adar_ray.rng import RowRng
 
@@ -19,13 +20,39 @@ def dot_score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
     """`[B, K]` dot products. Items that all users share come as `[1, K, D]` and cost one matrix product."""
     if item_BKD.shape[0] == 1:
         return user_BD @ item_BKD[0].T
-    # On a CPU this is several times as fast as the B tiny matrix products of an einsum.
+    if kernels.runs_compiled(user_BD, item_BKD):
+        return _Dots.apply(user_BD, item_BKD)
+    # Several times as fast as the B tiny matrix products of an einsum.
     return (user_BD[:, None] * item_BKD).sum(-1)
+
+
+class _Dots(torch.autograd.Function):
+    """Dot products without their factors' products in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        user_BD, item_BKD = user_BD.contiguous(), item_BKD.contiguous()
+        ctx.save_for_backward(user_BD, item_BKD)
+        score_BK = user_BD.new_empty(item_BKD.shape[:2])
+        kernels.dots(*(tensor.detach().numpy() for tensor in (user_BD, item_BKD, score_BK)))
+        return score_BK
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        user_BD, item_BKD = ctx.saved_tensors
+        gradients = torch.empty_like(user_BD), torch.empty_like(item_BKD)
+        tensors = (user_BD, item_BKD, gradient_BK.contiguous(), *gradients)
+        kernels.dots_backward(*(tensor.detach().numpy() for tensor in tensors))
+        return gradients
 
 
 @runtime_checkable
 class BaseModel(Protocol):
     """An `nn.Module` with these three methods.
+
+    Optional attribute:
+        `scores_by_dot_product`: True if `score` is nothing but `dot_score`, which is then computed faster.
 
     Optional methods:
         `snapshot() -> BaseModel`: the model at its present weights, with what all look-ups share computed
@@ -34,6 +61,7 @@ class BaseModel(Protocol):
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
         ids
             of any shape, if they are not the representations; or None.
+        `pairs`, a property: a `TablePairs` if the score is the dot product of rows of two tables, or None.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
         `auxiliary_loss(batch, item_B, rng) -> [B]`: a term that the model adds to the loss.
         `cloze(sequence_BN, targets, rng) -> (history_BL, target_BL)`: for a sequential model that does not

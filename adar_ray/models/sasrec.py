@@ -14,13 +14,14 @@ from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     BATCH_SIZE,
     InputLayer,
+    Packing,
     Transformer,
     TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
-    visible_positions,
 )
+from adar_ray.models.table import Table
 
 
 class SASRecSettings(TransformerSettings):
@@ -53,17 +54,18 @@ class SASRec(DotProductModel):
         cosine: bool = False,
     ) -> None:
         super().__init__(cosine)
-        self.item, self.position = nn.Embedding(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.item, self.position = Table(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.transformer = Transformer(embedding_dim, settings.layers, settings.heads, settings.dropout)
         initialize(self)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         item_BL = batch["history"]
-        position_BL = ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
-        x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position(position_BL))
-        user_BLD = self.transformer(x_BLD, visible_positions(item_BL, causal=True))
-        return self.represent(user_BLD)
+        packing, position_BL = Packing(item_BL), ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
+        item_RW, position_RW = packing.pack(item_BL, PADDING), packing.pack(position_BL, 0)
+        x_RWD = self.input_layer(embed_items(self.item, item_RW), self.position(position_RW))
+        user_RWD = self.transformer(x_RWD, packing.visible(causal=True))
+        return packing.unpack(self.represent(user_RWD))
 
 
 COMPONENT = ModelComponent(

@@ -1,9 +1,12 @@
 """What sequential models share: items of a history as vectors, and the layers over them.
 
-Legend: B rows of the batch, L positions of a history, D dimensions.
+Legend: B rows of the batch, L positions of a history, N positions shown, R packed rows of W positions, D
+    dimensions.
 """
 
 from __future__ import annotations
+
+from bisect import bisect_right
 
 import torch
 from torch import nn
@@ -25,15 +28,72 @@ def embed_items(table: nn.Embedding, item_BL: torch.Tensor) -> torch.Tensor:
     return table(item_BL.clamp_min(0)).masked_fill(padding_BL1, 0.0)
 
 
-def visible_positions(item_BL: torch.Tensor, causal: bool) -> torch.Tensor:
-    """Which positions (last axis) each position may attend to, `[B, L, L]`: those with an item.
+def shown_positions(item_BL: torch.Tensor) -> torch.Tensor:
+    """The positions that a model has to compute, `[B, L]`: items, and the last one of every row.
 
-    Every position sees itself, even padding: a softmax over nothing would be NaN.
+    So a user without a history has one position, of padding.
     """
-    length = item_BL.shape[1]
-    visible_BLL = (item_BL != PADDING)[:, None].expand(-1, length, -1)
-    visible_BLL = visible_BLL.tril() if causal else visible_BLL
-    return visible_BLL | torch.eye(length, dtype=torch.bool, device=item_BL.device)
+    shown_BL = item_BL != PADDING
+    shown_BL[:, -1] = True
+    return shown_BL
+
+
+class Packing:
+    """Histories laid end to end in a few rows, `[R, W]`, where they used to have a row of L positions each.
+
+    Most histories are far shorter than the longest, so that most positions of a batch are padding, which
+    layers compute as well. A packed row is as wide as the batch's longest history.
+
+    Args:
+        item_BL: items, padded with PADDING on the left.
+    """
+
+    def __init__(self, item_BL: torch.Tensor) -> None:
+        shown_BL = shown_positions(item_BL)
+        self._shape = item_BL.shape
+        self._of_N, self._at_N = shown_BL.nonzero(as_tuple=True)
+        start_B, self._rows, self._width = _packed(shown_BL.sum(1).tolist())
+        before_BL = shown_BL.cumsum(1) - 1
+        self._slot_N = (shown_BL.new_tensor(start_B, dtype=torch.int64)[:, None] + before_BL)[shown_BL]
+
+    def pack(self, x_BL: torch.Tensor, empty: int) -> torch.Tensor:
+        """Integers of positions, packed, `[R, W]`; `empty` where a row has room left."""
+        x_RW = x_BL.new_full((self._rows, self._width), empty)
+        x_RW.view(-1)[self._slot_N] = x_BL[self._of_N, self._at_N]
+        return x_RW
+
+    def unpack(self, x_RWD: torch.Tensor) -> torch.Tensor:
+        """Packed vectors, `[B, L, D]` again; zero where a history is padded."""
+        x_BLD = x_RWD.new_zeros(*self._shape, x_RWD.shape[-1])
+        x_BLD[self._of_N, self._at_N] = x_RWD.flatten(0, 1)[self._slot_N]
+        return x_BLD
+
+    def visible(self, causal: bool) -> torch.Tensor:
+        """Which positions (last axis) each position may attend to, `[R, W, W]`: its own history's.
+
+        Room that is left sees itself: a softmax over nothing would be NaN.
+        """
+        rows, length = self._shape
+        of_RW = self.pack(torch.arange(rows, device=self._of_N.device)[:, None].expand(rows, length), -1)
+        visible_RWW = of_RW[:, :, None] == of_RW[:, None]
+        return visible_RWW.tril() if causal else visible_RWW
+
+
+def _packed(length_B: list[int]) -> tuple[list[int], int, int]:
+    """Where each history starts if packed rows follow one another, their number R, and their width W.
+
+    Each row takes the longest history left that fits, again and again, until none does.
+    """
+    left = sorted(range(len(length_B)), key=length_B.__getitem__)
+    start_B, rows, width = [0] * len(length_B), 0, max(length_B, default=1)
+    while left:
+        at = rows * width
+        rows += 1
+        while fitting := bisect_right(left, rows * width - at, key=length_B.__getitem__):
+            history = left.pop(fitting - 1)
+            start_B[history] = at
+            at += length_B[history]
+    return start_B, rows, width
 
 
 class TransformerSettings(Settings):
@@ -97,8 +157,8 @@ class InputLayer(nn.Module):
         super().__init__()
         self.norm, self.dropout = nn.LayerNorm(dim, eps=_EPS), nn.Dropout(dropout)
 
-    def forward(self, item_BLD: torch.Tensor, position_BLD: torch.Tensor) -> torch.Tensor:
-        return self.dropout(self.norm(item_BLD + position_BLD))
+    def forward(self, item_RWD: torch.Tensor, position_RWD: torch.Tensor) -> torch.Tensor:
+        return self.dropout(self.norm(item_RWD + position_RWD))
 
 
 class FeedForward(nn.Module):
@@ -109,8 +169,8 @@ class FeedForward(nn.Module):
         self.inner, self.outer = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
         self.residual = Residual(dim, dropout)
 
-    def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
-        return self.residual(x_BLD, self.outer(gelu(self.inner(x_BLD))))
+    def forward(self, x_RWD: torch.Tensor) -> torch.Tensor:
+        return self.residual(x_RWD, self.outer(gelu(self.inner(x_RWD))))
 
 
 class SelfAttention(nn.Module):
@@ -122,14 +182,14 @@ class SelfAttention(nn.Module):
         self.query_key_value, self.output = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.residual = Residual(dim, dropout)
 
-    def forward(self, x_BLD: torch.Tensor, visible_BLL: torch.Tensor) -> torch.Tensor:
-        # [3, B, heads, L, D / heads]
+    def forward(self, x_RWD: torch.Tensor, visible_RWW: torch.Tensor) -> torch.Tensor:
+        # [3, R, heads, W, D / heads]
         query, key, value = (
-            self.query_key_value(x_BLD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            self.query_key_value(x_RWD).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = scaled_dot_product_attention(query, key, value, visible_BLL[:, None], dropout)
-        return self.residual(x_BLD, self.output(mixed.transpose(1, 2).flatten(2)))
+        mixed = scaled_dot_product_attention(query, key, value, visible_RWW[:, None], dropout)
+        return self.residual(x_RWD, self.output(mixed.transpose(1, 2).flatten(2)))
 
 
 class Transformer(nn.Module):
@@ -146,7 +206,7 @@ class Transformer(nn.Module):
         self.attention = nn.ModuleList(SelfAttention(dim, heads, dropout) for _ in range(layers))
         self.feed_forward = nn.ModuleList(FeedForward(dim, dropout) for _ in range(layers))
 
-    def forward(self, x_BLD: torch.Tensor, visible_BLL: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_RWD: torch.Tensor, visible_RWW: torch.Tensor) -> torch.Tensor:
         for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
-            x_BLD = feed_forward(attention(x_BLD, visible_BLL))
-        return x_BLD
+            x_RWD = feed_forward(attention(x_RWD, visible_RWW))
+        return x_RWD

@@ -10,10 +10,12 @@ import torch
 from torch.nn.functional import cross_entropy, normalize
 
 from adar_ray.component import ModelComponent, Settings, setting
-from adar_ray.distributed import gather_rows
+from adar_ray.distributed import gather_rows, gather_rows_with_gradients
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.graph import MeanGraphModel, smooth
-from adar_ray.rng import RowRng
+from adar_ray.rng import RowRng, uniform_numbers
+
+_ITEMS = 1 << 40  # items' noise lies this far from that of users
 
 
 class SimGCLSettings(Settings):
@@ -48,6 +50,7 @@ class SimGCL(MeanGraphModel):
         embedding_dim: D.
         settings: `noise` is the paper's epsilon, `contrast` its lambda, `temperature` its tau.
         cosine: score by the cosine: representations have length one.
+        first_user: the user that has id 0 here.
     """
 
     def __init__(
@@ -56,21 +59,26 @@ class SimGCL(MeanGraphModel):
         embedding_dim: int,
         settings: SimGCLSettings = SimGCLSettings(),
         cosine: bool = False,
+        first_user: int = 0,
     ) -> None:
         super().__init__(observed, embedding_dim, settings.layers, cosine)
+        self.first_user = first_user
         self.noise, self.contrast = settings.noise, settings.contrast
         self.temperature = settings.temperature
 
     def propagate(
-        self, table_ND: torch.Tensor, generator: torch.Generator | None = None
+        self, table_ND: torch.Tensor, noise: tuple[RowRng, RowRng] | None = None, view: int = 0
     ) -> list[torch.Tensor]:
-        """Layers 1 to L. A generator adds noise that is uniform and has each vector's signs (section 3.1)."""
+        """Layers 1 to L. With `noise`, of users and of items, each has noise that is uniform and has
+        its signs (section 3.1)."""
         layers, vector_ND = [], table_ND
-        for _ in range(self.layers):
+        for layer in range(self.layers):
             vector_ND = smooth(self.graph, vector_ND)
-            if generator is not None:
-                uniform_ND = torch.rand(vector_ND.shape, generator=generator, device=generator.device)
-                vector_ND = vector_ND + self.noise * vector_ND.sign() * normalize(uniform_ND, dim=1)
+            if noise is not None:
+                stream = view * self.layers + layer
+                uniform_ND = torch.cat([uniform_numbers(rng, table_ND.shape[1], stream) for rng in noise])
+                direction_ND = normalize(uniform_ND.to(vector_ND), dim=1)
+                vector_ND = vector_ND + self.noise * vector_ND.sign() * direction_ND
             layers.append(vector_ND)
         return layers
 
@@ -83,28 +91,42 @@ class SimGCL(MeanGraphModel):
         the paper writes a sum. Shares are scaled by A, so that their mean over the whole batch, which the
         training loop minimizes, is this loss.
         """
-        table_ND = self.embedding.weight
-        generator = torch.Generator(table_ND.device).manual_seed(int(rng.shared_integers(2**31, 1)))
-        first_ND, second_ND = (self.combine(self.propagate(table_ND, generator)) for _ in range(2))
-        user_B = self._contrast(first_ND, second_ND, batch["user"])
-        return self.contrast * (user_B + self._contrast(first_ND, second_ND, item_B + self.n_users))
+        table_ND = self.table()
+        # Every node has noise of its own, whichever worker holds it.
+        users = torch.arange(self.first_user, self.first_user + self.n_users)
+        noise = (rng.of_rows(users), rng.of_rows(torch.arange(_ITEMS, _ITEMS + self.n_items)))
+        first_ND, second_ND = (self.combine(self.propagate(table_ND, noise, view)) for view in range(2))
+        user_B = self._contrast(first_ND, second_ND, batch["user"], self.first_user)
+        item_B = self._contrast(first_ND, second_ND, item_B + self.n_users, -self.n_users)
+        return self.contrast * (user_B + item_B)
 
     def _contrast(
-        self, first_ND: torch.Tensor, second_ND: torch.Tensor, node_B: torch.Tensor
+        self, first_ND: torch.Tensor, second_ND: torch.Tensor, node_B: torch.Tensor, first_node: int
     ) -> torch.Tensor:
-        """`[B]`: A times each row's share of the mean over W; rows of one node share its term equally."""
-        node_A = gather_rows(node_B)
-        node_W, count_W = torch.unique(node_A, return_counts=True)
+        """`[B]`: A times each row's share of the mean over W; rows of one node share its term equally.
+
+        Args:
+            first_node: what to add to a node's place here for a number that all workers know it by.
+        """
         node_V, row_B = torch.unique(node_B, return_inverse=True)
-        place_V = torch.searchsorted(node_W, node_V)
-        cosine_VW = normalize(first_ND[node_V], dim=1) @ normalize(second_ND[node_W], dim=1).T
+        known_A = gather_rows(node_V + first_node)
+        known_W, of_A = torch.unique(known_A, return_inverse=True)
+        # Any of the workers that hold a node can give its vector.
+        giver_W = torch.empty_like(known_W).scatter_(0, of_A, torch.arange(len(known_A), device=of_A.device))
+        other_WD = gather_rows_with_gradients(second_ND[node_V])[giver_W]
+        row_A = gather_rows(node_B + first_node)
+        count_W = torch.bincount(torch.searchsorted(known_W, row_A), minlength=len(known_W))
+        place_V = torch.searchsorted(known_W, node_V + first_node)
+        cosine_VW = normalize(first_ND[node_V], dim=1) @ normalize(other_WD, dim=1).T
         term_V = cross_entropy(cosine_VW / self.temperature, place_V, reduction="none")
-        scale = len(node_A) / max(len(node_W), 1)  # a batch may be empty
+        scale = len(row_A) / max(len(known_W), 1)  # a batch may be empty
         return (scale * term_V / count_W[place_V])[row_B]
 
 
 COMPONENT = ModelComponent(
     name="simgcl",
     settings=SimGCLSettings,
-    build=lambda inputs, settings: SimGCL(inputs.observed, inputs.embedding_dim, settings, inputs.cosine),
+    build=lambda inputs, settings: SimGCL(
+        inputs.observed, inputs.embedding_dim, settings, inputs.cosine, inputs.first_user
+    ),
 )

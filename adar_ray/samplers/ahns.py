@@ -9,7 +9,7 @@ import torch
 
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, real_items
 from adar_ray.samplers.candidates import pick, scored_candidates
 
 
@@ -65,7 +65,7 @@ class AHNSSampler(BaseSampler):
             target_BK1 = torch.minimum(target_B1[..., None], hardest_BK1)
             distance_BKN = (score_BKN - target_BK1).abs().masked_fill(~mask_BKN, torch.inf)
             item_BK = pick(item_BKN, distance_BKN.argmin(2))
-        return Negatives(context.vectors(item_BK), mask_BKN.any(2), item_BK)
+        return real_items(context, item_BK, mask_BKN.any(2))
 
 
 COMPONENT = SamplerComponent(

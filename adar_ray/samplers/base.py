@@ -6,8 +6,9 @@ Legend: B rows of the batch, K negatives per row, H hops, D dimensions, P items 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -24,7 +25,8 @@ class SamplingContext:
         vectors: ids of any shape -> item representations with a last dimension D.
         n_items: ids run from 0 to n_items - 1.
         score: (user_BD, item_BKD or item_1KD) -> score_BK.
-        seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them.
+        seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them. What
+            `UserItems.seen_by` gives is the fastest.
         seen_count_B: how many items each of this batch's users interacted with; None for sequential models,
             which predict the next item and not all that a user would like.
         user_B, positive_B: the rows' users and positives, as ids.
@@ -60,8 +62,8 @@ class Negatives:
         log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's
             positive, `[B, K]`; None if all items are equally likely.
         loss_B: a loss for parameters of the sampler's own, `[B]`.
-        source: for generated negatives, the items mixed into them: ids `[B, K]` and vectors `[B, K, D]`; None
-            if there are none.
+        source: for generated negatives, the items mixed into them; None if there are none.
+        score_BK: their scores, with gradients, if the sampler has computed them.
     """
 
     vector_BKD: torch.Tensor
@@ -71,7 +73,44 @@ class Negatives:
     softened_B: torch.Tensor | None = None
     log_q_BK: torch.Tensor | None = None
     loss_B: torch.Tensor | None = None
-    source: tuple[torch.Tensor, torch.Tensor] | None = None
+    source: Source | None = None
+    score_BK: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Items that generated negatives are made of.
+
+    Attributes:
+        item_P, vector_PD: ids and representations of some items.
+        at_BK: which of them is in each negative.
+    """
+
+    item_P: torch.Tensor
+    vector_PD: torch.Tensor
+    at_BK: torch.Tensor
+
+
+class LazyNegatives(Negatives):
+    """Negatives whose vectors are only made if somebody asks for them."""
+
+    make_vectors: Callable[[], torch.Tensor]
+
+    def __init__(self, make_vectors: Callable[[], torch.Tensor], **known: Any) -> None:
+        for field in fields(Negatives)[1:]:
+            object.__setattr__(self, field.name, known.get(field.name))
+        object.__setattr__(self, "make_vectors", make_vectors)
+
+    @cached_property
+    def vector_BKD(self) -> torch.Tensor:
+        return self.make_vectors()
+
+
+def real_items(
+    context: SamplingContext, item_BK: torch.Tensor, mask_BK: torch.Tensor, **known: Any
+) -> LazyNegatives:
+    """Negatives that are items, each row's own."""
+    return LazyNegatives(lambda: context.vectors(item_BK), mask_BK=mask_BK, item_BK=item_BK, **known)
 
 
 class Sampler(Protocol):

@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 import torch
 
+from adar_ray.interactions.user_items import SeenItems
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import SamplingContext
 
 _REDRAWS = 8
-_FINE = 1 << 23  # single precision tells so many numbers apart
+_ANY = 1 << 31
 
 
 def unseen(
@@ -25,20 +26,19 @@ def unseen(
     Args:
         item_of: the item that an integer in `[0, high)` stands for, elementwise.
     """
-    column_1N = torch.arange(n, device=rng.row_B.device)[None]
-    item_BN = item_of(rng.integers_at(column_1N, high))
+    item_BN = item_of(rng.integers(high, n))
     if context.seen is None:
         return item_BN, torch.ones_like(item_BN, dtype=torch.bool)
     seen_BN = context.seen(item_BN)
     # Redrawing the seen ones leaves the others distributed as they were, among the unseen. Only the columns W
-    # that still matter are drawn and looked up: each row's seen ones, and others in rows that have fewer.
-    column_BW, seen_BW = column_1N.expand_as(item_BN), seen_BN
+    # that still matter are looked up: each row's seen ones, and others in rows that have fewer.
+    column_BW, seen_BW = torch.arange(n, device=item_BN.device).expand_as(item_BN), seen_BN
     for stream in range(1, _REDRAWS + 1):
         if not seen_BW.any():
             break
         left_BW, at_BW = seen_BW.to(torch.uint8).topk(int(seen_BW.sum(1).max()), sorted=False)
         column_BW, seen_BW = column_BW.gather(1, at_BW), left_BW.bool()
-        drawn_BW = item_of(rng.integers_at(column_BW, high, stream))
+        drawn_BW = item_of(rng.integers(high, n, stream).gather(1, column_BW))
         item_BW = torch.where(seen_BW, drawn_BW, item_BN.gather(1, column_BW))
         item_BN.scatter_(1, column_BW, item_BW)
         seen_BW &= context.seen(item_BW)
@@ -48,6 +48,8 @@ def unseen(
 
 def uniform_candidates(context: SamplingContext, rng: RowRng, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, n]` unseen items, all equally likely, and False where none was found."""
+    if isinstance(context.seen, SeenItems):
+        return context.seen.draw_others(rng.integers(_ANY, n))
     return unseen(context, rng, n, context.n_items, lambda item_BN: item_BN)
 
 
@@ -64,8 +66,3 @@ def scored_candidates(
 def pick(value_BKN: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
     """`[B, K]`: the value at the given place of each last axis."""
     return value_BKN.gather(2, at_BK[..., None])[..., 0]
-
-
-def uniform_numbers(rng: RowRng, n: int, stream: int) -> torch.Tensor:
-    """`[B, n]` numbers between 0 and 1, both excluded."""
-    return (rng.integers(_FINE, n, stream).to(torch.get_default_dtype()) + 0.5) / _FINE

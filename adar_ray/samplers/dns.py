@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, real_items
 from adar_ray.samplers.candidates import pick, scored_candidates
 
 _CHOICE = 100  # the stream of random numbers of this choice; the candidates have others
@@ -67,7 +67,7 @@ class DNSSampler(BaseSampler):
         choices_BK = (best_BKM > -torch.inf).sum(2)
         rank_BK = rng.integers(1 << 20, K, _CHOICE) * choices_BK >> 20
         item_BK = pick(item_BKN, pick(at_BKM, rank_BK))
-        return Negatives(context.vectors(item_BK), choices_BK > 0, item_BK)
+        return real_items(context, item_BK, choices_BK > 0)
 
 
 COMPONENT = SamplerComponent(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 
 from adar_ray.component import SamplerComponent, Settings, setting
-from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need
-from adar_ray.samplers.candidates import uniform_candidates, uniform_numbers
+from adar_ray.rng import RowRng, uniform_numbers
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, Source, need
+from adar_ray.samplers.candidates import uniform_candidates
 
 _SHARES = 100  # the stream of random numbers of the shares; the candidates have others
 
@@ -69,7 +69,9 @@ class MixGCFSampler(BaseSampler):
         # Each chosen item's vector at the hop it was chosen for: the diagonal of hops by hops.
         chosen_BKHD = hops(item_BKH).diagonal(dim1=2, dim2=3).transpose(2, 3)
         mixed_BKHD = _mix(positive_BHD[:, None], chosen_BKHD, share_BKH)
-        first = item_BKH[..., 0], chosen_BKHD[..., 0, :]
+        first_BK = item_BKH[..., 0]
+        at_BK = torch.arange(first_BK.numel(), device=first_BK.device).view_as(first_BK)
+        first = Source(first_BK.flatten(), chosen_BKHD[..., 0, :].flatten(0, 1), at_BK)
         return Negatives(mixed_BKHD.mean(2), mask_BKN.any(2), source=first)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need, real_items
 from adar_ray.samplers.candidates import unseen
 from adar_ray.samplers.uniform import shared_negatives
 
@@ -57,13 +57,11 @@ class PopularitySampler(BaseSampler):
             return torch.searchsorted(cumulative_I, share).clamp_max(context.n_items - 1)
 
         if self.shared is not None:
-            item_BK = invert(rng.shared_integers(_FINE, self.shared))
-            negatives = shared_negatives(item_BK, len(user_BD), context)
-            item_BK = item_BK[None]
-        else:
-            item_BK, mask_BK = unseen(context, rng, self.settings.negatives, _FINE, invert)
-            negatives = Negatives(context.vectors(item_BK), mask_BK, item_BK)
-        return replace(negatives, log_q_BK=log_q(weight_I, item_BK, context))
+            item_K = invert(rng.shared_integers(_FINE, self.shared))
+            negatives = shared_negatives(item_K, len(user_BD), context)
+            return replace(negatives, log_q_BK=log_q(weight_I, item_K[None], context))
+        item_BK, mask_BK = unseen(context, rng, self.settings.negatives, _FINE, invert)
+        return real_items(context, item_BK, mask_BK, log_q_BK=log_q(weight_I, item_BK, context))
 
 
 def log_q(weight_I: torch.Tensor, item_BK: torch.Tensor, context: SamplingContext) -> torch.Tensor | None:

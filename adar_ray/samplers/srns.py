@@ -6,14 +6,16 @@ N fresh candidates per row, M = S + N, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from pydantic import model_validator
 
 from adar_ray.component import SamplerComponent, Settings, setting
-from adar_ray.distributed import gather_rows
-from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need
-from adar_ray.samplers.candidates import uniform_candidates, uniform_numbers
+from adar_ray.models.user_tables import Draw
+from adar_ray.rng import RowRng, uniform_numbers
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need, real_items
+from adar_ray.samplers.candidates import uniform_candidates
 
 _GUMBEL = 100  # the stream of random numbers of this draw; the candidates have others
 _VISITS = 5  # how far mean and variance look back; the paper looks back five epochs
@@ -85,14 +87,22 @@ class SRNSSampler(BaseSampler):
     def __init__(self, n_users: int, n_items: int, settings: SRNSSettings = SRNSSettings()) -> None:
         super().__init__()
         self.settings = settings
+        self.n_items = n_items
         self.register_buffer("item_US", torch.randint(n_items, (n_users, settings.memory)))
         # Running means of P and of its square.
         self.register_buffer("moments_US2", torch.full((n_users, settings.memory, 2), torch.nan))
 
+    @property
+    def user_tables(self) -> Mapping[str, Draw]:
+        def draw_items(rows: torch.Tensor, n_users: int, generator: torch.Generator | None) -> None:
+            rows.random_(self.n_items, generator=generator)
+
+        return {"item_US": draw_items, "moments_US2": lambda *_: None}
+
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
-        """Negatives `[B, K, D]`. Needs `context.user_B`. In training all workers call it equally often."""
+        """Negatives `[B, K, D]`. Needs `context.user_B`."""
         user_B = need(context.user_B, "user_B")
         with torch.no_grad():
             kept_BS = self.item_US[user_B]
@@ -116,7 +126,7 @@ class SRNSSampler(BaseSampler):
             item_BK = kept_BS.gather(1, at_BK)
             if self.training:
                 self._remember(user_B, item_BM, moments_BM2, score_BM, unfit_BM, rng)
-        return Negatives(context.vectors(item_BK), best_BK > -torch.inf, item_BK)
+        return real_items(context, item_BK, best_BK > -torch.inf)
 
     def _moments(self, user_B: torch.Tensor, P_BM: torch.Tensor) -> torch.Tensor:
         """`[B, M, 2]`: running moments with this visit included; for an item's first visit, those of that
@@ -136,23 +146,21 @@ class SRNSSampler(BaseSampler):
         unfit_BM: torch.Tensor,
         rng: RowRng,
     ) -> None:
-        """Draws what stays, without replacement (Gumbel's maxima), and shares it with all workers."""
+        """Draws what stays, without replacement (Gumbel's maxima)."""
         uniform_BM = uniform_numbers(rng, item_BM.shape[1], _GUMBEL).to(score_BM)
         value_BM = score_BM / self.settings.temperature - torch.log(-torch.log(uniform_BM))
         at_BS = value_BM.masked_fill(unfit_BM, -torch.inf).topk(self.item_US.shape[1], 1).indices
         item_BS = item_BM.gather(1, at_BS)
         moments_BS2 = moments_BM2.gather(1, at_BS[..., None].expand(-1, -1, 2))
-        user_A, key_A, item_AS, moments_AS2 = (
-            gather_rows(x) for x in (user_B, rng.row_B, item_BS, moments_BS2.to(self.moments_US2))
-        )
-        # A user may be in several rows, on several workers: the row with the highest key writes last.
-        order_A = torch.argsort(key_A)
-        order_A = order_A[torch.argsort(user_A[order_A], stable=True)]
-        user_A = user_A[order_A]
-        last_A = torch.ones_like(user_A, dtype=torch.bool)
-        last_A[:-1] = user_A[1:] != user_A[:-1]
-        self.item_US[user_A[last_A]] = item_AS[order_A[last_A]]
-        self.moments_US2[user_A[last_A]] = moments_AS2[order_A[last_A]]
+        # A user may be in several rows, all of them here: the last one in the batch stays.
+        order_B = torch.argsort(rng.row_B.to(user_B.device))
+        order_B = order_B[torch.argsort(user_B[order_B], stable=True)]
+        in_order_B = user_B[order_B]
+        is_last_B = torch.ones_like(in_order_B, dtype=torch.bool)
+        is_last_B[:-1] = in_order_B[1:] != in_order_B[:-1]
+        row_U = order_B[is_last_B]
+        self.item_US[user_B[row_U]] = item_BS[row_U]
+        self.moments_US2[user_B[row_U]] = moments_BS2[row_U].to(self.moments_US2)
 
 
 def _repeated(item_BM: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, real_items
 from adar_ray.samplers.candidates import uniform_candidates
 
 
@@ -40,7 +40,7 @@ class UniformSampler(BaseSampler):
             item_K = rng.shared_integers(context.n_items, self.shared)
             return shared_negatives(item_K, len(user_BD), context)
         item_BK, mask_BK = uniform_candidates(context, rng, self.settings.negatives)
-        return Negatives(context.vectors(item_BK), mask_BK, item_BK)
+        return real_items(context, item_BK, mask_BK)
 
 
 def shared_negatives(item_K: torch.Tensor, rows: int, context: SamplingContext) -> Negatives:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from adar_ray.component import ModelInputs, SamplerInputs
@@ -13,7 +12,10 @@ from adar_ray.custom import build_custom, find_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.interactions.users import Users
+from adar_ray.models.user_tables import draw_by_lane, user_tables
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS
+from adar_ray.training.optimizer import Adam
 from adar_ray.training.step import Loss
 
 _METHODS = ("users", "items", "score")
@@ -28,12 +30,20 @@ def is_sequential(config: Config) -> bool:
     return bool(getattr(find_custom("model.name", name), "sequential", False))
 
 
-def build_model(config: Config, observed: UserItems, dataset: Dataset | None = None) -> Any:
+def trains_own_users(config: Config) -> bool:
+    """Whether a worker's model needs to know its own users only. A custom model is built for all."""
+    return config.model.name in MODELS
+
+
+def build_model(
+    config: Config, observed: UserItems, dataset: Dataset | None = None, users: Users | None = None
+) -> Any:
     """The base model that the configuration names, newly initialized.
 
     Args:
         observed: the training interactions.
         dataset: for sequential models, whose histories have its length, and for custom models.
+        users: the users of `observed`; all by default.
 
     Raises:
         AdarError: a custom model cannot be imported, or lacks a method.
@@ -46,9 +56,12 @@ def build_model(config: Config, observed: UserItems, dataset: Dataset | None = N
         embedding_dim=config.model.embedding_dim,
         cosine=config.model.cosine,
         history_length=dataset.sequences.length if dataset is not None else 0,
-        sparse=config.optimizer.name == "sparse_adam",
+        first_user=0 if users is None else users.first,
     )
-    return MODELS[name].build(inputs, config.settings_of(name))
+    model = MODELS[name].build(inputs, config.settings_of(name))
+    if users is not None:
+        draw_by_lane(model, users, users.first)
+    return model
 
 
 def _checked(name: str, model: Any) -> nn.Module:
@@ -73,9 +86,14 @@ def build_loss(config: Config, dataset: Dataset | None = None) -> Loss:
 
 
 def build_samplers(
-    config: Config, model: Any, observed: UserItems, dataset: Dataset | None = None
+    config: Config,
+    model: Any,
+    observed: UserItems,
+    dataset: Dataset | None = None,
+    users: Users | None = None,
 ) -> nn.ModuleList:
-    """The loss's sampler, then the one that joins it, if any; the last one is studied."""
+    """The loss's sampler, then the one that joins it, if any; the last one is studied. Takes the arguments of
+    `build_model`."""
     loss = LOSSES.get(config.loss.name)
     shared = (
         loss.shared_negatives(config.settings_of(loss.name))
@@ -92,18 +110,17 @@ def build_samplers(
             raise AdarError(f"sampler.name {name}: {type(sampler).__name__} lacks torch.nn.Module as a base")
         return sampler
 
-    return nn.ModuleList(build(name) for name in config.sampler_names())
+    samplers = nn.ModuleList(build(name) for name in config.sampler_names())
+    for sampler in samplers:
+        if users is not None:
+            draw_by_lane(sampler, users, users.first if trains_own_users(config) else 0)
+    return samplers
 
 
-def build_optimizers(config: Config, *modules: nn.Module) -> list[torch.optim.Optimizer]:
-    """Sparse Adam for tables with sparse gradients, Adam for the rest."""
-    everything = nn.ModuleList(modules)
-    sparse = {m.weight for m in everything.modules() if isinstance(m, nn.Embedding) and m.sparse}
-    dense = [p for p in everything.parameters() if p not in sparse]
-    optimizers: list[torch.optim.Optimizer] = []
-    if sparse:
-        tables = [p for p in everything.parameters() if p in sparse]  # in a fixed order, which a set has not
-        optimizers.append(torch.optim.SparseAdam(tables, lr=config.optimizer.lr))
-    if dense:
-        optimizers.append(torch.optim.Adam(dense, lr=config.optimizer.lr, fused=True))
-    return optimizers
+def build_optimizer(config: Config, model: nn.Module, samplers: nn.Module) -> Adam:
+    """Adam for everything that can be learned."""
+    loss = LOSSES.get(config.loss.name)
+    takes_all_items = loss is not None and loss.takes_all_items
+    modules = nn.ModuleDict({"model": model, "samplers": samplers})
+    own = [f"model.{name}" for name in user_tables(model)]
+    return Adam(modules, config.optimizer.lr, by_rows=not takes_all_items, own=own)

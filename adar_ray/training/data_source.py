@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from adar_ray.config import Config
+from adar_ray.data.chunks import WorkerRows
 from adar_ray.data.dataset import SEQUENCES, Dataset
-from adar_ray.data.order import ReadShard, Rows, shard_order, stripe
+from adar_ray.data.order import Chunks, Rows
 from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.training.build import is_sequential
-from adar_ray.training.loop import Stripes, TrainingData, Worker
+from adar_ray.training.build import is_sequential, trains_own_users
+from adar_ray.training.loop import TrainingData, Users, Worker
 
 KEPT_IDS = 128_000_000  # 512 MiB in each worker
 
 
-def training_shards(config: Config, dataset: Dataset) -> tuple[list[int], ReadShard]:
-    """The number of rows in each shard that the model trains on, and a function that reads a shard.
-
-    Rows are interactions, or sequence rows if the model is sequential.
+def training_kind(config: Config, dataset: Dataset) -> str:
+    """What the model trains on: `train`, or `SEQUENCES` if it is sequential.
 
     Raises:
         AdarError: the model is sequential and there are no sequence rows.
     """
-    sequential = is_sequential(config)
-    if sequential and not dataset.sequences.rows:
+    if not is_sequential(config):
+        return "train"
+    if not dataset.sequences.rows:
         raise AdarError(
             f"{dataset.folder}: no user has two training interactions, so there is no sequence for "
             f"model.name {config.model.name}; train another model, or prepare with another --split"
         )
-    rows = [shard.rows for shard in dataset.shards(SEQUENCES if sequential else "train")]
-    return rows, dataset.read_sequences if sequential else functools.partial(dataset.read_shard, "train")
+    return SEQUENCES
 
 
-def keeps_data(config: Config, dataset: Dataset) -> bool:
+def training_rows(
+    config: Config, dataset: Dataset, worker: Worker, kept: Mapping[str, Rows] | None = None
+) -> WorkerRows:
+    """A worker's rows that the model trains on.
+
+    Args:
+        kept: rows by name of the shard, if they are in memory.
+    """
+    kind = training_kind(config, dataset)
+    return WorkerRows(dataset, kind, config.train.seed, worker.rank, worker.size, kept)
+
+
+def keeps_data(config: Config, dataset: Dataset, workers: int) -> bool:
     """Whether workers keep the training rows in memory after the first pass."""
     if config.data.cache == "auto":
-        ids_a_row = dataset.sequences.length + 2 if is_sequential(config) else 2
-        return sum(training_shards(config, dataset)[0]) * ids_a_row <= KEPT_IDS
+        kind = training_kind(config, dataset)
+        ids_a_row = dataset.sequences.length + 2 if kind == SEQUENCES else 2
+        rows = int(dataset.lane_rows(kind).sum()) // max(workers, 1)
+        return rows * ids_a_row <= KEPT_IDS
     return config.data.cache == "always"
 
 
@@ -52,82 +64,84 @@ class Loaded:
     """The rows of a dataset that training needs, in memory. Several runs may share them.
 
     Attributes:
-        shards: rows that the model trains on, by shard.
+        rows: those that the model trains on, by name of the shard.
         train, valid: interactions.
     """
 
     dataset: Dataset
-    shards: list[Rows]
+    rows: Mapping[str, Rows]
     train: Rows
     valid: Rows
 
 
-def load(config: Config, dataset: Dataset, shards: list[Rows] | None = None) -> Loaded:
-    """Reads the rows that training with this configuration needs.
-
-    Args:
-        shards: the training rows, by shard, if they have been read before.
-    """
-    shard_rows, read_shard = training_shards(config, dataset)
-    shards = shards or [read_shard(shard) for shard in range(len(shard_rows))]
-    if is_sequential(config):
-        train = dataset.read_split("train")
-    else:
-        users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
-        train = users, items
-    return Loaded(dataset, shards, train, dataset.read_split("valid"))
+def load(config: Config, dataset: Dataset) -> Loaded:
+    """Reads the rows that training with this configuration needs."""
+    rows = training_rows(config, dataset, Worker()).kept()
+    train = dataset.read_split("train") if is_sequential(config) else rows.all_rows()
+    assert rows.by_shard is not None
+    return Loaded(dataset, rows.by_shard, train, dataset.read_split("valid"))
 
 
-def kept_data(config: Config, loaded: Loaded, worker: Worker) -> TrainingData:
-    """Training data from rows in memory."""
-    shards = loaded.shards
-    stripes = functools.partial(_stripes, shards.__getitem__, len(shards), config.train.seed, worker)
-    return _training_data(config, loaded.dataset, stripes, loaded.train, loaded.valid)
-
-
-def streamed_data(config: Config, dataset: Dataset, stripes: Stripes) -> TrainingData:
-    """Training data from given stripes. Only the look-up of observed pairs is kept in memory."""
-    return _training_data(config, dataset, stripes, dataset.read_split("train"), dataset.read_split("valid"))
-
-
-def _training_data(
-    config: Config, dataset: Dataset, stripes: Stripes, train: Rows, valid: Rows
-) -> TrainingData:
-    if config.train.valid_users:
-        valid = of_some_users(valid, config.train.valid_users)
-    # Copies: rows from Ray's object store are read-only, which torch warns about.
-    (user, item), (valid_user, valid_item) = (map(torch.tensor, rows) for rows in (train, valid))
-    sizes = dataset.n_users, dataset.n_items
-    length = dataset.sequences.length
-    return TrainingData(
-        dataset=dataset,
-        shard_rows=np.array(training_shards(config, dataset)[0]),
-        stripes=stripes,
-        observed=UserItems(user, item, *sizes),
-        valid=UserItems(valid_user, valid_item, *sizes),
-        history=Histories(user, item, dataset.n_users, length) if is_sequential(config) else None,
-    )
-
-
-def of_some_users(rows: Rows, limit: int) -> Rows:
-    """All rows of `limit` random users, the same ones every time; all rows if there are fewer users."""
-    user, item = rows
-    different = np.unique(user)
-    if len(different) <= limit:
-        return rows
-    kept = np.isin(user, np.random.default_rng(0).choice(different, limit, replace=False))
-    return user[kept], item[kept]
+def loaded_data(config: Config, loaded: Loaded) -> TrainingData:
+    """Training data of a single worker from rows in memory."""
+    rows = training_rows(config, loaded.dataset, Worker(), loaded.rows)
+    return _training_data(config, rows, rows.epoch, loaded.train, loaded.valid)
 
 
 def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:
     """Training data that this process reads by itself, without Ray."""
-    if keeps_data(config, dataset):
-        return kept_data(config, load(config, dataset), worker)
-    shard_rows, read_shard = training_shards(config, dataset)
-    stripes = functools.partial(_stripes, read_shard, len(shard_rows), config.train.seed, worker)
-    return streamed_data(config, dataset, stripes)
+    rows = training_rows(config, dataset, worker)
+    if keeps_data(config, dataset, worker.size):
+        rows = rows.kept()
+    return streamed_data(config, rows, rows.epoch)
 
 
-def _stripes(read_shard: ReadShard, n_shards: int, seed: int, worker: Worker, epoch: int) -> Iterator[Rows]:
-    for shard in shard_order(n_shards, seed, epoch):
-        yield stripe(*read_shard(shard), seed, epoch, int(shard), worker.rank, worker.size)
+def streamed_data(config: Config, rows: WorkerRows, chunks: Chunks) -> TrainingData:
+    """Training data from given chunks. The look-up of observed pairs is kept in memory."""
+    train = rows.all_rows() if rows.kind == "train" else _own(rows, "train").all_rows()
+    return _training_data(config, rows, chunks, train, _own(rows, "valid").all_rows())
+
+
+def _own(rows: WorkerRows, split: str) -> WorkerRows:
+    return WorkerRows(rows.dataset, split, rows.seed, rows.worker, rows.workers)
+
+
+def _training_data(
+    config: Config, rows: WorkerRows, chunks: Chunks, train: Rows, valid: Rows
+) -> TrainingData:
+    dataset = rows.dataset
+    users = Users(rows.bounds, rows.first_lane, len(dataset.lanes.users), dataset.n_users)
+    if config.train.valid_users:
+        valid = of_some_users(valid, config.train.valid_users, users)
+    # A custom model knows nothing of workers: it has all users, and ids that count all.
+    begin, count = (users.first, users.count) if trains_own_users(config) else (0, dataset.n_users)
+    # Copies: rows from Ray's object store are read-only, which torch warns about.
+    (user, item), (valid_user, valid_item) = (map(torch.tensor, part) for part in (train, valid))
+    user, valid_user = user - begin, valid_user - begin
+    return TrainingData(
+        dataset=dataset,
+        users=users,
+        begin=begin,
+        lane_rows=dataset.lane_rows(rows.kind),
+        chunks=chunks,
+        observed=UserItems(user, item, count, dataset.n_items),
+        valid=UserItems(valid_user, valid_item, count, dataset.n_items),
+        history=Histories(user, item, count, dataset.sequences.length) if is_sequential(config) else None,
+    )
+
+
+def of_some_users(rows: Rows, limit: int, users: Users) -> Rows:
+    """All rows of at most `limit` random users, the same ones for any number of workers.
+
+    Every lane of the dataset gives equally many of its users who have rows, as far as it has them.
+    """
+    if users.total <= limit:
+        return rows
+    user, item = rows
+    drawn = [np.empty(0, np.int64)]
+    for lane, (start, end) in enumerate(zip(users.bounds[:-1], users.bounds[1:], strict=True), users.lane):
+        there = np.unique(user[(user >= start) & (user < end)])
+        share = (lane + 1) * limit // users.lanes - lane * limit // users.lanes
+        drawn.append(np.random.default_rng(lane).permutation(there)[:share])
+    kept = np.isin(user, np.concatenate(drawn))
+    return user[kept], item[kept]

@@ -6,11 +6,9 @@ Legend: B rows of the batch that this worker holds.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +17,22 @@ from torch import nn
 
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import Rows, batches, rows_per_batch
-from adar_ray.errors import AdarError, one_line
-from adar_ray.interactions import PADDING
+from adar_ray.data.order import Chunks, batches, steps_per_epoch
+from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.interactions.users import Users
+from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
-from adar_ray.ranking.tally import tally_users, tile_count
-from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
+from adar_ray.ranking.tally import tally_users
+from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+from adar_ray.training.optimizer import MOMENTS
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
-from adar_ray.training.run import LAST, METRICS, Run
+from adar_ray.training.run import METRICS, Run
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
 
-Stripes = Callable[[int], Iterable[Rows]]
 OnEpoch = Callable[[EpochRecord], None]
 OnStep = Callable[[int, int, int], None]
 
@@ -54,6 +53,11 @@ class Worker:
             return on_device.to(tensor.device)
         return tensor
 
+    def wait_for_all(self) -> None:
+        """Returns when all workers are here."""
+        if self.size > 1:
+            dist.barrier()
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -61,17 +65,20 @@ class TrainingData:
 
     Attributes:
         dataset: the dataset that everything else was read from.
-        shard_rows: rows in each training shard: interactions, or sequence rows for a sequential model.
-        stripes: epoch -> this worker's stripes of that epoch's shards, in order (see `data.order`). The loop
-            asks for one epoch after the other.
-        observed: all training interactions.
+        users: the worker's own.
+        begin: the user that has id 0 here: the first of the worker's own, or of all for a custom model.
+        lane_rows: rows of each lane of the dataset, `[L]`: interactions, or sequence rows.
+        chunks: the worker's rows of an epoch (see `data.order`). The loop asks for one epoch after the other.
+        observed: the users' training interactions.
         valid: interactions that decide which epoch is best; may be empty.
         history: the users' training histories, for validating a sequential model; else None.
     """
 
     dataset: Dataset
-    shard_rows: np.ndarray
-    stripes: Stripes
+    users: Users
+    begin: int
+    lane_rows: np.ndarray
+    chunks: Chunks
     observed: UserItems
     valid: UserItems
     history: Histories | None
@@ -121,23 +128,22 @@ class WorkerLoop:
             nothing = torch.empty(0, dtype=torch.int64)
             self.left_out = UserItems(nothing, nothing, dataset.n_users, dataset.n_items).to(device)
         self.history = data.history and data.history.to(device)
-        self.model = build_model(self.config, self.observed, dataset).to(device)
-        self.samplers = build_samplers(self.config, self.model, self.observed, dataset).to(device)
-        self.optimizers = build_optimizers(self.config, self.model, self.samplers)
+        self.popularity_I = worker.all_reduce(self.observed.item_counts())
+        # Every worker builds the same model from the same seed, but for its users: nothing to broadcast.
+        self.model = build_model(self.config, self.observed, dataset, data.users).to(device)
+        # The model has drawn as many random numbers as it has users.
+        _seed(self.config.train.seed, "samplers")
+        self.samplers = build_samplers(self.config, self.model, self.observed, dataset, data.users).to(device)
+        self.optimizer = build_optimizer(self.config, self.model, self.samplers)
         self.state = self._restore()
-        step = TrainingStep(
+        self.step = TrainingStep(
             self.config,
             self.model,
             build_loss(self.config, dataset),
             self.samplers,
             self.observed,
+            self.popularity_I,
             dataset.sequences.stride,
-        )
-        # Every worker has built the same model from the same seed: there is nothing to broadcast.
-        self.step = (
-            nn.parallel.DistributedDataParallel(step, broadcast_buffers=False, init_sync=False)
-            if worker.size > 1
-            else step
         )
 
     def fit(self) -> None:
@@ -154,23 +160,26 @@ class WorkerLoop:
             self._on_epoch(self._run_epoch())
 
     def _is_out_of_patience(self) -> bool:
-        return len(self.valid) > 0 and self.state.epoch - self.state.best_epoch >= self.config.train.patience
+        return self._validates() and self.state.epoch - self.state.best_epoch >= self.config.train.patience
+
+    def _validates(self) -> bool:
+        return self.data.dataset.rows("valid") > 0
 
     def _run_epoch(self) -> EpochRecord:
         """Trains, validates and saves one epoch."""
         self.state.epoch += 1
         started = time.perf_counter()
         losses, statistics = self._train_epoch()
+        self.state.steps = self.optimizer.steps
         trained = time.perf_counter()
-        figures = self._validate() if len(self.valid) else None
+        figures = self._validate() if self._validates() else None
         seconds = EpochTime(
             train_seconds=trained - started,
             valid_seconds=time.perf_counter() - trained,
-            interactions_per_second=len(self.observed) / (trained - started),
+            interactions_per_second=self.data.dataset.rows("train") / (trained - started),
         )
         value = float(self.state.epoch) if figures is None else figures[self.config.train.metric]
-        is_best = value > self.state.best_value
-        if is_best:
+        if value > self.state.best_value:
             self.state.best_epoch, self.state.best_value = self.state.epoch, value
         record = EpochRecord(
             epoch=self.state.epoch,
@@ -180,8 +189,7 @@ class WorkerLoop:
             time=seconds,
             best_epoch=self.state.best_epoch,
         )
-        if self.worker.rank == 0:
-            self._save_epoch(record, is_best)
+        self._save_epoch(record)
         return record
 
     def _train_epoch(self) -> tuple[dict[str, float], SamplerStatistics]:
@@ -189,34 +197,31 @@ class WorkerLoop:
         worker, epoch = self.worker, self.state.epoch
         seed, batch_size = self.config.train.seed, self.config.train.batch_size
         # Everything that a model draws, such as dropout, follows from this: no generator state to save.
-        torch.manual_seed(
-            int.from_bytes(hashlib.sha256(repr((seed, epoch, worker.rank)).encode()).digest()[:7], "big")
-        )
-        rows = rows_per_batch(self.data.shard_rows, batch_size, seed, epoch, worker.size)
+        _seed(seed, epoch, worker.rank)
+        rows = self.data.lane_rows
+        steps = steps_per_epoch(int(rows.sum()), batch_size)
         total = torch.zeros(StepStatistics.SIZE, dtype=torch.float64, device=worker.device)
         self.step.train()
-        stripes = self.data.stripes(epoch)
-        for step, (user, item) in enumerate(batches(stripes, batch_size // worker.size)):
-            position = np.flatnonzero(user != PADDING)
-            user_B, positive, row_B = (
+        chunks, users = self.data.chunks(epoch), self.data.users
+        for step, batch in enumerate(batches(chunks, users.bounds, users.lane, rows, batch_size)):
+            user_B, positive = (
                 torch.from_numpy(array.astype(np.int64)).to(worker.device)
-                for array in (user[position], item[position], position * worker.size + worker.rank)
+                for array in (batch.user - self.data.begin, batch.item)
             )
+            row_B = torch.arange(batch.first, batch.first + len(user_B))
             loss, statistics = self.step(user_B, positive, row_B, (seed, epoch, step))
-            for optimizer in self.optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            # DDP averages the workers' gradients, although they hold unequal numbers of rows where slots are
-            # empty. Together, this makes the gradient of the mean over the whole batch.
-            (loss * (worker.size / max(int(rows[step]), 1))).backward()
-            for optimizer in self.optimizers:
-                optimizer.step()
+            self.optimizer.zero_grad()
+            # Workers add up their gradients: this makes that of the mean over the whole batch.
+            (loss / batch.rows).backward()
+            self.optimizer.step()
             total += statistics
             if worker.rank == 0:
-                self._on_step(epoch, step + 1, len(rows))
+                self._on_step(epoch, step + 1, steps)
         losses, summary = StepStatistics.summary(worker.all_reduce(total))
         total_loss = losses["loss"] + losses["penalty"]
+        has_finite_weights = self._has_finite_weights()
         # The last step may spoil weights that no loss has been computed from yet.
-        if not np.isfinite(total_loss) or not self._has_finite_weights():
+        if not np.isfinite(total_loss) or not has_finite_weights:
             problem = "a weight is no number" if np.isfinite(total_loss) else f"the loss is {losses['loss']}"
             raise AdarError(
                 f"epoch {epoch}: {problem} and training cannot continue; resume after the epoch before it "
@@ -225,54 +230,78 @@ class WorkerLoop:
         return losses, SamplerStatistics.model_validate(summary)
 
     def _has_finite_weights(self) -> bool:
+        """Whether all weights on all workers are numbers."""
         parameters = (*self.model.parameters(), *self.samplers.parameters())
-        return all(bool(torch.isfinite(weight).all()) for weight in parameters if weight.requires_grad)
+        infinite = [(~torch.isfinite(weight)).sum() for weight in parameters if weight.requires_grad]
+        return int(self.worker.all_reduce(sum(infinite, torch.zeros((), dtype=torch.int64)))) == 0
 
     def _validate(self) -> dict[str, float]:
-        """Validation metrics over all users, each worker ranking its share of them."""
+        """Validation metrics over all users, each worker ranking for its own."""
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
         self.model.eval()
-        tiles = range(worker.rank, tile_count(self.valid), worker.size)
-        tally = tally_users(self.model, self.left_out, self.valid, ks, tiles, worker.device, self.history)
+        tally = tally_users(
+            self.model, self.left_out, self.valid, ks, device=worker.device, history=self.history
+        )
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
-        return tally.metrics(self.observed.item_counts().cpu())
+        return tally.metrics(self.popularity_I.cpu())
 
-    def _save_epoch(self, record: EpochRecord, is_best: bool) -> None:
-        if is_best:
-            self.run.save_best(self.model.state_dict())
-        self.run.write_epochs([*self.run.epochs(), record])
-        self.run.save_checkpoint(
-            {
-                "state": vars(self.state),
-                "model": self.model.state_dict(),
-                "samplers": self.samplers.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            }
-        )
+    def _save_epoch(self, record: EpochRecord) -> None:
+        """Every worker writes its part of the checkpoint; then worker 0 the epoch's metrics, and that it is
+        the last."""
+        state, size = self.state, self.worker.size
+        self.run.write_part(state.epoch, self.worker.rank, size, self._part())
+        state.parts = {
+            epoch: {**state.parts, state.epoch: size}[epoch] for epoch in (state.best_epoch, state.epoch)
+        }
+        self.worker.wait_for_all()
+        if self.worker.rank == 0:
+            self.run.write_epochs([*self.run.epochs(), record])
+            self.run.commit_checkpoint(state)
+        self.worker.wait_for_all()  # a run that ends here is complete
+
+    def _part(self) -> dict[str, torch.Tensor]:
+        """The rows of this worker's users, and from worker 0 all the rest."""
+        users, begin, own = self.data.users, self.data.begin, self._own_names()
+        return {
+            name: tensor[users.first - begin : users.last - begin] if name in own else tensor
+            for name, tensor in self._tensors().items()
+            if name in own or self.worker.rank == 0
+        }
 
     def _restore(self) -> TrainingState:
-        checkpoint = self.run.load_checkpoint()
-        if checkpoint is None:
+        state = self.run.load_checkpoint()
+        if state is None:
             return TrainingState()
-        try:
-            self.model.load_state_dict(checkpoint["model"])
-            self.samplers.load_state_dict(checkpoint["samplers"])
-            for optimizer, saved in zip(self.optimizers, checkpoint["optimizers"], strict=True):
-                _load_moments(optimizer, saved["state"])
-            return TrainingState(**checkpoint["state"])
-        except Exception as error:  # what torch did not save itself can make it raise anything
-            raise AdarError(
-                f"{self.run.folder}/{LAST}: does not fit this run ({one_line(error, 120)}); "
-                "start again with --replace"
-            ) from error
+        users, begin, own = self.data.users, self.data.begin, self._own_names()
+        shapes = {
+            name: (users.count, *tensor.shape[1:]) if name in own else tensor.shape
+            for name, tensor in self._tensors().items()
+        }
+        saved = self.run.read_checkpoint(state, self.data.dataset, shapes, own, users)
+        with torch.no_grad():
+            for name, tensor in self._tensors().items():
+                part = tensor[users.first - begin : users.last - begin] if name in own else tensor
+                part.copy_(saved[name])
+        self.optimizer.steps = state.steps
+        return state
+
+    def _own_names(self) -> set[str]:
+        """Names of those of `_tensors` that have a row for each of the worker's users."""
+        owners = {
+            "model": self.model,
+            **{f"samplers.{n}": sampler for n, sampler in enumerate(self.samplers)},
+        }
+        names = {f"{where}.{name}" for where, owner in owners.items() for name in user_tables(owner)}
+        return names | {f"{moment}:{name}" for moment in MOMENTS for name in names}
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """All that an interrupted run continues from, by name."""
+        state = nn.ModuleDict({"model": self.model, "samplers": self.samplers}).state_dict()
+        return {**state, **self.optimizer.tensors()}
 
 
-def _load_moments(optimizer: torch.optim.Optimizer, saved: dict[int, dict[str, Any]]) -> None:
-    """Continues with the moments that an optimizer had, at its new rate: a search may have changed it."""
-    optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
-    for parameter, moments in optimizer.state.items():
-        shapes = [moments[name].shape for name in ("exp_avg", "exp_avg_sq")]
-        if shapes != [parameter.shape] * 2 or not 0 < float(moments["step"]) < math.inf:
-            raise ValueError("an optimizer's moments are those of another parameter")
+def _seed(*key: object) -> None:
+    """Seeds torch's own generator with everything in the key."""
+    torch.manual_seed(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big"))

@@ -19,12 +19,13 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from adar_ray.config import TrainConfig
 from adar_ray.custom import look_in, search_path
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.stream import EpochStream, stream_epochs, stream_shards
+from adar_ray.data.stream import EpochStream, stream_epochs
 from adar_ray.errors import AdarError, TransientError, one_line
 from adar_ray.memory import keep_freed_memory
 from adar_ray.process import check_threads, environment_kept
-from adar_ray.ray_session import Need, check_room, joins_cluster, ray_session
-from adar_ray.training.data_source import keeps_data, kept_data, load, streamed_data, training_shards
+from adar_ray.ray_address import joins_cluster
+from adar_ray.ray_session import Need, check_room, ray_session
+from adar_ray.training.data_source import keeps_data, local_data, streamed_data, training_rows
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, StepProgress
 from adar_ray.training.run import Run
@@ -80,16 +81,13 @@ def _train(run: Run, dataset: Dataset) -> None:
     goes_on = joins_cluster()
     with ray_session(workers * config.train.threads):
         check_room(needs_of_worker(config.train), workers, "--workers")
-        keeps = keeps_data(config, dataset)
-        shard_rows, read_shard = training_shards(config, dataset)
-        n_shards = len(shard_rows)
-        stream = (
-            stream_shards(read_shard, n_shards)
-            if keeps
-            else stream_epochs(
-                read_shard, n_shards, config.train.seed, first_epoch, config.train.epochs, workers
-            )
-        )
+        keeps = keeps_data(config, dataset, workers)
+        # Rows that are streamed come from Ray Data, a stream for each worker's lanes.
+        streams: dict[str, Any] = {}
+        if not keeps:
+            for rank in range(workers):
+                rows = training_rows(config, dataset, Worker(rank, workers))
+                streams[_stream_of(rank)] = stream_epochs(rows, first_epoch, config.train.epochs)
         use_gpu = config.train.device == "cuda" or (
             config.train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
         )
@@ -114,9 +112,8 @@ def _train(run: Run, dataset: Dataset) -> None:
                 storage_filesystem=run.folder.filesystem,
                 storage_path=run.folder.join("checkpoints"),
             ),
-            datasets={"train": stream},
-            # Workers that keep rows keep all of them: each derives the same order and takes its share.
-            dataset_config=ray.train.DataConfig(datasets_to_split=[] if keeps else "all"),
+            datasets=streams,
+            dataset_config=ray.train.DataConfig(datasets_to_split=[]),
         )
         trainer.goes_on = goes_on
         try:
@@ -171,6 +168,10 @@ def _wanted_room(run: Run, resources: dict[str, float], workers: int) -> str | N
     return None
 
 
+def _stream_of(rank: int) -> str:
+    return f"train-{rank}"
+
+
 def _train_worker(arguments: dict[str, Any]) -> None:
     """Runs in each Ray Train worker."""
     keep_freed_memory()
@@ -180,15 +181,14 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     worker = Worker(context.get_world_rank(), context.get_world_size(), device)
     run = dataclasses.replace(Run.open(arguments["run"]), lease=arguments["lease"])
     dataset = run.dataset()
-    shard_stream = ray.train.get_dataset_shard("train")
-    blocks = shard_stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
     if arguments["keeps"]:
-        shards = [(block["user"], block["item"]) for block in blocks]
-        data = kept_data(run.config, load(run.config, dataset, shards), worker)
+        data = local_data(run.config, dataset, worker)
     else:
-        n_shards = len(training_shards(run.config, dataset)[0])
-        stream = EpochStream(blocks, n_shards, arguments["first_epoch"])
-        data = streamed_data(run.config, dataset, stream.stripes)
+        rows = training_rows(run.config, dataset, worker)
+        shard = ray.train.get_dataset_shard(_stream_of(worker.rank))
+        blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+        stream = EpochStream(blocks, rows.chunks, arguments["first_epoch"])
+        data = streamed_data(run.config, rows, stream.chunks)
 
     def write_progress(epoch: int, step: int, steps: int) -> None:
         run.write_progress(StepProgress(epoch=epoch, step=step, steps=steps))

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypedDict
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 
 class Record(BaseModel):
@@ -151,24 +150,20 @@ class Evaluation(Record):
     metrics: dict[str, float]
 
 
-@dataclass
-class TrainingState:
-    """What changes from epoch to epoch, besides the tensors."""
+class TrainingState(Record):
+    """`checkpoints/last.json`: which checkpoint an interrupted run continues from, and what it knew.
 
-    epoch: NonNegativeInt = 0
-    best_epoch: NonNegativeInt = 0
-    best_value: float = -1.0
-
-
-class Checkpoint(TypedDict):
-    """`checkpoints/last.pt`: everything that an interrupted run continues from.
+    A checkpoint is a folder `checkpoints/EPOCH/` with a file of tensors from each worker.
 
     Attributes:
-        state: the fields of `TrainingState`.
-        model, samplers, optimizers: state dicts of torch.
+        epoch, steps: finished so far.
+        parts: the number of files of the last and the best epoch's checkpoint, by epoch.
     """
 
-    state: dict[str, Any]
-    model: dict[str, Any]
-    samplers: dict[str, Any]
-    optimizers: list[dict[str, Any]]
+    model_config = ConfigDict(frozen=False)
+
+    epoch: NonNegativeInt = 0
+    steps: NonNegativeInt = 0
+    best_epoch: NonNegativeInt = 0
+    best_value: float = -1.0
+    parts: dict[int, PositiveInt] = {}

@@ -5,9 +5,8 @@ Every file is replaced as a whole, so the folder can be read safely while the ru
 
 from __future__ import annotations
 
-import io
 import platform
-import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,22 +14,24 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from adar_ray.config import Config, build_config
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
+from adar_ray.interactions.users import Users
 from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import check_replaceable, forget_replaced, replacing
 from adar_ray.storage import Folder
 from adar_ray.training.records import (
-    Checkpoint,
     EpochRecord,
     Evaluation,
     RunInfo,
     RunResult,
     StepProgress,
+    TrainingState,
 )
 from adar_ray.training.saved_model import WEIGHTS, read_weights, save_model
 
@@ -38,8 +39,8 @@ CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 PROGRESS = "progress.json"
-LAST = "checkpoints/last.pt"
-BEST = "checkpoints/best.safetensors"
+CHECKPOINTS = "checkpoints"
+LAST = f"{CHECKPOINTS}/last.json"
 MODEL = "model"
 
 
@@ -145,29 +146,101 @@ class Run:
 
     # Checkpoints.
 
-    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        self._owned().write_bytes(LAST, buffer.getvalue())
+    def write_part(self, epoch: int, worker: int, workers: int, tensors: dict[str, torch.Tensor]) -> None:
+        """Writes one worker's part of an epoch's checkpoint. It counts once the checkpoint is committed."""
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        self._owned().write_bytes(_part(epoch, worker, workers), save_safetensors(content))
 
-    def load_checkpoint(self) -> Checkpoint | None:
+    def commit_checkpoint(self, state: TrainingState) -> None:
+        """Makes an epoch's checkpoint the last one. Checkpoints but this and the best epoch's are removed."""
+        self._owned().write_json(LAST, state.model_dump())
+        selector = pafs.FileSelector(self.folder.join(CHECKPOINTS), allow_not_found=True)
+        kept = {f"{epoch:05d}" for epoch in state.parts}
+        for file in self.folder.filesystem.get_file_info(selector):
+            if (
+                file.type == pafs.FileType.Directory
+                and file.base_name.isdigit()
+                and file.base_name not in kept
+            ):
+                self.folder.folder(f"{CHECKPOINTS}/{file.base_name}").remove()
+
+    def copy_checkpoint(self, folder: Folder) -> None:
+        """Copies what the run continues from into another run's folder."""
+        state = self.load_checkpoint()
+        assert state is not None
+        for epoch, workers in state.parts.items():
+            for worker in range(workers):
+                name = _part(epoch, worker, workers)
+                folder.write_bytes(name, self.folder.read_bytes(name))
+        folder.write_json(LAST, state.model_dump())
+
+    def load_checkpoint(self) -> TrainingState | None:
+        """What the run continues from; None if it starts."""
         if not self.folder.exists(LAST):
             return None
-        data = io.BytesIO(self.folder.read_bytes(LAST))
-        try:
-            if damaged := zipfile.ZipFile(data).testzip():  # torch does not look at the checksums
-                raise ValueError(f"{damaged} has a wrong checksum")
-            data.seek(0)
-            return torch.load(data, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged bytes can make torch raise anything
+        state = self.folder.read_record(LAST, TrainingState)
+        if not {state.epoch, state.best_epoch} <= state.parts.keys():
             raise AdarError(
-                f"{self.folder}/{LAST}: cannot be read ({one_line(error, 120)}); start again with --replace"
-            ) from error
+                f"{self.folder}/{LAST}: is damaged (it lacks its checkpoints); start again with --replace"
+            )
+        return state
 
-    def save_best(self, weights: dict[str, torch.Tensor]) -> None:
-        self._owned().write_bytes(
-            BEST, save_safetensors({name: w.detach().cpu().contiguous() for name, w in weights.items()})
-        )
+    def read_checkpoint(
+        self,
+        state: TrainingState,
+        dataset: Dataset,
+        shapes: Mapping[str, Sequence[int]],
+        own: Collection[str],
+        users: Users,
+    ) -> dict[str, torch.Tensor]:
+        """One worker's tensors of the last checkpoint, however many workers wrote it.
+
+        Args:
+            shapes: of the tensors that are wanted.
+            own: names of those that have a row for each user.
+            users: the worker's users, whose rows are wanted.
+
+        Raises:
+            AdarError: a file is missing or damaged, or the tensors are others.
+        """
+        workers = state.parts[state.epoch]
+        rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
+        shared: dict[str, torch.Tensor] = {}
+        for worker in range(workers):
+            first, last = dataset.user_range(worker, workers)
+            start, end = max(users.first, first), min(users.last, last)
+            if worker and start >= end:
+                continue
+            part = self._read_part(state.epoch, worker, workers)
+            problem = None
+            if part.keys() != (rows.keys() if worker else shapes.keys()):
+                problem = "it holds other tensors than the run has"
+            for name in part.keys() & shapes.keys():
+                wanted = (last - first, *shapes[name][1:]) if name in rows else tuple(shapes[name])
+                if part[name].shape != wanted:
+                    problem = f"{name} does not fit this run"
+            if problem is not None:
+                raise self._damaged_part(state.epoch, worker, workers, problem)
+            for name, tensor in part.items():
+                if name not in rows:
+                    shared[name] = tensor
+                elif start < end:
+                    rows[name].append(tensor[start - first : end - first])
+        return shared | {
+            name: torch.cat(parts) if parts else torch.empty(tuple(shapes[name]))
+            for name, parts in rows.items()
+        }
+
+    def _read_part(self, epoch: int, worker: int, workers: int) -> dict[str, torch.Tensor]:
+        name = _part(epoch, worker, workers)
+        try:
+            return load_safetensors(self.folder.read_bytes(name))
+        except Exception as error:  # safetensors has no exception class for damaged files
+            raise self._damaged_part(epoch, worker, workers, one_line(error, 120)) from error
+
+    def _damaged_part(self, epoch: int, worker: int, workers: int, problem: str) -> AdarError:
+        name = _part(epoch, worker, workers)
+        return AdarError(f"{self.folder}/{name}: cannot be read ({problem}); start again with --replace")
 
     def _owned(self) -> Folder:
         """The folder, to write to; raises AdarError if another process has taken it over."""
@@ -179,7 +252,7 @@ class Run:
 
     def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""
-        save_model(self.folder.folder(MODEL), self.config, dataset, self.folder.read_bytes(BEST))
+        save_model(self.folder.folder(MODEL), self.config, dataset, save_safetensors(self._best_weights()))
         self.folder.write_json(RESULT, result.model_dump())
         if self.folder.exists(PROGRESS):
             self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
@@ -197,10 +270,24 @@ class Run:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best epoch, or of the best so far if the run is not finished."""
-        name = next((name for name in (f"{MODEL}/{WEIGHTS}", BEST) if self.folder.exists(name)), None)
-        if name is None:
+        if self.folder.exists(f"{MODEL}/{WEIGHTS}"):
+            return read_weights(self.folder, f"{MODEL}/{WEIGHTS}")
+        return self._best_weights()
+
+    def _best_weights(self) -> dict[str, torch.Tensor]:
+        state = self.load_checkpoint()
+        if state is None:
             raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
-        return read_weights(self.folder, name)
+        workers = state.parts[state.best_epoch]
+        parts = [self._read_part(state.best_epoch, worker, workers) for worker in range(workers)]
+        # What workers after the first have written are rows of users, which follow each other.
+        return {
+            name.removeprefix("model."): torch.cat([part[name] for part in parts if name in part])
+            if workers > 1 and name in parts[1]
+            else tensor
+            for name, tensor in parts[0].items()
+            if name.startswith("model.")
+        }
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Results of `evaluate`, by split."""
@@ -211,6 +298,10 @@ class Run:
             name.removesuffix(".json"): self.folder.read_record(f"evaluation/{name}", Evaluation)
             for name in names
         }
+
+
+def _part(epoch: int, worker: int, workers: int) -> str:
+    return f"{CHECKPOINTS}/{epoch:05d}/{worker:05d}-of-{workers:05d}.safetensors"
 
 
 def read_epochs(folder: Folder) -> list[EpochRecord]:

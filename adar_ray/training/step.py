@@ -7,25 +7,27 @@ D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from adar_ray import kernels
 from adar_ray.component import LossFunction
 from adar_ray.config import Config
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
-from adar_ray.models.protocol import BaseModel, snapshot, training_positions
+from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
+from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Negatives, SamplingContext
+from adar_ray.samplers.base import Negatives, SamplingContext, Source
 
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
-_MASKS = -1  # the stream of random numbers that hides positions; samplers count theirs from 0
+_MASKS = 1 << 16  # the stream of random numbers that hides positions; samplers count theirs from 0
 
 
 class StepStatistics:
@@ -38,19 +40,30 @@ class StepStatistics:
     def of(
         loss_N: torch.Tensor,
         penalty_N: torch.Tensor,
-        hardness_NK: torch.Tensor,
+        positive_N: torch.Tensor,
+        negative_NK: torch.Tensor,
         mask_NK: torch.Tensor,
         timestep_NK: torch.Tensor | None,
+        temperature: float,
     ) -> torch.Tensor:
         """The sums of one step, `[SIZE]`."""
-        histogram = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
-        timesteps = uncrossed = histogram.sum()
+        if kernels.runs_compiled(positive_N, negative_NK):
+            histogram = np.zeros(HISTOGRAM_BINS)
+            times_NK = positive_N.new_empty(len(positive_N), 0) if timestep_NK is None else timestep_NK
+            scores = (positive_N, negative_NK, mask_NK, times_NK)
+            arrays = (tensor.detach().contiguous().numpy() for tensor in scores)
+            hardness, count, *times = kernels.step_statistics(*arrays, temperature, histogram)
+            losses = [float(loss_N.sum()), float(penalty_N.sum()), len(loss_N)]
+            return torch.tensor([*losses, hardness, count, *times, *histogram], dtype=torch.float64)
+        histogram_T = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        timesteps = uncrossed = histogram_T.sum()
         if timestep_NK is not None:
             timestep = timestep_NK[mask_NK]
             timesteps, uncrossed = timestep.sum(), (timestep == 1).sum()
             # Clamped from below too: a model that has diverged has timesteps that are NaN.
             bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
-            histogram = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+            histogram_T = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+        hardness_NK = torch.sigmoid((negative_NK - positive_N[:, None]) / temperature) * mask_NK
         sums = [
             loss_N.sum(),
             penalty_N.sum(),
@@ -58,7 +71,7 @@ class StepStatistics:
             hardness_NK.sum(),
             mask_NK.sum(),
         ]
-        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram])
+        return torch.cat([torch.stack([s.double() for s in [*sums, timesteps, uncrossed]]), histogram_T])
 
     @staticmethod
     def summary(total: torch.Tensor) -> tuple[dict[str, float], dict[str, object]]:
@@ -98,22 +111,20 @@ class Pairs:
         user_ND: representations of the users.
         user_N, positive_N: ids.
         row_N: the pairs' positions in the batch of all workers.
-        of_N: the rows of this worker's batch that they come from.
     """
 
     user_ND: torch.Tensor
     user_N: torch.Tensor
     positive_N: torch.Tensor
     row_N: torch.Tensor
-    of_N: torch.Tensor
 
 
 class TrainingStep(nn.Module):
     """Computes the loss of a batch: model, samplers, loss function, L2 penalty.
 
-    One module, so that `DistributedDataParallel` can wrap it and average the gradients.
-
     Args:
+        observed: the training interactions of this worker's users.
+        popularity_I: the number of training interactions of each item, of all users.
         targets: how many positions of a sequence row, counted from its end, to train on.
     """
 
@@ -124,12 +135,13 @@ class TrainingStep(nn.Module):
         loss: Loss,
         samplers: nn.ModuleList,
         observed: UserItems,
+        popularity_I: torch.Tensor,
         targets: int = 0,
     ) -> None:
         super().__init__()
         self.model, self.samplers = model, samplers
         self.config, self.loss, self.observed, self.targets = config, loss, observed, targets
-        self.popularity_I, self.seen_count_U = observed.item_counts(), observed.counts()
+        self.popularity_I, self.seen_count_U = popularity_I, observed.counts()
 
     def forward(
         self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor, key: tuple[int, ...]
@@ -139,18 +151,31 @@ class TrainingStep(nn.Module):
         Args:
             user_B: users.
             item: their positives `[B]`, or their sequence rows `[B, L + 1]`.
-            row_B: the rows' positions in the batch of all workers.
+            row_B: the rows' positions in the batch of all workers; on the CPU, where random numbers are made.
             key: the step's key to random numbers: seed, epoch, step.
         """
-        model = snapshot(self.model)
+        model, device = snapshot(self.model), user_B.device
         batch, pairs = self._pairs(model, user_B, item, row_B, key)
         positive_ND = model.items(pairs.positive_N)
-        positive_N = model.score(pairs.user_ND, positive_ND[:, None])[:, 0]
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
+
+        def score(negatives: Negatives) -> torch.Tensor:
+            if negatives.score_BK is not None:
+                return negatives.score_BK
+            item_NK = negatives.item_BK
+            if by_id is not None and item_NK is not None and len(item_NK) == len(pairs.user_N):
+                return by_id.scores(pairs.user_N, item_NK)
+            return model.score(pairs.user_ND, negatives.vector_BKD)
+
+        if by_id is not None:
+            positive_N = by_id.scores(pairs.user_N, pairs.positive_N[:, None]).squeeze(1)
+        else:
+            positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
         context = SamplingContext(
             model.items,
             self.observed.n_items,
-            model.score,
-            seen=self._seen(user_B, pairs),
+            dot_score if getattr(model, "scores_by_dot_product", False) else model.score,
+            seen=self.observed.seen_by(pairs.user_N) if self.config.sampler.mask_seen else None,
             # A sequential model predicts one item, however many a user would like.
             seen_count_B=None if "history" in batch else self.seen_count_U[pairs.user_N],
             user_B=pairs.user_N,
@@ -160,24 +185,32 @@ class TrainingStep(nn.Module):
             epoch=key[1],
         )
         answers: list[Negatives] = [
-            sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream))
+            sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream, device=device))
             for stream, sampler in enumerate(self.samplers)
         ]
-        scores = [model.score(pairs.user_ND, negatives.vector_BKD) for negatives in answers]
+        scores = [score(negatives) for negatives in answers]
         loss_N = self._loss(positive_N, scores, answers)
         for negatives in answers:
             if negatives.loss_B is not None:
                 loss_N = loss_N + negatives.loss_B
         auxiliary_loss = getattr(self.model, "auxiliary_loss", None)
         if auxiliary_loss:
-            loss_N = loss_N + auxiliary_loss(batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers)))
+            loss_N = loss_N + auxiliary_loss(
+                batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers), device=device)
+            )
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
         with torch.no_grad():
             studied, some = answers[-1], slice(_HARDNESS_OF)
-            mask_NK = studied.mask_BK[:, some]
-            margin_NK = (scores[-1][:, some] - positive_N[:, None]) / self.loss.temperature
-            hardness_NK = torch.sigmoid(margin_NK) * mask_NK
-            statistics = StepStatistics.of(loss_N, penalty_N, hardness_NK, mask_NK, studied.timestep_BK)
+            timestep_NK = studied.timestep_BK if studied.timestep_BK is None else studied.timestep_BK[:, some]
+            statistics = StepStatistics.of(
+                loss_N,
+                penalty_N,
+                positive_N,
+                scores[-1][:, some],
+                studied.mask_BK[:, some],
+                timestep_NK,
+                self.loss.temperature,
+            )
         return (loss_N + penalty_N).sum(), statistics
 
     def _pairs(
@@ -191,9 +224,8 @@ class TrainingStep(nn.Module):
         """The model's input, and the pairs in it: all positions of all histories at once."""
         if item.dim() == 1:
             batch = {"user": user_B}
-            of_B = torch.arange(len(user_B), device=user_B.device)
-            return batch, Pairs(model.users(batch), user_B, item, row_B, of_B)
-        rng = RowRng(row_B, *key, _MASKS)
+            return batch, Pairs(model.users(batch), user_B, item, row_B)
+        rng = RowRng(row_B, *key, _MASKS, device=item.device)
         history_BL, target_BL = training_positions(self.model, item, self.targets, rng)
         batch = {"user": user_B, "history": history_BL}
         of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
@@ -201,8 +233,7 @@ class TrainingStep(nn.Module):
             model.users(batch)[of_N, at_N],
             user_B[of_N],
             target_BL[of_N, at_N],
-            row_B[of_N] * target_BL.shape[1] + at_N,
-            of_N,
+            row_B[of_N.cpu()] * target_BL.shape[1] + at_N.cpu(),
         )
 
     def _loss(
@@ -240,31 +271,54 @@ class TrainingStep(nn.Module):
         if not self.config.loss.l2:
             return positive_ND.new_zeros(())
         l2_vectors = getattr(self.model, "l2_vectors", None)
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
         if "history" in batch:  # a hidden state is not a parameter
             penalty_N = _half_square(positive_ND)
+        elif by_id is not None:
+            penalty_N = by_id.user_squares(pairs.user_N) + by_id.item_squares(pairs.positive_N)
         elif l2_vectors:
             user_ND, item_ND = l2_vectors(batch, pairs.positive_N)
             penalty_N = _half_square(user_ND) + _half_square(item_ND)
         else:
             penalty_N = _half_square(pairs.user_ND) + _half_square(positive_ND)
+
         for negatives in answers:
-            item_NK, vector_NKD = negatives.source or (negatives.item_BK, negatives.vector_BKD)
-            if item_NK is not None:
-                vector_NKD = l2_vectors(batch, item_NK)[1] if l2_vectors else vector_NKD
-                penalty_N = penalty_N + _half_square(vector_NKD).mean(1)
+            source = negatives.source
+            if source is not None:  # each item of the pool once, however many negatives are made of it
+                penalty_P = self._item_penalty(batch, source.item_P, source)
+                penalty_N = penalty_N + penalty_P[source.at_BK].mean(1)
+            elif negatives.item_BK is not None:
+                penalty_N = penalty_N + self._item_penalty(batch, negatives.item_BK, negatives).mean(1)
         return penalty_N
 
-    def _seen(self, user_B: torch.Tensor, pairs: Pairs) -> Callable[[torch.Tensor], torch.Tensor] | None:
-        if not self.config.sampler.mask_seen:
-            return None
-
-        def seen(item: torch.Tensor) -> torch.Tensor:
-            if item.dim() == 1:  # once per user, however many positions
-                return self.observed.contains_shared(user_B, item)[pairs.of_N]
-            return self.observed.contains(pairs.user_N, item)
-
-        return seen
+    def _item_penalty(
+        self, batch: dict[str, torch.Tensor], item: torch.Tensor, known: Source | Negatives
+    ) -> torch.Tensor:
+        """Half the squared lengths of what the L2 penalty holds back of items, in the shape of their ids."""
+        by_id: TablePairs | None = getattr(self.model, "pairs", None)
+        if by_id is not None:
+            return by_id.item_squares(item)
+        l2_vectors = getattr(self.model, "l2_vectors", None)
+        if l2_vectors:
+            return _half_square(l2_vectors(batch, item)[1])
+        return _half_square(known.vector_PD if isinstance(known, Source) else known.vector_BKD)
 
 
 def _half_square(vector: torch.Tensor) -> torch.Tensor:
-    return 0.5 * vector.square().sum(-1)
+    return _HalfSquare.apply(vector)
+
+
+class _HalfSquare(torch.autograd.Function):
+    """Half the squared length of each vector. Its gradient is the vector; autograd takes four passes."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(vector)
+        flat_ND = vector.detach().flatten(0, -2)
+        return 0.5 * dot_score(flat_ND, flat_ND[:, None]).view(vector.shape[:-1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        (vector,) = ctx.saved_tensors
+        return gradient[..., None] * vector

@@ -17,7 +17,8 @@ from adar_ray.errors import AdarError
 from adar_ray.lease import Lease, hold
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads
-from adar_ray.training.data_source import local_data, training_shards
+from adar_ray.ray_address import joins_cluster
+from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, METRICS, Run
@@ -31,7 +32,7 @@ def train(
     out: str | Path,
     config: Config | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     replace: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
@@ -41,7 +42,8 @@ def train(
     Args:
         data: a dataset.
         out: address of the run folder; must be empty or absent unless `replace`.
-        workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1.
+        workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. The
+            default is 1 if `RAY_ADDRESS` names a cluster, else 0.
         on_epoch: called after each epoch with its record.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
 
@@ -57,7 +59,7 @@ def new_run(
     out: str | Path,
     config: Config | None = None,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     replace: bool = False,
 ) -> Run:
     """Writes a new run folder for `resume` to train. Takes the arguments of `train`.
@@ -67,6 +69,8 @@ def new_run(
     """
     dataset = Dataset.open(data)
     config = config or load_config()
+    if workers is None:
+        workers = 1 if joins_cluster() else 0
     _check(config, dataset, workers)
     return Run.create(out, config, dataset, workers, replace=replace)
 
@@ -198,12 +202,11 @@ def _fixed_because(name: str, before: Config, after: Config, done: int) -> str |
 def _check(config: Config, dataset: Dataset, workers: int) -> None:
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
-    training_shards(config, dataset)  # refuses a sequential model without sequences
-    if workers > 1 and config.train.batch_size % workers:
-        fitting = -(-config.train.batch_size // workers) * workers
+    training_kind(config, dataset)  # refuses a sequential model without sequences
+    lanes = len(dataset.lanes.users)
+    if workers > lanes:
         raise AdarError(
-            f"train.batch_size {config.train.batch_size} cannot be shared equally by {workers} workers; "
-            f"add --set train.batch_size={fitting}"
+            f"--workers {workers}: the dataset has {lanes} lanes of users to share; ask for fewer"
         )
     if workers:
         from adar_ray.training.ray_workers import check_workers
@@ -216,7 +219,8 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
 
 def note_on_steps(run: Run, dataset: Dataset) -> str | None:
     """A line for people if an epoch of the run is a single step, from which it learns little; else None."""
-    rows, batch_size = sum(training_shards(run.config, dataset)[0]), run.config.train.batch_size
+    kind, batch_size = training_kind(run.config, dataset), run.config.train.batch_size
+    rows = int(dataset.lane_rows(kind).sum())
     if batch_size < rows:
         return None
     return (

@@ -202,5 +202,5 @@ def _load(search: Search, dataset: Dataset) -> dict[bool, Loaded]:
     return {
         is_sequential(config): load(config, dataset)
         for config in configs
-        if search.workers == 1 and keeps_data(config, dataset)
+        if search.workers == 1 and keeps_data(config, dataset, 1)
     }

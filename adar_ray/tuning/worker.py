@@ -19,10 +19,10 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
 from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
-from adar_ray.training.data_source import Loaded, is_sequential, kept_data, local_data
+from adar_ray.training.data_source import Loaded, is_sequential, loaded_data, local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.records import EpochRecord
-from adar_ray.training.run import CONFIG, LAST, METRICS, Run, read_epochs
+from adar_ray.training.run import CONFIG, METRICS, Run, read_epochs
 from adar_ray.training.trainer import device_of
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.schedulers import results
@@ -63,7 +63,7 @@ def _train(
             tune.report(result)
             return
         with tempfile.TemporaryDirectory() as scratch:
-            Path(scratch, "last.pt").write_bytes(run.folder.read_bytes(LAST))
+            run.copy_checkpoint(Folder.at(scratch))
             Path(scratch, METRICS).write_bytes(run.folder.read_bytes(METRICS))
             tune.report(result, checkpoint=tune.Checkpoint.from_directory(scratch))
 
@@ -75,7 +75,7 @@ def _train(
         fit_on_workers(run, dataset, report, lambda epoch, step, steps: None)
         return
     rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
-    data = kept_data(run.config, rows, worker) if rows else local_data(run.config, dataset, worker)
+    data = loaded_data(run.config, rows) if rows else local_data(run.config, dataset, worker)
     fit(run, data, worker, report)
 
 
@@ -99,7 +99,7 @@ def _open(
         run = Run.begin(folder, config, dataset, search.workers)
     if checkpoint:
         with checkpoint.as_directory() as taken:
-            run.folder.write_bytes(LAST, Path(taken, "last.pt").read_bytes())
+            Run(Folder.at(taken), run.config, run.info).copy_checkpoint(run.folder)
             # The other trial may be further; its epochs led to these weights.
             mine, others = run.epochs(), read_epochs(Folder.at(taken))
             run.write_epochs(mine + others[len(mine) :])

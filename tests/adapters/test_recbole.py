@@ -17,6 +17,7 @@ from adar_ray.adapters.recbole import add_adar, train
 from adar_ray.adapters.recbole_library import training_pairs, write_interactions
 from adar_ray.adar import AdarSampler, AdarSettings
 from adar_ray.data.dataset import SPLITS, Dataset
+from adar_ray.data.lanes import Homes
 from adar_ray.data.manifest import SyntheticSettings, SyntheticSource
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import SplitProtocol, assign
@@ -53,7 +54,8 @@ def make_dataset(out: Path, protocol: str, fewest: int = 6) -> Dataset:
     time = np.concatenate([np.arange(count) // 2 for count in counts])
     split, windows, folder = SplitProtocol(protocol=protocol), Windows(), Folder.at(out)
     splits = assign(split, user, item, time, np.zeros(len(user), np.int8), None)
-    shards = write_shard(folder, 0, splits, windows, user, item, time)
+    homes = Homes.of(np.arange(USERS) * 64 // USERS, 64, shards=1)
+    shard = write_shard(folder, 0, homes, splits, windows, user, item, time)
     write_manifest(
         folder,
         name="made",
@@ -63,7 +65,8 @@ def make_dataset(out: Path, protocol: str, fewest: int = 6) -> Dataset:
         split=split,
         windows=windows,
         notes=[],
-        shards=shards,
+        homes=homes,
+        shards=[shard],
         user_keys=pa.array([f"u{n}" for n in range(USERS)]),
         item_keys=pa.array([f"i{n}" for n in range(ITEMS)]),
         user_counts=counts,

@@ -208,8 +208,9 @@ def test_each_negative_is_made_of_one_item_of_the_pool():
 def test_a_negative_tells_what_item_it_is_made_of():
     world = World()
     negatives = world.negatives(AdarSampler(AdarSettings(negatives=3)))
-    item_BK, vector_BKD = negatives.source
-    assert torch.equal(vector_BKD, world.item_ID[item_BK])
+    source = negatives.source
+    assert torch.equal(source.vector_PD, world.item_ID[source.item_P])
+    item_BK = source.item_P[source.at_BK]
     angle_BK1 = (negatives.timestep_BK * math.pi / 2)[..., None]  # of the cosine schedule
     mean_D = world.item_ID[world.pool_P].mean(0)
     on_the_way_BKD = mean_D + angle_BK1.cos() * (world.positive_BD[:, None] - mean_D)
@@ -516,3 +517,76 @@ def test_the_running_mean_is_saved_and_loaded():
     world = World()
     assert torch.equal(world.negatives(trained.eval()).vector_BKD, world.negatives(fresh.eval()).vector_BKD)
     assert fresh.r_mean > 0
+
+
+# Compiled loops and plain torch
+
+
+class Compiled(World):
+    """The same world in single precision, whose users' items are looked up as in training."""
+
+    def __init__(self, seen: UserItems | None) -> None:
+        super().__init__(seen=None if seen is None else seen.seen_by(torch.arange(ROWS)))
+        self.user_BD, self.item_ID, self.positive_BD = (
+            vectors.float() for vectors in (self.user_BD, self.item_ID, self.positive_BD)
+        )
+
+
+def some_seen(share: float) -> UserItems:
+    seen_BI = torch.rand(ROWS, ITEMS, generator=torch.Generator().manual_seed(1)) < share
+    seen_BI[3] = True
+    return UserItems(*seen_BI.nonzero().T, ROWS, ITEMS)
+
+
+@pytest.mark.parametrize("share", [None, 0.005, 0.4])
+@pytest.mark.parametrize("settings", [{}, {"gamma": 0.5, "candidates": 7}, {"schedule": "linear", "phi_min": 0}])
+def test_compiled_loops_choose_and_diffuse_like_plain_torch(share, settings):
+    """In double precision everything is plain torch."""
+    seen = None if share is None else some_seen(share)
+    known = {} if seen is None else {"seen": lambda item: seen.contains_shared(torch.arange(ROWS), item)}
+    sampler = AdarSampler(AdarSettings(**settings))
+    plain, compiled = World(**known), Compiled(seen)
+    expected, ours = plain.negatives(sampler), compiled.negatives(AdarSampler(AdarSettings(**settings)))
+    assert expected.score_BK is None
+    assert ours.score_BK is not None
+    assert torch.equal(ours.mask_BK, expected.mask_BK)
+    mask = expected.mask_BK
+    assert mask.any(1).sum() >= ROWS - 1
+    assert torch.equal(ours.source.at_BK[mask], expected.source.at_BK[mask])
+    assert (ours.timestep_BK - expected.timestep_BK)[mask].abs().max() < 1.5e-3
+    score_BK = dot_score(compiled.user_BD, ours.vector_BKD)
+    torch.testing.assert_close(ours.score_BK, score_BK, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attach", [False, True])
+def test_gradients_of_compiled_scores_are_those_of_the_negatives_vectors(attach):
+    weight_BK = random_vectors(ROWS, 4, seed=7, dtype=torch.float32)
+    gradients = []
+    for by_vectors in (False, True):
+        world = Compiled(some_seen(0.05))
+        leaves = [world.user_BD, world.positive_BD, world.item_ID]
+        for leaf in leaves:
+            leaf.requires_grad_()
+        negatives = world.negatives(AdarSampler(AdarSettings(attach=attach)))
+        score_BK = dot_score(world.user_BD, negatives.vector_BKD) if by_vectors else negatives.score_BK
+        gradients.append(torch.autograd.grad((score_BK * weight_BK).sum(), leaves, allow_unused=True))
+    assert (gradients[0][1] is None) == (gradients[1][1] is None) == (not attach)
+    for ours, expected in zip(*gradients, strict=True):
+        if expected is not None:
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_rows_windows_follow_each_other_around_the_pool():
+    """Of a pool of as many vectors as a row has candidates, each is a candidate exactly once."""
+    K, M = 4, 16
+    for world in (World(), Compiled(None)):
+        negatives = world.negatives(AdarSampler(AdarSettings(negatives=K, candidates=M, pool=K * M)))
+        score_BP = world.pool_scores()
+        for row, at_K in enumerate(negatives.source.at_BK.tolist()):
+            hardest_first = score_BP[row].argsort(descending=True).tolist()
+            assert len(set(at_K)) == K  # no candidate is in two windows
+            assert hardest_first[0] in at_K  # and each is in one
+            offset = int(RowRng(torch.arange(ROWS), 0).integers(K * M, 1, stream=1)[row])
+            for k, at in enumerate(at_K):
+                window = [(offset + k * M + member) % (K * M) for member in range(M)]
+                assert at == max(window, key=lambda member: score_BP[row, member].item())

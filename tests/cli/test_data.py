@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar
 
@@ -38,7 +40,7 @@ def test_prepare(adar: Adar, data: str, hand_made: Path, tmp_path: Path) -> None
     assert "writing   13 interactions" in table.err
 
 
-def test_synthetic(adar: Adar, ray_cluster: None, tmp_path: Path) -> None:
+def test_synthetic(adar: Adar, tmp_path: Path) -> None:
     sizes = ["--users", 20, "--items", 40, "--interactions", 200]
     counts = adar("data", "synthetic", *sizes, "--out", tmp_path / "data", "--json").json()
     assert (counts["users"], counts["items"], counts["interactions"]) == (20, 40, 200)
@@ -58,7 +60,17 @@ def test_wrong_columns(adar: Adar, hand_made: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_inside_a_ray_task_is_one_line(adar: Adar, ray_cluster: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["here", pytest.param("on Ray", marks=pytest.mark.ray)])
+def test_an_error_inside_a_task_is_one_line(
+    adar: Adar,
+    tmp_path: Path,
+    where: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if where == "on Ray":
+        request.getfixturevalue("ray_cluster")
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
     source = tmp_path / "bad.csv"
     source.write_text("user,item,timestamp\na,b,1\na,c,-1\n")
     assert f"{source}: line 3: " in adar("prepare", source, "--out", tmp_path / "data").line()

@@ -185,11 +185,10 @@ def test_an_interrupted_training_tells_how_to_continue(
     assert resumed.err.count("epoch ") == 5 - finished
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["starting", "placing", "training"])
 def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(
-    dataset: Dataset, tmp_path: Path, stage: str
+    ray_cluster: None, dataset: Dataset, tmp_path: Path, stage: str
 ) -> None:
     import psutil  # found once Ray, which brings it, is imported
 

@@ -48,14 +48,44 @@ def test_reads_sequence_shards(folder: Path) -> None:
     dataset = Dataset.open(folder)
     paths = sorted((folder / "sequences").glob("*"))
     assert [shard.name for shard in dataset.shards("sequences")] == [f"sequences/{p.name}" for p in paths]
-    for shard, path in enumerate(paths):
+    for shard, path in zip(dataset.shards("sequences"), paths, strict=True):
         table = pq.read_table(path)
         users, items = dataset.read_sequences(shard)
         assert users.dtype == items.dtype == np.int32
         assert users.tolist() == table["user"].to_pylist()
         assert items.tolist() == table["items"].to_pylist()
-        assert items.shape == (dataset.shards("sequences")[shard].rows, dataset.sequences.length + 1)
+        assert items.shape == (shard.rows, dataset.sequences.length + 1)
     assert dataset.sequences.rows == sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 64])
+@pytest.mark.parametrize("kind", ["train", "test", "sequences"])
+def test_workers_share_the_rows_by_user(dataset: Dataset, kind: str, workers: int) -> None:
+    read = dataset.read_sequences if kind == "sequences" else dataset.read_shard
+    whole = [read(shard) for shard in dataset.shards(kind)]
+    shares = []
+    for worker in range(workers):
+        first, last = dataset.user_range(worker, workers)
+        shards = dataset.shards_of(kind, worker, workers)
+        parts = [read(shard, (first, last)) for shard in shards]
+        shares += parts
+        for shard, (users, _) in zip(dataset.shards(kind), whole, strict=True):
+            assert shard in shards or not ((users >= first) & (users < last)).any()
+        if kind != "test":
+            rows_L = dataset.lane_rows(kind)
+            own_L = rows_L[worker * 64 // workers : (worker + 1) * 64 // workers]
+            assert sum(len(users) for users, _ in parts) == own_L.sum()
+    assert len(dataset.shards_of(kind, 0, 4)) < len(whole)
+    assert dataset.user_range(0, workers)[0] == 0
+    assert dataset.user_range(workers - 1, workers)[1] == dataset.n_users
+    assert rows(shares) == rows(whole)
+
+
+def rows(parts: list[tuple[np.ndarray, np.ndarray]]) -> list[list]:
+    """All rows, as lists of the user and whatever the user has there."""
+    return sorted(
+        [int(u), *np.ravel(i).tolist()] for user, item in parts for u, i in zip(user, item, strict=True)
+    )
 
 
 def test_checksum_changes_with_the_manifest(folder: Path) -> None:
@@ -102,8 +132,9 @@ def test_flipped_byte(folder: Path, place: int) -> None:
     data[place] ^= 1
     path.write_bytes(data)
     dataset = Dataset.open(folder)
-    dataset.read_shard("train", 1)
-    for read in (lambda: dataset.read_shard("train", 2), lambda: dataset.read_split("train")):
+    shards = dataset.shards("train")
+    dataset.read_shard(shards[1])
+    for read in (lambda: dataset.read_shard(shards[2]), lambda: dataset.read_split("train")):
         assert f"{path}: is damaged (wrong checksum)" in failing(read)
 
 
@@ -112,15 +143,17 @@ def test_flipped_byte_in_sequences(folder: Path) -> None:
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    assert f"{path}: is damaged (wrong checksum)" in failing(lambda: Dataset.open(folder).read_sequences(2))
+    dataset = Dataset.open(folder)
+    shard = dataset.shards("sequences")[2]
+    assert f"{path}: is damaged (wrong checksum)" in failing(lambda: dataset.read_sequences(shard))
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, "4", None])
 def test_another_schema_version(folder: Path, version: object) -> None:
     manifest = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**manifest, "schema_version": version}))
     message = failing(lambda: Dataset.open(folder))
-    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 3")
+    assert message.startswith(f"{folder}/dataset.json: schema version {version}, this program reads 4")
 
 
 @pytest.mark.parametrize(
@@ -129,8 +162,8 @@ def test_another_schema_version(folder: Path, version: object) -> None:
         "",
         "[" * 100_000,
         '{"schema_version": ' + "9" * 5000 + "}",
-        '{"schema_version": 3, "na',
-        '{"schema_version": 3}',
+        '{"schema_version": 4, "na',
+        '{"schema_version": 4}',
         "\xff\xfe",
         "[]",
         "null",
@@ -188,7 +221,9 @@ def test_sequences_that_are_none(folder: Path, items) -> None:
     table = pq.read_table(folder / name)
     size = Dataset.open(folder).sequences.length + 1
     dataset = rewrite(folder, name, table.set_column(1, "items", items(len(table), size)))
-    assert failing(lambda: dataset.read_sequences(0)).startswith(f"{folder}/{name}: is damaged (")
+    assert failing(lambda: dataset.read_sequences(dataset.shards("sequences")[0])).startswith(
+        f"{folder}/{name}: is damaged ("
+    )
 
 
 def test_a_file_that_is_no_parquet_although_its_checksum_is_right(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from adar_ray.data.keys import unify_numbers
+from adar_ray.data.keys import KeyTable, unify_numbers
 from adar_ray.errors import AdarError
 
 
@@ -32,3 +32,16 @@ def test_keys(written, keys):
 def test_numbers_that_are_not_whole(odd):
     with pytest.raises(AdarError, match=f"the item '{odd.replace('+', '.')}' is not a whole number"):
         unify_numbers("item", pa.array(["12", odd]))
+
+
+def test_ids_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [["b", "a"], ["10", "b"], [], ["9", "a", "c"], ["10"]]
+    for pending in (0, 3, 100):
+        monkeypatch.setattr("adar_ray.data.keys._PENDING", pending)
+        table = KeyTable()
+        for block in blocks:
+            table.add(pa.array(block, pa.string()))
+        keys = table.finish("user")
+        assert keys.keys.to_pylist() == ["9", "a", "b", "c", "10"]
+        found = [[keys.keys[position].as_py() for position in positions] for positions in keys.positions]
+        assert found == blocks

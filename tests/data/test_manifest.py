@@ -14,7 +14,7 @@ from adar_ray.storage import FileEntry, Folder
 
 TEXT = """\
 {
-  "schema_version": 3,
+  "schema_version": 4,
   "name": "ö",
   "source": {
     "address": "log.csv",
@@ -55,6 +55,21 @@ TEXT = """\
     "length": 50,
     "stride": 50,
     "rows": 1
+  },
+  "lanes": {
+    "groups": 1,
+    "users": [
+      0,
+      1
+    ],
+    "train": [
+      0,
+      2
+    ],
+    "sequences": [
+      0,
+      1
+    ]
   },
   "notes": [],
   "files": [
@@ -141,6 +156,21 @@ def test_count_rows_by_kind():
         (lambda m: m["sequences"].update(rows=10**12), "but the files hold 1"),
         (lambda m: m["sequences"].update(length=0), "sequences.length"),
         (lambda m: m["sequences"].update(length=10**9), "sequences.length"),
+        (lambda m: m["lanes"].update(users=[1, 1]), "lanes.users holds 2 in all, but there are 1"),
+        (lambda m: m["lanes"].update(train=[0, 0]), "lanes.train holds 0 in all, but there are 2"),
+        (lambda m: m["lanes"].update(sequences=[1, 1]), "lanes.sequences holds 2 in all, but there are 1"),
+        (lambda m: m["lanes"].update(users=[2, -1]), "lanes.users.1"),
+        (lambda m: m["lanes"].update(users=[0, 1, 0]), "3 lanes are no power of two"),
+        (lambda m: m["lanes"].update(users=[]), "0 lanes are no power of two"),
+        (lambda m: m["lanes"].update(train=[2]), "different numbers of lanes"),
+        (lambda m: m["lanes"].update(groups=0), "lanes.groups"),
+        (lambda m: m["lanes"].update(groups=4), "2 lanes cannot form 4 groups"),
+        (
+            lambda m: m["lanes"].update(
+                dict.fromkeys(("users", "train", "sequences"), [0] * 4) | {"groups": 3}
+            ),
+            "4 lanes cannot form 3 groups",
+        ),
         (lambda m: m["files"].pop(0), "users.parquet is not among the files"),
         (lambda m: m["files"].append(m["files"][0]), "a file is listed twice"),
         (lambda m: m["files"][3].update(rows=-1), "files.3.rows"),
@@ -148,6 +178,7 @@ def test_count_rows_by_kind():
         (lambda m: m["files"][3].update(name="/etc/passwd"), "'/etc/passwd' is no name of a shard"),
         (lambda m: m["files"][3].update(name="other/00000.parquet"), "is no name of a shard"),
         (lambda m: m["files"][3].update(name="train/" + "x" * 300), "is no name of a shard"),
+        (lambda m: m["files"][3].update(name="train/1.parquet"), "is no name of a shard"),
         (lambda m: m["split"].update(test_fraction=float("nan")), "split.test_fraction"),
         (lambda m: m["source"].update(min_rating=float("inf")), "min_rating"),
     ],

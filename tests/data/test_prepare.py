@@ -17,8 +17,6 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "valid", "test")
 
@@ -120,20 +118,26 @@ def source(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     dataset = prepare(hand_made, out)
-    assert keys_of(out, "user") == ["9", "10", "Ω", "ann", "日本"]
+    # By interactions: 10, 9, ann, Ω, 日本. The two most active are in different halves of the lanes.
+    assert keys_of(out, "user") == ["10", "Ω", "日本", "9", "ann"]
+    lanes = dataset.manifest.lanes
+    assert [lane for lane in range(64) if lanes.users[lane]] == [0, 16, 24, 32, 48]
+    assert [count for count in lanes.users if count] == [1, 1, 1, 1, 1]
+    assert [count for count in lanes.train if count] == [2, 2, 1, 1, 1]
+    assert [count for count in lanes.sequences if count] == [1, 1]
     assert keys_of(out, "item") == ["a", "b", "c", "d", "10", "Ä"]
     assert rows_of(out, "train") == [
-        ("9", "a", 1),
         ("10", "b", 7),
         ("10", "c", 7),
         ("Ω", "10", 50),
         ("Ω", "a", 100),
-        ("ann", "a", 5),
         ("日本", "c", 1),
+        ("9", "a", 1),
+        ("ann", "a", 5),
     ]
-    assert rows_of(out, "valid") == [("9", "b", 2), ("10", "a", 8), ("ann", "b", 20)]
-    assert rows_of(out, "test") == [("9", "Ä", 3), ("10", "d", 9), ("ann", "c", 30)]
-    assert pq.read_table(out / "users.parquet")["interactions"].to_pylist() == [3, 4, 2, 3, 1]
+    assert rows_of(out, "valid") == [("10", "a", 8), ("9", "b", 2), ("ann", "b", 20)]
+    assert rows_of(out, "test") == [("10", "d", 9), ("9", "Ä", 3), ("ann", "c", 30)]
+    assert pq.read_table(out / "users.parquet")["interactions"].to_pylist() == [4, 2, 1, 3, 3]
     assert pq.read_table(out / "items.parquet")["interactions"].to_pylist() == [4, 3, 3, 1, 1, 1]
     manifest = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
     assert manifest["counts"] == {
@@ -183,7 +187,12 @@ def test_filters_match_a_plain_implementation(
     assert sorted(all_rows(tmp_path / "data")) == sorted(row[:3] for row in kept)
     for kind, column in (("user", 0), ("item", 1)):
         counts = Counter(row[column] for row in kept)
-        assert keys_of(tmp_path / "data", kind) == sorted(counts, key=by_bytes)
+        keys = keys_of(tmp_path / "data", kind)
+        own = dataset.manifest.lanes.users if kind == "user" else [len(keys)]
+        starts = [sum(own[:lane]) for lane in range(len(own))]
+        for start, count in zip(starts, own, strict=True):  # users are sorted within their lane
+            assert keys[start : start + count] == sorted(keys[start : start + count], key=by_bytes)
+        assert set(keys) == set(counts)
         table = pq.read_table(tmp_path / "data" / f"{kind}s.parquet")
         assert dict(zip(table["key"].to_pylist(), table["interactions"].to_pylist(), strict=True)) == counts
     assert dataset.manifest.counts.interactions == len(kept)
@@ -303,7 +312,7 @@ def test_given_split(tmp_path: Path) -> None:
     }
     assert not train & valid
     assert Counter(user for user, _ in valid) == {"0": 3, "1": 1}  # 2.5 and 0.75 rounded; of one never
-    assert keys_of(tmp_path / "data", "user") == list("0123")
+    assert sorted(keys_of(tmp_path / "data", "user")) == list("0123")
 
 
 def test_given_validation_is_kept(tmp_path: Path) -> None:
@@ -348,7 +357,7 @@ def test_sequence_rows_are_windows_over_training(
     source: Path, tmp_path: Path, split: str, length: int, stride: int | None
 ) -> None:
     options = {} if length == 50 else {"sequence_length": length, "sequence_stride": stride}
-    prepare(source, tmp_path / "data", split=split, rows_per_shard=600, **options)
+    prepare(source, tmp_path / "data", split=split, rows_per_shard=350, **options)
     expected = {}
     for shard, rows in shard_rows(tmp_path / "data", "train").items():
         expected[shard] = []
@@ -392,7 +401,7 @@ def test_several_files_one_compressed(rows: list[Row], source: Path, tmp_path: P
 
 
 def test_many_shards(rows: list[Row], source: Path, tmp_path: Path) -> None:
-    for out, rows_per_shard in (("one", 1 << 20), ("many", 600), ("again", 600)):
+    for out, rows_per_shard in (("one", 1 << 20), ("many", 400), ("again", 400)):
         prepare(source, tmp_path / out, split="ratio", core=3, rows_per_shard=rows_per_shard)
     one, many = contents(tmp_path / "one"), contents(tmp_path / "many")
     assert many == contents(tmp_path / "again")
@@ -400,20 +409,30 @@ def test_many_shards(rows: list[Row], source: Path, tmp_path: Path) -> None:
         many[name] for name in ("users.parquet", "items.parquet")
     ]
     assert len(shard_rows(tmp_path / "many", "train")) == 3
+    users = keys_of(tmp_path / "many", "user")
     shard_of_user: dict[str, str] = {}
     for split in SPLITS:
         assert sorted(rows_of(tmp_path / "many", split)) == sorted(rows_of(tmp_path / "one", split))
         for shard, there in shard_rows(tmp_path / "many", split).items():
-            assert there == sorted(there, key=lambda row: (by_bytes(row[0]), row[2]))
+            assert there == sorted(there, key=lambda row: (users.index(row[0]), row[2]))
             for user, _, _ in there:
                 assert shard_of_user.setdefault(user, shard) == shard
     check_manifest(tmp_path / "many")
 
 
 def check_manifest(folder: Path) -> None:
-    """Every file but the manifest is listed in it, with its true size, rows and checksum."""
+    """The manifest lists all files with true sizes, rows and checksums, and counts the rows of lanes."""
     files = contents(folder)
-    entries = json.loads(files.pop("dataset.json"))["files"]
+    manifest = json.loads(files.pop("dataset.json"))
+    entries, lanes = manifest["files"], manifest["lanes"]
+    lane_of_user = np.repeat(np.arange(len(lanes["users"])), lanes["users"])
+    for kind in ("train", "sequences"):
+        shards = {int(path.stem): pq.read_table(path) for path in (folder / kind).glob("*")}
+        users = np.concatenate([shard["user"].to_numpy() for shard in shards.values()])
+        assert np.bincount(lane_of_user[users], minlength=64).tolist() == lanes[kind]
+        for number, shard in shards.items():
+            groups = lane_of_user[shard["user"].to_numpy()] // (64 // lanes["groups"])
+            assert set(groups) == {number % lanes["groups"]}
     assert {entry["name"] for entry in entries} == set(files)
     assert len(entries) == len(files)
     for entry in entries:

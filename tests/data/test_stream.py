@@ -1,4 +1,4 @@
-"""Shards and stripes on their way through Ray Data."""
+"""A worker's chunks on their way through Ray Data."""
 
 from __future__ import annotations
 
@@ -6,27 +6,47 @@ import numpy as np
 import pytest
 import ray.data
 
+from adar_ray.data.chunks import WorkerRows
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import stripe
-from adar_ray.data.stream import stream_epochs, stream_shards
+from adar_ray.data.stream import EpochStream, stream_epochs
 
 
-@pytest.mark.parametrize("block_size", [500, 1 << 27])
-def test_each_shard_or_stripe_is_one_block_of_any_size(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, block_size: int
-):
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     context = ray.data.DataContext.get_current()
-    monkeypatch.setattr(context, "target_max_block_size", block_size)
     monkeypatch.setattr(context.execution_options, "preserve_order", True)
     monkeypatch.setattr(context, "enable_progress_bars", False)
-    read, n_shards = dataset.read_sequences, len(dataset.shards("sequences"))
-    assert n_shards > 1
-    expected = [read(shard) for shard in range(n_shards)]
-    expected += [stripe(*read(0), 0, epoch, 0, worker, 2) for epoch in (1, 2) for worker in (0, 1)]
+
+
+@pytest.mark.usefixtures("in_order")
+@pytest.mark.parametrize("block_size", [500, 1 << 27])
+def test_each_chunk_is_one_block_of_any_size(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, block_size: int
+) -> None:
+    monkeypatch.setattr(ray.data.DataContext.get_current(), "target_max_block_size", block_size)
+    rows = WorkerRows(dataset, "sequences", 3, 0, 2)
+    assert rows.chunks > 1
+    expected = [chunk for epoch in (2, 3) for chunk in rows.epoch(epoch)]
     assert all(item.nbytes > 1000 for _, item in expected)
-    streams = stream_shards(read, n_shards), stream_epochs(read, 1, 0, 1, 2, 2)
-    blocks = [b for stream in streams for b in stream.iter_batches(batch_size=None, batch_format="numpy")]
-    for block, rows in zip(blocks, expected, strict=True):
-        for column, values in zip((block["user"], block["item"]), rows, strict=True):
+    blocks = stream_epochs(rows, 2, 3).iter_batches(batch_size=None, batch_format="numpy")
+    for block, chunk in zip(blocks, expected, strict=True):
+        for column, values in zip((block["user"], block["item"]), chunk, strict=True):
             assert column.dtype == np.int32
             assert np.array_equal(column, values)
+
+
+@pytest.mark.usefixtures("in_order")
+def test_a_worker_without_rows_streams_nothing(dataset: Dataset) -> None:
+    rows = WorkerRows(dataset, "train", 3, 0, 1)
+    rows._shards = []
+    assert rows.chunks == 0
+    blocks = stream_epochs(rows, 1, 3).iter_batches(batch_size=None, batch_format="numpy")
+    stream = EpochStream(blocks, rows.chunks, 1)
+    assert [[*stream.chunks(epoch)] for epoch in (1, 2, 3)] == [[], [], []]
+
+
+def test_epochs_before_the_first_that_is_asked_for_are_dropped() -> None:
+    blocks = [{"user": np.array([epoch]), "item": np.array([chunk])} for epoch in (2, 3, 4) for chunk in (0, 1)]
+    stream = EpochStream(blocks, 2, first_epoch=2)
+    for epoch in (3, 4):
+        assert [(user[0], item[0]) for user, item in stream.chunks(epoch)] == [(epoch, 0), (epoch, 1)]

@@ -14,14 +14,12 @@ from adar_ray.data.prepare import prepare
 from adar_ray.data.synthetic import LIKED_SHARE, Truth, synthesize
 from adar_ray.errors import AdarError
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 SPLITS = ("train", "valid", "test")
 USERS, ITEMS, INTERACTIONS = 250, 3000, 7500
 
 
 @pytest.fixture(scope="module")
-def world(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world") / "data"
     synthesize(USERS, ITEMS, INTERACTIONS, 3, out, rows_per_shard=1600)
     return out
@@ -136,6 +134,13 @@ def test_users_who_like_too_few_items_take_the_best_of_the_others(tmp_path: Path
     worst_taken = np.where(taken, score, np.inf).min(1)
     best_left = np.where(taken, -np.inf, score).max(1)
     assert (worst_taken > best_left).all()
+
+
+def test_a_shard_may_be_without_users(tmp_path: Path) -> None:
+    dataset = synthesize(6, 40, 60, 1, tmp_path / "data", rows_per_shard=10)
+    users = [dataset.read_shard(shard)[0] for shard in dataset.shards("train")]
+    assert len(users) < 6  # files that would be empty are not written
+    assert sorted(set(np.concatenate(users).tolist())) == list(range(6))
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,6 @@ RUNS: dict[str, list[str]] = {
     "loss-softmax-sasrec": [SOFTMAX, "model.name=sasrec"],
     "loss-cross_entropy": ["loss.name=cross_entropy", "sampler.name=all", "cross_entropy.temperature=1"],
     "loss-cross_entropy-adar": ["loss.name=cross_entropy", "adar.weight=0.3"],
-    "optimizer-sparse_adam": ["optimizer.name=sparse_adam", "optimizer.lr=0.003"],
     "streamed": ["data.cache=never", "sampler.mask_seen=false", "train.valid_users=50"],
 }
 

@@ -17,11 +17,13 @@ from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
+from adar_ray.inference import parts
 from adar_ray.inference import recommend as recommending
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.export import export
 from adar_ray.inference.model import TrainedModel
 from adar_ray.inference.recommend import recommend
+from adar_ray.ranking.top_items import TILE
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 
@@ -146,15 +148,14 @@ def read(folder: Path) -> dict[str, list[tuple[str, int, float]]]:
     return rows
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_recommend_to_all(
     run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recommending, "USERS_A_TASK", 90)  # four parts
+    monkeypatch.setattr(parts, "TILES_A_PART", 2)  # two parts
     progress: list[tuple[int, int]] = []
     recommend(run, tmp_path / "top", 7, on_progress=lambda done, total: progress.append((done, total)))
-    assert len(list((tmp_path / "top").iterdir())) == 4
-    assert progress[-1] == (300, 300)
+    assert sorted(path.name for path in (tmp_path / "top").iterdir()) == ["00000.parquet", "00001.parquet"]
+    assert progress == [(256, 300), (300, 300)]
     rows, score = read(tmp_path / "top"), scores(run)
     ranked = rankings(run, pairs(dataset, "train", "valid", "test"))
     assert list(rows) == dataset.user_keys().to_pylist()
@@ -164,6 +165,30 @@ def test_recommend_to_all(
         assert [rank for _, rank, _ in own] == list(range(1, 8))
         assert [s for _, _, s in own] == sorted((s for _, _, s in own), reverse=True)
         assert [s for _, _, s in own] == pytest.approx(score[user, ranked[user][:7]].tolist(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("kind", ["run", "sequential"])
+def test_a_cluster_writes_the_same_files_as_this_process(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = request.getfixturevalue(kind)
+    monkeypatch.setattr(parts, "TILES_A_PART", 2)
+    progress: list[tuple[int, int]] = []
+    recommend(trained, tmp_path / "cluster", 7, on_progress=lambda *figures: progress.append(figures))
+    assert progress[-1] == (300, 300)
+    monkeypatch.setattr(recommending, "joins_cluster", lambda: False)
+    recommend(trained, tmp_path / "here", 7)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("cluster", "here")]
+    assert len(files[0]) == 2
+    assert files[0] == files[1]
+
+
+def test_a_part_has_fewer_users_if_they_get_more_items() -> None:
+    user = np.arange(100_000)
+    sizes = {k: [len(part.user_N) for part in parts.parts_of(user, k)] for k in (1, 20, 1000, 10**7)}
+    assert {sum(size) for size in sizes.values()} == {100_000}
+    assert [size[0] for size in sizes.values()] == [128 * TILE, 128 * TILE, 32 * TILE, TILE]
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +254,6 @@ def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "top" / "mine.txt").read_text() == "mine"
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> None:
     run = train(dataset, tmp_path / "run", load_config(settings=["train.epochs=1", *TINY]), workers=0)
     shard = tmp_path / "run" / "model" / "test" / "00001.parquet"
@@ -381,7 +405,6 @@ def test_a_sequential_model_is_evaluated_by_what_came_before(
     assert found["recall@20"] > 0
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_sequential_model_recommends_and_is_exported_by_all_that_is_known(
     sequential: Run, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -4,8 +4,10 @@ import random
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.rng import RowRng
 
 EMPTY = torch.tensor([], dtype=torch.int64)
 
@@ -101,3 +103,88 @@ def test_ids_beyond_what_32_bits_can_multiply():
         [False, True],
     ]
     assert seen.contains_shared(user_E, item_E.long()).tolist() == [[True, False], [False, True]]
+
+
+def test_every_pair_of_a_large_sparse_world_and_all_its_neighbors():
+    draw = torch.Generator().manual_seed(0)
+    n_users, n_items = 3_000, 50_000
+    user_E, item_E = (torch.randint(n, (20_000,), generator=draw) for n in (n_users, n_items))
+    seen = UserItems(user_E, item_E, n_users, n_items)
+    pairs = set(zip(user_E.tolist(), item_E.tolist(), strict=True))
+    item_EK = (item_E[:, None] + torch.arange(-8, 9)) % n_items
+    expected = [
+        [(u, i) in pairs for i in row] for u, row in zip(user_E.tolist(), item_EK.tolist(), strict=True)
+    ]
+    assert seen.contains(user_E, item_EK).tolist() == expected
+    assert seen.to("cpu").contains(user_E, item_EK).tolist() == expected
+
+
+# Items that a user has not seen
+
+
+def unseen_plainly(seen: UserItems, user_B: torch.Tensor, number_BK: torch.Tensor) -> list[torch.Tensor]:
+    """As on devices that compiled loops cannot reach, for which small integers stand in here."""
+    return list(seen.unseen(user_B.to(torch.int32), number_BK))
+
+
+@pytest.mark.parametrize("plainly", [False, True])
+def test_every_unseen_item_has_an_equal_share_of_the_numbers(world, plainly):
+    """The range of numbers in equal parts, one for each of the user's unseen items in order."""
+    for user in range(world.n_users):
+        unseen = [item for item in range(world.n_items) if (user, item) not in world.pairs]
+        edges = [-(-(place << 31) // len(unseen)) for place in range(len(unseen) + 1)]  # where each part begins
+        number_BK = torch.tensor([[first, last - 1] for first, last in zip(edges, edges[1:], strict=False)])
+        user_B = torch.full((len(number_BK),), user)
+        look_up = unseen_plainly if plainly else UserItems.unseen
+        item_BK, found_BK = look_up(world.seen, user_B, number_BK)
+        assert item_BK.tolist() == [[item, item] for item in unseen]
+        assert found_BK.all()
+
+
+def test_unseen_items_are_those_of_each_rows_user(world):
+    draw = torch.Generator().manual_seed(2)
+    user_B = torch.randint(world.n_users, (300,), generator=draw)
+    number_BK = torch.randint(1 << 31, (300, 7), generator=draw)
+    item_BK, found_BK = world.seen.unseen(user_B, number_BK)
+    assert found_BK.all()
+    assert not world.seen.contains(user_B, item_BK).any()
+    for ours, plain in zip((item_BK, found_BK), unseen_plainly(world.seen, user_B, number_BK), strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_unseen_items_are_uniform():
+    world = World(0)
+    numbers = RowRng(torch.arange(3000), 1).integers(1 << 31, 10)
+    item_BK, _ = world.seen.unseen(torch.full((3000,), 4), numbers)
+    unseen = [item for item in range(world.n_items) if (4, item) not in world.pairs]
+    count_I = torch.bincount(item_BK.flatten(), minlength=world.n_items)
+    assert count_I.nonzero()[:, 0].tolist() == unseen
+    assert chisquare(count_I[unseen].numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("look_up", [UserItems.unseen, unseen_plainly])
+def test_a_user_who_has_seen_everything_has_no_unseen_item(look_up):
+    seen = UserItems(torch.tensor([1, 1, 1, 2]), torch.tensor([0, 1, 2, 2]), 3, 3)
+    number_BK = torch.tensor([[0, (1 << 31) - 1]] * 3)
+    item_BK, found_BK = look_up(seen, torch.tensor([1, 0, 2]), number_BK)
+    assert found_BK.tolist() == [[False] * 2, [True] * 2, [True] * 2]
+    assert item_BK[1:].tolist() == [[0, 2], [0, 1]]
+    assert ((item_BK >= 0) & (item_BK < 3)).all()
+
+
+def test_unseen_items_of_nobody_and_of_users_without_any_pair():
+    seen = UserItems(EMPTY, EMPTY, 3, 4)
+    for look_up in (UserItems.unseen, unseen_plainly):
+        assert look_up(seen, EMPTY, EMPTY.view(0, 3))[0].shape == (0, 3)
+        item_BK, found_BK = look_up(seen, torch.tensor([2]), torch.tensor([[0, 1 << 29, (1 << 31) - 1]]))
+        assert item_BK.tolist() == [[0, 1, 3]]
+        assert found_BK.all()
+
+
+def test_of_very_many_pairs_contains_is_the_same_compiled_and_plain(world):
+    draw = torch.Generator().manual_seed(3)
+    user_B = torch.randint(world.n_users, (200,), generator=draw)
+    item_BK = torch.randint(world.n_items, (200, 9), generator=draw)
+    expected = [[(u, i) in world.pairs for i in row] for u, row in zip(user_B.tolist(), item_BK.tolist(), strict=True)]
+    for dtype in (torch.int64, torch.int32):
+        assert world.seen.contains(user_B.to(dtype), item_BK).tolist() == expected

@@ -16,17 +16,18 @@ from adar_ray.config import Config, load_config
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
 from adar_ray.models import MF, NGCF, BaseModel, LightGCN, NeuMF, SimGCL, neumf
+from adar_ray.models.graph import Graph
 from adar_ray.models.lightgcn import LightGCNSettings
 from adar_ray.models.neumf import NeuMFSettings
 from adar_ray.models.ngcf import NGCFSettings
 from adar_ray.models.protocol import snapshot
 from adar_ray.models.simgcl import SimGCLSettings
 from adar_ray.ranking.top_items import top_items
-from adar_ray.rng import RowRng
+from adar_ray.rng import RowRng, uniform_numbers
 from adar_ray.samplers import UniformSampler
 from adar_ray.samplers.base import SamplingContext
 from adar_ray.samplers.uniform import UniformSettings
-from adar_ray.training.build import build_loss, build_model, build_optimizers, build_samplers
+from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
 from adar_ray.training.step import TrainingStep
 
 USERS, ITEMS, DIM = 7, 9, 5
@@ -48,18 +49,21 @@ def connected_graph() -> UserItems:
     return UserItems(*pairs[::2].T, USERS, ITEMS)
 
 
-def build(name: str, seed: int = 0, observed: UserItems | None = None, dim: int = DIM) -> nn.Module:
+def build(
+    name: str, seed: int = 0, observed: UserItems | None = None, dim: int = DIM, first_user: int = 0
+) -> nn.Module:
     torch.manual_seed(seed)
     family, _, cosine = name.partition(" ")
+    observed = connected_graph() if observed is None else observed
     if family == "mf":
-        return MF(USERS, ITEMS, dim, cosine=bool(cosine))
+        return MF(observed.n_users, ITEMS, dim, cosine=bool(cosine))
     if family == "neumf":
-        return NeuMF(USERS, ITEMS, dim, NeuMFSettings(dropout=0))
-    observed = observed or connected_graph()
+        return NeuMF(observed.n_users, ITEMS, dim, NeuMFSettings(dropout=0))
     if family == "ngcf":
         return NGCF(observed, dim, NGCFSettings(dropout=0), cosine=bool(cosine))
-    kind = {"lightgcn": LightGCN, "simgcl": SimGCL}[family]
-    return kind(observed, dim, cosine=bool(cosine))
+    if family == "simgcl":
+        return SimGCL(observed, dim, cosine=bool(cosine), first_user=first_user)
+    return LightGCN(observed, dim, cosine=bool(cosine))
 
 
 def all_scores(model: BaseModel) -> torch.Tensor:
@@ -157,10 +161,8 @@ def test_the_l2_penalty_is_on_what_is_learned(name):
     batch, item_B = {"user": torch.tensor([1, 4])}, torch.tensor([8, 0])
     own = model.l2_vectors  # None: the representations themselves
     user_BD, item_BD = own(batch, item_B) if own else (model.users(batch), model.items(item_B))
-    tables = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Embedding)]
-    table = torch.cat(tables)  # users, then items
-    assert torch.equal(user_BD, table[[1, 4]])
-    assert torch.equal(item_BD, table[[USERS + 8, USERS]])
+    assert torch.equal(user_BD, model.user.weight[[1, 4]])
+    assert torch.equal(item_BD, model.item.weight[[8, 0]])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -297,7 +299,7 @@ def test_lightgcn_and_simgcl_and_their_gradients_are_those_of_dense_matrices(
     observed = small_graph()
     torch.manual_seed(0)
     model = kind(observed, DIM, settings(layers=layers), cosine=cosine)
-    weight = model.embedding.weight.detach().clone().requires_grad_()
+    weight = model.table().detach().clone().requires_grad_()
     expected = dense_lightgcn(observed, weight, range(first, layers + 1))
     expected = normalize(expected, dim=1) if cosine else expected
     torch.testing.assert_close(vectors(model), expected)
@@ -305,7 +307,7 @@ def test_lightgcn_and_simgcl_and_their_gradients_are_those_of_dense_matrices(
     upstream = torch.randn(USERS + ITEMS, DIM, generator=torch.Generator().manual_seed(2))
     (vectors(model) * upstream).sum().backward()
     (expected * upstream).sum().backward()
-    torch.testing.assert_close(model.embedding.weight.grad, weight.grad)
+    torch.testing.assert_close(torch.cat([model.user.weight.grad, model.item.weight.grad]), weight.grad)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
@@ -320,7 +322,7 @@ def test_an_items_layers_are_powers_of_the_graph_and_their_mean_is_the_item(kind
     layers = model.snapshot().item_layers(item)
     torch.testing.assert_close(layers.mean(-2), model.items(item))
     expected = torch.stack(
-        [dense_lightgcn(observed, model.embedding.weight, range(hop, hop + 1)) for hop in range(first, 4)], 1
+        [dense_lightgcn(observed, model.table(), range(hop, hop + 1)) for hop in range(first, 4)], 1
     )[USERS + item]
     if cosine:
         expected = expected / expected.mean(-2).norm(dim=-1)[..., None, None]
@@ -330,7 +332,7 @@ def test_an_items_layers_are_powers_of_the_graph_and_their_mean_is_the_item(kind
 def ngcf_by_messages(observed: UserItems, model: NGCF) -> torch.Tensor:
     """Message by message (eq. 2 to 6), then all layers end to end, normalized but for the first."""
     dense = adjacency(observed)
-    now = list(model.embedding.weight)
+    now = list(model.table())
     end_to_end = [now]
     for W1, W2 in zip((m.weight for m in model.sums), (m.weight for m in model.products), strict=True):
         after = []
@@ -364,7 +366,7 @@ def test_ngcf_and_its_gradients_are_those_of_its_messages(layers, cosine):
 def test_an_interaction_given_twice_is_one_edge():
     once = UserItems(torch.tensor([0, 1]), torch.tensor([3, 3]), USERS, ITEMS)
     twice = UserItems(torch.tensor([0, 1, 0]), torch.tensor([3, 3, 3]), USERS, ITEMS)
-    assert torch.equal(LightGCN(once, DIM).graph.to_dense(), LightGCN(twice, DIM).graph.to_dense())
+    assert torch.equal(*(Graph(observed).product(torch.eye(USERS + ITEMS)) for observed in (once, twice)))
 
 
 class Products(TorchFunctionMode):
@@ -420,7 +422,7 @@ def test_a_graph_model_can_be_differentiated_again_after_a_backward_pass(name):
     for _ in range(2):
         model.zero_grad()
         all_scores(model).square().sum().backward()
-        gradients.append(model.embedding.weight.grad.clone())
+        gradients.append(torch.cat([model.user.weight.grad, model.item.weight.grad]))
     assert torch.equal(*gradients)
 
 
@@ -429,13 +431,13 @@ def test_a_graph_model_can_be_differentiated_again_after_a_backward_pass(name):
 
 def contrast_by_hand(observed: UserItems, model: SimGCL, user: list, item: list, rng: RowRng) -> torch.Tensor:
     """Node by node: the mean over users, plus the mean over items, of -log softmax of the views' cosines."""
-    noise = torch.Generator().manual_seed(int(rng.shared_integers(2**31, 1)))
-    views = []
+    streams, views = iter(range(2 * model.layers)), []
+    nodes = torch.arange(USERS), torch.arange(ITEMS) + (1 << 40)
     for _ in range(2):
-        layers, vector = [], model.embedding.weight
+        layers, vector = [], model.table()
         for _ in range(model.layers):
-            vector = dense_graph(observed) @ vector
-            uniform = torch.rand(vector.shape, generator=noise)
+            vector, stream = dense_graph(observed) @ vector, next(streams)
+            uniform = torch.cat([uniform_numbers(rng.of_rows(rows), DIM, stream) for rows in nodes])
             vector = vector + torch.sign(vector) * uniform / uniform.norm(dim=1, keepdim=True) * model.noise
             layers.append(vector)
         mean = torch.stack(layers).mean(0)
@@ -458,18 +460,18 @@ def test_the_mean_of_the_rows_losses_is_the_contrast_of_two_views_by_hand(eps):
     loss_B = model.auxiliary_loss({"user": torch.tensor(user)}, torch.tensor(item), rng)
     expected = contrast_by_hand(observed, model, user, item, rng)
     torch.testing.assert_close(loss_B.mean(), expected)
-    (weight,) = model.parameters()
-    ours, by_hand = torch.autograd.grad(loss_B.mean(), weight), torch.autograd.grad(expected, weight)
+    weights = [*model.parameters()]
+    ours, by_hand = (torch.autograd.grad(loss, weights) for loss in (loss_B.mean(), expected))
     torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-6)
 
 
 def test_noise_has_its_length_and_the_vectors_signs_and_is_another_in_every_view_and_step():
     torch.manual_seed(0)
     model = SimGCL(connected_graph(), DIM, SimGCLSettings(layers=1, noise=0.05))
-    table = model.embedding.weight
+    table = model.table()
     (plain,) = model.propagate(table)
-    noise = torch.Generator().manual_seed(0)
-    (first,), (second,) = model.propagate(table, noise), model.propagate(table, noise)
+    noise = RowRng(torch.arange(USERS), 0), RowRng(torch.arange(USERS, USERS + ITEMS), 0)
+    (first,), (second,) = (model.propagate(table, noise, view) for view in range(2))
     for view in (first, second):
         torch.testing.assert_close((view - plain).norm(dim=1), torch.full((USERS + ITEMS,), 0.05))
         assert torch.equal(view.sign(), plain.sign())
@@ -488,9 +490,8 @@ def test_noise_has_its_length_and_the_vectors_signs_and_is_another_in_every_view
 
 def training_step(model: nn.Module, observed: UserItems, *settings: str) -> tuple[Config, TrainingStep]:
     config = load_config(settings=settings)
-    return config, TrainingStep(
-        config, model, build_loss(config), build_samplers(config, model, observed), observed
-    )
+    samplers = build_samplers(config, model, observed)
+    return config, TrainingStep(config, model, build_loss(config), samplers, observed, observed.item_counts())
 
 
 def interactions(observed: UserItems) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -505,7 +506,7 @@ def test_the_loss_of_a_step_by_hand():
     loss, _ = step(user_B, item_B, row_B, (1, 2, 3))
 
     user_BD, positive_BD = model.user.weight[user_B], model.item.weight[item_B]
-    items = SamplingContext(model.items, ITEMS, seen=lambda item: observed.contains(user_B, item))
+    items = SamplingContext(model.items, ITEMS, seen=observed.seen_by(user_B))
     drawn = UniformSampler(UniformSettings(negatives=3))(
         user_BD, positive_BD, items, RowRng(row_B, 1, 2, 3, 0)
     )
@@ -527,10 +528,9 @@ def test_the_penalty_of_generated_negatives_is_that_of_the_items_they_are_made_o
     step.samplers[-1].register_forward_hook(lambda module, asked, answer: kept.append(answer))
     user_B, item_B, row_B = interactions(observed)
     _, statistics = step(user_B, item_B, row_B, (1, 2, 3))
-    tables = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Embedding)]
-    square_N = torch.cat(tables).square().sum(1)  # users, then items
-    made_of_BK = kept[0].source[0]
-    expected_B = square_N[user_B] + square_N[USERS + item_B] + square_N[USERS + made_of_BK].mean(1)
+    square_U, square_I = (table.weight.detach().square().sum(1) for table in (model.user, model.item))
+    source = kept[0].source
+    expected_B = square_U[user_B] + square_I[item_B] + square_I[source.item_P[source.at_BK]].mean(1)
     torch.testing.assert_close(statistics[1].float(), 0.2 * 0.5 * expected_B.sum())
 
 
@@ -569,7 +569,26 @@ def test_workers_losses_and_gradients_add_up_to_those_of_the_whole_batch(name, l
             torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
-PARTS = [slice(0, 11), slice(0, 0), slice(11, None)]  # other users in each
+PARTS = [slice(0, 3), slice(3, 3), slice(3, USERS)]  # the users of each process; one has none
+
+
+def worker_step(name: str, users: slice) -> list[torch.Tensor]:
+    """Loss, statistics and gradients of one worker, which holds these users."""
+    whole, model = connected_graph(), build(name)
+    user_B, item_B, row_B = interactions(whole)
+    here = (user_B >= users.start) & (user_B < users.stop)
+    observed = UserItems(user_B[here] - users.start, item_B[here], users.stop - users.start, ITEMS)
+    own = build(name, observed=observed, first_user=users.start)
+    own.load_state_dict(model.state_dict() | {"user.weight": model.user.weight[users]})
+    own = own.double()
+    config, step = training_step(own, observed, "loss.l2=0.1")
+    step.popularity_I = whole.item_counts()
+    value, statistics = step(user_B[here] - users.start, item_B[here], row_B[here], (0, 1, 0))
+    value.backward()
+    user_UD = torch.zeros(USERS, model.user.weight.shape[1], dtype=torch.float64)
+    user_UD[users] = own.user.weight.grad
+    others = [parameter.grad for key, parameter in own.named_parameters() if key != "user.weight"]
+    return [value.detach(), statistics, user_UD, *others]
 
 
 def work(rank: int, folder: str) -> None:
@@ -578,11 +597,7 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
     totals = {}
     for name in MODELS:
-        observed, model = connected_graph(), build(name).double()
-        _, step = training_step(model, observed)
-        value, statistics = step(*(column[PARTS[rank]] for column in interactions(observed)), (0, 1, 0))
-        value.backward()
-        totals[name] = [value.detach(), statistics, *(p.grad for p in model.parameters())]
+        totals[name] = worker_step(name, PARTS[rank])
         for tensor in totals[name]:
             dist.all_reduce(tensor)
     if rank == 0:
@@ -590,18 +605,22 @@ def work(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_processes_that_share_a_batch_add_up_to_one_that_has_it_all(tmp_path):
-    """SimGCL's loss is that of the whole batch, of which each process holds a part; one holds none."""
+def test_processes_with_users_of_their_own_add_up_to_one_that_has_them_all(tmp_path):
+    """They hold parts of the graph and of SimGCL's loss of the whole batch; one holds nothing."""
     get_context("forkserver").set_forkserver_preload([build_model.__module__])  # imported once for all
     start_processes(work, (str(tmp_path),), len(PARTS), start_method="forkserver")
     totals = torch.load(tmp_path / "totals")
     for name in MODELS:
-        observed, model = connected_graph(), build(name).double()
-        _, step = training_step(model, observed)
-        value, statistics = step(*interactions(observed), (0, 1, 0))
-        value.backward()
-        expected = [value.detach(), statistics, *(p.grad for p in model.parameters())]
-        torch.testing.assert_close(totals[name], expected, rtol=1e-9, atol=1e-12)
+        expected = worker_step(name, slice(0, USERS))
+        torch.testing.assert_close(totals[name], expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_a_model_draws_does_not_depend_on_how_many_users_it_has(name):
+    few = UserItems(torch.tensor([0, 1]), torch.tensor([3, 3]), 2, ITEMS)
+    one, other = build(name), build(name, observed=few)
+    for key, weight in one.state_dict().items():
+        assert key == "user.weight" or torch.equal(weight, other.state_dict()[key])
 
 
 class OwnModel(nn.Module):
@@ -638,7 +657,7 @@ def test_a_model_of_ones_own_needs_three_methods_and_nothing_else(loss, sampler)
         "optimizer.lr=0.05",
         "sampled_softmax.shared_negatives=20",
     )
-    (optimizer,) = build_optimizers(config, model)
+    optimizer = build_optimizer(config, model, step.samplers)
     rows, losses = interactions(observed), []
     for number in range(30):
         value, _ = step(*rows, (0, 1, number))
@@ -678,8 +697,9 @@ def test_a_checkerboard_is_learned_so_that_the_withheld_pairs_come_out_on_top(na
     )
     torch.manual_seed(0)
     model = build_model(config, observed)
-    step = TrainingStep(config, model, build_loss(config), build_samplers(config, model, observed), observed)
-    (optimizer,) = build_optimizers(config, model)
+    samplers = build_samplers(config, model, observed)
+    step = TrainingStep(config, model, build_loss(config), samplers, observed, observed.item_counts())
+    optimizer = build_optimizer(config, model, samplers)
     for number in range(100):
         loss, _ = step(user, item, torch.arange(len(user)), (0, number))
         optimizer.zero_grad()

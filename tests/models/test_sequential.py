@@ -18,7 +18,7 @@ from adar_ray.models import BaseModel, BERT4Rec, FMLPRec, GRU4Rec, SASRec
 from adar_ray.models.bert4rec import BERT4RecSettings
 from adar_ray.models.fmlprec import Filter
 from adar_ray.models.protocol import dot_score, training_positions
-from adar_ray.models.sequence import visible_positions
+from adar_ray.models.sequence import Packing
 from adar_ray.registry import MODELS as REGISTRY
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import SamplingContext
@@ -337,12 +337,97 @@ def test_beside_a_softmax_the_pair_with_a_generated_negative_pulls_as_well():
 
 @pytest.mark.parametrize(
     ("causal", "expected"),
-    [(True, ["1000", "0100", "0010", "0011"]), (False, ["1011", "0111", "0011", "0011"])],
+    [(True, ["1000", "1100", "0010", "0001"]), (False, ["1100", "1100", "0010", "0001"])],
 )
-def test_positions_see_items_and_padding_sees_itself_at_least(causal, expected):
-    visible_BLL = visible_positions(torch.tensor([[PADDING, PADDING, 3, 4], [PADDING] * 4]), causal)
-    assert ["".join(str(int(seen)) for seen in row) for row in visible_BLL[0]] == expected
-    assert torch.equal(visible_BLL[1], torch.eye(4, dtype=torch.bool))
+def test_packed_histories_lie_end_to_end_and_see_nothing_of_each_other(causal, expected):
+    item_BL = torch.tensor([[PADDING, PADDING, 1, 2], [PADDING] * 4, [3, 4, 5, 6], [PADDING] * 3 + [7]])
+    packing = Packing(item_BL)
+    assert packing.pack(item_BL, 9).tolist() == [[3, 4, 5, 6], [1, 2, 7, PADDING]]
+    unpacked_BL = packing.unpack(packing.pack(item_BL, 9)[..., None])[..., 0]
+    assert unpacked_BL.tolist() == [[0, 0, 1, 2], [0, 0, 0, PADDING], [3, 4, 5, 6], [0, 0, 0, 7]]
+    visible_RWW = packing.visible(causal)
+    assert ["".join(str(int(seen)) for seen in row) for row in visible_RWW[1]] == expected
+
+
+def test_room_left_in_a_packed_row_sees_itself_alone():
+    item_BL = torch.tensor([[1, 2, 3], [PADDING, 4, 5]])
+    packing = Packing(item_BL)
+    assert packing.pack(item_BL, 9).tolist() == [[1, 2, 3], [4, 5, 9]]
+    assert packing.visible(causal=False)[1].tolist() == [[True, True, False]] * 2 + [[False, False, True]]
+
+
+def test_many_histories_take_little_more_room_than_their_items():
+    length_B = torch.rand(500, generator=torch.Generator().manual_seed(0)).pow(3).mul(50).long() + 1
+    row_B = torch.arange(500)[:, None]
+    of_BL = row_B.where(torch.arange(50) >= 50 - length_B[:, None], PADDING)
+    packing = Packing(of_BL)
+    of_RW = packing.pack(of_BL, PADDING)
+    assert of_RW.shape[1] == length_B.max()
+    assert (of_RW != PADDING).float().mean() > 0.98
+    runs = [run for row in of_RW for run in torch.unique_consecutive(row).tolist() if run != PADDING]
+    assert sorted(runs) == list(range(500))  # no history is divided
+    assert torch.equal(packing.unpack(of_RW[..., None])[..., 0], of_BL.clamp_min(0))
+
+
+def transformer(model: nn.Module) -> nn.TransformerEncoder:
+    """torch's transformer with the model's own parameters."""
+    layer = nn.TransformerEncoderLayer(DIM, 2, 4 * DIM, 0.0, "gelu", 1e-12, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    for ours, theirs in zip(model.transformer.attention, encoder.layers, strict=True):
+        theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias = ours.query_key_value.parameters()
+        theirs.self_attn.out_proj, theirs.norm1 = ours.output, ours.residual.norm
+    for ours, theirs in zip(model.transformer.feed_forward, encoder.layers, strict=True):
+        theirs.linear1, theirs.linear2, theirs.norm2 = ours.inner, ours.outer, ours.residual.norm
+    return encoder
+
+
+def padded_users(name: str, model: nn.Module, item_BL: torch.Tensor) -> torch.Tensor:
+    """Every position computed by torch's own layers, padding as well."""
+    real_BL = item_BL != PADDING
+    x_BLD = model.item.weight[item_BL.clamp_min(0)] * real_BL[..., None]
+    if name == "gru4rec":
+        return model.dense(model.gru(x_BLD)[0])
+    hidden_BLL = ~(real_BL[:, None] | torch.eye(item_BL.shape[1], dtype=torch.bool))
+    if name == "sasrec":
+        hidden_BLL = hidden_BLL | ~torch.ones_like(hidden_BLL).tril()
+        position_BLD = model.position.weight[real_BL.cumsum(1).sub(1).clamp_min(0)]
+    else:
+        position_BLD = model.position.weight[-item_BL.shape[1] :]
+    x_BLD = model.input_layer.norm(x_BLD + position_BLD)
+    x_BLD = transformer(model)(x_BLD, mask=hidden_BLL.repeat_interleave(2, 0))
+    if name == "sasrec":
+        return x_BLD
+    user_BLD = model.projection_norm(gelu(model.projection(x_BLD)))
+    return user_BLD * (item_BL == model.mask)[..., None]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["gru4rec", "sasrec", "bert4rec"])
+def test_histories_of_all_lengths_are_what_they_are_with_padding_and_so_are_gradients(name, training):
+    model, rng = build(name).double().train(training), torch.Generator().manual_seed(0)
+    length_B = torch.tensor([6, 1, 0, 3, 1, 6, 2, 5, 0, 1, 4, 1])
+    item_BL = torch.randint(0, ITEMS, (len(length_B), LENGTH), generator=rng)
+    item_BL = item_BL.masked_fill(torch.arange(LENGTH) < LENGTH - length_B[:, None], PADDING)
+    shown_BN = item_BL
+    if name == "bert4rec" and training:  # some items are hidden
+        item_BL[::2, -1] = item_BL[7, 2:4] = ITEMS
+    elif name == "bert4rec":
+        shown_BN = torch.cat([item_BL, torch.full((len(item_BL), 1), ITEMS)], 1)
+    asked_BL = item_BL != PADDING
+    asked_BL[:, -1] = True  # without a history, too
+    weight_BLD = torch.randn(*item_BL.shape, DIM, generator=rng, dtype=torch.float64) * asked_BL[..., None]
+
+    found_BLD = users(model, item_BL)
+    expected_BLD = padded_users(name, model, shown_BN)[:, -LENGTH:]
+    torch.testing.assert_close(found_BLD[asked_BL], expected_BLD[asked_BL])
+    parameters = tuple(model.parameters())
+    for ours, theirs in zip(
+        torch.autograd.grad((found_BLD * weight_BLD).sum(), parameters),
+        torch.autograd.grad((expected_BLD * weight_BLD).sum(), parameters),
+        strict=True,
+    ):
+        assert ours.any()
+        torch.testing.assert_close(ours, theirs)
 
 
 def arrays(module: nn.Module) -> dict[str, np.ndarray]:
@@ -372,6 +457,11 @@ def test_gru4rec_is_the_equations_of_a_gru_over_the_items_alone():
                 x = states[layer] = (1 - update) * candidate + update * h
             expected = weight["dense.weight"] @ x + weight["dense.bias"]
             np.testing.assert_allclose(user_BLD[row, position], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_elsewhere_than_on_a_cpu_gru4rec_reads_whole_rows():
+    model, history_BL = build("gru4rec").to("meta"), histories().to("meta")
+    assert model.users({"history": history_BL}).shape == (5, LENGTH, DIM)
 
 
 def normalized(x: np.ndarray, weight: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -407,23 +497,6 @@ def test_sasrec_is_attention_written_out_over_the_items_alone():
             inner = inner * (1 + erf(inner / math.sqrt(2))) / 2
             x = normalized(x + dense(inner, weight, f"{name}.outer"), weight, f"{name}.residual.norm")
         np.testing.assert_allclose(user_BLD[row, LENGTH - len(real) :], x, rtol=1e-4, atol=1e-5)
-
-
-def test_bert4rec_is_torchs_transformer_with_a_mask_at_the_end():
-    model, item_BL = build("bert4rec").eval(), histories()
-    layer = nn.TransformerEncoderLayer(DIM, 2, 4 * DIM, 0.0, "gelu", 1e-12, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-    for ours, theirs in zip(model.transformer.attention, encoder.layers, strict=True):
-        theirs.self_attn.in_proj_weight, theirs.self_attn.in_proj_bias = ours.query_key_value.parameters()
-        theirs.self_attn.out_proj, theirs.norm1 = ours.output, ours.residual.norm
-    for ours, theirs in zip(model.transformer.feed_forward, encoder.layers, strict=True):
-        theirs.linear1, theirs.linear2, theirs.norm2 = ours.inner, ours.outer, ours.residual.norm
-
-    shown_BN = torch.cat([item_BL, torch.full((5, 1), ITEMS)], 1)
-    x = model.item.weight[shown_BN.clamp_min(0)] + model.position.weight
-    x = encoder(model.input_layer.norm(x), src_key_padding_mask=shown_BN == PADDING)
-    expected = model.projection_norm(gelu(model.projection(x[:, -1])))
-    torch.testing.assert_close(users(model, item_BL)[:, -1], expected)
 
 
 @pytest.mark.parametrize("length", [5, 6])

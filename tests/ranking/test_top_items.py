@@ -1,5 +1,8 @@
 """Exact rankings against brute force, and figures that add up the same over any workers."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from torch import nn
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
+from adar_ray.process import torch_threads
 from adar_ray.ranking import top_items as ranking
-from adar_ray.ranking.tally import tally_users, tile_count
+from adar_ray.ranking.tally import Tally, tally_users
 from adar_ray.ranking.top_items import TILE, top_items
 
 
@@ -28,6 +32,16 @@ class Table(nn.Module):
 
     def score(self, user_BD, item_BKD):
         return user_BD @ item_BKD[0].T
+
+
+class Values(Table):
+    """The same, where a table of unit vectors would be too large: an item's vector is its id."""
+
+    def items(self, item):
+        return item.double()[:, None]
+
+    def score(self, user_BD, item_BKD):
+        return user_BD[:, item_BKD[0, :, 0].long()]
 
 
 class Factors(nn.Module):
@@ -77,15 +91,30 @@ def rank(model: nn.Module, user: torch.Tensor, seen: UserItems, k: int) -> tuple
     return tuple(torch.cat([tile[part] for tile in tiles]).numpy() for part in (1, 2))
 
 
-@pytest.mark.parametrize("chunk", [7, 10, 16, 50, 1000])
+def cut_into(monkeypatch: pytest.MonkeyPatch, chunk: int, panel: int, block: int) -> None:
+    for name, size in {"CHUNK": chunk, "PANEL": panel, "BLOCK": block}.items():
+        monkeypatch.setattr(ranking, name, size)
+
+
+@pytest.mark.parametrize("sizes", [(7, 1, 1), (12, 4, 2), (16, 8, 8), (24, 8, 4), (50, 6, 3), (1000, 20, 5)])
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_rankings_full_of_ties_are_those_of_a_stable_sort_across_chunks(monkeypatch, chunk, k):
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
-    score_UI, seen = tied_scores(40, 50), random_pairs(40, 50, 0.2)
+@pytest.mark.parametrize("levels", [1, 4, 50])
+def test_rankings_full_of_ties_are_those_of_a_stable_sort_however_they_are_cut(monkeypatch, sizes, k, levels):
+    cut_into(monkeypatch, *sizes)
+    score_UI, seen = tied_scores(40, 50, levels), random_pairs(40, 50, 0.2)
     item, score = rank(Table(score_UI), torch.arange(40), seen, k)
     best_item, best_score = brute_force(score_UI, seen)
     assert (item == best_item[:, :k]).all()
     assert (score == best_score[:, :k]).all()
+
+
+def test_a_catalog_of_many_panels_with_the_sizes_in_use():
+    n_items = 2 * ranking.PANEL + ranking.BLOCK + 3
+    score_UI, seen = tied_scores(5, n_items, 2000), random_pairs(5, n_items, 0.2)
+    item, score = rank(Values(score_UI), torch.arange(5), seen, 20)
+    best_item, best_score = brute_force(score_UI, seen)
+    assert (item == best_item[:, :20]).all()
+    assert (score == best_score[:, :20]).all()
 
 
 def test_where_all_scores_are_equal_the_ids_decide():
@@ -125,7 +154,7 @@ def test_leaving_out_one_users_items_leaves_the_others_alone():
 
 @pytest.mark.parametrize("chunk", [4, 100])
 def test_a_k_beyond_the_catalog_gives_the_whole_catalog(monkeypatch, chunk):
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
+    cut_into(monkeypatch, chunk, 4, 2)
     score_UI, seen = tied_scores(6, 9), random_pairs(6, 9, 0)
     item, _ = rank(Table(score_UI), torch.arange(6), seen, 50)
     assert item.tolist() == brute_force(score_UI, seen)[0].tolist()
@@ -133,7 +162,7 @@ def test_a_k_beyond_the_catalog_gives_the_whole_catalog(monkeypatch, chunk):
 
 @pytest.mark.parametrize("chunk", [4, 100])
 def test_fewer_unseen_items_than_k_leave_the_rest_at_minus_infinity(monkeypatch, chunk):
-    monkeypatch.setattr(ranking, "CHUNK", chunk)
+    cut_into(monkeypatch, chunk, 4, 2)
     seen = UserItems(torch.tensor([0] * 7 + [1] * 9), torch.tensor([*range(2, 9), *range(9)]), 3, 9)
     item, score = rank(Table(tied_scores(3, 9)), torch.arange(3), seen, 5)
     assert np.isneginf(score).sum(1).tolist() == [3, 5, 0]
@@ -159,6 +188,29 @@ def test_a_users_scores_do_not_depend_on_who_else_is_asked_for():
         item, score = rank(model, user, seen, 10)
         assert (item == all_items[user]).all()
         assert (score == all_scores[user]).all()  # to the last bit
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_share_the_tiles_and_change_nothing(threads):
+    model, seen = Factors(5 * TILE + 9, 300), random_pairs(5 * TILE + 9, 300, 0.1)
+    user = torch.randperm(5 * TILE + 9, generator=torch.Generator().manual_seed(0))
+    alone = rank(model, user, seen, 10)
+    with torch_threads(threads):
+        shared = rank(model, user, seen, 10)
+        assert torch.get_num_threads() == threads
+        next(top_items(model, user, seen, 10, 300))  # and no more
+        assert torch.get_num_threads() == threads
+    for mine, theirs in zip(alone, shared, strict=True):
+        assert (mine == theirs).all()
+
+
+def test_what_a_model_raises_in_a_thread_arrives():
+    class Broken(Factors):
+        def score(self, user_BD, item_BKD):
+            raise ValueError("broken")
+
+    with torch_threads(2), pytest.raises(ValueError, match="broken"):
+        list(top_items(Broken(3 * TILE, 5), torch.arange(3 * TILE), random_pairs(3 * TILE, 5, 0), 2, 5))
 
 
 class MeanOfHistory(nn.Module):
@@ -259,20 +311,36 @@ def test_metrics_of_a_larger_world_are_those_of_its_brute_force_rankings():
 
 
 @pytest.mark.parametrize("workers", [2, 3, 7])
-def test_workers_tallies_add_up_to_exactly_the_tally_of_one(workers):
-    n_users = 5 * TILE
+def test_workers_tallies_add_up_to_exactly_the_tally_of_one_whoever_ranks_whom(workers):
+    n_users = 3 * TILE
     model, seen = Factors(n_users, 60), random_pairs(n_users, 60, 0.2)
     truth = random_pairs(n_users, 60, 0.05, seed=2)
     alone = tally_users(model, seen, truth, [5, 20])
-    tiles = tile_count(truth)
-    assert tiles == 5
-    parts = [tally_users(model, seen, truth, [5, 20], range(w, tiles, workers)) for w in range(workers)]
-    total = parts[0]
-    for part in parts[1:]:
+    owner = torch.randint(workers, (n_users,), generator=torch.Generator().manual_seed(workers))
+    total, *others = (
+        tally_users(model, seen, truth, [5, 20], (owner == worker).nonzero()[:, 0].flip(0))
+        for worker in range(workers)
+    )
+    for part in others:
         for mine, theirs in zip(total.tensors(), part.tensors(), strict=True):
             mine += theirs
     assert total.metrics(seen.item_counts()) == alone.metrics(seen.item_counts())
     assert int(alone.users) == int((truth.counts() > 0).sum())
+
+
+def test_means_are_the_nearest_to_those_of_fractions():
+    draw = torch.Generator().manual_seed(0)
+    hit_Bk, relevant_B = (
+        torch.rand(500, 7, generator=draw) < 0.3,
+        torch.randint(7, 30, (500,), generator=draw),
+    )
+    metrics, tally = ranking_metrics(hit_Bk, relevant_B, [3, 7]), Tally(9, [3, 7])
+    nothing = torch.zeros(500, 7, dtype=torch.int64)
+    tally.add(metrics, nothing, nothing > 0)
+    means = tally.metrics(torch.ones(9, dtype=torch.int64))
+    for name, value_B in metrics.items():
+        exact = sum(Fraction(value) for value in value_B.tolist()) / 500
+        assert abs(Fraction(means[name]) - exact) <= Fraction(2**-60) + Fraction(math.ulp(float(exact)))
 
 
 def test_a_catalog_smaller_than_k_is_evaluated():

@@ -123,6 +123,12 @@ def ask_many(sampler: nn.Module, *unseen: int, **more) -> Negatives:
     return ask(sampler, seen_but(*unseen), **rows | more)
 
 
+def made_of(negatives: Negatives) -> tuple[torch.Tensor, torch.Tensor]:
+    """The items mixed into generated negatives, `[B, K]`, and their vectors."""
+    source = negatives.source
+    return source.item_P[source.at_BK], source.vector_PD[source.at_BK]
+
+
 def value(score: Callable, user_D: torch.Tensor, item_D: torch.Tensor) -> float:
     return score(user_D[None], item_D[None, None]).item()
 
@@ -458,7 +464,7 @@ def test_mixgcf_mixes_at_each_hop_the_positive_and_what_makes_the_hardest_mixtur
     torch.testing.assert_close(ours, theirs)
     assert theirs[0].abs().sum() > 0
     # L2 is for the first hop of the item chosen there.
-    item_BK, vector_BKD = negatives.source
+    item_BK, vector_BKD = made_of(negatives)
     first_BK1 = share_BKH[..., :1]
     mixed_BKID = first_BK1[..., None] * hop_IHD[0, 0] + (1 - first_BK1[..., None]) * hop_IHD[:, 0]
     score_BKI = torch.stack([score(user_BD, mixed_BID) for mixed_BID in mixed_BKID.unbind(1)], 1)
@@ -487,7 +493,7 @@ def test_mixgcf_mixes_the_positive_with_the_hardest_of_n_unseen_items():
     rank_B2 = rank_I[item_B2]
     assert len(rank_B2) > 0.99 * MANY
     assert (rank_B2 >= 0).all()
-    source_BK, source_BKI = (part[negatives.mask_BK.all(1)] for part in negatives.source)
+    source_BK, source_BKI = (part[negatives.mask_BK.all(1)] for part in made_of(negatives))
     assert torch.equal(source_BK, item_B2)
     assert torch.equal(source_BKI, torch.eye(ITEMS, dtype=torch.float64)[item_B2])
     for rank_B in rank_B2.T:

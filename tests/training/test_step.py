@@ -65,7 +65,8 @@ def step_of(model: nn.Module, *settings: str, targets: int = LENGTH) -> Training
         ]
     )
     seen = observed()
-    return TrainingStep(config, model, build_loss(config), build_samplers(config, model, seen), seen, targets)
+    samplers = build_samplers(config, model, seen)
+    return TrainingStep(config, model, build_loss(config), samplers, seen, seen.item_counts(), targets)
 
 
 def sequence_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -106,22 +107,20 @@ def test_every_position_of_a_sequence_row_is_a_pair_of_the_user_then_and_the_nex
 
 def test_no_position_takes_what_its_user_has_seen_for_a_negative():
     step, seen = step_of(MeanOfHistory(), "sampler.name=uniform", "uniform.negatives=9"), observed()
+    step.samplers[0] = recorder = Recorder()
     user_B, item_BN, row_B = sequence_rows()
-    _, pairs = step._pairs(step.model, user_B, item_BN, row_B, KEY)
-    sampler = step.samplers[0]
-    items = SamplingContext(step.model.items, ITEMS, dot_score, step._seen(user_B, pairs))
-    drawn = sampler(pairs.user_ND, pairs.user_ND, items, RowRng(pairs.row_N, *KEY, 0))
-    assert not seen.contains(pairs.user_N, drawn.item_BK)[drawn.mask_BK].any()
-    shared = torch.arange(ITEMS)
-    assert torch.equal(step._seen(user_B, pairs)(shared), seen.contains_shared(pairs.user_N, shared))
+    step(user_B, item_BN, row_B, KEY)
+    user_N, drawn, shared = recorder.items.user_B, recorder.drawn, torch.arange(ITEMS)
+    assert not seen.contains(user_N, drawn.item_BK)[drawn.mask_BK].any()
+    assert torch.equal(recorder.items.seen(shared), seen.contains_shared(user_N, shared))
 
 
 class Recorder(nn.Module):
-    """A sampler that keeps what it is told of the items."""
+    """A sampler that keeps what it is told of the items, and its answer."""
 
     def forward(self, user_BD, positive_BD, items, rng):
-        self.items = items
-        return UniformSampler()(user_BD, positive_BD, items, rng)
+        self.items, self.drawn = items, UniformSampler()(user_BD, positive_BD, items, rng)
+        return self.drawn
 
 
 @pytest.mark.parametrize(("model", "rows"), [(mf, pair_rows), (MeanOfHistory, sequence_rows)])

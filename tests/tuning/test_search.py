@@ -30,7 +30,7 @@ from adar_ray.tuning.search import resume_search, tune
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 BASE = {
     "model": {"embedding_dim": 8},
@@ -80,7 +80,9 @@ def surroundings() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, list[str]]:
+def finished(
+    ray_cluster: None, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Folder, list[str]]:
     """All four learning rates, to the end, and the winner with two seeds; and what else that has changed."""
     out = tmp_path_factory.mktemp("tuning") / "search"
     before = surroundings()

@@ -1,0 +1,141 @@
+"""The second step of `prepare`: sort each user's interactions, and choose among those that repeat.
+
+Legend: E rows of a part, which holds all rows of its users; K different ids of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from adar_ray.data.driver import Block, Driver, OnRows, drained
+from adar_ray.data.manifest import SPLITS, Repeat
+from adar_ray.data.reading import Rows
+from adar_ray.data.sorting import Counted, count_both, runs, stable_order
+from adar_ray.data.split import hash_pairs
+
+_ROWS_PER_PART = 1 << 19
+_MOST_PARTS = 256  # more would be cut into too small pieces
+_COARSER_UNITS = (10**9, 10**6, 10**3)  # nanoseconds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which interactions are kept, and what orders them."""
+
+    has_time: bool
+    repeat: Repeat
+    min_rating: float | None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The numbers of rows that were dropped; see `manifest.RowCounts`."""
+
+    repeated: int = 0
+    held_out_in_training: int = 0
+    low_rating: int = 0
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The interactions that are left.
+
+    Attributes:
+        parts: blocks with all interactions of some users, sorted by user and time: `user`, `item`,
+            `timestamp` and, if the source has a split, `given`.
+        dropped: how many are gone.
+        users, items: what is in each part.
+    """
+
+    parts: list[Block]
+    dropped: Dropped
+    users: list[Counted]
+    items: list[Counted]
+
+
+def choose(driver: Driver, rows: Rows, choice: Choice, on_rows: OnRows) -> Chosen:
+    """Cut the rows by user into parts, sort them, and choose; the blocks of the rows are gone then."""
+    parts = min(-(-rows.count // _ROWS_PER_PART), _MOST_PARTS)
+    inputs = zip(drained(rows.blocks), rows.users.positions, rows.items.positions, strict=False)
+    together = driver.shuffle(_to_parts, ((*block, parts) for block in inputs), parts)
+    results = list(driver.run(_choose, ((block, choice) for block in drained(together)), on_rows))
+    found = [result.found for result in results]
+    dropped = Dropped(*np.sum([astuple(dropped) for dropped, _, _ in found], axis=0).tolist())
+    blocks = [block for result in results for block in result.blocks]
+    return Chosen(blocks, dropped, [users for _, users, _ in found], [items for _, _, items in found])
+
+
+def _to_parts(
+    block: pa.Table, user_K: np.ndarray, item_K: np.ndarray, parts: int
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Give a block preliminary ids, and each row the part of its user."""
+    codes = {name: block[name].combine_chunks().indices.to_numpy() for name in ("user", "item")}
+    columns = {"user": user_K[codes["user"]], "item": item_K[codes["item"]]}
+    rest = {name: block[name] for name in block.column_names if name not in columns}
+    part_K = (hash_pairs(user_K, 0, 0) % np.uint64(parts)).astype(np.int32)
+    yield part_K[codes["user"]], pa.table(columns | rest)
+
+
+def _choose(block: pa.Table, choice: Choice) -> Generator[pa.Table, None, tuple[Dropped, Counted, Counted]]:
+    chosen, dropped = sort_and_choose(choice, block)
+    if chosen.num_rows:
+        yield chosen
+    return dropped, *count_both(chosen["user"].to_numpy(), chosen["item"].to_numpy())
+
+
+def sort_and_choose(choice: Choice, block: pa.Table) -> tuple[pa.Table, Dropped]:
+    """Sort by user and time, and keep one interaction of each pair unless all are to be kept.
+
+    The first is the first in time, or in the source if it has no times; ties are broken by the order in the
+    source. Where a pair is in the source's training and its test, training keeps it. The filter by rating
+    comes after that: a pair counts by the rating of its interaction that is kept.
+
+    Args:
+        block: rows in the order of the source.
+    """
+    order_E = _time_order(block["timestamp"].to_numpy()) if choice.has_time else np.arange(block.num_rows)
+    order_E = order_E[stable_order(block["user"].to_numpy()[order_E])]
+    names = [name for name in block.column_names if name != "rating"]
+    column = {name: block[name].to_numpy()[order_E] for name in names}
+    is_kept_E, dropped = np.ones(block.num_rows, dtype=bool), Dropped()
+    if choice.repeat != "keep":
+        is_kept_E, dropped = _choose_of_pairs(
+            choice.repeat, column["user"], column["item"], column.get("given")
+        )
+    if choice.min_rating is not None:
+        is_enough_E = block["rating"].to_numpy()[order_E] >= choice.min_rating
+        low = int((is_kept_E & ~is_enough_E).sum())
+        dropped = Dropped(dropped.repeated, dropped.held_out_in_training, low)
+        is_kept_E &= is_enough_E
+    if not is_kept_E.all():
+        column = {name: values[is_kept_E] for name, values in column.items()}
+    return pa.table(column), dropped
+
+
+def _time_order(time_E: np.ndarray) -> np.ndarray:
+    unit = next((unit for unit in _COARSER_UNITS if not (time_E % unit).any()), 1)
+    return stable_order(time_E // unit)  # smaller numbers are sorted faster
+
+
+def _choose_of_pairs(
+    repeat: Repeat, user_E: np.ndarray, item_E: np.ndarray, given_E: np.ndarray | None
+) -> tuple[np.ndarray, Dropped]:
+    """Which rows to keep, given rows that are sorted by user and time."""
+    start_U, count_U = runs(user_E)
+    nth_E = np.repeat(np.arange(len(start_U)), count_U)  # smaller numbers than the ids
+    pair_E = nth_E << int(item_E.max(initial=0)).bit_length() | item_E
+    split_E = pair_E if given_E is None else pair_E * len(SPLITS) + given_E
+    by_split_E = stable_order(split_E)
+    split_start, split_count = runs(split_E[by_split_E])
+    # The rows of a pair in its first split; the others are in training already.
+    pair = pair_E[by_split_E[split_start]]
+    is_first_split = np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]
+    chosen = split_start if repeat == "first" else split_start + split_count - 1
+    is_kept_E = np.zeros(len(user_E), dtype=bool)
+    is_kept_E[by_split_E[chosen[is_first_split]]] = True
+    held_out = int((~is_first_split).sum())
+    return is_kept_E, Dropped(len(user_E) - len(split_start), held_out)

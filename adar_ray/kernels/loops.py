@@ -1,0 +1,413 @@
+"""Compiled loops for a CPU, each beside the plain torch that does the same on any device.
+
+A training step looks up and updates thousands of single rows. There, torch's operations spend their time on
+memory that nothing else needs. Numba compiles each loop once and keeps the result on disk.
+
+Legend: B rows, K numbers per row, E pairs, R rows of gradients, N rows of a table, P vectors of a pool, T
+timesteps, D dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
+    cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy"
+)
+
+
+@_compiled
+def _contains(
+    start: np.ndarray, pair: np.ndarray, bits: np.ndarray, n_items: int, user: int, item: int
+) -> bool:
+    """Whether a user has interacted with an item: one bit, or a binary search among the user's own."""
+    if len(bits):
+        at = user * n_items + item
+        return (bits[at >> 3] >> (at & 7)) & 1 != 0
+    low, high, wanted = start[user], start[user + 1], user * n_items + item
+    while low < high:
+        middle = (low + high) >> 1
+        if pair[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low < start[user + 1] and pair[low] == wanted
+
+
+@_compiled
+def contains(
+    start: np.ndarray,
+    pair: np.ndarray,
+    bits: np.ndarray,
+    n_items: int,
+    user: np.ndarray,
+    item: np.ndarray,
+    found: np.ndarray,
+) -> None:
+    """`UserItems.contains`. Writes `found`, `[B, K]`."""
+    for row in range(item.shape[0]):
+        for k in range(item.shape[1]):
+            found[row, k] = _contains(start, pair, bits, n_items, user[row], item[row, k])
+
+
+@_compiled
+def unseen(
+    start: np.ndarray,
+    pair: np.ndarray,
+    bits: np.ndarray,
+    n_items: int,
+    user: np.ndarray,
+    number: np.ndarray,
+    item: np.ndarray,
+    found: np.ndarray,
+) -> None:
+    """`UserItems.unseen`: a binary search among each user's items. Writes `item` and `found`, `[B, K]`."""
+    for row in range(len(user)):
+        first, end = start[user[row]], start[user[row] + 1]
+        unseen = n_items - (end - first)
+        offset = user[row] * n_items
+        for column in range(number.shape[1]):
+            rank = number[row, column] * unseen >> 31
+            low, high = first, end
+            while low < high:
+                middle = (low + high) >> 1
+                if pair[middle] - offset - (middle - first) <= rank:
+                    low = middle + 1
+                else:
+                    high = middle
+            item[row, column] = min(rank + low - first, n_items - 1)
+            found[row, column] = unseen > 0
+
+
+@_compiled
+def sum_rows(
+    row: np.ndarray,
+    gradient: np.ndarray,
+    place: np.ndarray,
+    distinct: np.ndarray,
+    total: np.ndarray,
+    count: int,
+) -> int:
+    """Adds gradients to the sums of the rows of a table that they belong to.
+
+    Args:
+        row: rows of the table, `[R]`.
+        gradient: `[R, D]`.
+        place: of each of the table's rows among `distinct`, `[N]`; -1 for those that have no sum yet.
+        distinct, total: the rows that have a sum, in order of appearance, and their sums.
+        count: how many there are.
+
+    Returns:
+        How many there are now.
+    """
+    for entry in range(len(row)):
+        at = place[row[entry]]
+        if at < 0:
+            at = count
+            place[row[entry]] = at
+            distinct[at] = row[entry]
+            total[at] = gradient[entry]
+            count += 1
+        else:
+            for column in range(gradient.shape[1]):
+                total[at, column] += gradient[entry, column]
+    return count
+
+
+@_compiled
+def sum_products(
+    row: np.ndarray,
+    factor: np.ndarray,
+    vector: np.ndarray,
+    of: np.ndarray,
+    place: np.ndarray,
+    distinct: np.ndarray,
+    total: np.ndarray,
+    count: int,
+) -> int:
+    """`sum_rows` of gradients that are never made: `factor[e]` times row `of[e]` of the table `vector`."""
+    for entry in range(len(row)):
+        at, f, other = place[row[entry]], factor[entry], of[entry]
+        if at < 0:
+            at = count
+            place[row[entry]] = at
+            distinct[at] = row[entry]
+            for column in range(vector.shape[1]):
+                total[at, column] = f * vector[other, column]
+            count += 1
+        else:
+            for column in range(vector.shape[1]):
+                total[at, column] += f * vector[other, column]
+    return count
+
+
+@_compiled
+def adam_rows(
+    weight: np.ndarray,
+    mean: np.ndarray,
+    square: np.ndarray,
+    row: np.ndarray,
+    gradient: np.ndarray,
+    lr: float,
+    beta_1: float,
+    beta_2: float,
+    eps: float,
+    step: float,
+) -> None:
+    """Adam on some rows of a table, each once, in place."""
+    one = np.float32(1)
+    rate, epsilon = np.float32(lr / (1 - beta_1**step)), np.float32(eps)
+    scale = np.float32(1 / np.sqrt(1 - beta_2**step))
+    b1, b2 = np.float32(beta_1), np.float32(beta_2)
+    for entry in range(len(row)):
+        at = row[entry]
+        for column in range(gradient.shape[1]):
+            g = gradient[entry, column]
+            m = b1 * mean[at, column] + (one - b1) * g
+            v = b2 * square[at, column] + (one - b2) * g * g
+            mean[at, column], square[at, column] = m, v
+            weight[at, column] -= rate * m / (np.sqrt(v) * scale + epsilon)
+
+
+@_compiled
+def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
+    """Dot products of a row's vector, `[B, D]`, with K others, `[B, K, D]`. Writes `score`, `[B, K]`."""
+    for row in range(item.shape[0]):
+        for k in range(item.shape[1]):
+            total = np.float32(0)
+            for column in range(item.shape[2]):
+                total += user[row, column] * item[row, k, column]
+            score[row, k] = total
+
+
+@_compiled
+def row_dots(
+    user_table: np.ndarray,
+    user: np.ndarray,
+    item_table: np.ndarray,
+    item: np.ndarray,
+    score: np.ndarray,
+) -> None:
+    """`dots` of rows of tables, by their numbers: `user`, `[B]`, and `item`, `[B, K]`."""
+    for row in range(item.shape[0]):
+        for k in range(item.shape[1]):
+            total = np.float32(0)
+            for column in range(user_table.shape[1]):
+                total += user_table[user[row], column] * item_table[item[row, k], column]
+            score[row, k] = total
+
+
+@_compiled
+def dots_backward(
+    user: np.ndarray,
+    item: np.ndarray,
+    score_gradient: np.ndarray,
+    user_gradient: np.ndarray,
+    item_gradient: np.ndarray,
+) -> None:
+    """The gradients of `dots` from that of its scores."""
+    for row in range(item.shape[0]):
+        for column in range(item.shape[2]):
+            user_gradient[row, column] = 0
+        for k in range(item.shape[1]):
+            g = score_gradient[row, k]
+            for column in range(item.shape[2]):
+                user_gradient[row, column] += g * item[row, k, column]
+                item_gradient[row, k, column] = g * user[row, column]
+
+
+@_compiled
+def hardest_of_window(
+    score: np.ndarray,
+    item: np.ndarray,
+    place: np.ndarray,
+    start: np.ndarray,
+    pair: np.ndarray,
+    bits: np.ndarray,
+    n_items: int,
+    user: np.ndarray,
+    offset: np.ndarray,
+    width: np.ndarray,
+    noise: np.ndarray,
+    found: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+) -> None:
+    """The noise of `AdarSampler`, and the units of each row's scores of the pool.
+
+    Args:
+        score: `[B, P]`.
+        item: items of the pool, `[P]`; empty if they are none, or all may be taken.
+        place: one of an item's positions in the pool, -1 for other items, `[I]`.
+        start, pair, bits, n_items, user: what the rows' users have seen, as in `contains`.
+        offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
+        width: how many members of each window count, `[B]`, and how many there are, `[B]` again.
+        noise, found: receive positions in the pool `[B, K]`, and False where all have been seen.
+        mean, deviation: receive those of each row's scores, `[B]`.
+    """
+    rows, pool = score.shape
+    seen_by = np.full(pool, -1, np.int64)  # the last row whose user has seen the item that is placed here
+    for row in range(rows):
+        total = np.float32(0)
+        for at in range(pool):
+            total += score[row, at]
+        middle = total / np.float32(pool)
+        squares = np.float32(0)
+        for at in range(pool):
+            squares += (score[row, at] - middle) * (score[row, at] - middle)
+        mean[row], deviation[row] = middle, np.sqrt(squares / np.float32(pool))
+        looks_up = len(item) > 0 and len(bits) > 0
+        marks = len(item) > 0 and not looks_up
+        if marks:
+            for entry in range(start[user[row]], start[user[row] + 1]):
+                at = place[pair[entry] - user[row] * n_items]
+                if at >= 0:
+                    seen_by[at] = row
+        begin = offset[row]
+        for k in range(noise.shape[1]):
+            best, chosen = np.float32(-np.inf), begin
+            at = begin
+            for _ in range(width[0, row]):
+                if score[row, at] > best and not (
+                    (marks and seen_by[place[item[at]]] == row)
+                    or (looks_up and _contains(start, pair, bits, n_items, user[row], item[at]))
+                ):
+                    best, chosen = score[row, at], at
+                at = at + 1 if at + 1 < pool else 0  # a remainder would take longer than all the rest
+            noise[row, k], found[row, k] = chosen, best > -np.inf
+            begin = (begin + width[1, row]) % pool
+
+
+@_compiled
+def stop_at_boundary(
+    score: np.ndarray,
+    noise: np.ndarray,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    positive: np.ndarray,
+    boundary: np.ndarray,
+    cos_least: float,
+    cos_between: np.ndarray,
+    cos_at: np.ndarray,
+    sin_at: np.ndarray,
+    timestep: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    diffused: np.ndarray,
+) -> None:
+    """Diffuses positives up to their transition points, by scores alone (`transition_angle`).
+
+    Args:
+        score: `[B, P]`, those of the pool.
+        noise: the pool's vector that is the noise, `[B, K]`.
+        mean, deviation: of each row's scores of the pool, `[B]`: the user's units.
+        positive: scores of the positives, `[B]`.
+        boundary: in the user's units, `[B]`.
+        cos_least: cosine of the least angle.
+        cos_between: cosines of the angles between each timestep and the next, `[T]`.
+        cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
+        timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
+            there, `[B, K]`.
+    """
+    for row in range(noise.shape[0]):
+        r = (positive[row] - mean[row]) / deviation[row]
+        z = boundary[row]
+        for k in range(noise.shape[1]):
+            raw = score[row, noise[row, k]]
+            b = (raw - mean[row]) / deviation[row]
+            cosine = 0.0
+            if b <= z:
+                # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
+                length = max(r * r + b * b, 1e-12)
+                cosine = (r * z - b * math.sqrt(max(length - z * z, 0.0))) / length
+            cosine = min(max(cosine, 0.0), cos_least)
+            low, size = 0, len(cos_between)
+            while size > 0:
+                half = size >> 1
+                if cos_between[low + half] > cosine:
+                    low, size = low + half + 1, size - half - 1
+                else:
+                    size = half
+            c, s = cos_at[low], sin_at[low]
+            timestep[row, k], cos[row, k], sin[row, k] = low, c, s
+            diffused[row, k] = c * positive[row] + s * raw + (np.float32(1) - c - s) * mean[row]
+
+
+@_compiled
+def diffused_backward(
+    user: np.ndarray,
+    positive: np.ndarray,
+    pool: np.ndarray,
+    mean: np.ndarray,
+    noise: np.ndarray,
+    cos: np.ndarray,
+    sin: np.ndarray,
+    score_gradient: np.ndarray,
+    user_gradient: np.ndarray,
+    positive_gradient: np.ndarray,
+    pool_gradient: np.ndarray,
+) -> None:
+    """The gradients of dot products with diffused positives from that of the scores `[B, K]`.
+
+    Args:
+        user, positive: `[B, D]`.
+        pool, mean: `[P, D]` and `[D]`.
+        noise, cos, sin: `[B, K]`.
+        user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to.
+    """
+    for row in range(noise.shape[0]):
+        of_positive, of_mean = np.float32(0), np.float32(0)
+        for k in range(noise.shape[1]):
+            g = score_gradient[row, k]
+            of_positive += g * cos[row, k]
+            of_mean += g * (np.float32(1) - cos[row, k] - sin[row, k])
+        for column in range(user.shape[1]):
+            user_gradient[row, column] = of_positive * positive[row, column] + of_mean * mean[column]
+            positive_gradient[row, column] = of_positive * user[row, column]
+        for k in range(noise.shape[1]):
+            g, at = score_gradient[row, k] * sin[row, k], noise[row, k]
+            for column in range(user.shape[1]):
+                user_gradient[row, column] += g * pool[at, column]
+                pool_gradient[at, column] += g * user[row, column]
+
+
+@_compiled
+def step_statistics(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    mask: np.ndarray,
+    timestep: np.ndarray,
+    temperature: float,
+    histogram: np.ndarray,
+) -> tuple[float, int, float, int]:
+    """Sums over the negatives of a step: see `StepStatistics`.
+
+    Args:
+        positive, negative: scores, `[B]` and `[B, K]`.
+        mask: False for negatives that do not count, `[B, K]`.
+        timestep: shares of T, `[B, K]`; no columns if there are none.
+        histogram: receives how many timesteps are in each of its equal parts.
+
+    Returns:
+        The sum of the negatives' hardness, their number, the sum of their timesteps, and how many are 1.
+    """
+    hardness, count, timesteps, uncrossed = 0.0, 0, 0.0, 0
+    for row in range(negative.shape[0]):
+        for k in range(negative.shape[1]):
+            if mask[row, k]:
+                margin = (negative[row, k] - positive[row]) / temperature
+                hardness += 1 / (1 + math.exp(-margin))
+                count += 1
+        for k in range(timestep.shape[1]):
+            if mask[row, k]:
+                share = timestep[row, k]
+                timesteps += share
+                uncrossed += share == 1
+                part = 0 if math.isnan(share) else int(share * len(histogram))
+                histogram[min(max(part, 0), len(histogram) - 1)] += 1
+    return hardness, count, timesteps, uncrossed

@@ -1,0 +1,153 @@
+"""Adam that touches only the rows of a table that a step has used, and all of any other parameter.
+
+Legend: R rows of gradients, N rows of a table, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import nn
+
+from adar_ray import kernels
+from adar_ray.distributed import start_gathering_vectors, sum_over_workers, world_size
+from adar_ray.models.table import Gradients, Products, Table
+
+BETAS = 0.9, 0.999
+EPS = 1e-8
+MOMENTS = "mean", "square"
+
+
+class Adam:
+    """Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015).
+
+    A `Table` is updated row by row: rows without a gradient keep their weights and moments, as with
+    `torch.optim.SparseAdam`.
+
+    With `torch.distributed` initialized, gradients are first added up over all workers, which then make the
+    same step. Of a table only the rows that have gradients travel.
+
+    Args:
+        module: what to train. Its tables collect gradients by row from now on, if `by_rows`.
+        lr: learning rate.
+        by_rows: False if every step reaches all rows anyway.
+        own: names of parameters that each worker has for itself, such as the vectors of its users.
+    """
+
+    def __init__(
+        self, module: nn.Module, lr: float, *, by_rows: bool = True, own: Collection[str] = ()
+    ) -> None:
+        self.lr, self.own = lr, frozenset(own)
+        self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        self._tables = {
+            f"{name}.weight": table
+            for name, table in module.named_modules()
+            if by_rows and isinstance(table, Table) and f"{name}.weight" in self.parameters
+        }
+        for table in self._tables.values():
+            table.collect()
+        self.steps = 0
+        self.moments = {
+            name: (torch.zeros_like(weight), torch.zeros_like(weight))
+            for name, weight in self.parameters.items()
+        }
+        self._places: dict[str, torch.Tensor] = {}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The moments, as `mean:NAME` and `square:NAME` of each parameter."""
+        return {
+            f"{moment}:{name}": tensor
+            for name, tensors in self.moments.items()
+            for moment, tensor in zip(MOMENTS, tensors, strict=True)
+        }
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Follows the gradients; a parameter without one stays as it is."""
+        self.steps += 1
+        rows = {name: self._summed(name, table.take_gradients()) for name, table in self._tables.items()}
+        dense = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+        for name in rows.keys() & dense.keys():  # a model may use a table's weights in other ways as well
+            row_R, gradient_RD = rows.pop(name)
+            dense[name].index_add_(0, row_R, gradient_RD)
+        travel = {}
+        if world_size() > 1:
+            travel = {
+                name: start_gathering_vectors(*rows.pop(name)) for name in [*rows] if name not in self.own
+            }
+        sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
+        for name, (row_R, gradient_RD) in rows.items():
+            self._follow_rows(name, row_R, gradient_RD)
+        for name, gradient in dense.items():
+            mean, square = self.moments[name]
+            _adam(self.parameters[name], gradient, mean, square, self.lr, self.steps)
+        for name, arrived in travel.items():
+            self._follow_rows(name, *self._summed(name, [Gradients(*arrived())]))
+
+    def _summed(
+        self, name: str, gradients: Sequence[Gradients | Products]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Each row of the table once, and the sum of its gradients."""
+        weight = self.parameters[name]
+        size = sum(len(part.row_R) for part in gradients)
+        distinct_R = torch.empty(size, dtype=torch.int64, device=weight.device)
+        total_RD = weight.new_empty(size, weight.shape[1])
+        if not kernels.runs_compiled(weight):
+            if not gradients:
+                return distinct_R, total_RD
+            # Only compiled loops leave products.
+            row_R, vector_RD = (torch.cat(part) for part in zip(*gradients, strict=True))
+            distinct_R, at_R = torch.unique(row_R, return_inverse=True)
+            total_RD = total_RD[: len(distinct_R)].zero_()
+            return distinct_R, total_RD.index_add_(0, at_R, vector_RD)
+        if name not in self._places:
+            self._places[name] = torch.full((len(weight),), -1, dtype=torch.int32)
+        place_N, count = self._places[name], 0
+        sums = [tensor.numpy() for tensor in (place_N, distinct_R, total_RD)]
+        for part in gradients:
+            arrays = ((x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part)
+            add = kernels.sum_products if isinstance(part, Products) else kernels.sum_rows
+            count = add(*arrays, *sums, count)
+        place_N[distinct_R[:count]] = -1
+        return distinct_R[:count], total_RD[:count]
+
+    def _follow_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
+        parameter, (mean, square) = self.parameters[name], self.moments[name]
+        if kernels.runs_compiled(parameter):
+            arrays = (parameter.detach(), mean, square, row_R, gradient_RD)
+            kernels.adam_rows(*(tensor.numpy() for tensor in arrays), self.lr, *BETAS, EPS, self.steps)
+            return
+        weight_RD, mean_RD, square_RD = (tensor[row_R] for tensor in (parameter, mean, square))
+        _adam(weight_RD, gradient_RD, mean_RD, square_RD, self.lr, self.steps)
+        parameter[row_R], mean[row_R], square[row_R] = weight_RD, mean_RD, square_RD
+
+
+def _adam(
+    weight: torch.Tensor,
+    gradient: torch.Tensor,
+    mean: torch.Tensor,
+    square: torch.Tensor,
+    lr: float,
+    steps: int,
+) -> None:
+    """One step, in place. What `torch.optim.Adam(fused=True)` calls; creating that loads torch's compiler."""
+    torch._fused_adam_(
+        [weight],
+        [gradient],
+        [mean],
+        [square],
+        [],
+        [torch.tensor(float(steps), device=weight.device)],
+        lr=lr,
+        beta1=BETAS[0],
+        beta2=BETAS[1],
+        weight_decay=0.0,
+        eps=EPS,
+        amsgrad=False,
+        maximize=False,
+    )

@@ -1,0 +1,252 @@
+"""Checkpoints: whatever number of workers wrote them, wherever training was cut off, whatever is damaged.
+
+Workers are processes that talk through gloo and run the loop that Ray Train's workers run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch.multiprocessing import get_context, start_processes
+
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+from adar_ray.storage import Folder
+from adar_ray.training import loop
+from adar_ray.training.data_source import local_data
+from adar_ray.training.loop import Worker, fit
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import resume, train
+from tests.data.making import make_dataset
+
+EPOCHS = 4
+SMALL = ["model.embedding_dim=8", "train.batch_size=128", f"train.epochs={EPOCHS}", "train.device=cpu"]
+SMALL += ["adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]
+KINDS = {
+    "mf": ["adar.gamma=0.5"],  # the running mean is part of the state
+    "lightgcn": ["model.name=lightgcn", "sampler.name=uniform"],
+    "ngcf": ["model.name=ngcf", "ngcf.dropout=0", "sampler.name=uniform"],
+    "neumf": ["model.name=neumf", "neumf.dropout=0", "sampler.name=srns", "srns.memory=8"],
+    "softmax": ["loss.name=cross_entropy"],
+    "sasrec": ["model.name=sasrec", "sasrec.dropout=0", "loss.name=sampled_softmax"],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_dataset(tmp_path_factory.mktemp("made"), users=90, items=60, most=25, length=6, stride=6)
+
+
+class _CutOffError(Exception):
+    pass
+
+
+def cut_off(epoch: int) -> Callable[..., None]:
+    def after(record: Any) -> None:
+        if record.epoch == epoch:
+            raise _CutOffError
+
+    return after
+
+
+def begin(made: Dataset, out: Path, kind: str, until: int) -> None:
+    """Trains in this process, and is cut off after an epoch."""
+    with pytest.raises(_CutOffError):
+        train(made, out, load_config(settings=[*SMALL, *KINDS[kind]]), workers=0, on_epoch=cut_off(until))
+
+
+def work(rank: int, out: str, workers: int, until: int) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{out}/meeting-{until}"
+    dist.init_process_group("gloo", meeting, rank=rank, world_size=workers)
+    worker, run = Worker(rank, workers), Run.open(out)
+    try:
+        fit(run, local_data(run.config, run.dataset(), worker), worker, cut_off(until))
+    except _CutOffError:
+        pass
+    dist.destroy_process_group()
+
+
+def continue_in_processes(out: Path, workers: int, until: int) -> None:
+    get_context("forkserver").set_forkserver_preload([loop.__name__])
+    start_processes(work, (str(out), workers, until), workers, start_method="forkserver")
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{"loss": line["loss"], "penalty": line["penalty"], **line["valid"]} for line in lines]
+
+
+def parts(run: Path) -> dict[str, list[str]]:
+    checkpoints = run / "checkpoints"
+    return {p.name: sorted(f.name for f in p.iterdir()) for p in checkpoints.iterdir() if p.is_dir()}
+
+
+@pytest.fixture(scope="module")
+def whole(made: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run of each kind that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def of(kind: str) -> Path:
+        if not (folder / kind).exists():
+            train(made, folder / kind, load_config(settings=[*SMALL, *KINDS[kind]]), workers=0)
+        return folder / kind
+
+    return of
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_with_any_number_of_workers_as_if_it_had_never_stopped(made, whole, tmp_path, kind):
+    """In this process, in two, in three, and at the end in this one: equal but for rounding."""
+    run = tmp_path / "run"
+    begin(made, run, kind, until=1)
+    continue_in_processes(run, workers=2, until=2)
+    assert parts(run)["00002"] == ["00000-of-00002.safetensors", "00001-of-00002.safetensors"]
+    continue_in_processes(run, workers=3, until=3)
+    resume(run)
+    for ours, expected in zip(figures(run), figures(whole(kind)), strict=True):
+        assert ours == pytest.approx(expected, rel=2e-5, abs=1e-9)
+    ours, expected = (
+        safetensors.torch.load_file(path / "model" / "weights.safetensors") for path in (run, whole(kind))
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_last_and_the_best_checkpoint_stay(whole):
+    run = whole("mf")
+    last = json.loads((run / "checkpoints" / "last.json").read_text())
+    kept = {last["epoch"], last["best_epoch"]}
+    assert parts(run) == {f"{epoch:05d}": ["00000-of-00001.safetensors"] for epoch in kept}
+    assert last["parts"] == {str(epoch): 1 for epoch in kept}
+
+
+def same_end(run: Path, expected: Path) -> None:
+    resume(run)
+    assert figures(run) == figures(expected)
+    weights = "model/weights.safetensors"
+    assert (run / weights).read_bytes() == (expected / weights).read_bytes()
+
+
+@pytest.mark.parametrize("write", ["the part", "the metrics", "that it counts"])
+def test_a_run_that_dies_before_it_writes_goes_on_from_the_checkpoint_before(
+    made, whole, tmp_path, monkeypatch, write
+):
+    begin(made, tmp_path / "run", "mf", until=2)
+    writes, owned = iter(["the metrics so far", "the part", "the metrics", "that it counts"]), Run._owned
+
+    def dying(run: Run) -> Folder:
+        if next(writes) == write:
+            raise _CutOffError
+        return owned(run)
+
+    with monkeypatch.context() as patch, pytest.raises(_CutOffError):
+        patch.setattr(Run, "_owned", dying)
+        resume(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["epoch"] == 2
+    same_end(tmp_path / "run", whole("mf"))
+
+
+def test_parts_that_were_never_committed_are_ignored(made, whole, tmp_path):
+    begin(made, tmp_path / "run", "mf", until=2)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "00003").mkdir()
+    (checkpoints / "00003" / "00001-of-00002.safetensors").write_bytes(b"half of it")
+    (checkpoints / "00003" / "00000-of-00001.safetensors").write_bytes(b"")
+    same_end(tmp_path / "run", whole("mf"))
+
+
+# What is damaged
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(AdarError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def in_two_parts(made: Dataset, tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    begin(made, run, "mf", until=1)
+    continue_in_processes(run, workers=2, until=2)
+    return run
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut off": lambda part: part.write_bytes(part.read_bytes()[: part.stat().st_size // 2]),
+    "empty": lambda part: part.write_bytes(b""),
+    "zeros": lambda part: part.write_bytes(b"\0" * 99),
+    "missing": lambda part: part.unlink(),
+    "of something else": lambda part: safetensors.torch.save_file({"mine": torch.zeros(3)}, part),
+    "of other users": lambda part: safetensors.torch.save_file(
+        {name: tensor[:-1] for name, tensor in safetensors.torch.load_file(part).items() if tensor.dim()}, part
+    ),
+}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_part_is_named(in_two_parts: Path, number: int) -> None:
+    part = in_two_parts / "checkpoints" / "00002" / f"0000{number}-of-00002.safetensors"
+    good, before = part.read_bytes(), figures(in_two_parts)
+    for damage in DAMAGES.values():
+        damage(part)
+        message = refusal(lambda: resume(in_two_parts))
+        assert message.startswith(f"{part}: cannot be read (")
+        assert message.endswith("; start again with --replace")
+        part.write_bytes(good)
+    assert figures(in_two_parts) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda last: "{", "last.json"),
+        (lambda last: json.dumps({**last, "epoch": "many"}), "last.json"),
+        (lambda last: json.dumps({**last, "parts": {}}), "lacks its checkpoints"),
+        (lambda last: json.dumps({**last, "best_epoch": 7}), "lacks its checkpoints"),
+        (lambda last: json.dumps({**last, "parts": {"1": 1, "2": 3}}), "00000-of-00003.safetensors"),
+    ],
+)
+def test_a_damaged_record_of_the_checkpoint(in_two_parts: Path, change, told: str) -> None:
+    path = in_two_parts / "checkpoints" / "last.json"
+    path.write_text(change(json.loads(path.read_text())))
+    message = refusal(lambda: resume(in_two_parts))
+    assert message.startswith(f"{in_two_parts}/checkpoints/")
+    assert told in message
+
+
+def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
+    begin(made, tmp_path / "run", "mf", until=1)
+    begin(made, tmp_path / "other", "neumf", until=1)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    shutil.copytree(tmp_path / "other" / "checkpoints", tmp_path / "run" / "checkpoints")
+    part = tmp_path / "run" / "checkpoints" / "00001" / "00000-of-00001.safetensors"
+    assert refusal(lambda: resume(tmp_path / "run")).startswith(f"{part}: cannot be read (it holds other tensors")
+
+
+def test_metrics_that_end_before_the_checkpoint_are_refused(made, tmp_path):
+    begin(made, tmp_path / "run", "mf", until=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    assert "metrics.jsonl ends at epoch 1, the checkpoint is of epoch 2" in refusal(
+        lambda: resume(tmp_path / "run")
+    )
+
+
+def test_nothing_but_checkpoints_is_removed(made, tmp_path):
+    begin(made, tmp_path / "run", "mf", until=1)
+    (tmp_path / "run" / "checkpoints" / "mine").mkdir()
+    (tmp_path / "run" / "checkpoints" / "mine" / "notes.txt").write_text("mine")
+    resume(tmp_path / "run")
+    assert "mine" in os.listdir(tmp_path / "run" / "checkpoints")

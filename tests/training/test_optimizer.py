@@ -1,0 +1,160 @@
+"""Adam by rows and for whole parameters, against torch's; and over several processes, against one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing import get_context, start_processes
+
+from adar_ray.models.table import Table
+from adar_ray.training import optimizer
+from adar_ray.training.optimizer import Adam
+
+USERS, ITEMS, DIM, STEPS = 7, 9, 5, 4
+
+
+class Net(nn.Module):
+    """Tables of users and items, and a layer."""
+
+    def __init__(self, table: type[nn.Embedding] = Table, users: slice = slice(USERS), **options: bool) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        user_UD = torch.randn(USERS, DIM, generator=draw)[users]
+        self.user, self.item = table(len(user_UD), DIM, **options), table(ITEMS, DIM, **options)
+        self.layer = nn.Linear(DIM, DIM)
+        with torch.no_grad():
+            self.user.weight.copy_(user_UD)
+            for weight in (self.item.weight, self.layer.weight, self.layer.bias):
+                weight.copy_(torch.randn(weight.shape, generator=draw))
+
+    def loss(self, user_B: torch.Tensor, item_B: torch.Tensor) -> torch.Tensor:
+        score_B = (self.layer(self.user(user_B)) * self.item(item_B)).sum(1)
+        return nn.functional.softplus(-score_B).sum()
+
+
+def rows_of(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(step)
+    return torch.randint(USERS, (6,), generator=draw), torch.randint(ITEMS, (6,), generator=draw)
+
+
+def train(model: Net, ours: Adam, steps: int = STEPS) -> dict[str, torch.Tensor]:
+    for step in range(steps):
+        ours.zero_grad()
+        model.loss(*(column.clone() for column in rows_of(step))).backward()
+        ours.step()
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "plain"])
+def test_tables_are_trained_like_sparse_adam_and_all_else_like_adam(dtype):
+    model = Net().to(dtype)
+    trained = train(model, Adam(model, 0.05))
+    theirs = Net(nn.Embedding, sparse=True).double()
+    optimizers = [
+        torch.optim.SparseAdam([theirs.user.weight, theirs.item.weight], lr=0.05),
+        torch.optim.Adam(theirs.layer.parameters(), lr=0.05),
+    ]
+    for step in range(STEPS):
+        theirs.zero_grad()
+        theirs.loss(*rows_of(step)).backward()
+        for one in optimizers:
+            one.step()
+    for name, weight in theirs.named_parameters():
+        torch.testing.assert_close(trained[name].double(), weight.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_without_rows_all_parameters_are_trained_like_adam():
+    model, theirs = Net(), Net(nn.Embedding)
+    trained = train(model, Adam(model, 0.05, by_rows=False))
+    adam = torch.optim.Adam(theirs.parameters(), lr=0.05)
+    for step in range(STEPS):
+        adam.zero_grad()
+        theirs.loss(*rows_of(step)).backward()
+        adam.step()
+    for name, weight in theirs.named_parameters():
+        torch.testing.assert_close(trained[name], weight.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_used_as_a_whole_and_by_row_makes_one_step_of_all_its_rows():
+    """As in a graph model, whose propagation uses the whole table and whose L2 penalty some rows."""
+    weights = []
+    for table in (Table, nn.Embedding):
+        model = Net(table)
+        adam = Adam(model, 0.05) if table is Table else torch.optim.Adam(model.parameters(), lr=0.05)
+        for step in range(STEPS):
+            adam.zero_grad()
+            (model.loss(*rows_of(step)) + sum(weight.pow(2).sum() for weight in model.parameters())).backward()
+            adam.step()
+        weights.append([weight.detach() for weight in model.parameters()])
+    torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+
+
+def test_what_has_no_gradient_stays_as_it_is():
+    model = Net()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    adam = Adam(model, 0.05)
+    model.loss(torch.tensor([2]), torch.tensor([3])).backward()
+    adam.step()
+    for name, row in (("user.weight", 2), ("item.weight", 3)):
+        changed = (model.get_parameter(name) != before[name]).any(1).nonzero()[:, 0].tolist()
+        assert changed == [row]
+    adam.zero_grad()
+    bias = model.layer.bias.detach().clone()
+    adam.step()
+    assert torch.equal(model.layer.bias, bias)
+
+
+def test_moments_and_steps_are_all_that_an_optimizer_remembers():
+    whole, model = Net(), Net()
+    straight = train(whole, Adam(whole, 0.05), 4)
+    first = Adam(model, 0.05)
+    train(model, first, 2)
+    second = Adam(model, 0.05)
+    assert sorted(second.tensors()) == sorted(
+        f"{moment}:{name}" for moment in ("mean", "square") for name, _ in model.named_parameters()
+    )
+    for name, tensor in second.tensors().items():
+        tensor.copy_(first.tensors()[name])
+    second.steps = first.steps
+    for step in (2, 3):
+        second.zero_grad()
+        model.loss(*rows_of(step)).backward()
+        second.step()
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, straight[name])
+
+
+PARTS = [slice(0, 3), slice(3, 3), slice(3, USERS)]  # the users of each process; one has none
+
+
+def work(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
+    mine = PARTS[rank]
+    model = Net(users=mine)
+    adam = Adam(model, 0.05, own=["user.weight"])
+    for step in range(STEPS):
+        user_B, item_B = rows_of(step)
+        here = (user_B >= mine.start) & (user_B < mine.stop)
+        adam.zero_grad()
+        model.loss(user_B[here] - mine.start, item_B[here]).backward()
+        adam.step()
+    torch.save(dict(model.named_parameters()), Path(folder, str(rank)))
+    dist.destroy_process_group()
+
+
+def test_processes_with_users_of_their_own_train_the_model_of_one_process(tmp_path: Path) -> None:
+    get_context("forkserver").set_forkserver_preload([optimizer.__name__])
+    start_processes(work, (str(tmp_path),), len(PARTS), start_method="forkserver")
+    alone = Net()
+    expected = train(alone, Adam(alone, 0.05))
+    parts = [torch.load(tmp_path / str(rank)) for rank in range(len(PARTS))]
+    users = torch.cat([part.pop("user.weight") for part in parts])
+    torch.testing.assert_close(users, expected["user.weight"], rtol=1e-5, atol=1e-6)
+    for part in parts:
+        for name, weight in part.items():
+            torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
+            assert torch.equal(weight, parts[0][name])  # replicas may not drift apart
