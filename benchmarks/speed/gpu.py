@@ -194,7 +194,7 @@ def _prepare(case: Case, device: str) -> tuple[Steps, Iterator[tuple[torch.Tenso
 
 def _sequence_batches(sizes: Sizes, device: str) -> Iterator[tuple[torch.Tensor, ...]]:
     """Rows `[B, L + 1]` a third of which, on average, is padding."""
-    row_B = torch.arange(sizes.batch, device=device)
+    row_B = torch.arange(sizes.batch)
     while True:
         user_B = torch.randint(sizes.users, (sizes.batch,), device=device)
         item_BN = torch.randint(sizes.items, (sizes.batch, sizes.length + 1), device=device)
@@ -362,10 +362,6 @@ def _cuda_graph(steps: Steps, device: str, staged: Batches) -> Callable[[int], N
     if device != "cuda":
         raise RuntimeError("needs a GPU")
     batch, key = tuple(tensor.clone() for tensor in staged[0]), (0, 1, 7)
-    for optimizer in steps.optimizers:
-        for group in optimizer.param_groups:
-            if "capturable" in group:
-                group["capturable"] = True
 
     def whole() -> None:
         loss, _ = steps.loss(*batch, key)

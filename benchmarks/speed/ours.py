@@ -18,14 +18,13 @@ from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.registry import MODELS
-from adar_ray.training.build import build_loss, build_optimizers, build_samplers
+from adar_ray.training.build import build_loss, build_optimizer, build_samplers
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.step import TrainingStep
 
 COMMAND = (sys.executable, "-c", "from adar_ray.cli.main import main; main()")
 """`adar-ray`, wherever its script is."""
-MF = ("model.name=mf", "model.embedding_dim=64", "loss.name=bpr", "optimizer.name=sparse_adam")
-"""MF with BPR and an optimizer that updates the rows of the batch alone."""
+MF = ("model.name=mf", "model.embedding_dim=64", "loss.name=bpr")
 UNIFORM = ("sampler.name=uniform", "uniform.negatives=1")
 
 
@@ -53,29 +52,35 @@ class Steps:
             embedding_dim=self.config.model.embedding_dim,
             cosine=self.config.model.cosine,
             history_length=history_length,
-            sparse=self.config.optimizer.name == "sparse_adam",
         )
         self.model: nn.Module = MODELS[name].build(inputs, self.config.settings_of(name)).to(device)
         samplers = build_samplers(self.config, self.model, observed).to(device)
-        self.optimizers = build_optimizers(self.config, self.model, samplers)
+        self.optimizer = build_optimizer(self.config, self.model, samplers)
         self.loss = TrainingStep(
-            self.config, self.model, build_loss(self.config), samplers, observed, history_length
+            self.config,
+            self.model,
+            build_loss(self.config),
+            samplers,
+            observed,
+            observed.item_counts(),
+            history_length,
         )
         self.number = 0
 
     def __call__(self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor) -> None:
-        """One step on users and their positives `[B]`, or sequence rows `[B, L + 1]`."""
+        """One step on users and their positives `[B]`, or sequence rows `[B, L + 1]`.
+
+        Rows are on the CPU, where random numbers are made.
+        """
         self.number += 1
         loss, _ = self.loss(user_B, item, row_B, (0, 1, self.number))
         self.descend(loss / len(user_B))
 
     def descend(self, loss: torch.Tensor) -> None:
         """Updates the weights by the gradient of a loss."""
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
+        self.optimizer.step()
 
 
 def epochs(
@@ -137,7 +142,7 @@ def pair_batches(
     user_E: torch.Tensor, item_E: torch.Tensor, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches `(user_B, item_B, row_B)` without end."""
-    row_B = torch.arange(batch_size, device=user_E.device)
+    row_B = torch.arange(batch_size)
     while True:
         order = torch.randperm(len(user_E), device=user_E.device)
         for start in range(0, len(order) - batch_size + 1, batch_size):
