@@ -25,6 +25,7 @@ from adar_ray.training.step import TrainingStep
 COMMAND = (sys.executable, "-c", "from adar_ray.cli.main import main; main()")
 """`adar-ray`, wherever its script is."""
 MF = ("model.name=mf", "model.embedding_dim=64", "loss.name=bpr")
+"""MF with BPR."""
 UNIFORM = ("sampler.name=uniform", "uniform.negatives=1")
 
 
@@ -56,22 +57,14 @@ class Steps:
         self.model: nn.Module = MODELS[name].build(inputs, self.config.settings_of(name)).to(device)
         samplers = build_samplers(self.config, self.model, observed).to(device)
         self.optimizer = build_optimizer(self.config, self.model, samplers)
+        popularity_I = observed.item_counts()
         self.loss = TrainingStep(
-            self.config,
-            self.model,
-            build_loss(self.config),
-            samplers,
-            observed,
-            observed.item_counts(),
-            history_length,
+            self.config, self.model, build_loss(self.config), samplers, observed, popularity_I, history_length
         )
         self.number = 0
 
     def __call__(self, user_B: torch.Tensor, item: torch.Tensor, row_B: torch.Tensor) -> None:
-        """One step on users and their positives `[B]`, or sequence rows `[B, L + 1]`.
-
-        Rows are on the CPU, where random numbers are made.
-        """
+        """One step on users and their positives `[B]`, or sequence rows `[B, L + 1]`."""
         self.number += 1
         loss, _ = self.loss(user_B, item, row_B, (0, 1, self.number))
         self.descend(loss / len(user_B))
@@ -142,7 +135,7 @@ def pair_batches(
     user_E: torch.Tensor, item_E: torch.Tensor, batch_size: int
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches `(user_B, item_B, row_B)` without end."""
-    row_B = torch.arange(batch_size)
+    row_B = torch.arange(batch_size)  # random numbers are made on the CPU
     while True:
         order = torch.randperm(len(user_E), device=user_E.device)
         for start in range(0, len(order) - batch_size + 1, batch_size):

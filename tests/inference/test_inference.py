@@ -236,7 +236,7 @@ def test_users_and_items_without_training_interactions_are_counted(ray_cluster: 
     made = recommend(run, tmp_path / "top", 1)
     assert made.untrained_users == (~trained.any(1)).sum() > 0
     assert made.untrained_items == (~trained.any(0)).sum() > 0
-    some = [str(user) for user in np.flatnonzero(trained.any(1))]
+    some = np.array(whole.user_keys().to_pylist())[trained.any(1)].tolist()
     assert recommend(run, tmp_path / "some", 1, users=some).untrained_users == 0
 
 
@@ -460,7 +460,7 @@ def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool)
     adjacency += adjacency.T
     degree = np.maximum(adjacency.sum(0), 1)
     normalized = adjacency / np.sqrt(degree[:, None] * degree)
-    layer = weights["embedding.weight"].astype(np.float64)
+    layer = np.concatenate([weights["user.weight"], weights["item.weight"]]).astype(np.float64)
     layers = [layer]
     for _ in range(3):
         layers.append(normalized @ layers[-1])
