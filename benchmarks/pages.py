@@ -216,12 +216,12 @@ def _speed() -> str:
         "`python -m benchmarks.pages` makes this page from the JSON files next to it, and `python -m "
         "benchmarks.speed` prints the table. A ratio is how many times as fast as the other side ours is. "
         "Both sides take turns in one run; the ratio is that of the medians, and the spread that of the "
-        "rounds.",
+        "rounds. A ratio of 0 says that ours never got there.",
         "",
         *_table(row.cells() for row in targets.rows()),
     ]
     gpu, growth = record.read("speed_gpu"), record.read("speed_growth")
-    if gpu is not None:
+    if gpu is not None and gpu.figures["device"] == "cuda":
         lines += ["", "## On a GPU", "", *_on_gpu(gpu.figures)]
     if growth is not None:
         lines += ["", "## As things grow", "", *_growth(growth.figures)]
@@ -232,6 +232,7 @@ def _speed() -> str:
 def _provenance(result: Result) -> str:
     """The command, the machine, and what the machine could do at most."""
     facts = [f"`{result.command}`", _where(result.environment)]
+    facts += [f"{name} {version}" for name, version in result.figures.get("peers", {}).items()]
     facts += [f"{name} {value:g}" for name, value in result.figures.get("ceiling", {}).items()]
     facts += [f"left out: {reason}" for reason in result.figures.get("missing", {}).values()]
     return "; ".join(facts)

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 import benchmarks
+from adar_ray.adar import AdarSettings, SamplingContext
 from adar_ray.config import load_config
 from benchmarks import record
 from benchmarks.pages import pages
 from benchmarks.quality.hidden_positives import SAMPLERS
 from benchmarks.quality.tables import TABLES
+from benchmarks.quality.variants import AnyTimestep, OneTimestep
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.") if not module.ispkg
@@ -81,3 +84,15 @@ def test_a_rerun_keeps_the_notes_of_a_result(tmp_path, monkeypatch: pytest.Monke
     path = tmp_path / "a.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": ["Beside other load."]}))
     assert record.write("a", {"x": 2}, description="A figure.", seeds=[0]).notes == ["Beside other load."]
+
+
+def test_ablations_stop_where_they_say() -> None:
+    draw = torch.Generator().manual_seed(0)
+    user_BD, item_ID = (torch.randn(rows, 8, generator=draw) for rows in (50, 90))
+    context, settings = SamplingContext(lambda item: item_ID[item], 90), AdarSettings(phi_min=0)
+    one, any_ = (
+        sampler(user_BD, user_BD, context).timestep_BK
+        for sampler in (OneTimestep(0.4, settings), AnyTimestep(settings))
+    )
+    assert one.unique().tolist() == pytest.approx([0.4])
+    assert torch.histc(any_, 4, 0, 1).min() > 20

@@ -12,7 +12,6 @@ Legend: B rows of the batch, K negatives per row, M candidates per negative, P v
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -185,31 +184,29 @@ class AdarSampler(BaseSampler):
             if is_plain:
                 t_BK = torch.full_like(noise_BK, settings.timesteps)
             else:
-                # A linear score, and hardly any other, gives the mean vector the mean of the scores.
-                off_B1 = scores(mean_D[None, None])
-                is_linear_B1 = off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)
                 b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
-                angle_BK = self._transition(
-                    r_B1, b_BK, z_B1, is_linear_B1, lambda phi_BK: scores(vectors(phi_BK))
-                )
+                angle_BK = self._transition(r_B1, b_BK, z_B1)
+                if context.score is not dot_score:
+                    is_linear_B1 = self._is_linear(scores(mean_D[None, None]))
+                    if not is_linear_B1.all():  # row by row: others in the batch do not matter
+                        found_BK = search_angle(lambda phi_BK: scores(vectors(phi_BK)), b_BK, z_B1)
+                        angle_BK = torch.where(is_linear_B1, angle_BK, found_BK)
                 t_BK = self.schedule.timestep(angle_BK.clamp_min(least))
             phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
         known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
         return Negatives(vectors(phi_BK), **known)
 
-    def _transition(
-        self,
-        r_B1: torch.Tensor,
-        b_BK: torch.Tensor,
-        z_B1: torch.Tensor,
-        is_linear_B1: torch.Tensor,
-        score_at: Callable[[torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """Angles `[B, K]` of the transition points, each row's by itself, whichever others are here."""
-        angle_BK = transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
-        if is_linear_B1.all():
-            return angle_BK
-        return torch.where(is_linear_B1, angle_BK, search_angle(score_at, b_BK, z_B1))
+    @staticmethod
+    def _is_linear(off_B1: torch.Tensor) -> torch.Tensor:
+        """Whether the mean vector's scores, in the users' units, are the means of the scores, row by row.
+
+        With a linear score they are, and hardly with any other.
+        """
+        return off_B1.abs() <= max(_ROUNDING, 8 * torch.finfo(off_B1.dtype).eps)
+
+    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, z_B1: torch.Tensor) -> torch.Tensor:
+        """Angles `[B, K]` of the transition points of a linear score."""
+        return transition_angle(r_B1.expand_as(b_BK), b_BK, z_B1.expand_as(b_BK))
 
     def _candidates(self, like_B: torch.Tensor, context: SamplingContext) -> torch.Tensor:
         """`[B]`: M, or fewer for active users.

@@ -48,25 +48,31 @@ class Chosen:
         parts: blocks with all interactions of some users, sorted by user and time: `user`, `item`,
             `timestamp` and, if the source has a split, `given`.
         dropped: how many are gone.
-        users, items: what is in each part.
+        user_counts, item_counts: the interactions of each user and item.
     """
 
     parts: list[Block]
     dropped: Dropped
-    users: list[Counted]
-    items: list[Counted]
+    user_counts: np.ndarray
+    item_counts: np.ndarray
 
 
 def choose(driver: Driver, rows: Rows, choice: Choice, on_rows: OnRows) -> Chosen:
     """Cut the rows by user into parts, sort them, and choose; the blocks of the rows are gone then."""
     parts = min(-(-rows.count // _ROWS_PER_PART), _MOST_PARTS)
-    inputs = zip(drained(rows.blocks), rows.users.positions, rows.items.positions, strict=False)
+    inputs = zip(drained(rows.blocks), rows.users.positions, rows.items.positions, strict=True)
     together = driver.shuffle(_to_parts, ((*block, parts) for block in inputs), parts)
-    results = list(driver.run(_choose, ((block, choice) for block in drained(together)), on_rows))
-    found = [result.found for result in results]
-    dropped = Dropped(*np.sum([astuple(dropped) for dropped, _, _ in found], axis=0).tolist())
-    blocks = [block for result in results for block in result.blocks]
-    return Chosen(blocks, dropped, [users for _, users, _ in found], [items for _, _, items in found])
+    chosen: list[Block] = []
+    all_dropped: list[Dropped] = []
+    user_counts, item_counts = np.zeros(len(rows.users), np.int64), np.zeros(len(rows.items), np.int64)
+    for result in driver.run(_choose, ((block, choice) for block in drained(together)), on_rows):
+        dropped, users, items = result.found
+        chosen += result.blocks
+        all_dropped.append(dropped)
+        users.add_to(user_counts)
+        items.add_to(item_counts)
+    total = Dropped(*np.sum([astuple(dropped) for dropped in all_dropped], axis=0).tolist())
+    return Chosen(chosen, total, user_counts, item_counts)
 
 
 def _to_parts(

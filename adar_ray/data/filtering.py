@@ -13,41 +13,33 @@ from adar_ray.data.sorting import Counted, count_both
 from adar_ray.errors import AdarError
 
 
-def filter_core(
-    driver: Driver, chosen: Chosen, users: int, items: int, core: int, on_rows: OnRows
-) -> tuple[np.ndarray, np.ndarray]:
+def filter_core(driver: Driver, chosen: Chosen, core: int, on_rows: OnRows) -> tuple[np.ndarray, np.ndarray]:
     """Count the interactions of each user and item after filtering; 0 if dropped.
 
     Args:
-        users, items: how many there are before.
         core: drop those with fewer interactions, again and again until all have as many.
         on_rows: told the number of interactions that are left.
 
     Raises:
         AdarError: nothing is left.
     """
-    user_counts, item_counts = _total(chosen.users, users), _total(chosen.items, items)
+    user_counts, item_counts = chosen.user_counts, chosen.item_counts
     everything = int(user_counts.sum())
     while core > 1:
         kept_users, kept_items = user_counts * (user_counts >= core), item_counts * (item_counts >= core)
         if (kept_users == user_counts).all() and (kept_items == item_counts).all():
             break
         kept = driver.share(kept_users > 0), driver.share(kept_items > 0)
-        found = [result.found for result in driver.run(_count_kept, [(part, *kept) for part in chosen.parts])]
-        user_counts = _total([users for users, _ in found], users)
-        item_counts = _total([items for _, items in found], items)
+        user_counts, item_counts = np.zeros_like(user_counts), np.zeros_like(item_counts)
+        for result in driver.run(_count_kept, [(part, *kept) for part in chosen.parts]):
+            users, items = result.found
+            users.add_to(user_counts)
+            items.add_to(item_counts)
         on_rows(int(user_counts.sum()))
     if not user_counts.any():
         hint = f"--core {core} leaves none of {everything:,} interactions" if everything else "--min-rating"
         raise AdarError(f"filtering leaves nothing ({hint}); filter less")
     return user_counts, item_counts
-
-
-def _total(parts: list[Counted], count: int) -> np.ndarray:
-    total = np.zeros(count, np.int64)
-    for part in parts:
-        total[part.ids] += part.counts
-    return total
 
 
 def _count_kept(

@@ -1,7 +1,7 @@
 """Turn a source of interactions into a dataset.
 
 The steps are in modules of their own: `reading`, `choosing`, `filtering`, `shards`. They run on a `driver`.
-The memory of this process grows with the number of users and items, not with the number of interactions.
+The memory of this process grows with the number of users and items, and by a few bytes an interaction.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def prepare(
         on_rows = functools.partial(on_progress, "sorting")
         chosen = choose(driver, rows, choice, on_rows)
         on_rows = functools.partial(on_progress, "filtering")
-        user_counts, item_counts = filter_core(driver, chosen, len(users), len(items), core, on_rows)
+        user_counts, item_counts = filter_core(driver, chosen, core, on_rows)
         cuts = None
         if protocol.protocol == "temporal":
             cuts = cut_in_time(driver, chosen.parts, user_counts, item_counts, protocol)

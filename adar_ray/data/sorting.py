@@ -40,6 +40,10 @@ class Counted:
     ids: np.ndarray
     counts: np.ndarray
 
+    def add_to(self, totals: np.ndarray) -> None:
+        """Add the counts to those of all numbers."""
+        totals[self.ids] += self.counts
+
 
 def count_both(user_E: np.ndarray, item_E: np.ndarray) -> tuple[Counted, Counted]:
     """The rows of each user and of each item, given rows that are sorted by user."""

@@ -128,7 +128,7 @@ def synthesize(
         for result in driver.run(_make_shard, [(shard, *arguments) for shard in range(homes.shards)]):
             written, counts, truth = result.found
             shards.append(written)
-            item_counts[counts.ids] += counts.counts
+            counts.add_to(item_counts)
             truths.append(truth)
             on_progress("making", int(item_counts.sum()))
         _write_truth(folder, truths, world.item_ID)

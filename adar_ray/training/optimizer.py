@@ -83,9 +83,10 @@ class Adam:
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
         for name, (row_R, gradient_RD) in rows.items():
             self._follow_rows(name, row_R, gradient_RD)
-        for name, gradient in dense.items():
-            mean, square = self.moments[name]
-            _adam(self.parameters[name], gradient, mean, square, self.lr, self.steps)
+        if dense:
+            moments = (self.moments[name] for name in dense)
+            states = zip((self.parameters[name] for name in dense), dense.values(), moments, strict=True)
+            _adam([(weight, gradient, *moment) for weight, gradient, moment in states], self.lr, self.steps)
         for name, arrived in travel.items():
             self._follow_rows(name, *self._summed(name, [Gradients(*arrived())]))
 
@@ -123,26 +124,24 @@ class Adam:
             kernels.adam_rows(*(tensor.numpy() for tensor in arrays), self.lr, *BETAS, EPS, self.steps)
             return
         weight_RD, mean_RD, square_RD = (tensor[row_R] for tensor in (parameter, mean, square))
-        _adam(weight_RD, gradient_RD, mean_RD, square_RD, self.lr, self.steps)
+        _adam([(weight_RD, gradient_RD, mean_RD, square_RD)], self.lr, self.steps)
         parameter[row_R], mean[row_R], square[row_R] = weight_RD, mean_RD, square_RD
 
 
-def _adam(
-    weight: torch.Tensor,
-    gradient: torch.Tensor,
-    mean: torch.Tensor,
-    square: torch.Tensor,
-    lr: float,
-    steps: int,
-) -> None:
-    """One step, in place. What `torch.optim.Adam(fused=True)` calls; creating that loads torch's compiler."""
+def _adam(states: list[tuple[torch.Tensor, ...]], lr: float, steps: int) -> None:
+    """One step of some weights, with their gradients and both moments, in place.
+
+    It is what `torch.optim.Adam(fused=True)` calls; creating that loads torch's compiler.
+    """
+    weights, gradients, means, squares = (list(tensors) for tensors in zip(*states, strict=True))
+    count = torch.full((), float(steps), device=weights[0].device)
     torch._fused_adam_(
-        [weight],
-        [gradient],
-        [mean],
-        [square],
+        weights,
+        gradients,
+        means,
+        squares,
         [],
-        [torch.tensor(float(steps), device=weight.device)],
+        [count] * len(weights),
         lr=lr,
         beta1=BETAS[0],
         beta2=BETAS[1],

@@ -55,19 +55,22 @@ class StepStatistics:
             hardness, count, *times = kernels.step_statistics(*arrays, temperature, histogram)
             losses = [float(loss_N.sum()), float(penalty_N.sum()), len(loss_N)]
             return torch.tensor([*losses, hardness, count, *times, *histogram], dtype=torch.float64)
-        histogram_T = loss_N.new_zeros(HISTOGRAM_BINS, dtype=torch.float64)
+        # On a GPU nothing here may wait for a number.
+        part_T = torch.arange(HISTOGRAM_BINS, device=loss_N.device)
+        histogram_T = torch.zeros_like(part_T, dtype=torch.float64)
         timesteps = uncrossed = histogram_T.sum()
         if timestep_NK is not None:
-            timestep = timestep_NK[mask_NK]
-            timesteps, uncrossed = timestep.sum(), (timestep == 1).sum()
+            timesteps = timestep_NK.masked_fill(~mask_NK, 0).sum()
+            uncrossed = ((timestep_NK == 1) & mask_NK).sum()
             # Clamped from below too: a model that has diverged has timesteps that are NaN.
-            bins = (timestep * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
-            histogram_T = torch.bincount(bins, minlength=HISTOGRAM_BINS).to(torch.float64)
+            bins_NK = (timestep_NK * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
+            in_part_NKT = (bins_NK[..., None] == part_T) & mask_NK[..., None]
+            histogram_T = in_part_NKT.sum((0, 1)).to(torch.float64)
         hardness_NK = torch.sigmoid((negative_NK - positive_N[:, None]) / temperature) * mask_NK
         sums = [
             loss_N.sum(),
             penalty_N.sum(),
-            loss_N.new_tensor(len(loss_N)),
+            torch.full_like(timesteps, len(loss_N)),
             hardness_NK.sum(),
             mask_NK.sum(),
         ]

@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", default=[*SETTINGS], choices=[*SETTINGS])
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    figures = record.read_figures("row_updates")
+    figures = record.read_figures("quality_row_updates")
     for data in arguments.data:
         dataset = prepared(data, arguments.sources, arguments.work, DATA[data])
         for mode, by_rows in MODES.items():
@@ -77,7 +77,7 @@ def main() -> None:
                 print(data, mode, seed, runs[-1], flush=True)
             figures[f"{data}-{mode}"] = runs
             record.write(
-                "row_updates",
+                "quality_row_updates",
                 figures,
                 description="MF, BPR, ADAR: Adam on the rows of a batch, and on whole tables",
                 seeds=range(arguments.seeds),

@@ -40,14 +40,14 @@ class OneTimestep(_Plain):
         super().__init__(settings)
         self.share = share
 
-    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, z_B1: torch.Tensor) -> torch.Tensor:
         return torch.full_like(b_BK, self.share * math.pi / 2)
 
 
 class AnyTimestep(_Plain):
     """No transition point: a random timestep for every negative."""
 
-    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, *rest: Any) -> torch.Tensor:
+    def _transition(self, r_B1: torch.Tensor, b_BK: torch.Tensor, z_B1: torch.Tensor) -> torch.Tensor:
         return torch.rand_like(b_BK) * (math.pi / 2)
 
 

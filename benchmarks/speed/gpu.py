@@ -37,7 +37,7 @@ from benchmarks.arguments import argument_parser
 from benchmarks.speed.measure import ceiling, one_thread, short, spread, timed
 from benchmarks.speed.ours import MF, UNIFORM, Steps, pair_batches, synthetic_pairs
 
-BUDGET = 200.0
+BUDGET = 170.0
 """Seconds after which no other part starts."""
 _LONGEST = 60.0
 """Seconds after which a variant is given up."""

@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from adar_ray.interactions.user_items import UserItems
 from benchmarks import record
 from benchmarks.arguments import add_work, argument_parser
@@ -100,10 +98,7 @@ def _measure(size: Size) -> dict[str, Any]:
         steps(*next(batches))
     staged = [next(batches) for _ in range(_STEPS)]
     median = spread([1e3 * timed(lambda batch=batch: steps(*batch)) for batch in staged])["median"]
-    tensors = [*steps.model.parameters()]
-    for optimizer in steps.optimizers:
-        states = optimizer.state.values()
-        tensors += [value for state in states for value in state.values() if torch.is_tensor(value)]
+    tensors = [*steps.model.parameters(), *steps.optimizer.tensors().values()]
     return {
         "step_ms": median,
         "epoch_s": short(median * size.interactions / BATCH / 1e3),

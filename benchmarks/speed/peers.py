@@ -92,6 +92,12 @@ def environment(work: Path) -> Path:
     return python
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """The pinned versions of some packages."""
+    pins = dict(pin.split("==") for group in PINS.values() for pin in group if "==" in pin)
+    return {package: pins[package] for package in packages}
+
+
 class Peer:
     """A peer's process, which answers one command after the other.
 

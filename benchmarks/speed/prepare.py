@@ -39,7 +39,12 @@ def main() -> None:
     one_core()
     work = arguments.work.resolve()
     python = peers.environment(work)
-    figures: dict[str, Any] = {"ceiling": ceiling(), "missing": {}, "peak_gb": {}}
+    figures: dict[str, Any] = {
+        "ceiling": ceiling(),
+        "missing": {},
+        "peers": peers.versions("duckdb", "polars"),
+        "peak_gb": {},
+    }
     variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "POLARS_MAX_THREADS": "1"}
     for size in arguments.sizes:
         source, out = synthetic.source(work, *SIZES[size], "csv"), work / "prepared"

@@ -39,7 +39,11 @@ def main() -> None:
     seen, truth = user_items(dataset, "train", "valid"), user_items(dataset, "test")
     model = ours.Steps([*ours.MF, *ours.UNIFORM], user_items(dataset, "train"), "cpu").model.eval()
     user = truth.counts().nonzero()[:, 0]
-    figures: dict[str, Any] = {"ceiling": ceiling(), "missing": {}}
+    figures: dict[str, Any] = {
+        "ceiling": ceiling(),
+        "missing": {},
+        "peers": peers.versions("torch", "recbole"),
+    }
     wanted = {"recbole": {"arrays": str(arrays), "batch_size": 2_048}}
     with peers.started(arguments.work, wanted, figures["missing"]) as running:
         sides: dict[str, Side] = {"ours": lambda: timed(lambda: tally_users(model, seen, truth, [K]))}

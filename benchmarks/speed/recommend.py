@@ -46,7 +46,12 @@ def main() -> None:
     config = load_config(settings=[*ours.MF, *ours.UNIFORM, "train.epochs=1", "train.valid_users=1"])
     train(dataset, run, config, workers=0, replace=True)
     arrays = _write_factors(TrainedModel.load(run), work / "arrays" / "recommend")
-    figures: dict[str, Any] = {"ceiling": ceiling(), "missing": {}, "peak_gb": {}}
+    figures: dict[str, Any] = {
+        "ceiling": ceiling(),
+        "missing": {},
+        "peers": peers.versions("implicit"),
+        "peak_gb": {},
+    }
     out = work / "recommended"
     out.mkdir(exist_ok=True)
     python = peers.environment(work)

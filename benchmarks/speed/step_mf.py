@@ -22,6 +22,7 @@ from benchmarks.speed.measure import add, ceiling, compare, one_core
 
 CASES = (("ml-1m", 2_048), ("ml-1m", 8_192), ("gowalla", 2_048))
 PEERS = ("recbole", "lenskit", "kernel", "implicit", "cornac")
+_PACKAGES = ("torch", "recbole", "lenskit", "numba", "implicit", "cornac")
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed epochs of each side")
     arguments = parser.parse_args()
     one_core()
-    figures: dict[str, Any] = {"ceiling": ceiling(), "missing": {}}
+    figures: dict[str, Any] = {"ceiling": ceiling(), "missing": {}, "peers": peers.versions(*_PACKAGES)}
     for data, batch_size in CASES:
         dataset = prepared(data, arguments.sources, arguments.work, DATA[data])
         case = f"{data}-{batch_size}"

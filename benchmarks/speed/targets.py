@@ -139,7 +139,7 @@ TARGETS: tuple[Target, ...] = (
     *(
         Target(
             "hundred_million",
-            ("steps", step, "peak_gib"),
+            ("rows", "100000000", step, "peak_gib"),
             f"GiB of memory, 100M interactions, {step}",
             8,
             at_most=True,

@@ -65,7 +65,13 @@ def main() -> None:
     arguments = parser.parse_args()
     one_core()
     work = arguments.work.resolve()
-    figures: dict[str, Any] = {"ceiling": ceiling(), "missing": {}, "ratios": {}, "cases": {}}
+    figures: dict[str, Any] = {
+        "ceiling": ceiling(),
+        "missing": {},
+        "peers": peers.versions("implicit", "lenskit"),
+        "ratios": {},
+        "cases": {},
+    }
     for data in arguments.data:
         dataset = prepared(data, arguments.sources, work, DATA[data])
         arrays = ours.write_arrays(dataset, work / "arrays" / dataset.name)

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.write import copy_interactions
 from adar_ray.errors import LONGEST_MESSAGE, AdarError
+from adar_ray.storage import Folder
 
 
 @pytest.fixture
@@ -86,6 +88,18 @@ def rows(parts: list[tuple[np.ndarray, np.ndarray]]) -> list[list]:
     return sorted(
         [int(u), *np.ravel(i).tolist()] for user, item in parts for u, i in zip(user, item, strict=True)
     )
+
+
+def test_a_copy_of_the_interactions_keeps_the_lanes(dataset: Dataset, tmp_path: Path) -> None:
+    copy_interactions(dataset, Folder.at(tmp_path / "copy"), with_times=False)
+    copy = Dataset.open(tmp_path / "copy")
+    assert copy.lanes.users == dataset.lanes.users
+    assert copy.lanes.train == dataset.lanes.train
+    assert copy.lanes.groups == dataset.lanes.groups
+    assert sum(copy.lanes.sequences) == 0
+    assert copy.sequences.length == dataset.sequences.length
+    for split in ("train", "valid", "test"):
+        assert np.array_equal(copy.read_split(split), dataset.read_split(split))
 
 
 def test_checksum_changes_with_the_manifest(folder: Path) -> None:
