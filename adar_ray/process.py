@@ -20,6 +20,13 @@ import numpy as np
 from adar_ray.errors import AdarError
 
 
+def usable_cpus() -> int:
+    """The number of processors that this process may use, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextlib.contextmanager
 def random_states_kept() -> Iterator[None]:
     """Restores the global random states of Python, NumPy and torch, on the CPU and on GPUs."""

@@ -5,7 +5,6 @@ Legend: E rows, P parts.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import deque
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from adar_ray.data.driver import Block, Driver, OnRows, Result, ShuffleTask, Task
 from adar_ray.data.sorting import stable_order
+from adar_ray.process import usable_cpus
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class LocalDriver(Driver):
 
     def __init__(self, scratch: Path) -> None:
         self._shelf = _Shelf(scratch)
-        self._threads = min(os.cpu_count() or 1, _THREADS)
+        self._threads = min(usable_cpus(), _THREADS)
 
     def share(self, value: Any) -> Any:
         return value

@@ -693,6 +693,8 @@ def test_a_checkerboard_is_learned_so_that_the_withheld_pairs_come_out_on_top(na
             ),
             *("adar.candidates=2", "adar.negatives=2", "adar.pool=32"),
             *(slower if name == "neumf" else []),
+            # Its second loss pushes all users apart, also those that like the same items.
+            *(["simgcl.contrast=0.02"] if name == "simgcl" else []),
         ]
     )
     torch.manual_seed(0)

@@ -49,7 +49,8 @@ class Csv(Table):
     def first_records(self, path: str, count: int) -> list[list[str]]:
         bad = BadRows(path, limit=sys.maxsize)
         found: list[Record] = []
-        for records in _Parser(self._separator, bad).parse(chunks(path, _SMALLEST_BLOCK, self.encoding)):
+        text = chunks(path, _SMALLEST_BLOCK, self.encoding)
+        for records in _Parser(self._separator, bad).parse(text, limit=count):
             assert isinstance(records, list)  # there is no fast way here
             found += records
             if len(found) >= count:
@@ -152,12 +153,14 @@ class _Parser:
         text: Iterator[tuple[int, bytes]],
         fast: Callable[[int, bytes], Batch | None] = lambda line, data: None,
         header_lines: int = 0,
+        limit: int | None = None,
     ) -> Iterator[Batch | list[Record]]:
         """Yield the records of chunks of text: what `fast` makes of whole records, else a list of them.
 
         Args:
             text: the number of the first line of each chunk, and the chunk.
             header_lines: records to leave out.
+            limit: how many records to look for in each chunk, for a caller that needs no more.
         """
         rest, line = b"", 1
         for number, chunk in itertools.chain(text, [(0, b"")]):  # the last one has nothing to wait for
@@ -175,7 +178,7 @@ class _Parser:
             if batch is not None:
                 yield batch
             elif not header_lines:
-                records, whole = self._records(line, data, is_last)
+                records, whole = self._records(line, data, is_last, limit)
                 yield records
             else:
                 whole = 0
