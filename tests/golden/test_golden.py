@@ -94,8 +94,8 @@ def has_dropout(name: str) -> bool:
 def test_two_processes_train_as_one_does_but_for_rounding(name: str) -> None:
     one, two = (lines(HERE / f"workers-{workers}" / f"{name}.jsonl") for workers in (0, 2))
     for epoch, other in zip(one, two, strict=True):
-        for figure in ("loss", "penalty"):
-            assert math.isclose(epoch[figure], other[figure], rel_tol=1e-5)
+        assert math.isclose(epoch["loss"], other["loss"], rel_tol=1e-6)
+        assert math.isclose(epoch["penalty"], other["penalty"], rel_tol=1e-4)
         for figure, value in epoch["valid"].items():
             # One user's item more or less among the first: rounding may order two that score alike.
             assert math.isclose(value, other["valid"][figure], rel_tol=1e-3, abs_tol=1e-3), figure
