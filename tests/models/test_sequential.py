@@ -244,13 +244,13 @@ def walks() -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_next_step_of_every_walk_is_found(name):
     walk_BN, wanted_B = walks()
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     family, _, cosine = name.partition(" ")
     settings = REGISTRY[family].settings(layers=1, dropout=0)
     model = KINDS[family](12, LENGTH, 32, settings, cosine=bool(cosine))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
     temperature = 0.1 if cosine else 1.0
-    for step in range(500):
+    for step in range(200):
         rng = RowRng(torch.arange(len(walk_BN)), 0, step)
         history_BL, target_BL = training_positions(model, walk_BN, LENGTH, rng)
         score_BLI = users(model, history_BL) @ model.items(torch.arange(12)).T / temperature
