@@ -289,7 +289,7 @@ def _hardest_of_window(
     place_I, lookup = np.empty(0, np.int32), (nothing, nothing, np.empty(0, np.uint8), 1)
     if seen is not None and pool_P is not None:
         item_P, user_B, lookup = pool_P, seen.user_B, seen.observed.arrays()
-        place_I = np.full(seen.observed.n_items, -1, np.int32)
+        place_I = seen.observed.blank()
         place_I[item_P.numpy()] = np.arange(len(item_P), dtype=np.int32)
     chosen = _Noise(
         offset_B.new_empty(rows, K),
@@ -306,6 +306,7 @@ def _hardest_of_window(
         *(tensor.contiguous().numpy() for tensor in (user_B, offset_B, width_2B)),
         *(tensor.numpy() for tensor in vars(chosen).values()),
     )
+    place_I[item_P.numpy()] = -1
     return chosen
 
 

@@ -17,10 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adar_ray.errors import AdarError
+
 Rows = tuple[np.ndarray, np.ndarray]
 """Users and items of some rows."""
 Chunks = Callable[[int], Iterable[Rows]]
 """An epoch -> the rows that a worker visits in it, as `arrange` puts them, in parts of every lane."""
+_DISAGREE = "the dataset's shards and its dataset.json disagree"
 _SHARDS, _ROWS = 0, 1  # keep the seeds of the two orders apart
 
 
@@ -83,6 +86,9 @@ def batches(
     Args:
         bounds: see `arrange`; those of the worker's lanes.
         lane_rows: rows of every lane, `[L]`.
+
+    Raises:
+        AdarError: the chunks have other numbers of rows.
     """
     chunks = iter(chunks)
     mine = slice(first_lane, first_lane + len(bounds) - 1)
@@ -93,8 +99,13 @@ def batches(
         before, after = after, rows_before(lane_rows, step + 1, steps)
         count = after - before
         while (held.start + count[mine] > held.end).any():
-            held = held.joined_by(next(chunks), bounds)
+            chunk = next(chunks, None)
+            if chunk is None:
+                raise AdarError(f"{_DISAGREE}: a lane has fewer rows than it should; prepare again")
+            held = held.joined_by(chunk, bounds)
         yield Batch(*held.take(count[mine]), first=int(count[:first_lane].sum()), rows=int(count.sum()))
+    if (held.start < held.end).any() or any(len(user) for user, _ in chunks):
+        raise AdarError(f"{_DISAGREE}: a lane has more rows than it should; prepare again")
 
 
 class _Held:

@@ -32,6 +32,7 @@ class UserItems:
         self._start = torch.searchsorted(self._pair_E, starts)
         self._rank_E: torch.Tensor | None = None
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._blank_I: np.ndarray | None = None
         self._bits: torch.Tensor | None = None
         if n_users * n_items <= 64 * len(self):
             self._bits = torch.zeros(n_users * n_items // 8 + 1, dtype=torch.uint8, device=pair_E.device)
@@ -109,6 +110,12 @@ class UserItems:
         `user * n_items + item`, in order, `[E]`; their bits, empty if there are none; and `n_items`."""
         bits = np.empty(0, np.uint8) if self._bits is None else self._bits.numpy()
         return self._start.numpy(), self._pair_E.numpy(), bits, self.n_items
+
+    def blank(self) -> np.ndarray:
+        """For `kernels`: -1 for each item, `[n_items]`. Whoever writes to it restores it."""
+        if self._blank_I is None:
+            self._blank_I = np.full(self.n_items, -1, np.int32)
+        return self._blank_I
 
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, P]`, for items that all users share.

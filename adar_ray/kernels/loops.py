@@ -16,9 +16,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-_compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(
-    cache=True, nogil=True, fastmath={"contract", "nsz", "arcp", "reassoc"}, error_model="numpy"
-)
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract", "nsz", "arcp", "reassoc"},
+    "error_model": "numpy",
+}
+
+
+def _compiled(loop: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return njit(cache=True, **_OPTIONS)(loop)
+    except RuntimeError:  # no folder that Numba may write to: it compiles in each process
+        return njit(**_OPTIONS)(loop)
 
 
 @_compiled

@@ -44,13 +44,20 @@ class PopularitySampler(BaseSampler):
     ) -> None:
         super().__init__()
         self.settings, self.shared = settings, shared
+        self._known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+
+    def _weights(self, popularity_I: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights and their cumulative shares, `[I]`: computed once, since they cover the catalog."""
+        if self._known is None or self._known[0] is not popularity_I:
+            weight_I = popularity_I.double() ** self.settings.alpha
+            self._known = popularity_I, weight_I, (weight_I / weight_I.sum()).cumsum(0)
+        return self._known[1:]
 
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
         """Negatives `[B, K, D]`, or `[1, K, D]` if shared. Needs `context.popularity_I`."""
-        weight_I = need(context.popularity_I, "popularity_I").double() ** self.settings.alpha
-        cumulative_I = (weight_I / weight_I.sum()).cumsum(0)
+        weight_I, cumulative_I = self._weights(need(context.popularity_I, "popularity_I"))
 
         def invert(uniform: torch.Tensor) -> torch.Tensor:
             share = (uniform.double() + 0.5) / _FINE
