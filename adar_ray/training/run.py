@@ -215,9 +215,9 @@ class Run:
             problem = None
             if part.keys() != (rows.keys() if worker else shapes.keys()):
                 problem = "it holds other tensors than the run has"
-            for name in part.keys() & shapes.keys():
+            for name, tensor in part.items() if problem is None else ():
                 wanted = (last - first, *shapes[name][1:]) if name in rows else tuple(shapes[name])
-                if part[name].shape != wanted:
+                if tensor.shape != wanted:
                     problem = f"{name} does not fit this run"
             if problem is not None:
                 raise self._damaged_part(state.epoch, worker, workers, problem)
