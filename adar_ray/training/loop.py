@@ -18,6 +18,7 @@ from torch import nn
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Chunks, batches, steps_per_epoch
+from adar_ray.distributed import gather_rows
 from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
@@ -251,11 +252,13 @@ class WorkerLoop:
         """Every worker writes its part of the checkpoint; then worker 0 the epoch's metrics, and that it is
         the last."""
         state, size = self.state, self.worker.size
-        self.run.write_part(state.epoch, self.worker.rank, size, self._part())
+        digest = self.run.write_part(state.epoch, self.worker.rank, size, self._part())
+        own = torch.tensor([list(digest)], dtype=torch.uint8, device=self.worker.device)
+        parts = [bytes(row).hex() for row in gather_rows(own).tolist()]  # once all workers have written
         state.parts = {
-            epoch: {**state.parts, state.epoch: size}[epoch] for epoch in (state.best_epoch, state.epoch)
+            epoch: parts if epoch == state.epoch else state.parts[epoch]
+            for epoch in (state.best_epoch, state.epoch)
         }
-        self.worker.wait_for_all()
         if self.worker.rank == 0:
             self.run.write_epochs([*self.run.epochs(), record])
             self.run.commit_checkpoint(state)

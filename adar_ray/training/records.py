@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 
 class Record(BaseModel):
@@ -157,7 +157,7 @@ class TrainingState(Record):
 
     Attributes:
         epoch, steps: finished so far.
-        parts: the number of files of the last and the best epoch's checkpoint, by epoch.
+        parts: the SHA-256 of each file of the last and the best epoch's checkpoint, by epoch.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -166,4 +166,4 @@ class TrainingState(Record):
     steps: NonNegativeInt = 0
     best_epoch: NonNegativeInt = 0
     best_value: float = -1.0
-    parts: dict[int, PositiveInt] = {}
+    parts: dict[int, Annotated[list[str], Field(min_length=1)]] = {}

@@ -5,6 +5,7 @@ Every file is replaced as a whole, so the folder can be read safely while the ru
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -146,10 +147,17 @@ class Run:
 
     # Checkpoints.
 
-    def write_part(self, epoch: int, worker: int, workers: int, tensors: dict[str, torch.Tensor]) -> None:
-        """Writes one worker's part of an epoch's checkpoint. It counts once the checkpoint is committed."""
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        self._owned().write_bytes(_part(epoch, worker, workers), save_safetensors(content))
+    def write_part(self, epoch: int, worker: int, workers: int, tensors: dict[str, torch.Tensor]) -> bytes:
+        """Writes one worker's part of an epoch's checkpoint. It counts once the checkpoint is committed.
+
+        Returns:
+            The SHA-256 of the file.
+        """
+        content = save_safetensors(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        )
+        self._owned().write_bytes(_part(epoch, worker, workers), content)
+        return hashlib.sha256(content).digest()
 
     def commit_checkpoint(self, state: TrainingState) -> None:
         """Makes an epoch's checkpoint the last one. Checkpoints but this and the best epoch's are removed."""
@@ -168,9 +176,9 @@ class Run:
         """Copies what the run continues from into another run's folder."""
         state = self.load_checkpoint()
         assert state is not None
-        for epoch, workers in state.parts.items():
-            for worker in range(workers):
-                name = _part(epoch, worker, workers)
+        for epoch, parts in state.parts.items():
+            for worker in range(len(parts)):
+                name = _part(epoch, worker, len(parts))
                 folder.write_bytes(name, self.folder.read_bytes(name))
         folder.write_json(LAST, state.model_dump())
 
@@ -203,7 +211,7 @@ class Run:
         Raises:
             AdarError: a file is missing or damaged, or the tensors are others.
         """
-        workers = state.parts[state.epoch]
+        workers = len(state.parts[state.epoch])
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
         shared: dict[str, torch.Tensor] = {}
         for worker in range(workers):
@@ -211,7 +219,7 @@ class Run:
             start, end = max(users.first, first), min(users.last, last)
             if worker and start >= end:
                 continue
-            part = self._read_part(state.epoch, worker, workers)
+            part = self._read_part(state, state.epoch, worker)
             problem = None
             if part.keys() != (rows.keys() if worker else shapes.keys()):
                 problem = "it holds other tensors than the run has"
@@ -231,10 +239,13 @@ class Run:
             for name, parts in rows.items()
         }
 
-    def _read_part(self, epoch: int, worker: int, workers: int) -> dict[str, torch.Tensor]:
-        name = _part(epoch, worker, workers)
+    def _read_part(self, state: TrainingState, epoch: int, worker: int) -> dict[str, torch.Tensor]:
+        workers = len(state.parts[epoch])
         try:
-            return load_safetensors(self.folder.read_bytes(name))
+            content = self.folder.read_bytes(_part(epoch, worker, workers))
+            if hashlib.sha256(content).hexdigest() != state.parts[epoch][worker]:
+                raise ValueError("wrong checksum")
+            return load_safetensors(content)
         except Exception as error:  # safetensors has no exception class for damaged files
             raise self._damaged_part(epoch, worker, workers, one_line(error, 120)) from error
 
@@ -278,8 +289,8 @@ class Run:
         state = self.load_checkpoint()
         if state is None:
             raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
-        workers = state.parts[state.best_epoch]
-        parts = [self._read_part(state.best_epoch, worker, workers) for worker in range(workers)]
+        workers = len(state.parts[state.best_epoch])
+        parts = [self._read_part(state, state.best_epoch, worker) for worker in range(workers)]
         # What workers after the first have written are rows of users, which follow each other.
         return {
             name.removeprefix("model."): torch.cat([part[name] for part in parts if name in part])

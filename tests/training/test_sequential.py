@@ -49,7 +49,9 @@ def metrics(run: Run) -> list[dict[str, Any]]:
 
 
 def test_learns_the_next_item(ring: Dataset, tmp_path: Path):
-    run = train(ring, tmp_path / "run", config("train.batch_size=64", "train.patience=40", epochs=40), workers=0)
+    run = train(
+        ring, tmp_path / "run", config("train.batch_size=64", "train.patience=40", epochs=40), workers=0
+    )
     # The next item follows from the last one, in validation as in test, for every user. Without the
     # history up to test, the model would name the item of validation.
     assert evaluate(run, "valid", [1]).metrics["recall@1"] > 0.95
