@@ -52,7 +52,9 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     assert "no answer within 0.3 s" in str(error)
     assert may_pass(error)
     monkeypatch.undo()
-    error = refusal(f"127.0.0.1:{port}")
+    with socket.socket() as held:  # so that nothing else listens there
+        held.bind(("127.0.0.1", 0))
+        error = refusal(f"127.0.0.1:{held.getsockname()[1]}")
     assert "no Ray cluster answers (Connection refused)" in str(error)
     assert may_pass(error)
 

@@ -7,11 +7,19 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
-from adar_ray.training.records import EpochRecord, Evaluation, RunInfo, RunResult, StepProgress
+from adar_ray.training.records import (
+    EpochRecord,
+    Evaluation,
+    RunInfo,
+    RunResult,
+    StepProgress,
+    TrainingState,
+)
 from adar_ray.training.run import Run, read_epochs
 
 LINES = (
@@ -44,7 +52,8 @@ def test_epochs_are_read_and_written_byte_for_byte(run: Run) -> None:
 
 def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Dataset) -> None:
     result = RunResult(best_epoch=2, epochs=3, valid=None, train_seconds=1.0)
-    run.save_best({})
+    digest = run.write_part(1, 0, 1, {"model.weight": torch.ones(1)})
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: [digest.hex()]}))
     run.write_progress(StepProgress(epoch=1, step=2, steps=3))
     assert run.progress() == StepProgress(epoch=1, step=2, steps=3)
     run.finish(dataset, result)
