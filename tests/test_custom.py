@@ -78,6 +78,7 @@ def test_trials_find_the_example_where_the_driver_does(
     assert (trial.status, trial.epochs) == ("finished", 2)
 
 
+@pytest.mark.usefixtures("ray_cluster")  # this process itself would need no import
 def test_a_module_that_workers_cannot_import_is_named_in_one_line(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
