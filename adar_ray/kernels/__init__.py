@@ -19,4 +19,5 @@ def runs_compiled(*tensors: torch.Tensor) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(importlib.import_module("adar_ray.kernels.loops"), name)
+    loop = globals()[name] = getattr(importlib.import_module("adar_ray.kernels.loops"), name)
+    return loop

@@ -134,23 +134,33 @@ def sum_products(
     factor: np.ndarray,
     vector: np.ndarray,
     of: np.ndarray,
+    own: np.ndarray,
+    weight: np.ndarray,
     place: np.ndarray,
     distinct: np.ndarray,
     total: np.ndarray,
     count: int,
 ) -> int:
-    """`sum_rows` of gradients that are never made: `factor[e]` times row `of[e]` of the table `vector`."""
+    """`sum_rows` of gradients that are never made.
+
+    That of row `row[r]` of the table `weight` is `own[r]` times the row itself and, for each k,
+    `factor[r, k]` times row `of[r, k]` of the table `vector`.
+    """
     for entry in range(len(row)):
-        at, f, other = place[row[entry]], factor[entry], of[entry]
+        this, f = row[entry], own[entry]
+        at = place[this]
         if at < 0:
             at = count
-            place[row[entry]] = at
-            distinct[at] = row[entry]
-            for column in range(vector.shape[1]):
-                total[at, column] = f * vector[other, column]
+            place[this], distinct[at] = at, this
+            for column in range(weight.shape[1]):
+                total[at, column] = f * weight[this, column]
             count += 1
-        else:
-            for column in range(vector.shape[1]):
+        elif f != 0:
+            for column in range(weight.shape[1]):
+                total[at, column] += f * weight[this, column]
+        for k in range(factor.shape[1]):
+            f, other = factor[entry, k], of[entry, k]
+            for column in range(weight.shape[1]):
                 total[at, column] += f * vector[other, column]
     return count
 
@@ -161,6 +171,7 @@ def adam_rows(
     mean: np.ndarray,
     square: np.ndarray,
     row: np.ndarray,
+    moment: np.ndarray,
     gradient: np.ndarray,
     lr: float,
     beta_1: float,
@@ -168,18 +179,18 @@ def adam_rows(
     eps: float,
     step: float,
 ) -> None:
-    """Adam on some rows of a table, each once, in place."""
+    """Adam on some rows of a table, each once, in place. `moment` has their rows in `mean` and `square`."""
     one = np.float32(1)
     rate, epsilon = np.float32(lr / (1 - beta_1**step)), np.float32(eps)
     scale = np.float32(1 / np.sqrt(1 - beta_2**step))
     b1, b2 = np.float32(beta_1), np.float32(beta_2)
     for entry in range(len(row)):
-        at = row[entry]
+        at, state = row[entry], moment[entry]
         for column in range(gradient.shape[1]):
             g = gradient[entry, column]
-            m = b1 * mean[at, column] + (one - b1) * g
-            v = b2 * square[at, column] + (one - b2) * g * g
-            mean[at, column], square[at, column] = m, v
+            m = b1 * mean[state, column] + (one - b1) * g
+            v = b2 * square[state, column] + (one - b2) * g * g
+            mean[state, column], square[state, column] = m, v
             weight[at, column] -= rate * m / (np.sqrt(v) * scale + epsilon)
 
 
@@ -195,20 +206,30 @@ def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
 
 
 @_compiled
-def row_dots(
+def pair_terms(
     user_table: np.ndarray,
     user: np.ndarray,
     item_table: np.ndarray,
     item: np.ndarray,
     score: np.ndarray,
+    user_square: np.ndarray,
+    item_square: np.ndarray,
 ) -> None:
-    """`dots` of rows of tables, by their numbers: `user`, `[B]`, and `item`, `[B, K]`."""
+    """Dot products of rows of two tables, `user`, `[B]`, and `item`, `[B, K]`. Writes `score`, `[B, K]`, and
+    half the squared lengths of all rows: `user_square`, `[B]`, and `item_square`, `[B, K]`."""
+    half = np.float32(0.5)
     for row in range(item.shape[0]):
+        square = np.float32(0)
+        for column in range(user_table.shape[1]):
+            square += user_table[user[row], column] * user_table[user[row], column]
+        user_square[row] = half * square
         for k in range(item.shape[1]):
-            total = np.float32(0)
+            total = square = np.float32(0)
             for column in range(user_table.shape[1]):
-                total += user_table[user[row], column] * item_table[item[row, k], column]
-            score[row, k] = total
+                value = item_table[item[row, k], column]
+                total += user_table[user[row], column] * value
+                square += value * value
+            score[row, k], item_square[row, k] = total, half * square
 
 
 @_compiled

@@ -22,15 +22,17 @@ class Gradients(NamedTuple):
 
 
 class Products(NamedTuple):
-    """Gradients of some rows of a table that are multiples of rows of another, or of the same.
+    """Gradients of some rows of a table that are multiples of rows of another, and of themselves.
 
-    That of row `row_R[r]` is `factor_R[r]` times row `of_R[r]` of `table`, as it is before the next update.
+    That of row `row_R[r]` is the sum of `factor_RK[r, k]` times row `of_RK[r, k]` of `table`, and `own_R[r]`
+    times the row itself, all as they are before the next update.
     """
 
     row_R: torch.Tensor
-    factor_R: torch.Tensor
+    factor_RK: torch.Tensor
     table: Table
-    of_R: torch.Tensor
+    of_RK: torch.Tensor
+    own_R: torch.Tensor
 
 
 class Table(nn.Embedding):
@@ -92,20 +94,18 @@ class TablePairs:
             return None
         return cls(*tables)
 
-    def scores(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
-        """`[B, K]`."""
-        return _RowDots.apply(self.users.weight, self.items.weight, self, user_B, item_BK)
-
-    def user_squares(self, user: torch.Tensor) -> torch.Tensor:
-        """Half the squared lengths of users' rows, in the shape of their numbers."""
-        return _HalfSquares.apply(self.users.weight, self.users, user)
+    def terms(
+        self, user_B: torch.Tensor, item_BK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores `[B, K]`, and half the squared lengths of the rows: of users `[B]` and of items `[B, K]`."""
+        return _Terms.apply(self.users.weight, self.items.weight, self, user_B, item_BK)
 
     def item_squares(self, item: torch.Tensor) -> torch.Tensor:
         """Half the squared lengths of items' rows, in the shape of their numbers."""
         return _HalfSquares.apply(self.items.weight, self.items, item)
 
 
-class _RowDots(torch.autograd.Function):
+class _Terms(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -114,21 +114,25 @@ class _RowDots(torch.autograd.Function):
         pairs: TablePairs,
         user_B: torch.Tensor,
         item_BK: torch.Tensor,
-    ) -> torch.Tensor:
-        ctx.pairs, ctx.user_B, ctx.item_BK = pairs, user_B, item_BK
-        score_BK = user_weight.new_empty(item_BK.shape)
-        tensors = (user_weight, user_B, item_weight, item_BK, score_BK)
-        kernels.row_dots(*(tensor.detach().contiguous().numpy() for tensor in tensors))
-        return score_BK
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ctx.pairs, ctx.user_B, ctx.item_BK = pairs, user_B.contiguous(), item_BK.contiguous()
+        score_BK, user_square_B, item_square_BK = (
+            user_weight.new_empty(ids.shape) for ids in (item_BK, user_B, item_BK)
+        )
+        tensors = (user_weight, ctx.user_B, item_weight, ctx.item_BK, score_BK, user_square_B, item_square_BK)
+        kernels.pair_terms(*(tensor.detach().numpy() for tensor in tensors))
+        return score_BK, user_square_B, item_square_BK
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[None, ...]:
-        users, items = ctx.pairs.users, ctx.pairs.items
-        user_R, item_R = ctx.user_B[:, None].expand_as(ctx.item_BK).flatten(), ctx.item_BK.flatten()
-        factor_R = gradient_BK.flatten()
-        users.gradients.append(Products(user_R, factor_R, items, item_R))
-        items.gradients.append(Products(item_R, factor_R, users, user_R))
+    def backward(
+        ctx: Any, score_BK: torch.Tensor, user_square_B: torch.Tensor, item_square_BK: torch.Tensor
+    ) -> tuple[None, ...]:
+        users, items, user_B, item_BK = ctx.pairs.users, ctx.pairs.items, ctx.user_B, ctx.item_BK
+        users.gradients.append(Products(user_B, score_BK, items, item_BK, user_square_B))
+        item_R, factor_R1 = item_BK.flatten(), score_BK.reshape(-1, 1)
+        user_R1 = user_B[:, None].expand_as(item_BK).reshape(-1, 1)
+        items.gradients.append(Products(item_R, factor_R1, users, user_R1, item_square_BK.flatten()))
         return (None,) * 5
 
 
@@ -136,13 +140,13 @@ class _HalfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, table: Table, row: torch.Tensor) -> torch.Tensor:
         ctx.table, ctx.row_R = table, row.flatten()
-        square_R1 = weight.new_empty(len(ctx.row_R), 1)
-        tensors = (weight, ctx.row_R, weight, ctx.row_R[:, None], square_R1)
-        kernels.row_dots(*(tensor.detach().contiguous().numpy() for tensor in tensors))
-        return square_R1.view(row.shape).mul_(0.5)
+        vector_RD = nn.functional.embedding(ctx.row_R, weight)
+        return vector_RD.square().sum(-1).mul_(0.5).view(row.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, ...]:
-        ctx.table.gradients.append(Products(ctx.row_R, gradient.flatten(), ctx.table, ctx.row_R))
+        none_R0 = gradient.new_empty(len(ctx.row_R), 0)
+        of_nothing = Products(ctx.row_R, none_R0, ctx.table, none_R0.long(), gradient.flatten())
+        ctx.table.gradients.append(of_nothing)
         return None, None, None

@@ -53,6 +53,10 @@ class PopularitySampler(BaseSampler):
             self._known = popularity_I, weight_I, (weight_I / weight_I.sum()).cumsum(0)
         return self._known[1:]
 
+    @property
+    def reads_vectors(self) -> bool:
+        return self.shared is not None
+
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:

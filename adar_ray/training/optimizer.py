@@ -11,7 +11,15 @@ import torch
 from torch import nn
 
 from adar_ray import kernels
-from adar_ray.distributed import start_gathering_vectors, sum_over_workers, world_size
+from adar_ray.distributed import (
+    exchange,
+    gather,
+    rank,
+    share,
+    sum_over_workers,
+    wait_for_all,
+    world_size,
+)
 from adar_ray.models.table import Gradients, Products, Table
 
 BETAS = 0.9, 0.999
@@ -26,13 +34,17 @@ class Adam:
     `torch.optim.SparseAdam`.
 
     With `torch.distributed` initialized, gradients are first added up over all workers, which then make the
-    same step. Of a table only the rows that have gradients travel.
+    same step. Of a table only rows that have gradients travel: worker `w` of `n` adds up and updates the rows
+    `w, w + n, w + 2n, ...`, whose moments it alone has, and everyone gets the new weights.
 
     Args:
         module: what to train. Its tables collect gradients by row from now on, if `by_rows`.
         lr: learning rate.
         by_rows: False if every step reaches all rows anyway.
         own: names of parameters that each worker has for itself, such as the vectors of its users.
+
+    Attributes:
+        dealt: names of the tables whose rows, and moments, are dealt to the workers.
     """
 
     def __init__(
@@ -48,10 +60,12 @@ class Adam:
         for table in self._tables.values():
             table.collect()
         self.steps = 0
-        self.moments = {
-            name: (torch.zeros_like(weight), torch.zeros_like(weight))
-            for name, weight in self.parameters.items()
-        }
+        self.dealt = self._tables.keys() - self.own
+        self._shared = {name for name in sorted(self.dealt) if share(self.parameters[name])}
+        self.moments = {}
+        for name, weight in self.parameters.items():
+            rows = weight[rank() :: world_size()] if name in self.dealt else weight
+            self.moments[name] = torch.zeros_like(rows), torch.zeros_like(rows)
         self._places: dict[str, torch.Tensor] = {}
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -75,20 +89,31 @@ class Adam:
         for name in rows.keys() & dense.keys():  # a model may use a table's weights in other ways as well
             row_R, gradient_RD = rows.pop(name)
             dense[name].index_add_(0, row_R, gradient_RD)
-        travel = {}
-        if world_size() > 1:
-            travel = {
-                name: start_gathering_vectors(*rows.pop(name)) for name in [*rows] if name not in self.own
-            }
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
-        for name, (row_R, gradient_RD) in rows.items():
-            self._follow_rows(name, row_R, gradient_RD)
         if dense:
             moments = (self.moments[name] for name in dense)
             states = zip((self.parameters[name] for name in dense), dense.values(), moments, strict=True)
             _adam([(weight, gradient, *moment) for weight, gradient, moment in states], self.lr, self.steps)
-        for name, arrived in travel.items():
-            self._follow_rows(name, *self._summed(name, [Gradients(*arrived())]))
+        for name, (row_R, gradient_RD) in rows.items():
+            if name in self.dealt and world_size() > 1:
+                self._follow_dealt_rows(name, row_R, gradient_RD)
+            else:
+                self._follow_rows(name, row_R, gradient_RD, row_R)
+
+    def _follow_dealt_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
+        """Hands each gradient to the worker that the row is dealt to; gets all new weights back."""
+        weight, workers = self.parameters[name], world_size()
+        to_R = row_R % workers
+        chosen = [(to_R == w).nonzero().squeeze(1) for w in range(workers)]
+        sent = [tuple(rows.index_select(0, at) for rows in (row_R, gradient_RD)) for at in chosen]
+        row_R, gradient_RD = self._summed(name, [Gradients(*part) for part in exchange(sent)])
+        self._follow_rows(name, row_R, gradient_RD, row_R // workers)
+        if name in self._shared:
+            wait_for_all()
+            return
+        for other, (new_R, weight_RD) in enumerate(gather([row_R, weight.index_select(0, row_R)])):
+            if other != rank():
+                weight[new_R] = weight_RD
 
     def _summed(
         self, name: str, gradients: Sequence[Gradients | Products]
@@ -111,21 +136,26 @@ class Adam:
         place_N, count = self._places[name], 0
         sums = [tensor.numpy() for tensor in (place_N, distinct_R, total_RD)]
         for part in gradients:
-            arrays = ((x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part)
-            add = kernels.sum_products if isinstance(part, Products) else kernels.sum_rows
-            count = add(*arrays, *sums, count)
+            arrays = [(x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part]
+            if isinstance(part, Products):
+                count = kernels.sum_products(*arrays, weight.detach().numpy(), *sums, count)
+            else:
+                count = kernels.sum_rows(*arrays, *sums, count)
         place_N[distinct_R[:count]] = -1
         return distinct_R[:count], total_RD[:count]
 
-    def _follow_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
+    def _follow_rows(
+        self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor, moment_R: torch.Tensor
+    ) -> None:
+        """Updates rows of a table, whose moments are the rows `moment_R` of theirs."""
         parameter, (mean, square) = self.parameters[name], self.moments[name]
         if kernels.runs_compiled(parameter):
-            arrays = (parameter.detach(), mean, square, row_R, gradient_RD)
+            arrays = (parameter.detach(), mean, square, row_R, moment_R, gradient_RD)
             kernels.adam_rows(*(tensor.numpy() for tensor in arrays), self.lr, *BETAS, EPS, self.steps)
             return
-        weight_RD, mean_RD, square_RD = (tensor[row_R] for tensor in (parameter, mean, square))
+        weight_RD, mean_RD, square_RD = parameter[row_R], mean[moment_R], square[moment_R]
         _adam([(weight_RD, gradient_RD, mean_RD, square_RD)], self.lr, self.steps)
-        parameter[row_R], mean[row_R], square[row_R] = weight_RD, mean_RD, square_RD
+        parameter[row_R], mean[moment_R], square[moment_R] = weight_RD, mean_RD, square_RD
 
 
 def _adam(states: list[tuple[torch.Tensor, ...]], lr: float, steps: int) -> None:

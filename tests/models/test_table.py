@@ -68,7 +68,7 @@ def test_no_rows_are_looked_up():
 
 
 def test_scores_by_row_numbers_and_their_gradients_are_those_of_looked_up_rows():
-    """Products stand for gradients: a factor times a row of the other table."""
+    """Products stand for gradients: multiples of rows of the other table, and of the row itself."""
     users, items = filled(Table(4, 3)), filled(Table(6, 3))
     theirs = [filled(nn.Embedding(4, 3)), filled(nn.Embedding(6, 3))]
     for table in (users, items):
@@ -76,8 +76,8 @@ def test_scores_by_row_numbers_and_their_gradients_are_those_of_looked_up_rows()
     pairs = TablePairs.of(users, items)
     user_B, item_BK = torch.tensor([3, 0, 3]), torch.tensor([[5, 1], [1, 1], [0, 5]])
     weight_BK = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.1]])
-    score_BK = pairs.scores(user_B, item_BK)
-    square_B, square_BK = pairs.user_squares(user_B), pairs.item_squares(item_BK)
+    score_BK, square_B, square_BK = pairs.terms(user_B, item_BK)
+    torch.testing.assert_close(pairs.item_squares(item_BK), square_BK)
     ((score_BK + square_B[:, None] * 2 + square_BK) * weight_BK).sum().backward()
 
     user_BD, item_BKD = theirs[0](user_B), theirs[1](item_BK)
@@ -90,7 +90,9 @@ def test_scores_by_row_numbers_and_their_gradients_are_those_of_looked_up_rows()
         total = torch.zeros_like(embedding.weight)
         for part in table.take_gradients():
             assert isinstance(part, Products)
-            total.index_add_(0, part.row_R, part.factor_R[:, None] * part.table.weight.detach()[part.of_R])
+            other_RKD = part.table.weight.detach()[part.of_RK]
+            own_RD = part.own_R[:, None] * table.weight.detach()[part.row_R]
+            total.index_add_(0, part.row_R, (part.factor_RK[..., None] * other_RKD).sum(1) + own_RD)
         torch.testing.assert_close(total, embedding.weight.grad)
 
 
