@@ -60,7 +60,8 @@ class Adam:
         for table in self._tables.values():
             table.collect()
         self.steps = 0
-        self.dealt = self._tables.keys() - self.own
+        tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+        self.dealt = (tables & self.parameters.keys()) - self.own
         self._shared = {name for name in sorted(self.dealt) if share(self.parameters[name])}
         self.moments = {}
         for name, weight in self.parameters.items():
@@ -89,6 +90,10 @@ class Adam:
         for name in rows.keys() & dense.keys():  # a model may use a table's weights in other ways as well
             row_R, gradient_RD = rows.pop(name)
             dense[name].index_add_(0, row_R, gradient_RD)
+        if world_size() > 1:
+            for name in sorted(dense.keys() & self.dealt):
+                gradient = dense.pop(name)
+                rows[name] = torch.arange(len(gradient), device=gradient.device), gradient
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
         if dense:
             moments = (self.moments[name] for name in dense)
