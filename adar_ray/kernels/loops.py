@@ -210,26 +210,35 @@ def pair_terms(
     user_table: np.ndarray,
     user: np.ndarray,
     item_table: np.ndarray,
-    item: np.ndarray,
-    score: np.ndarray,
-    user_square: np.ndarray,
-    item_square: np.ndarray,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_score: np.ndarray,
+    negative_score: np.ndarray,
+    penalty: np.ndarray,
 ) -> None:
-    """Dot products of rows of two tables, `user`, `[B]`, and `item`, `[B, K]`. Writes `score`, `[B, K]`, and
-    half the squared lengths of all rows: `user_square`, `[B]`, and `item_square`, `[B, K]`."""
-    half = np.float32(0.5)
-    for row in range(item.shape[0]):
-        square = np.float32(0)
+    """`TablePairs.terms`. Writes both scores, `[B]` and `[B, K]`, and `penalty`, `[B]`."""
+    half, K = np.float32(0.5), negative.shape[1]
+    share = np.float32(0.5 / max(K, 1))
+    for row in range(len(user)):
+        u, p = user[row], positive[row]
+        score = user_square = item_square = np.float32(0)
         for column in range(user_table.shape[1]):
-            square += user_table[user[row], column] * user_table[user[row], column]
-        user_square[row] = half * square
-        for k in range(item.shape[1]):
-            total = square = np.float32(0)
+            left, right = user_table[u, column], item_table[p, column]
+            score += left * right
+            user_square += left * left
+            item_square += right * right
+        total = half * (user_square + item_square)
+        positive_score[row] = score
+        for k in range(K):
+            n = negative[row, k]
+            score = item_square = np.float32(0)
             for column in range(user_table.shape[1]):
-                value = item_table[item[row, k], column]
-                total += user_table[user[row], column] * value
-                square += value * value
-            score[row, k], item_square[row, k] = total, half * square
+                right = item_table[n, column]
+                score += user_table[u, column] * right
+                item_square += right * right
+            negative_score[row, k] = score
+            total += share * item_square
+        penalty[row] = total
 
 
 @_compiled

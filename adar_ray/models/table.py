@@ -1,6 +1,6 @@
 """Embedding tables whose gradients can be collected row by row.
 
-Legend: B rows of the batch, K items per row, R rows looked up, D dimensions.
+Legend: B rows of the batch, K negatives per row, J = 1 + K items per row, R rows looked up, D dimensions.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Gradients(NamedTuple):
 class Products(NamedTuple):
     """Gradients of some rows of a table that are multiples of rows of another, and of themselves.
 
-    That of row `row_R[r]` is the sum of `factor_RK[r, k]` times row `of_RK[r, k]` of `table`, and `own_R[r]`
+    That of row `row_R[r]` is the sum of `factor_RJ[r, j]` times row `of_RJ[r, j]` of `table`, and `own_R[r]`
     times the row itself, all as they are before the next update.
     """
 
     row_R: torch.Tensor
-    factor_RK: torch.Tensor
+    factor_RJ: torch.Tensor
     table: Table
-    of_RK: torch.Tensor
+    of_RJ: torch.Tensor
     own_R: torch.Tensor
 
 
@@ -95,10 +95,11 @@ class TablePairs:
         return cls(*tables)
 
     def terms(
-        self, user_B: torch.Tensor, item_BK: torch.Tensor
+        self, user_B: torch.Tensor, positive_B: torch.Tensor, negative_BK: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores `[B, K]`, and half the squared lengths of the rows: of users `[B]` and of items `[B, K]`."""
-        return _Terms.apply(self.users.weight, self.items.weight, self, user_B, item_BK)
+        """Scores of positives `[B]` and of negatives `[B, K]`, and the L2 penalty `[B]`: half the squared
+        lengths of the user's row, of the positive's, and the mean of the negatives', if there are any."""
+        return _Terms.apply(self.users.weight, self.items.weight, self, user_B, positive_B, negative_BK)
 
     def item_squares(self, item: torch.Tensor) -> torch.Tensor:
         """Half the squared lengths of items' rows, in the shape of their numbers."""
@@ -113,27 +114,38 @@ class _Terms(torch.autograd.Function):
         item_weight: torch.Tensor,
         pairs: TablePairs,
         user_B: torch.Tensor,
-        item_BK: torch.Tensor,
+        positive_B: torch.Tensor,
+        negative_BK: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        ctx.pairs, ctx.user_B, ctx.item_BK = pairs, user_B.contiguous(), item_BK.contiguous()
-        score_BK, user_square_B, item_square_BK = (
-            user_weight.new_empty(ids.shape) for ids in (item_BK, user_B, item_BK)
+        ids = user_B, positive_B, negative_BK = [
+            part.contiguous() for part in (user_B, positive_B, negative_BK)
+        ]
+        ctx.pairs, ctx.ids = pairs, ids
+        score_B, score_BK, penalty_B = (
+            user_weight.new_empty(part.shape) for part in (positive_B, negative_BK, user_B)
         )
-        tensors = (user_weight, ctx.user_B, item_weight, ctx.item_BK, score_BK, user_square_B, item_square_BK)
+        tensors = (user_weight, user_B, item_weight, positive_B, negative_BK, score_B, score_BK, penalty_B)
         kernels.pair_terms(*(tensor.detach().numpy() for tensor in tensors))
-        return score_BK, user_square_B, item_square_BK
+        return score_B, score_BK, penalty_B
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any, score_BK: torch.Tensor, user_square_B: torch.Tensor, item_square_BK: torch.Tensor
+        ctx: Any, score_B: torch.Tensor, score_BK: torch.Tensor, penalty_B: torch.Tensor
     ) -> tuple[None, ...]:
-        users, items, user_B, item_BK = ctx.pairs.users, ctx.pairs.items, ctx.user_B, ctx.item_BK
-        users.gradients.append(Products(user_B, score_BK, items, item_BK, user_square_B))
-        item_R, factor_R1 = item_BK.flatten(), score_BK.reshape(-1, 1)
-        user_R1 = user_B[:, None].expand_as(item_BK).reshape(-1, 1)
-        items.gradients.append(Products(item_R, factor_R1, users, user_R1, item_square_BK.flatten()))
-        return (None,) * 5
+        users, items, (user_B, positive_B, negative_BK) = ctx.pairs.users, ctx.pairs.items, ctx.ids
+        K = negative_BK.shape[1]
+        factor_BJ = torch.cat([score_B[:, None], score_BK], 1)
+        item_BJ = torch.cat([positive_B[:, None], negative_BK], 1)
+        users.gradients.append(Products(user_B, factor_BJ, items, item_BJ, penalty_B))
+        items.gradients.append(Products(positive_B, score_B[:, None], users, user_B[:, None], penalty_B))
+        if K:
+            own_R = (penalty_B / K).repeat_interleave(K)
+            user_R1 = user_B.repeat_interleave(K)[:, None]
+            items.gradients.append(
+                Products(negative_BK.view(-1), score_BK.reshape(-1, 1), users, user_R1, own_R)
+            )
+        return (None,) * 6
 
 
 class _HalfSquares(torch.autograd.Function):

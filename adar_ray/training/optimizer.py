@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -67,7 +68,7 @@ class Adam:
         for name, weight in self.parameters.items():
             rows = weight[rank() :: world_size()] if name in self.dealt else weight
             self.moments[name] = torch.zeros_like(rows), torch.zeros_like(rows)
-        self._places: dict[str, torch.Tensor] = {}
+        self._rooms: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The moments, as `mean:NAME` and `square:NAME` of each parameter."""
@@ -123,31 +124,35 @@ class Adam:
     def _summed(
         self, name: str, gradients: Sequence[Gradients | Products]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each row of the table once, and the sum of its gradients."""
+        """Each row of the table once, and the sum of its gradients; valid until the next call."""
         weight = self.parameters[name]
-        size = sum(len(part.row_R) for part in gradients)
-        distinct_R = torch.empty(size, dtype=torch.int64, device=weight.device)
-        total_RD = weight.new_empty(size, weight.shape[1])
         if not kernels.runs_compiled(weight):
             if not gradients:
-                return distinct_R, total_RD
+                return torch.empty(0, dtype=torch.int64, device=weight.device), weight[:0]
             # Only compiled loops leave products.
             row_R, vector_RD = (torch.cat(part) for part in zip(*gradients, strict=True))
             distinct_R, at_R = torch.unique(row_R, return_inverse=True)
-            total_RD = total_RD[: len(distinct_R)].zero_()
+            total_RD = vector_RD.new_zeros(len(distinct_R), weight.shape[1])
             return distinct_R, total_RD.index_add_(0, at_R, vector_RD)
-        if name not in self._places:
-            self._places[name] = torch.full((len(weight),), -1, dtype=torch.int32)
-        place_N, count = self._places[name], 0
-        sums = [tensor.numpy() for tensor in (place_N, distinct_R, total_RD)]
+        room, count = self._room(name, sum(len(part.row_R) for part in gradients)), 0
         for part in gradients:
             arrays = [(x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part]
             if isinstance(part, Products):
-                count = kernels.sum_products(*arrays, weight.detach().numpy(), *sums, count)
+                weights = weight.detach().numpy()
+                count = kernels.sum_products(*arrays, weights, *room, count)
             else:
-                count = kernels.sum_rows(*arrays, *sums, count)
-        place_N[distinct_R[:count]] = -1
-        return distinct_R[:count], total_RD[:count]
+                count = kernels.sum_rows(*arrays, *room, count)
+        place, distinct, total = room
+        place[distinct[:count]] = -1
+        return torch.from_numpy(distinct[:count]), torch.from_numpy(total[:count])
+
+    def _room(self, name: str, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `kernels.sum_rows` writes to: kept, since fresh memory is slow."""
+        if name not in self._rooms or len(self._rooms[name][1]) < rows:
+            size, dim = self.parameters[name].shape
+            place, total = np.full(size, -1, np.int32), np.empty((rows, dim), np.float32)
+            self._rooms[name] = place, np.empty(rows, np.int64), total
+        return self._rooms[name]
 
     def _follow_rows(
         self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor, moment_R: torch.Tensor

@@ -130,14 +130,14 @@ class Scores:
     Attributes:
         positive_N: scores of the positives.
         negatives: of each sampler's negatives, `[N, K]`.
-        squares: half the squared lengths of the users' vectors, `[N]`, and of those of the positive and,
-            if they were scored with it, of the first sampler's negatives, `[N, 1 + K]`; None if they are not
-            known.
+        penalty_N: the L2 penalty on users, positives and the first `penalized` samplers' negatives, if it
+            came with the scores; else None.
     """
 
     positive_N: torch.Tensor
     negatives: list[torch.Tensor]
-    squares: tuple[torch.Tensor, torch.Tensor] | None
+    penalty_N: torch.Tensor | None
+    penalized: int
 
 
 class TrainingStep(nn.Module):
@@ -253,26 +253,28 @@ class TrainingStep(nn.Module):
         self, model: BaseModel, pairs: Pairs, answers: list[Negatives], by_id: TablePairs | None
     ) -> Scores:
         known: list[torch.Tensor] = []
-        squares = None
+        penalty_N = None
         if by_id is None:
             positive_N = model.score(pairs.user_ND, pairs.positive_ND[:, None]).squeeze(1)
         else:
-            item_NK, negative_NK = pairs.positive_N[:, None], answers[0].item_BK
             # In one pass with the first sampler's negatives, if each row has items of its own.
-            if negative_NK is not None and len(negative_NK) == len(item_NK) and answers[0].score_BK is None:
-                item_NK = torch.cat([item_NK, negative_NK], 1)
-            score_NK, user_square_N, item_square_NK = by_id.terms(pairs.user_N, item_NK)
-            squares = user_square_N, item_square_NK
-            positive_N = score_NK[:, 0]
-            if item_NK.shape[1] > 1:
-                known = [score_NK[:, 1:]]
+            negative_NK = answers[0].item_BK
+            is_own = (
+                negative_NK is not None
+                and len(negative_NK) == len(pairs.user_N)
+                and answers[0].score_BK is None
+            )
+            if negative_NK is None or not is_own:
+                negative_NK = pairs.user_N.new_empty(len(pairs.user_N), 0)
+            positive_N, score_NK, penalty_N = by_id.terms(pairs.user_N, pairs.positive_N, negative_NK)
+            known = [score_NK] if is_own else []
         others = [
             model.score(pairs.user_ND, negatives.vector_BKD)
             if negatives.score_BK is None
             else negatives.score_BK
             for negatives in answers[len(known) :]
         ]
-        return Scores(positive_N, known + others, squares)
+        return Scores(positive_N, known + others, penalty_N, len(known))
 
     def _loss(self, scores: Scores, answers: list[Negatives]) -> torch.Tensor:
         """The loss of the ordinary negatives, and BPR's loss of generated negatives that join them.
@@ -309,12 +311,8 @@ class TrainingStep(nn.Module):
         l2_vectors = getattr(self.model, "l2_vectors", None)
         if "history" in batch:  # a hidden state is not a parameter
             penalty_N = _half_square(pairs.positive_ND)
-        elif scores.squares is not None:
-            user_square_N, item_square_NK = scores.squares
-            penalty_N = user_square_N + item_square_NK[:, 0]
-            if item_square_NK.shape[1] > 1:
-                penalty_N = penalty_N + item_square_NK[:, 1:].mean(1)
-                answers = answers[1:]
+        elif scores.penalty_N is not None:
+            penalty_N, answers = scores.penalty_N, answers[scores.penalized :]
         elif l2_vectors:
             user_ND, item_ND = l2_vectors(batch, pairs.positive_N)
             penalty_N = _half_square(user_ND) + _half_square(item_ND)
