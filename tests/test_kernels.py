@@ -26,39 +26,6 @@ def test_compiled_loops_are_for_single_precision_and_whole_numbers_on_the_cpu():
         assert not kernels.runs_compiled(ids, other)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 50])
-def test_rows_are_added_up_over_several_calls(rows):
-    draw = torch.Generator().manual_seed(1)
-    parts = [(torch.randint(9, (rows,), generator=draw), numbers(rows, 5, seed=seed)) for seed in (2, 3)]
-    place_N, distinct_R = torch.full((9,), -1, dtype=torch.int32), torch.empty(2 * rows, dtype=torch.int64)
-    total_RD, count = torch.empty(2 * rows, 5), 0
-    for part in parts:
-        tensors = (*part, place_N, distinct_R, total_RD)
-        count = kernels.sum_rows(*(tensor.numpy() for tensor in tensors), count)
-    row_E, gradient_ED = (torch.cat(column) for column in zip(*parts, strict=True))
-    assert distinct_R[:count].tolist() == list(dict.fromkeys(row_E.tolist()))  # in order of appearance
-    expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_E, gradient_ED.double())
-    torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("K", [0, 1, 3])
-def test_gradients_that_are_multiples_of_rows_add_up_without_being_made(K):
-    draw = torch.Generator().manual_seed(1)
-    row_R, of_RK = torch.randint(9, (50,), generator=draw), torch.randint(6, (50, K), generator=draw)
-    factor_RK, vector_ND, own_R, weight_ND = numbers(50, K), numbers(6, 5), numbers(50), numbers(9, 5)
-    own_R[::2] = 0
-    place_N, distinct_R = torch.full((9,), -1, dtype=torch.int32), torch.empty(50, dtype=torch.int64)
-    total_RD = torch.empty(50, 5)
-    tensors = (row_R, factor_RK, vector_ND, of_RK, own_R, weight_ND, place_N, distinct_R, total_RD)
-    count = kernels.sum_products(*(tensor.numpy() for tensor in tensors), 0)
-    gradient_RD = (factor_RK[..., None].double() * vector_ND[of_RK]).sum(1) + own_R[:, None] * weight_ND[
-        row_R
-    ]
-    expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_R, gradient_RD)
-    assert sorted(distinct_R[:count].tolist()) == sorted(set(row_R.tolist()))
-    torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
-
-
 def test_adam_on_rows_is_torchs_adam_on_sparse_gradients():
     weight, mean, square = numbers(6, 4), torch.zeros(6, 4), torch.zeros(6, 4)
     parameter = torch.nn.Parameter(weight.double())

@@ -100,32 +100,31 @@ def sum_rows(
     place: np.ndarray,
     distinct: np.ndarray,
     total: np.ndarray,
-    count: int,
-) -> int:
+    counts: np.ndarray,
+) -> None:
     """Adds gradients to the sums of the rows of a table that they belong to.
 
     Args:
         row: rows of the table, `[R]`.
         gradient: `[R, D]`.
         place: of each of the table's rows among `distinct`, `[N]`; -1 for those that have no sum yet.
-        distinct, total: the rows that have a sum, in order of appearance, and their sums.
-        count: how many there are.
-
-    Returns:
-        How many there are now.
+        distinct, total: the rows that have a sum, in order of appearance, and their sums: a stretch for each
+            worker that rows are dealt to.
+        counts: how many each worker has.
     """
+    room = len(distinct) // len(counts)
     for entry in range(len(row)):
-        at = place[row[entry]]
+        this = row[entry]
+        at = place[this]
         if at < 0:
-            at = count
-            place[row[entry]] = at
-            distinct[at] = row[entry]
+            worker = this % len(counts)
+            at = worker * room + counts[worker]
+            counts[worker] += 1
+            place[this], distinct[at] = at, this
             total[at] = gradient[entry]
-            count += 1
         else:
             for column in range(gradient.shape[1]):
                 total[at, column] += gradient[entry, column]
-    return count
 
 
 @_compiled
@@ -139,22 +138,24 @@ def sum_products(
     place: np.ndarray,
     distinct: np.ndarray,
     total: np.ndarray,
-    count: int,
-) -> int:
+    counts: np.ndarray,
+) -> None:
     """`sum_rows` of gradients that are never made.
 
     That of row `row[r]` of the table `weight` is `own[r]` times the row itself and, for each k,
     `factor[r, k]` times row `of[r, k]` of the table `vector`.
     """
+    room = len(distinct) // len(counts)
     for entry in range(len(row)):
         this, f = row[entry], own[entry]
         at = place[this]
         if at < 0:
-            at = count
+            worker = this % len(counts)
+            at = worker * room + counts[worker]
+            counts[worker] += 1
             place[this], distinct[at] = at, this
             for column in range(weight.shape[1]):
                 total[at, column] = f * weight[this, column]
-            count += 1
         elif f != 0:
             for column in range(weight.shape[1]):
                 total[at, column] += f * weight[this, column]
@@ -162,7 +163,6 @@ def sum_products(
             f, other = factor[entry, k], of[entry, k]
             for column in range(weight.shape[1]):
                 total[at, column] += f * vector[other, column]
-    return count
 
 
 @_compiled
