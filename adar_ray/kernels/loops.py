@@ -231,74 +231,79 @@ def dots_backward(
 
 
 @_compiled
-def hardest_of_window(
-    score: np.ndarray,
+def hardest_of_windows(
+    user: np.ndarray,
+    positive: np.ndarray,
+    pool: np.ndarray,
+    mean: np.ndarray,
     item: np.ndarray,
-    place: np.ndarray,
     start: np.ndarray,
     pair: np.ndarray,
     bits: np.ndarray,
     n_items: int,
-    user: np.ndarray,
+    user_id: np.ndarray,
     offset: np.ndarray,
     width: np.ndarray,
+    M: int,
     noise: np.ndarray,
     found: np.ndarray,
-    mean: np.ndarray,
-    deviation: np.ndarray,
+    noise_score: np.ndarray,
+    mean_score: np.ndarray,
+    positive_score: np.ndarray,
 ) -> None:
-    """The noise of `AdarSampler`, and the units of each row's scores of the pool.
+    """The noise of `AdarSampler`, and all scores that its transition point depends on.
 
     Args:
-        score: `[B, P]`.
+        user, positive: vectors, `[B, D]`.
+        pool, mean: `[P, D]`, and their mean, `[D]`.
         item: items of the pool, `[P]`; empty if they are none, or all may be taken.
-        place: one of an item's positions in the pool, -1 for other items, `[I]`.
-        start, pair, bits, n_items, user: what the rows' users have seen, as in `contains`.
+        start, pair, bits, n_items, user_id: what the rows' users have seen, as in `contains`.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
-        width: how many members of each window count, `[B]`, and how many there are, `[B]` again.
+        width: how many members of each window count, `[B]`.
+        M: how many there are.
         noise, found: receive positions in the pool `[B, K]`, and False where all have been seen.
-        mean, deviation: receive those of each row's scores, `[B]`.
+        noise_score, mean_score, positive_score: receive scores of the noise, `[B, K]`, and `[B]` of the mean
+            and of the positive.
     """
-    rows, pool = score.shape
-    seen_by = np.full(pool, -1, np.int64)  # the last row whose user has seen the item that is placed here
-    for row in range(rows):
-        total = np.float32(0)
-        for at in range(pool):
-            total += score[row, at]
-        middle = total / np.float32(pool)
-        squares = np.float32(0)
-        for at in range(pool):
-            squares += (score[row, at] - middle) * (score[row, at] - middle)
-        mean[row], deviation[row] = middle, np.sqrt(squares / np.float32(pool))
-        looks_up = len(item) > 0 and len(bits) > 0
-        marks = len(item) > 0 and not looks_up
-        if marks:
-            for entry in range(start[user[row]], start[user[row] + 1]):
-                at = place[pair[entry] - user[row] * n_items]
-                if at >= 0:
-                    seen_by[at] = row
-        begin = offset[row]
+    size = len(pool)
+    window = np.empty(min(M, size), np.float32)
+    for row in range(len(user)):
+        of_mean, of_positive = np.float32(0), np.float32(0)
+        for column in range(user.shape[1]):
+            of_mean += user[row, column] * mean[column]
+            of_positive += user[row, column] * positive[row, column]
+        mean_score[row], positive_score[row] = of_mean, of_positive
+        begin, members = offset[row], min(width[row], size)
         for k in range(noise.shape[1]):
-            best, chosen = np.float32(-np.inf), begin
             at = begin
-            for _ in range(width[0, row]):
-                if score[row, at] > best and not (
-                    (marks and seen_by[place[item[at]]] == row)
-                    or (looks_up and _contains(start, pair, bits, n_items, user[row], item[at]))
-                ):
-                    best, chosen = score[row, at], at
-                at = at + 1 if at + 1 < pool else 0  # a remainder would take longer than all the rest
-            noise[row, k], found[row, k] = chosen, best > -np.inf
-            begin = (begin + width[1, row]) % pool
+            best, chosen = np.float32(-np.inf), begin
+            for member in range(members):
+                total = np.float32(0)
+                for column in range(user.shape[1]):
+                    total += user[row, column] * pool[at, column]
+                window[member] = total
+                if total > best:
+                    best, chosen = total, at
+                at = at + 1 if at + 1 < size else 0  # a remainder would take longer than all the rest
+            is_found = best > -np.inf
+            # Few users have seen the hardest: for them alone others are looked up as well.
+            if len(item) and _contains(start, pair, bits, n_items, user_id[row], item[chosen]):
+                at, is_found = begin, False
+                for member in range(members):
+                    if (not is_found or window[member] > best) and not _contains(
+                        start, pair, bits, n_items, user_id[row], item[at]
+                    ):
+                        best, chosen, is_found = window[member], at, True
+                    at = at + 1 if at + 1 < size else 0
+            noise[row, k], found[row, k], noise_score[row, k] = chosen, is_found, best
+            begin = (begin + M) % size
 
 
 @_compiled
 def stop_at_boundary(
-    score: np.ndarray,
-    noise: np.ndarray,
-    mean: np.ndarray,
-    deviation: np.ndarray,
-    positive: np.ndarray,
+    noise_score: np.ndarray,
+    mean_score: np.ndarray,
+    positive_score: np.ndarray,
     boundary: np.ndarray,
     cos_least: float,
     cos_between: np.ndarray,
@@ -312,39 +317,35 @@ def stop_at_boundary(
     """Diffuses positives up to their transition points, by scores alone (`transition_angle`).
 
     Args:
-        score: `[B, P]`, those of the pool.
-        noise: the pool's vector that is the noise, `[B, K]`.
-        mean, deviation: of each row's scores of the pool, `[B]`: the user's units.
-        positive: scores of the positives, `[B]`.
-        boundary: in the user's units, `[B]`.
+        noise_score, mean_score, positive_score: as from `hardest_of_windows`.
+        boundary: how far above the mean it lies, `[B]`.
         cos_least: cosine of the least angle.
         cos_between: cosines of the angles between each timestep and the next, `[T]`.
         cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
         timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
             there, `[B, K]`.
     """
-    for row in range(noise.shape[0]):
-        r = (positive[row] - mean[row]) / deviation[row]
-        z = boundary[row]
-        for k in range(noise.shape[1]):
-            raw = score[row, noise[row, k]]
-            b = (raw - mean[row]) / deviation[row]
+    for row in range(noise_score.shape[0]):
+        middle = mean_score[row]
+        r, z = np.float64(positive_score[row] - middle), np.float64(boundary[row])
+        for k in range(noise_score.shape[1]):
+            raw = noise_score[row, k]
+            b = np.float64(raw - middle)
+            square = r * r + b * b
             cosine = 0.0
-            if b <= z:
+            if b <= z and square > 0:
                 # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
-                length = max(r * r + b * b, 1e-12)
-                cosine = (r * z - b * math.sqrt(max(length - z * z, 0.0))) / length
+                cosine = (r * z - b * math.sqrt(max(square - z * z, 0.0))) / square
             cosine = min(max(cosine, 0.0), cos_least)
             low, size = 0, len(cos_between)
-            while size > 0:
+            while size > 1:  # as often for every row, and without branches: both are faster
                 half = size >> 1
-                if cos_between[low + half] > cosine:
-                    low, size = low + half + 1, size - half - 1
-                else:
-                    size = half
+                low += half if cos_between[low + half - 1] > cosine else 0
+                size -= half
+            low += 1 if cos_between[low] > cosine else 0
             c, s = cos_at[low], sin_at[low]
             timestep[row, k], cos[row, k], sin[row, k] = low, c, s
-            diffused[row, k] = c * positive[row] + s * raw + (np.float32(1) - c - s) * mean[row]
+            diffused[row, k] = c * positive_score[row] + s * raw + (np.float32(1) - c - s) * middle
 
 
 @_compiled
@@ -367,7 +368,8 @@ def diffused_backward(
         user, positive: `[B, D]`.
         pool, mean: `[P, D]` and `[D]`.
         noise, cos, sin: `[B, K]`.
-        user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to.
+        user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to. That of
+            the positive has no rows if nobody wants it.
     """
     for row in range(noise.shape[0]):
         of_positive, of_mean = np.float32(0), np.float32(0)
@@ -377,7 +379,9 @@ def diffused_backward(
             of_mean += g * (np.float32(1) - cos[row, k] - sin[row, k])
         for column in range(user.shape[1]):
             user_gradient[row, column] = of_positive * positive[row, column] + of_mean * mean[column]
-            positive_gradient[row, column] = of_positive * user[row, column]
+        if len(positive_gradient):
+            for column in range(user.shape[1]):
+                positive_gradient[row, column] = of_positive * user[row, column]
         for k in range(noise.shape[1]):
             g, at = score_gradient[row, k] * sin[row, k], noise[row, k]
             for column in range(user.shape[1]):
