@@ -24,7 +24,6 @@ from adar_ray.adar.noise import NOISES, Pool
 from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.component import SamplerComponent, Settings, setting
-from adar_ray.interactions.user_items import SeenItems
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source
@@ -136,11 +135,7 @@ class AdarSampler(BaseSampler):
         pool_PD, mean_D = pool.vector_PD, pool.vector_PD.detach().mean(0)
         is_plain = context.epoch <= settings.warmup
         least = math.pi / 2 if is_plain else settings.phi_min * math.pi / 2
-        compiled = (
-            context.score is dot_score
-            and (context.seen is None or isinstance(context.seen, SeenItems))
-            and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
-        )
+        compiled = context.score is dot_score and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
         with torch.no_grad():
             M_B = self._candidates(user_BD[:, 0], context)
             is_softened_B = settings.candidates > M_B
@@ -264,19 +259,15 @@ class AdarSampler(BaseSampler):
         M_B: torch.Tensor,
     ) -> _Noise:
         """`_choose` that scores only the vectors it chooses among, by dot products."""
-        item_P, user_B = torch.empty((2, 0), dtype=torch.int64)
-        nothing = np.empty(0, np.int64)
-        lookup = nothing, nothing, np.empty(0, np.uint8), 1
-        if isinstance(context.seen, SeenItems) and pool.item_P is not None:
-            item_P, user_B, lookup = pool.item_P, context.seen.user_B, context.seen.observed.arrays()
+        seen_BP = torch.empty(len(offset_B), 0, dtype=torch.bool)
+        if context.seen is not None and pool.item_P is not None:
+            seen_BP = context.seen(pool.item_P)
         noise_BK = offset_B.new_empty(len(offset_B), self.settings.negatives)
         found_BK = torch.empty_like(noise_BK, dtype=torch.bool)
         score_BK = user_BD.new_empty(noise_BK.shape)
         mean_B1, positive_B1 = user_BD.new_empty(2, len(offset_B), 1)
         kernels.hardest_of_windows(
-            *_arrays(user_BD, positive_BD, pool.vector_PD, mean_D, item_P),
-            *lookup,
-            *_arrays(user_B, offset_B, M_B.to(torch.int64)),
+            *_arrays(user_BD, positive_BD, pool.vector_PD, mean_D, seen_BP, offset_B, M_B.to(torch.int64)),
             self.settings.candidates,
             *_arrays(noise_BK, found_BK, score_BK, mean_B1[:, 0], positive_B1[:, 0]),
         )
@@ -334,8 +325,9 @@ def _stop_at_boundary(
         *noise.score_BK.new_empty(3, *noise.noise_BK.shape),
     )
     of_rows = (tensor[:, 0] for tensor in (noise.mean_B1, noise.positive_B1, z_B1 * noise.unit_B1))
-    steps = (schedule.cos_between_T, schedule.cos_T, schedule.sin_T, t_BK, cos_BK, sin_BK, value_BK)
-    kernels.stop_at_boundary(*_arrays(noise.score_BK, *of_rows), math.cos(least), *_arrays(*steps))
+    steps = (schedule.cos_between_T, schedule.first_R, schedule.cos_T, schedule.sin_T)
+    answers = (t_BK, cos_BK, sin_BK, value_BK)
+    kernels.stop_at_boundary(*_arrays(noise.score_BK, *of_rows), math.cos(least), *_arrays(*steps, *answers))
     return t_BK, cos_BK, sin_BK, value_BK
 
 

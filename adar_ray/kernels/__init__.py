@@ -19,4 +19,6 @@ def runs_compiled(*tensors: torch.Tensor) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    return getattr(importlib.import_module("adar_ray.kernels.loops"), name)
+    loop = getattr(importlib.import_module("adar_ray.kernels.loops"), name)
+    globals()[name] = loop  # the next time Python finds it by itself
+    return loop

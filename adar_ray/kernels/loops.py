@@ -94,6 +94,62 @@ def unseen(
 
 
 @_compiled
+def users_by_item(start: np.ndarray, pair: np.ndarray, first: np.ndarray, user: np.ndarray) -> None:
+    """Sorts pairs by their items.
+
+    Args:
+        start, pair: as in `UserItems.arrays`.
+        first: receives where each item's users begin, `[n_items + 1]`; zeros before.
+        user: receives the users of all items, `[E]`.
+    """
+    n_items = len(first) - 1
+    for of in range(len(start) - 1):
+        for entry in range(start[of], start[of + 1]):
+            first[pair[entry] - of * n_items + 1] += 1
+    for item in range(n_items):
+        first[item + 1] += first[item]
+    at = first.copy()
+    for of in range(len(start) - 1):
+        for entry in range(start[of], start[of + 1]):
+            item = pair[entry] - of * n_items
+            user[at[item]] = of
+            at[item] += 1
+
+
+@_compiled
+def contains_shared(
+    first: np.ndarray,
+    by_item: np.ndarray,
+    item: np.ndarray,
+    user: np.ndarray,
+    found: np.ndarray,
+    place: np.ndarray,
+) -> None:
+    """`UserItems.contains_shared`.
+
+    Args:
+        first, by_item: as from `users_by_item`.
+        item: `[P]`.
+        user: `[B]`.
+        found: receives True where the user has interacted with the item, `[B + 1, P]`; False before. The last
+            row is for those of other users.
+        place: -1 for each user, before and after.
+    """
+    same = np.empty(len(user), np.int32)  # the first row of the row's user
+    for row in range(len(user)):
+        if place[user[row]] < 0:
+            place[user[row]] = row
+        same[row] = place[user[row]]
+    for column in range(len(item)):
+        for entry in range(first[item[column]], first[item[column] + 1]):
+            found[place[by_item[entry]], column] = True  # in the last row if the user has none
+    for row in range(len(user)):
+        if same[row] < row:
+            found[row] = found[same[row]]
+        place[user[row]] = -1
+
+
+@_compiled
 def sum_rows(
     row: np.ndarray,
     gradient: np.ndarray,
@@ -236,12 +292,7 @@ def hardest_of_windows(
     positive: np.ndarray,
     pool: np.ndarray,
     mean: np.ndarray,
-    item: np.ndarray,
-    start: np.ndarray,
-    pair: np.ndarray,
-    bits: np.ndarray,
-    n_items: int,
-    user_id: np.ndarray,
+    seen: np.ndarray,
     offset: np.ndarray,
     width: np.ndarray,
     M: int,
@@ -256,8 +307,7 @@ def hardest_of_windows(
     Args:
         user, positive: vectors, `[B, D]`.
         pool, mean: `[P, D]`, and their mean, `[D]`.
-        item: items of the pool, `[P]`; empty if they are none, or all may be taken.
-        start, pair, bits, n_items, user_id: what the rows' users have seen, as in `contains`.
+        seen: True where a vector must not be the noise, `[B, P]`; without columns if all may be.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
         width: how many members of each window count, `[B]`.
         M: how many there are.
@@ -265,37 +315,41 @@ def hardest_of_windows(
         noise_score, mean_score, positive_score: receive scores of the noise, `[B, K]`, and `[B]` of the mean
             and of the positive.
     """
-    size = len(pool)
-    window = np.empty(min(M, size), np.float32)
+    size, dim = pool.shape
+    widest = min(M, size)
+    around = np.empty((size + widest + 3, dim), np.float32)  # the pool, and its first vectors again
+    for at in range(len(around)):
+        around[at] = pool[at % size]
+    window = np.empty(widest + 3, np.float32)
     for row in range(len(user)):
         of_mean, of_positive = np.float32(0), np.float32(0)
-        for column in range(user.shape[1]):
+        for column in range(dim):
             of_mean += user[row, column] * mean[column]
             of_positive += user[row, column] * positive[row, column]
         mean_score[row], positive_score[row] = of_mean, of_positive
-        begin, members = offset[row], min(width[row], size)
+        begin, members = offset[row], min(width[row], widest)
         for k in range(noise.shape[1]):
-            at = begin
-            best, chosen = np.float32(-np.inf), begin
+            for member in range(0, members, 4):  # four at a time, which is faster
+                at = begin + member
+                s0 = s1 = s2 = s3 = np.float32(0)
+                for column in range(dim):
+                    of_user = user[row, column]
+                    s0 += of_user * around[at, column]
+                    s1 += of_user * around[at + 1, column]
+                    s2 += of_user * around[at + 2, column]
+                    s3 += of_user * around[at + 3, column]
+                window[member], window[member + 1], window[member + 2], window[member + 3] = s0, s1, s2, s3
+            best, hardest = np.float32(-np.inf), 0
             for member in range(members):
-                total = np.float32(0)
-                for column in range(user.shape[1]):
-                    total += user[row, column] * pool[at, column]
-                window[member] = total
-                if total > best:
-                    best, chosen = total, at
-                at = at + 1 if at + 1 < size else 0  # a remainder would take longer than all the rest
+                if window[member] > best:
+                    best, hardest = window[member], member
             is_found = best > -np.inf
-            # Few users have seen the hardest: for them alone others are looked up as well.
-            if len(item) and _contains(start, pair, bits, n_items, user_id[row], item[chosen]):
-                at, is_found = begin, False
+            if seen.shape[1] and seen[row, (begin + hardest) % size]:  # few users have
+                is_found = False
                 for member in range(members):
-                    if (not is_found or window[member] > best) and not _contains(
-                        start, pair, bits, n_items, user_id[row], item[at]
-                    ):
-                        best, chosen, is_found = window[member], at, True
-                    at = at + 1 if at + 1 < size else 0
-            noise[row, k], found[row, k], noise_score[row, k] = chosen, is_found, best
+                    if not seen[row, (begin + member) % size] and (not is_found or window[member] > best):
+                        best, hardest, is_found = window[member], member, True
+            noise[row, k], found[row, k], noise_score[row, k] = (begin + hardest) % size, is_found, best
             begin = (begin + M) % size
 
 
@@ -307,6 +361,7 @@ def stop_at_boundary(
     boundary: np.ndarray,
     cos_least: float,
     cos_between: np.ndarray,
+    first: np.ndarray,
     cos_at: np.ndarray,
     sin_at: np.ndarray,
     timestep: np.ndarray,
@@ -321,6 +376,7 @@ def stop_at_boundary(
         boundary: how far above the mean it lies, `[B]`.
         cos_least: cosine of the least angle.
         cos_between: cosines of the angles between each timestep and the next, `[T]`.
+        first: the first step that can be nearest, for equal ranges of cosines from 0 to 1, and for 1.
         cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
         timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
             there, `[B, K]`.
@@ -336,13 +392,10 @@ def stop_at_boundary(
             if b <= z and square > 0:
                 # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
                 cosine = (r * z - b * math.sqrt(max(square - z * z, 0.0))) / square
-            cosine = min(max(cosine, 0.0), cos_least)
-            low, size = 0, len(cos_between)
-            while size > 1:  # as often for every row, and without branches: both are faster
-                half = size >> 1
-                low += half if cos_between[low + half - 1] > cosine else 0
-                size -= half
-            low += 1 if cos_between[low] > cosine else 0
+            cosine = min(cosine, cos_least) if cosine > 0 else 0.0
+            low = first[int(cosine * (len(first) - 1))]
+            while low < len(cos_between) and cos_between[low] > cosine:
+                low += 1
             c, s = cos_at[low], sin_at[low]
             timestep[row, k], cos[row, k], sin[row, k] = low, c, s
             diffused[row, k] = c * positive_score[row] + s * raw + (np.float32(1) - c - s) * middle
