@@ -606,3 +606,13 @@ def test_where_a_rows_transition_point_lies_does_not_depend_on_the_other_rows():
         at = rows.nonzero()[:, 0]
         part = AdarSampler()(world.user_BD[at], world.positive_BD[at], world.items, RowRng(at, 4))
         assert torch.equal(part.timestep_BK, whole.timestep_BK[at])
+
+
+@pytest.mark.parametrize("gamma", [1, 0.5])
+def test_autocast_leaves_compiled_loops_in_single_precision(gamma):
+    world = Compiled(some_seen(0.1))
+    expected = world.negatives(AdarSampler(AdarSettings(gamma=gamma)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = world.negatives(AdarSampler(AdarSettings(gamma=gamma)))
+    assert torch.equal(ours.timestep_BK, expected.timestep_BK)
+    assert torch.equal(ours.score_BK, expected.score_BK)
