@@ -19,7 +19,26 @@ def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
     Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row whose
     negatives are all masked costs nothing.
     """
-    return (shares(mask_BK) * softplus(negative_BK - positive_B[:, None])).sum(1)
+    return _BPR.apply(positive_B, negative_BK, mask_BK)
+
+
+class _BPR(torch.autograd.Function):
+    """One function, because a step of a small model is mostly what autograd needs for each operation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor
+    ) -> torch.Tensor:
+        gap_BK, share_BK = negative_BK - positive_B[:, None], shares(mask_BK)
+        ctx.save_for_backward(share_BK * gap_BK.sigmoid())
+        return (share_BK * softplus(gap_BK)).sum(1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        (slope_BK,) = ctx.saved_tensors
+        negative_BK = slope_BK * gradient_B[:, None]
+        return -negative_BK.sum(1), negative_BK, None
 
 
 def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:

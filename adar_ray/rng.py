@@ -40,10 +40,11 @@ class RowRng:
         for part in key:
             self._state = _mix(self._state ^ part)
         rows = row_B.cpu().numpy()
-        self._first, last = (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
-        self._span = last - self._first + 1
-        is_range = self._span == len(rows) and bool((np.diff(rows) == 1).all())
-        self._at_B = None if is_range else rows - self._first
+        self._first, self._span, self._at_B = int(rows[0]) if len(rows) else 0, len(rows), None
+        if not (rows == np.arange(self._first, self._first + self._span)).all():
+            self._first = int(rows.min())
+            self._span = int(rows.max()) - self._first + 1
+            self._at_B = rows - self._first
 
     def of_rows(self, row_B: torch.Tensor) -> RowRng:
         """The random numbers of the same step for other rows."""

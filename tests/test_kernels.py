@@ -41,15 +41,19 @@ def test_rows_are_added_up_over_several_calls(rows):
     torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
 
 
-def test_gradients_that_are_multiples_of_rows_add_up_without_being_made():
+@pytest.mark.parametrize("K", [0, 1, 3])
+def test_gradients_that_are_multiples_of_rows_add_up_without_being_made(K):
     draw = torch.Generator().manual_seed(1)
-    row_R, of_R = torch.randint(9, (50,), generator=draw), torch.randint(6, (50,), generator=draw)
-    factor_R, vector_ND = numbers(50, seed=2), numbers(6, 5, seed=3)
+    row_R, of_RK = torch.randint(9, (50,), generator=draw), torch.randint(6, (50, K), generator=draw)
+    factor_RK, vector_ND, own_R, weight_ND = numbers(50, K), numbers(6, 5), numbers(50), numbers(9, 5)
+    own_R[::2] = 0
     place_N, distinct_R = torch.full((9,), -1, dtype=torch.int32), torch.empty(50, dtype=torch.int64)
     total_RD = torch.empty(50, 5)
-    tensors = (row_R, factor_R, vector_ND, of_R, place_N, distinct_R, total_RD)
+    tensors = (row_R, factor_RK, vector_ND, of_RK, own_R, weight_ND, place_N, distinct_R, total_RD)
     count = kernels.sum_products(*(tensor.numpy() for tensor in tensors), 0)
-    gradient_RD = factor_R[:, None].double() * vector_ND[of_R]
+    gradient_RD = (factor_RK[..., None].double() * vector_ND[of_RK]).sum(1) + own_R[:, None] * weight_ND[
+        row_R
+    ]
     expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_R, gradient_RD)
     assert sorted(distinct_R[:count].tolist()) == sorted(set(row_R.tolist()))
     torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
@@ -66,7 +70,7 @@ def test_adam_on_rows_is_torchs_adam_on_sparse_gradients():
             row_R[None], gradient_RD.double(), (6, 4), check_invariants=True
         )
         theirs.step()
-        arrays = (tensor.numpy() for tensor in (weight, mean, square, row_R, gradient_RD))
+        arrays = (tensor.numpy() for tensor in (weight, mean, square, row_R, row_R, gradient_RD))
         kernels.adam_rows(*arrays, 0.03, 0.9, 0.999, 1e-8, step)
         torch.testing.assert_close(weight.double(), parameter.detach(), rtol=1e-5, atol=1e-6)
 

@@ -19,6 +19,5 @@ def runs_compiled(*tensors: torch.Tensor) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    loop = getattr(importlib.import_module("adar_ray.kernels.loops"), name)
-    globals()[name] = loop  # the next time Python finds it by itself
+    loop = globals()[name] = getattr(importlib.import_module("adar_ray.kernels.loops"), name)
     return loop

@@ -190,23 +190,33 @@ def sum_products(
     factor: np.ndarray,
     vector: np.ndarray,
     of: np.ndarray,
+    own: np.ndarray,
+    weight: np.ndarray,
     place: np.ndarray,
     distinct: np.ndarray,
     total: np.ndarray,
     count: int,
 ) -> int:
-    """`sum_rows` of gradients that are never made: `factor[e]` times row `of[e]` of the table `vector`."""
+    """`sum_rows` of gradients that are never made.
+
+    That of row `row[r]` of the table `weight` is `own[r]` times the row itself and, for each k,
+    `factor[r, k]` times row `of[r, k]` of the table `vector`.
+    """
     for entry in range(len(row)):
-        at, f, other = place[row[entry]], factor[entry], of[entry]
+        this, f = row[entry], own[entry]
+        at = place[this]
         if at < 0:
             at = count
-            place[row[entry]] = at
-            distinct[at] = row[entry]
-            for column in range(vector.shape[1]):
-                total[at, column] = f * vector[other, column]
+            place[this], distinct[at] = at, this
+            for column in range(weight.shape[1]):
+                total[at, column] = f * weight[this, column]
             count += 1
-        else:
-            for column in range(vector.shape[1]):
+        elif f != 0:
+            for column in range(weight.shape[1]):
+                total[at, column] += f * weight[this, column]
+        for k in range(factor.shape[1]):
+            f, other = factor[entry, k], of[entry, k]
+            for column in range(weight.shape[1]):
                 total[at, column] += f * vector[other, column]
     return count
 
@@ -217,6 +227,7 @@ def adam_rows(
     mean: np.ndarray,
     square: np.ndarray,
     row: np.ndarray,
+    moment: np.ndarray,
     gradient: np.ndarray,
     lr: float,
     beta_1: float,
@@ -224,18 +235,18 @@ def adam_rows(
     eps: float,
     step: float,
 ) -> None:
-    """Adam on some rows of a table, each once, in place."""
+    """Adam on some rows of a table, each once, in place. `moment` has their rows in `mean` and `square`."""
     one = np.float32(1)
     rate, epsilon = np.float32(lr / (1 - beta_1**step)), np.float32(eps)
     scale = np.float32(1 / np.sqrt(1 - beta_2**step))
     b1, b2 = np.float32(beta_1), np.float32(beta_2)
     for entry in range(len(row)):
-        at = row[entry]
+        at, state = row[entry], moment[entry]
         for column in range(gradient.shape[1]):
             g = gradient[entry, column]
-            m = b1 * mean[at, column] + (one - b1) * g
-            v = b2 * square[at, column] + (one - b2) * g * g
-            mean[at, column], square[at, column] = m, v
+            m = b1 * mean[state, column] + (one - b1) * g
+            v = b2 * square[state, column] + (one - b2) * g * g
+            mean[state, column], square[state, column] = m, v
             weight[at, column] -= rate * m / (np.sqrt(v) * scale + epsilon)
 
 
@@ -251,20 +262,39 @@ def dots(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> None:
 
 
 @_compiled
-def row_dots(
+def pair_terms(
     user_table: np.ndarray,
     user: np.ndarray,
     item_table: np.ndarray,
-    item: np.ndarray,
-    score: np.ndarray,
+    positive: np.ndarray,
+    negative: np.ndarray,
+    positive_score: np.ndarray,
+    negative_score: np.ndarray,
+    penalty: np.ndarray,
 ) -> None:
-    """`dots` of rows of tables, by their numbers: `user`, `[B]`, and `item`, `[B, K]`."""
-    for row in range(item.shape[0]):
-        for k in range(item.shape[1]):
-            total = np.float32(0)
+    """`TablePairs.terms`. Writes both scores, `[B]` and `[B, K]`, and `penalty`, `[B]`."""
+    half, K = np.float32(0.5), negative.shape[1]
+    share = np.float32(0.5 / max(K, 1))
+    for row in range(len(user)):
+        u, p = user[row], positive[row]
+        score = user_square = item_square = np.float32(0)
+        for column in range(user_table.shape[1]):
+            left, right = user_table[u, column], item_table[p, column]
+            score += left * right
+            user_square += left * left
+            item_square += right * right
+        total = half * (user_square + item_square)
+        positive_score[row] = score
+        for k in range(K):
+            n = negative[row, k]
+            score = item_square = np.float32(0)
             for column in range(user_table.shape[1]):
-                total += user_table[user[row], column] * item_table[item[row, k], column]
-            score[row, k] = total
+                right = item_table[n, column]
+                score += user_table[u, column] * right
+                item_square += right * right
+            negative_score[row, k] = score
+            total += share * item_square
+        penalty[row] = total
 
 
 @_compiled

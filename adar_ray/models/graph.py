@@ -1,18 +1,17 @@
 """The graph of interactions, one step of smoothing over it, and what graph models share.
 
-Legend: U users, I items, N = U + I nodes, B rows of the batch, K items per row, H layers
-that are averaged, D dimensions.
+Legend: U users, I items, B rows of the batch, K items per row, H layers that are averaged, D dimensions.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding, embedding_bag
 
 from adar_ray.distributed import sum_over_workers, world_size
 from adar_ray.interactions.user_items import UserItems
@@ -20,8 +19,15 @@ from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.user_tables import Draw
 
 
+class Nodes(NamedTuple):
+    """A vector for each node of the graph: for each of this worker's users, and for each item."""
+
+    user_UD: torch.Tensor
+    item_ID: torch.Tensor
+
+
 class Graph:
-    """`D^-1/2 A D^-1/2` over this worker's users and all items (LightGCN, eq. 8), by rows.
+    """`D^-1/2 A D^-1/2` over this worker's users and all items (LightGCN, eq. 8).
 
     The edges are those of the worker's users; what items get from users, workers add up.
 
@@ -30,45 +36,67 @@ class Graph:
     """
 
     def __init__(self, observed: UserItems) -> None:
-        self.n_users = observed.n_users
         user_E, item_E = observed.pairs()
         user_U, item_I = observed.counts().float(), observed.item_counts().float()
         sum_over_workers([item_I])
         weight_E = (user_U[user_E] * item_I[item_E]).rsqrt()
         by_item_E = torch.argsort(item_E, stable=True)
-        # Rows of users, whose neighbors are items, then rows of items, whose neighbors are users.
-        neighbors = torch.cat([item_E + observed.n_users, user_E[by_item_E]])
-        counts = torch.cat([observed.counts(), observed.item_counts()])
-        self.start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        self.neighbor, self.weight = neighbors, torch.cat([weight_E, weight_E[by_item_E]])
+        self.of_users = _Neighbors(observed.counts(), item_E, weight_E, observed.n_items)
+        self.of_items = _Neighbors(
+            observed.item_counts(), user_E[by_item_E], weight_E[by_item_E], observed.n_users
+        )
 
     def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Moves or converts the tensors, as the module does that it belongs to."""
-        self.start, self.neighbor, self.weight = fn(self.start), fn(self.neighbor), fn(self.weight)
+        self.of_users.apply(fn)
+        self.of_items.apply(fn)
 
-    def product(self, vector_ND: torch.Tensor) -> torch.Tensor:
+    def product(self, nodes: Nodes) -> Nodes:
         """The graph times vectors, with the part of this worker's users in what items get."""
-        if vector_ND.device.type != "cpu":
-            nodes = len(self.start) - 1
+        return Nodes(self.of_users.sums(nodes.item_ID), self.of_items.sums(nodes.user_UD))
+
+
+class _Neighbors:
+    """The neighbors of some nodes, with the weights of the edges between them.
+
+    Args:
+        count: how many neighbors each node has.
+        neighbor_E, weight_E: the neighbors of the first node, then those of the second, and so on.
+        others: how many nodes neighbors are among.
+    """
+
+    def __init__(
+        self, count: torch.Tensor, neighbor_E: torch.Tensor, weight_E: torch.Tensor, others: int
+    ) -> None:
+        self.start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        self.neighbor_E, self.weight_E, self.others = neighbor_E, weight_E, others
+
+    def apply(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.start, self.neighbor_E, self.weight_E = fn(self.start), fn(self.neighbor_E), fn(self.weight_E)
+
+    def sums(self, vector: torch.Tensor) -> torch.Tensor:
+        """For each node the weighted sum of its neighbors' vectors."""
+        if vector.device.type != "cpu":
+            shape = len(self.start) - 1, self.others
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Sparse")  # that it is in beta
-                matrix = torch.sparse_csr_tensor(self.start, self.neighbor, self.weight, (nodes, nodes))
-            return torch.sparse.mm(matrix, vector_ND)
-        # A row of the product is a weighted sum of vectors, which is what torch calls an embedding bag: the
-        # same sums from a kernel several times as fast as that of the sparse product.
+                matrix = torch.sparse_csr_tensor(self.start, self.neighbor_E, self.weight_E, shape)
+            return torch.sparse.mm(matrix, vector)
+        # A weighted sum of vectors is what torch calls an embedding bag: the same sums from a kernel several
+        # times as fast as that of the sparse product.
         return embedding_bag(
-            self.neighbor,
-            vector_ND.contiguous(),
+            self.neighbor_E,
+            vector.contiguous(),
             self.start,
             mode="sum",
-            per_sample_weights=self.weight,
+            per_sample_weights=self.weight_E,
             include_last_offset=True,
         )
 
 
-def smooth(graph: Graph, vector_ND: torch.Tensor) -> torch.Tensor:
-    """Each node's mean of its neighbors' vectors, as the normalized graph weighs them: `[U + I, D]`."""
-    return _Smooth.apply(graph, vector_ND)
+def smooth(graph: Graph, nodes: Nodes) -> Nodes:
+    """Each node's mean of its neighbors' vectors, as the normalized graph weighs them."""
+    return Nodes(*_Smooth.apply(graph, *nodes))
 
 
 class _Smooth(torch.autograd.Function):
@@ -80,27 +108,92 @@ class _Smooth(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, graph: Graph, vector_ND: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, graph: Graph, user_UD: torch.Tensor, item_ID: torch.Tensor) -> Nodes:
         ctx.graph = graph
-        smoothed_ND = graph.product(vector_ND)
-        sum_over_workers([smoothed_ND[graph.n_users :]])
-        return smoothed_ND
+        return _smoothed(graph, Nodes(user_UD, item_ID))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient_ND: torch.Tensor) -> tuple[None, torch.Tensor]:
-        graph = ctx.graph
-        if world_size() > 1:
-            gradient_ND = gradient_ND.clone()
-            sum_over_workers([gradient_ND[graph.n_users :]])
-        return None, graph.product(gradient_ND)
+    def backward(
+        ctx: Any, user_UD: torch.Tensor, item_ID: torch.Tensor
+    ) -> tuple[None, torch.Tensor, torch.Tensor]:
+        return None, *_smoothed_gradients(ctx.graph, Nodes(user_UD, item_ID))
+
+
+def _smoothed(graph: Graph, nodes: Nodes) -> Nodes:
+    smoothed = graph.product(nodes)
+    sum_over_workers([smoothed.item_ID])
+    return smoothed
+
+
+def _smoothed_gradients(graph: Graph, gradients: Nodes) -> Nodes:
+    """The gradients of what was smoothed from those of the result; of items, this worker's part."""
+    if world_size() > 1:
+        gradients = gradients._replace(item_ID=gradients.item_ID.clone())
+        sum_over_workers([gradients.item_ID])
+    return graph.product(gradients)
+
+
+def mean_of_layers(graph: Graph, nodes: Nodes, layers: int, first: int) -> tuple[Nodes, list[torch.Tensor]]:
+    """Smooths `layers` times; returns the mean of the layers from `first` on, and those of items, `[I, D]`.
+
+    Layer 0 is what is smoothed.
+    """
+    user_UD, item_ID, *smoothed = _MeanOfLayers.apply(graph, layers, first, *nodes)
+    return Nodes(user_UD, item_ID), [nodes.item_ID, *smoothed][first:]
+
+
+class _MeanOfLayers(torch.autograd.Function):
+    """One function for all layers: what autograd makes of their sum takes as long as the products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, graph: Graph, layers: int, first: int, user_UD: torch.Tensor, item_ID: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.graph, ctx.layers, ctx.first = graph, layers, first
+        ctx.save_for_backward(user_UD, item_ID)
+        ctx.set_materialize_grads(False)
+        layer, items = Nodes(user_UD, item_ID), []
+        for _ in range(first):
+            layer = _smoothed(graph, layer)
+            items.append(layer.item_ID)
+        total = Nodes(*(vector.clone() for vector in layer))
+        for _ in range(first, layers):
+            layer = _smoothed(graph, layer)
+            items.append(layer.item_ID)
+            for vector, more in zip(total, layer, strict=True):
+                vector += more
+        for vector in total:
+            vector /= layers + 1 - first
+        return *total, *items
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """Horner's scheme: a layer's gradient is its share of the mean's and what the next one hands back."""
+        rate = 1 / (ctx.layers + 1 - ctx.first)
+        mean = [
+            torch.zeros_like(vector) if gradient is None else gradient
+            for vector, gradient in zip(ctx.saved_tensors, gradients, strict=False)
+        ]
+        total = Nodes(*(gradient * rate for gradient in mean))
+        for number in range(ctx.layers, 0, -1):
+            item_ID = gradients[1 + number]
+            if item_ID is not None:
+                total.item_ID.add_(item_ID)
+            sum_over_workers([total.item_ID])
+            total = ctx.graph.product(total)
+            if number > ctx.first:
+                for vector, gradient in zip(total, mean, strict=True):
+                    vector.add_(gradient, alpha=rate)
+        return None, None, None, *total
 
 
 class GraphModel(DotProductModel):
     """A vector per node, and representations made of them by propagation over the graph.
 
-    A model says with `propagate` what the layers are and with `combine` how they make a representation. Every
-    look-up propagates all nodes. Whoever makes several takes a `snapshot`, which propagates once.
+    A model says with `snapshot` what representations are made of them. Every look-up takes one, and so
+    propagates all nodes; whoever makes several takes one himself.
 
     Args:
         observed: the training interactions of this worker's users, which are its edges of the graph.
@@ -128,24 +221,12 @@ class GraphModel(DotProductModel):
         self.graph.apply(fn)
         return moved
 
-    def table(self) -> torch.Tensor:
-        """The vectors of all nodes, `[U + I, D]`."""
-        return torch.cat([self.user.weight, self.item.weight])
-
-    def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
-        """The layers that a representation is made of, each `[N, ...]`, from the table's vectors."""
-        raise NotImplementedError
-
-    def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
-        """Representations `[N, ...]` before the cosine brings them to length one."""
-        raise NotImplementedError
+    def nodes(self) -> Nodes:
+        """The vectors of the tables."""
+        return Nodes(self.user.weight, self.item.weight)
 
     def snapshot(self) -> PropagatedGraph:
-        layers = self.propagate(self.table())
-        return self._propagated(layers, self.combine(layers))
-
-    def _propagated(self, layers: list[torch.Tensor], vector_N: torch.Tensor) -> PropagatedGraph:
-        return PropagatedGraph(self, layers, vector_N)
+        raise NotImplementedError
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.snapshot().users(batch)
@@ -173,21 +254,20 @@ def _draw(rows: torch.Tensor, generator: torch.Generator | None = None) -> None:
 class PropagatedGraph:
     """A graph model whose nodes have been propagated: look-ups read the result.
 
-    Attributes:
-        layers: what `propagate` gave.
-        vector_N: what `combine` made of it.
+    Args:
+        vectors: representations before the cosine brings them to length one.
     """
 
     scores_by_dot_product = True
 
-    def __init__(self, model: GraphModel, layers: list[torch.Tensor], vector_N: torch.Tensor) -> None:
-        self.model, self.layers, self.vector_N = model, layers, vector_N
+    def __init__(self, model: GraphModel, vectors: Nodes) -> None:
+        self.model, self.vectors = model, vectors
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.model.represent(self.vector_N[batch["user"]])
+        return self.model.represent(embedding(batch["user"], self.vectors.user_UD))
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
-        return self.model.represent(self.vector_N[item + self.model.n_users])
+        return self.model.represent(embedding(item, self.vectors.item_ID))
 
     def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
         return self.model.score(user_BD, item_BKD)
@@ -196,29 +276,23 @@ class PropagatedGraph:
         return self
 
 
-class MeanGraphModel(GraphModel):
-    """A graph model whose representations are means over layers."""
-
-    def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
-        total = layers[0]
-        for layer in layers[1:]:
-            total = total + layer
-        return total / len(layers)
-
-    def _propagated(self, layers: list[torch.Tensor], vector_N: torch.Tensor) -> PropagatedMean:
-        return PropagatedMean(self, layers, vector_N)
-
-
 class PropagatedMean(PropagatedGraph):
-    """A propagated graph that also knows each layer that goes into a mean."""
+    """A propagated graph whose vectors are means of layers, which it also knows.
+
+    Args:
+        layers: of items, `[I, D]` each.
+    """
+
+    def __init__(self, model: GraphModel, vectors: Nodes, layers: list[torch.Tensor]) -> None:
+        super().__init__(model, vectors)
+        self.layers = layers
 
     def item_layers(self, item: torch.Tensor) -> torch.Tensor:
         """`[..., H, D]`: the layers that are averaged; their mean is `items(item)`.
 
         With the cosine each is divided by the length of their mean, so that this holds as well.
         """
-        node = item + self.model.n_users
-        layer = torch.stack([layer[node] for layer in self.layers], -2)
+        layer = torch.stack([embedding(item, layer_ID) for layer_ID in self.layers], -2)
         if not self.model.cosine:
             return layer
-        return layer / self.vector_N[node].norm(dim=-1).clamp_min(1e-12)[..., None, None]
+        return layer / embedding(item, self.vectors.item_ID).norm(dim=-1).clamp_min(1e-12)[..., None, None]

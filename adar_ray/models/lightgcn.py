@@ -1,15 +1,13 @@
 """LightGCN: vectors smoothed over the graph of interactions.
 
-Legend: U users, I items, N = U + I nodes, D dimensions.
+Legend: D dimensions.
 """
 
 from __future__ import annotations
 
-import torch
-
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models.graph import MeanGraphModel, smooth
+from adar_ray.models.graph import GraphModel, PropagatedMean, mean_of_layers
 
 
 class LightGCNSettings(Settings):
@@ -20,7 +18,7 @@ class LightGCNSettings(Settings):
     )
 
 
-class LightGCN(MeanGraphModel):
+class LightGCN(GraphModel):
     """He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation" (SIGIR
     2020).
 
@@ -42,11 +40,8 @@ class LightGCN(MeanGraphModel):
     ) -> None:
         super().__init__(observed, embedding_dim, settings.layers, cosine)
 
-    def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
-        layers = [table_ND]
-        for _ in range(self.layers):
-            layers.append(smooth(self.graph, layers[-1]))
-        return layers
+    def snapshot(self) -> PropagatedMean:
+        return PropagatedMean(self, *mean_of_layers(self.graph, self.nodes(), self.layers, first=0))
 
 
 COMPONENT = ModelComponent(

@@ -1,6 +1,6 @@
 """NGCF: messages between neighbors, transformed and multiplied by the receiver's vector.
 
-Legend: U users, I items, N = U + I nodes, L layers, D dimensions.
+Legend: L layers, D dimensions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn.functional import dropout, leaky_relu, normalize
 
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models.graph import GraphModel, smooth
+from adar_ray.models.graph import GraphModel, Nodes, PropagatedGraph, smooth
 
 _SLOPE = 0.2  # below zero; that of TensorFlow, in which the authors' code is written
 
@@ -62,17 +62,18 @@ class NGCF(GraphModel):
         for linear in [*self.sums, *self.products]:
             nn.init.xavier_uniform_(linear.weight)
 
-    def propagate(self, table_ND: torch.Tensor) -> list[torch.Tensor]:
-        layers, vector_ND = [table_ND], table_ND
-        for sum_, product in zip(self.sums, self.products, strict=True):
-            neighbors_ND = smooth(self.graph, vector_ND)
-            message_ND = sum_(neighbors_ND + vector_ND) + product(neighbors_ND * vector_ND)
-            vector_ND = dropout(leaky_relu(message_ND, _SLOPE), self.dropout, self.training)
-            layers.append(normalize(vector_ND, dim=1))
-        return layers
+    def snapshot(self) -> PropagatedGraph:
+        nodes = self.nodes()
+        layers = [nodes]
+        for layer in range(self.layers):
+            neighbors = smooth(self.graph, nodes)
+            nodes = Nodes(*(self._passed_on(layer, *side) for side in zip(nodes, neighbors, strict=True)))
+            layers.append(Nodes(*(normalize(vector, dim=1) for vector in nodes)))
+        return PropagatedGraph(self, Nodes(*(torch.cat(side, dim=1) for side in zip(*layers, strict=True))))
 
-    def combine(self, layers: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat(layers, dim=1)
+    def _passed_on(self, layer: int, own: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
+        message = self.sums[layer](neighbors + own) + self.products[layer](neighbors * own)
+        return dropout(leaky_relu(message, _SLOPE), self.dropout, self.training)
 
 
 COMPONENT = ModelComponent(

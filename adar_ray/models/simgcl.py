@@ -1,7 +1,7 @@
 """SimGCL: LightGCN that also tells a node's two noisy views from those of other nodes.
 
-Legend: U users, I items, N = U + I nodes, B rows of the batch held here, A rows of the batches of all
-workers, V different nodes among B, W among A, D dimensions.
+Legend: B rows of the batch held here, A rows of the batches of all workers, N nodes that are users or items,
+V different ones among B, W among A, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from adar_ray.component import ModelComponent, Settings, setting
 from adar_ray.distributed import gather_rows, gather_rows_with_gradients
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models.graph import MeanGraphModel, smooth
+from adar_ray.models.graph import GraphModel, Nodes, PropagatedMean, mean_of_layers, smooth
 from adar_ray.rng import RowRng, uniform_numbers
 
 _ITEMS = 1 << 40  # items' noise lies this far from that of users
@@ -38,7 +38,7 @@ class SimGCLSettings(Settings):
     )
 
 
-class SimGCL(MeanGraphModel):
+class SimGCL(GraphModel):
     """Yu et al., "Are Graph Augmentations Necessary? Simple Graph Contrastive Learning for Recommendation"
     (SIGIR 2022).
 
@@ -66,21 +66,26 @@ class SimGCL(MeanGraphModel):
         self.noise, self.contrast = settings.noise, settings.contrast
         self.temperature = settings.temperature
 
-    def propagate(
-        self, table_ND: torch.Tensor, noise: tuple[RowRng, RowRng] | None = None, view: int = 0
-    ) -> list[torch.Tensor]:
-        """Layers 1 to L. With `noise`, of users and of items, each has noise that is uniform and has
-        its signs (section 3.1)."""
-        layers, vector_ND = [], table_ND
+    def snapshot(self) -> PropagatedMean:
+        return PropagatedMean(self, *mean_of_layers(self.graph, self.nodes(), self.layers, first=1))
+
+    def view(self, rngs: tuple[RowRng, RowRng], number: int) -> Nodes:
+        """A view: the mean of layers 1 to L, each with noise that is uniform and has its signs (section 3.1).
+
+        Args:
+            rngs: random numbers of the users' noise, and of the items'.
+        """
+        layers, nodes = [], self.nodes()
         for layer in range(self.layers):
-            vector_ND = smooth(self.graph, vector_ND)
-            if noise is not None:
-                stream = view * self.layers + layer
-                uniform_ND = torch.cat([uniform_numbers(rng, table_ND.shape[1], stream) for rng in noise])
-                direction_ND = normalize(uniform_ND.to(vector_ND), dim=1)
-                vector_ND = vector_ND + self.noise * vector_ND.sign() * direction_ND
-            layers.append(vector_ND)
-        return layers
+            stream = number * self.layers + layer
+            smoothed = smooth(self.graph, nodes)
+            nodes = Nodes(*(self._noisy(v, rng, stream) for v, rng in zip(smoothed, rngs, strict=True)))
+            layers.append(nodes)
+        return Nodes(*(torch.stack(side).mean(0) for side in zip(*layers, strict=True)))
+
+    def _noisy(self, vector: torch.Tensor, rng: RowRng, stream: int) -> torch.Tensor:
+        direction = normalize(uniform_numbers(rng, vector.shape[1], stream).to(vector), dim=1)
+        return vector + self.noise * vector.sign() * direction
 
     def auxiliary_loss(
         self, batch: dict[str, torch.Tensor], item_B: torch.Tensor, rng: RowRng
@@ -91,13 +96,12 @@ class SimGCL(MeanGraphModel):
         the paper writes a sum. Shares are scaled by A, so that their mean over the whole batch, which the
         training loop minimizes, is this loss.
         """
-        table_ND = self.table()
         # Every node has noise of its own, whichever worker holds it.
         users = torch.arange(self.first_user, self.first_user + self.n_users)
-        noise = (rng.of_rows(users), rng.of_rows(torch.arange(_ITEMS, _ITEMS + self.n_items)))
-        first_ND, second_ND = (self.combine(self.propagate(table_ND, noise, view)) for view in range(2))
-        user_B = self._contrast(first_ND, second_ND, batch["user"], self.first_user)
-        item_B = self._contrast(first_ND, second_ND, item_B + self.n_users, -self.n_users)
+        rngs = rng.of_rows(users), rng.of_rows(torch.arange(_ITEMS, _ITEMS + self.n_items))
+        first, second = (self.view(rngs, number) for number in range(2))
+        user_B = self._contrast(first.user_UD, second.user_UD, batch["user"], self.first_user)
+        item_B = self._contrast(first.item_ID, second.item_ID, item_B, 0)
         return self.contrast * (user_B + item_B)
 
     def _contrast(

@@ -1,6 +1,6 @@
 """Embedding tables whose gradients can be collected row by row.
 
-Legend: B rows of the batch, K items per row, R rows looked up, D dimensions.
+Legend: B rows of the batch, K negatives per row, J = 1 + K items per row, R rows looked up, D dimensions.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ class Gradients(NamedTuple):
 
 
 class Products(NamedTuple):
-    """Gradients of some rows of a table that are multiples of rows of another, or of the same.
+    """Gradients of some rows of a table that are multiples of rows of another, and of themselves.
 
-    That of row `row_R[r]` is `factor_R[r]` times row `of_R[r]` of `table`, as it is before the next update.
+    That of row `row_R[r]` is the sum of `factor_RJ[r, j]` times row `of_RJ[r, j]` of `table`, and `own_R[r]`
+    times the row itself, all as they are before the next update.
     """
 
     row_R: torch.Tensor
-    factor_R: torch.Tensor
+    factor_RJ: torch.Tensor
     table: Table
-    of_R: torch.Tensor
+    of_RJ: torch.Tensor
+    own_R: torch.Tensor
 
 
 class Table(nn.Embedding):
@@ -92,20 +94,19 @@ class TablePairs:
             return None
         return cls(*tables)
 
-    def scores(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
-        """`[B, K]`."""
-        return _RowDots.apply(self.users.weight, self.items.weight, self, user_B, item_BK)
-
-    def user_squares(self, user: torch.Tensor) -> torch.Tensor:
-        """Half the squared lengths of users' rows, in the shape of their numbers."""
-        return _HalfSquares.apply(self.users.weight, self.users, user)
+    def terms(
+        self, user_B: torch.Tensor, positive_B: torch.Tensor, negative_BK: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores of positives `[B]` and of negatives `[B, K]`, and the L2 penalty `[B]`: half the squared
+        lengths of the user's row, of the positive's, and the mean of the negatives', if there are any."""
+        return _Terms.apply(self.users.weight, self.items.weight, self, user_B, positive_B, negative_BK)
 
     def item_squares(self, item: torch.Tensor) -> torch.Tensor:
         """Half the squared lengths of items' rows, in the shape of their numbers."""
         return _HalfSquares.apply(self.items.weight, self.items, item)
 
 
-class _RowDots(torch.autograd.Function):
+class _Terms(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -113,36 +114,51 @@ class _RowDots(torch.autograd.Function):
         item_weight: torch.Tensor,
         pairs: TablePairs,
         user_B: torch.Tensor,
-        item_BK: torch.Tensor,
-    ) -> torch.Tensor:
-        ctx.pairs, ctx.user_B, ctx.item_BK = pairs, user_B, item_BK
-        score_BK = user_weight.new_empty(item_BK.shape)
-        tensors = (user_weight, user_B, item_weight, item_BK, score_BK)
-        kernels.row_dots(*(tensor.detach().contiguous().numpy() for tensor in tensors))
-        return score_BK
+        positive_B: torch.Tensor,
+        negative_BK: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        ids = user_B, positive_B, negative_BK = [
+            part.contiguous() for part in (user_B, positive_B, negative_BK)
+        ]
+        ctx.pairs, ctx.ids = pairs, ids
+        score_B, score_BK, penalty_B = (
+            user_weight.new_empty(part.shape) for part in (positive_B, negative_BK, user_B)
+        )
+        tensors = (user_weight, user_B, item_weight, positive_B, negative_BK, score_B, score_BK, penalty_B)
+        kernels.pair_terms(*(tensor.detach().numpy() for tensor in tensors))
+        return score_B, score_BK, penalty_B
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[None, ...]:
-        users, items = ctx.pairs.users, ctx.pairs.items
-        user_R, item_R = ctx.user_B[:, None].expand_as(ctx.item_BK).flatten(), ctx.item_BK.flatten()
-        factor_R = gradient_BK.flatten()
-        users.gradients.append(Products(user_R, factor_R, items, item_R))
-        items.gradients.append(Products(item_R, factor_R, users, user_R))
-        return (None,) * 5
+    def backward(
+        ctx: Any, score_B: torch.Tensor, score_BK: torch.Tensor, penalty_B: torch.Tensor
+    ) -> tuple[None, ...]:
+        users, items, (user_B, positive_B, negative_BK) = ctx.pairs.users, ctx.pairs.items, ctx.ids
+        K = negative_BK.shape[1]
+        factor_BJ = torch.cat([score_B[:, None], score_BK], 1)
+        item_BJ = torch.cat([positive_B[:, None], negative_BK], 1)
+        users.gradients.append(Products(user_B, factor_BJ, items, item_BJ, penalty_B))
+        items.gradients.append(Products(positive_B, score_B[:, None], users, user_B[:, None], penalty_B))
+        if K:
+            own_R = (penalty_B / K).repeat_interleave(K)
+            user_R1 = user_B.repeat_interleave(K)[:, None]
+            items.gradients.append(
+                Products(negative_BK.view(-1), score_BK.reshape(-1, 1), users, user_R1, own_R)
+            )
+        return (None,) * 6
 
 
 class _HalfSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, table: Table, row: torch.Tensor) -> torch.Tensor:
         ctx.table, ctx.row_R = table, row.flatten()
-        square_R1 = weight.new_empty(len(ctx.row_R), 1)
-        tensors = (weight, ctx.row_R, weight, ctx.row_R[:, None], square_R1)
-        kernels.row_dots(*(tensor.detach().contiguous().numpy() for tensor in tensors))
-        return square_R1.view(row.shape).mul_(0.5)
+        vector_RD = nn.functional.embedding(ctx.row_R, weight)
+        return vector_RD.square().sum(-1).mul_(0.5).view(row.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, ...]:
-        ctx.table.gradients.append(Products(ctx.row_R, gradient.flatten(), ctx.table, ctx.row_R))
+        none_R0 = gradient.new_empty(len(ctx.row_R), 0)
+        of_nothing = Products(ctx.row_R, none_R0, ctx.table, none_R0.long(), gradient.flatten())
+        ctx.table.gradients.append(of_nothing)
         return None, None, None

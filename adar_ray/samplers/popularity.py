@@ -46,6 +46,10 @@ class PopularitySampler(BaseSampler):
         self.settings, self.shared = settings, shared
         self._weights: ItemWeights | None = None
 
+    @property
+    def reads_vectors(self) -> bool:
+        return self.shared is not None
+
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:

@@ -32,6 +32,10 @@ class UniformSampler(BaseSampler):
         super().__init__()
         self.settings, self.shared = settings, shared
 
+    @property
+    def reads_vectors(self) -> bool:
+        return self.shared is not None
+
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:

@@ -18,7 +18,7 @@ from torch import nn
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Chunks, batches, steps_per_epoch
-from adar_ray.distributed import gather_rows
+from adar_ray.distributed import gather_rows, memory_shared
 from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
@@ -103,7 +103,7 @@ def fit(
     Raises:
         AdarError: the loss or a weight is no longer a number. The checkpoint is that of the epoch before.
     """
-    with random_states_kept(), torch_threads(run.config.train.threads):
+    with random_states_kept(), torch_threads(run.config.train.threads), memory_shared():
         torch.manual_seed(run.config.train.seed)
         with environment_kept():  # torch's first optimizer loads its compiler, which sets a variable
             loop = WorkerLoop(run, data, worker, on_epoch, on_step)
@@ -265,24 +265,24 @@ class WorkerLoop:
         self.worker.wait_for_all()  # a run that ends here is complete
 
     def _part(self) -> dict[str, torch.Tensor]:
-        """The rows of this worker's users, and from worker 0 all the rest."""
-        users, begin, own = self.data.users, self.data.begin, self._own_names()
+        """The rows of this worker's users and those dealt to it, and from worker 0 all the rest."""
+        users, begin, own, dealt = self.data.users, self.data.begin, self._own_names(), self._dealt_names()
         return {
             name: tensor[users.first - begin : users.last - begin] if name in own else tensor
             for name, tensor in self._tensors().items()
-            if name in own or self.worker.rank == 0
+            if name in own or name in dealt or self.worker.rank == 0
         }
 
     def _restore(self) -> TrainingState:
         state = self.run.load_checkpoint()
         if state is None:
             return TrainingState()
-        users, begin, own = self.data.users, self.data.begin, self._own_names()
-        shapes = {
-            name: (users.count, *tensor.shape[1:]) if name in own else tensor.shape
-            for name, tensor in self._tensors().items()
-        }
-        saved = self.run.read_checkpoint(state, self.data.dataset, shapes, own, users)
+        users, begin, own, dealt = self.data.users, self.data.begin, self._own_names(), self._dealt_names()
+        shapes = {name: tensor.shape for name, tensor in self._tensors().items()}
+        for name, parameter in dealt.items():
+            shapes[name] = parameter.shape
+        worker = self.worker.rank, self.worker.size
+        saved = self.run.read_checkpoint(state, self.data.dataset, shapes, own, users, dealt, worker)
         with torch.no_grad():
             for name, tensor in self._tensors().items():
                 part = tensor[users.first - begin : users.last - begin] if name in own else tensor
@@ -298,6 +298,13 @@ class WorkerLoop:
         }
         names = {f"{where}.{name}" for where, owner in owners.items() for name in user_tables(owner)}
         return names | {f"{moment}:{name}" for moment in MOMENTS for name in names}
+
+    def _dealt_names(self) -> dict[str, torch.Tensor]:
+        """Names of those of `_tensors` whose rows are dealt to the workers, with the table of each."""
+        optimizer = self.optimizer
+        return {
+            f"{moment}:{name}": optimizer.parameters[name] for moment in MOMENTS for name in optimizer.dealt
+        }
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that an interrupted run continues from, by name."""

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
 from adar_ray import kernels
-from adar_ray.distributed import start_gathering_vectors, sum_over_workers, world_size
+from adar_ray.distributed import (
+    exchange,
+    gather,
+    rank,
+    share,
+    sum_over_workers,
+    wait_for_all,
+    world_size,
+)
 from adar_ray.models.table import Gradients, Products, Table
 
 BETAS = 0.9, 0.999
@@ -26,13 +35,17 @@ class Adam:
     `torch.optim.SparseAdam`.
 
     With `torch.distributed` initialized, gradients are first added up over all workers, which then make the
-    same step. Of a table only the rows that have gradients travel.
+    same step. Of a table only rows that have gradients travel: worker `w` of `n` adds up and updates the rows
+    `w, w + n, w + 2n, ...`, whose moments it alone has, and everyone gets the new weights.
 
     Args:
         module: what to train. Its tables collect gradients by row from now on, if `by_rows`.
         lr: learning rate.
         by_rows: False if every step reaches all rows anyway.
         own: names of parameters that each worker has for itself, such as the vectors of its users.
+
+    Attributes:
+        dealt: names of the tables whose rows, and moments, are dealt to the workers.
     """
 
     def __init__(
@@ -48,11 +61,14 @@ class Adam:
         for table in self._tables.values():
             table.collect()
         self.steps = 0
-        self.moments = {
-            name: (torch.zeros_like(weight), torch.zeros_like(weight))
-            for name, weight in self.parameters.items()
-        }
-        self._places: dict[str, torch.Tensor] = {}
+        tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+        self.dealt = (tables & self.parameters.keys()) - self.own
+        self._shared = {name for name in sorted(self.dealt) if share(self.parameters[name])}
+        self.moments = {}
+        for name, weight in self.parameters.items():
+            rows = weight[rank() :: world_size()] if name in self.dealt else weight
+            self.moments[name] = torch.zeros_like(rows), torch.zeros_like(rows)
+        self._rooms: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The moments, as `mean:NAME` and `square:NAME` of each parameter."""
@@ -75,57 +91,81 @@ class Adam:
         for name in rows.keys() & dense.keys():  # a model may use a table's weights in other ways as well
             row_R, gradient_RD = rows.pop(name)
             dense[name].index_add_(0, row_R, gradient_RD)
-        travel = {}
         if world_size() > 1:
-            travel = {
-                name: start_gathering_vectors(*rows.pop(name)) for name in [*rows] if name not in self.own
-            }
+            for name in sorted(dense.keys() & self.dealt):
+                gradient = dense.pop(name)
+                rows[name] = torch.arange(len(gradient), device=gradient.device), gradient
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
-        for name, (row_R, gradient_RD) in rows.items():
-            self._follow_rows(name, row_R, gradient_RD)
         if dense:
             moments = (self.moments[name] for name in dense)
             states = zip((self.parameters[name] for name in dense), dense.values(), moments, strict=True)
             _adam([(weight, gradient, *moment) for weight, gradient, moment in states], self.lr, self.steps)
-        for name, arrived in travel.items():
-            self._follow_rows(name, *self._summed(name, [Gradients(*arrived())]))
+        for name, (row_R, gradient_RD) in rows.items():
+            if name in self.dealt and world_size() > 1:
+                self._follow_dealt_rows(name, row_R, gradient_RD)
+            else:
+                self._follow_rows(name, row_R, gradient_RD, row_R)
+
+    def _follow_dealt_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
+        """Hands each gradient to the worker that the row is dealt to; gets all new weights back."""
+        weight, workers = self.parameters[name], world_size()
+        to_R = row_R % workers
+        chosen = [(to_R == w).nonzero().squeeze(1) for w in range(workers)]
+        sent = [tuple(rows.index_select(0, at) for rows in (row_R, gradient_RD)) for at in chosen]
+        row_R, gradient_RD = self._summed(name, [Gradients(*part) for part in exchange(sent)])
+        self._follow_rows(name, row_R, gradient_RD, row_R // workers)
+        if name in self._shared:
+            wait_for_all()
+            return
+        for other, (new_R, weight_RD) in enumerate(gather([row_R, weight.index_select(0, row_R)])):
+            if other != rank():
+                weight[new_R] = weight_RD
 
     def _summed(
         self, name: str, gradients: Sequence[Gradients | Products]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each row of the table once, and the sum of its gradients."""
+        """Each row of the table once, and the sum of its gradients; valid until the next call."""
         weight = self.parameters[name]
-        size = sum(len(part.row_R) for part in gradients)
-        distinct_R = torch.empty(size, dtype=torch.int64, device=weight.device)
-        total_RD = weight.new_empty(size, weight.shape[1])
         if not kernels.runs_compiled(weight):
             if not gradients:
-                return distinct_R, total_RD
+                return torch.empty(0, dtype=torch.int64, device=weight.device), weight[:0]
             # Only compiled loops leave products.
             row_R, vector_RD = (torch.cat(part) for part in zip(*gradients, strict=True))
             distinct_R, at_R = torch.unique(row_R, return_inverse=True)
-            total_RD = total_RD[: len(distinct_R)].zero_()
+            total_RD = vector_RD.new_zeros(len(distinct_R), weight.shape[1])
             return distinct_R, total_RD.index_add_(0, at_R, vector_RD)
-        if name not in self._places:
-            self._places[name] = torch.full((len(weight),), -1, dtype=torch.int32)
-        place_N, count = self._places[name], 0
-        sums = [tensor.numpy() for tensor in (place_N, distinct_R, total_RD)]
+        room, count = self._room(name, sum(len(part.row_R) for part in gradients)), 0
         for part in gradients:
-            arrays = ((x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part)
-            add = kernels.sum_products if isinstance(part, Products) else kernels.sum_rows
-            count = add(*arrays, *sums, count)
-        place_N[distinct_R[:count]] = -1
-        return distinct_R[:count], total_RD[:count]
+            arrays = [(x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part]
+            if isinstance(part, Products):
+                weights = weight.detach().numpy()
+                count = kernels.sum_products(*arrays, weights, *room, count)
+            else:
+                count = kernels.sum_rows(*arrays, *room, count)
+        place, distinct, total = room
+        place[distinct[:count]] = -1
+        return torch.from_numpy(distinct[:count]), torch.from_numpy(total[:count])
 
-    def _follow_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
+    def _room(self, name: str, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What `kernels.sum_rows` writes to: kept, since fresh memory is slow."""
+        if name not in self._rooms or len(self._rooms[name][1]) < rows:
+            size, dim = self.parameters[name].shape
+            place, total = np.full(size, -1, np.int32), np.empty((rows, dim), np.float32)
+            self._rooms[name] = place, np.empty(rows, np.int64), total
+        return self._rooms[name]
+
+    def _follow_rows(
+        self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor, moment_R: torch.Tensor
+    ) -> None:
+        """Updates rows of a table, whose moments are the rows `moment_R` of theirs."""
         parameter, (mean, square) = self.parameters[name], self.moments[name]
         if kernels.runs_compiled(parameter):
-            arrays = (parameter.detach(), mean, square, row_R, gradient_RD)
+            arrays = (parameter.detach(), mean, square, row_R, moment_R, gradient_RD)
             kernels.adam_rows(*(tensor.numpy() for tensor in arrays), self.lr, *BETAS, EPS, self.steps)
             return
-        weight_RD, mean_RD, square_RD = (tensor[row_R] for tensor in (parameter, mean, square))
+        weight_RD, mean_RD, square_RD = parameter[row_R], mean[moment_R], square[moment_R]
         _adam([(weight_RD, gradient_RD, mean_RD, square_RD)], self.lr, self.steps)
-        parameter[row_R], mean[row_R], square[row_R] = weight_RD, mean_RD, square_RD
+        parameter[row_R], mean[moment_R], square[moment_R] = weight_RD, mean_RD, square_RD
 
 
 def _adam(states: list[tuple[torch.Tensor, ...]], lr: float, steps: int) -> None:

@@ -6,6 +6,7 @@ Every file is replaced as a whole, so the folder can be read safely while the ru
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,44 +201,57 @@ class Run:
         shapes: Mapping[str, Sequence[int]],
         own: Collection[str],
         users: Users,
+        dealt: Collection[str],
+        worker: tuple[int, int],
     ) -> dict[str, torch.Tensor]:
         """One worker's tensors of the last checkpoint, however many workers wrote it.
 
         Args:
-            shapes: of the tensors that are wanted.
+            shapes: of the tensors that the checkpoint holds, all workers' rows together.
             own: names of those that have a row for each user.
             users: the worker's users, whose rows are wanted.
+            dealt: names of those whose rows are dealt to the workers: of `n` workers `w` has the rows
+                `w, w + n, w + 2n, ...`.
+            worker: the worker's number, whose rows are wanted, and how many workers there are.
 
         Raises:
             AdarError: a file is missing or damaged, or the tensors are others.
         """
-        workers = len(state.parts[state.epoch])
+        workers, (rank, size) = len(state.parts[state.epoch]), worker
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
-        shared: dict[str, torch.Tensor] = {}
-        for worker in range(workers):
-            first, last = dataset.user_range(worker, workers)
+        found = {
+            name: torch.empty(len(range(rank, shapes[name][0], size)), *shapes[name][1:]) for name in dealt
+        }
+        for writer in range(workers):
+            first, last = dataset.user_range(writer, workers)
             start, end = max(users.first, first), min(users.last, last)
-            if worker and start >= end:
+            has_dealt_rows = dealt and (writer - rank) % math.gcd(workers, size) == 0
+            if writer and start >= end and not has_dealt_rows:
                 continue
-            part = self._read_part(state, state.epoch, worker)
+            part = self._read_part(state, state.epoch, writer)
             problem = None
-            if part.keys() != (rows.keys() if worker else shapes.keys()):
+            if part.keys() != ({*rows, *dealt} if writer else shapes.keys()):
                 problem = "it holds other tensors than the run has"
             for name, tensor in part.items() if problem is None else ():
-                wanted = (last - first, *shapes[name][1:]) if name in rows else tuple(shapes[name])
+                wanted = tuple(shapes[name])
+                if name in rows:
+                    wanted = last - first, *wanted[1:]
+                elif name in dealt:
+                    wanted = len(range(writer, wanted[0], workers)), *wanted[1:]
                 if tensor.shape != wanted:
                     problem = f"{name} does not fit this run"
             if problem is not None:
-                raise self._damaged_part(state.epoch, worker, workers, problem)
+                raise self._damaged_part(state.epoch, writer, workers, problem)
             for name, tensor in part.items():
-                if name not in rows:
-                    shared[name] = tensor
-                elif start < end:
-                    rows[name].append(tensor[start - first : end - first])
-        return shared | {
-            name: torch.cat(parts) if parts else torch.empty(tuple(shapes[name]))
-            for name, parts in rows.items()
-        }
+                if name in rows:
+                    rows[name].append(tensor[max(start - first, 0) : max(end - first, 0)])
+                elif name in dealt:
+                    row_R = torch.arange(writer, shapes[name][0], workers)
+                    is_wanted_R = row_R % size == rank
+                    found[name][row_R[is_wanted_R] // size] = tensor[is_wanted_R]
+                else:
+                    found[name] = tensor
+        return found | {name: torch.cat(parts) for name, parts in rows.items()}
 
     def _read_part(self, state: TrainingState, epoch: int, worker: int) -> dict[str, torch.Tensor]:
         workers = len(state.parts[epoch])

@@ -111,15 +111,33 @@ class Pairs:
     """What a batch trains on: users, as they are when they meet their positive, and that positive.
 
     Attributes:
-        user_ND: representations of the users.
+        user_ND, positive_ND: their representations, without dimensions if nobody reads them.
         user_N, positive_N: ids.
         row_N: the pairs' positions in the batch of all workers.
     """
 
     user_ND: torch.Tensor
+    positive_ND: torch.Tensor
     user_N: torch.Tensor
     positive_N: torch.Tensor
     row_N: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model makes of a batch's pairs.
+
+    Attributes:
+        positive_N: scores of the positives.
+        negatives: of each sampler's negatives, `[N, K]`.
+        penalty_N: the L2 penalty on users, positives and the first `penalized` samplers' negatives, if it
+            came with the scores; else None.
+    """
+
+    positive_N: torch.Tensor
+    negatives: list[torch.Tensor]
+    penalty_N: torch.Tensor | None
+    penalized: int
 
 
 class TrainingStep(nn.Module):
@@ -158,22 +176,8 @@ class TrainingStep(nn.Module):
             key: the step's key to random numbers: seed, epoch, step.
         """
         model, device = snapshot(self.model), user_B.device
-        batch, pairs = self._pairs(model, user_B, item, row_B, key)
-        positive_ND = model.items(pairs.positive_N)
         by_id: TablePairs | None = getattr(self.model, "pairs", None)
-
-        def score(negatives: Negatives) -> torch.Tensor:
-            if negatives.score_BK is not None:
-                return negatives.score_BK
-            item_NK = negatives.item_BK
-            if by_id is not None and item_NK is not None and len(item_NK) == len(pairs.user_N):
-                return by_id.scores(pairs.user_N, item_NK)
-            return model.score(pairs.user_ND, negatives.vector_BKD)
-
-        if by_id is not None:
-            positive_N = by_id.scores(pairs.user_N, pairs.positive_N[:, None]).squeeze(1)
-        else:
-            positive_N = model.score(pairs.user_ND, positive_ND[:, None]).squeeze(1)
+        batch, pairs = self._pairs(model, user_B, item, row_B, key, by_id)
         context = SamplingContext(
             model.items,
             self.observed.n_items,
@@ -188,11 +192,11 @@ class TrainingStep(nn.Module):
             epoch=key[1],
         )
         answers: list[Negatives] = [
-            sampler(pairs.user_ND, positive_ND, context, RowRng(pairs.row_N, *key, stream, device=device))
-            for stream, sampler in enumerate(self.samplers)
+            sampler(pairs.user_ND, pairs.positive_ND, context, RowRng(pairs.row_N, *key, n, device=device))
+            for n, sampler in enumerate(self.samplers)
         ]
-        scores = [score(negatives) for negatives in answers]
-        loss_N = self._loss(positive_N, scores, answers)
+        scores = self._scores(model, pairs, answers, by_id)
+        loss_N = self._loss(scores, answers)
         for negatives in answers:
             if negatives.loss_B is not None:
                 loss_N = loss_N + negatives.loss_B
@@ -201,15 +205,15 @@ class TrainingStep(nn.Module):
             loss_N = loss_N + auxiliary_loss(
                 batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers), device=device)
             )
-        penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, positive_ND, answers)
+        penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, scores, answers)
         with torch.no_grad():
             studied, some = answers[-1], slice(_HARDNESS_OF)
             timestep_NK = studied.timestep_BK if studied.timestep_BK is None else studied.timestep_BK[:, some]
             statistics = StepStatistics.of(
                 loss_N,
                 penalty_N,
-                positive_N,
-                scores[-1][:, some],
+                scores.positive_N,
+                scores.negatives[-1][:, some],
                 studied.mask_BK[:, some],
                 timestep_NK,
                 self.loss.temperature,
@@ -223,39 +227,70 @@ class TrainingStep(nn.Module):
         item: torch.Tensor,
         row_B: torch.Tensor,
         key: tuple[int, ...],
+        by_id: TablePairs | None,
     ) -> tuple[dict[str, torch.Tensor], Pairs]:
         """The model's input, and the pairs in it: all positions of all histories at once."""
         if item.dim() == 1:
             batch = {"user": user_B}
-            return batch, Pairs(model.users(batch), user_B, item, row_B)
+            if by_id is None or any(getattr(sampler, "reads_vectors", True) for sampler in self.samplers):
+                return batch, Pairs(model.users(batch), model.items(item), user_B, item, row_B)
+            nothing_N0 = torch.empty(len(user_B), 0, device=user_B.device)
+            return batch, Pairs(nothing_N0, nothing_N0, user_B, item, row_B)
         rng = RowRng(row_B, *key, _MASKS, device=item.device)
         history_BL, target_BL = training_positions(self.model, item, self.targets, rng)
         batch = {"user": user_B, "history": history_BL}
         of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
+        positive_N = target_BL[of_N, at_N]
         return batch, Pairs(
             model.users(batch)[of_N, at_N],
+            model.items(positive_N),
             user_B[of_N],
-            target_BL[of_N, at_N],
+            positive_N,
             row_B[of_N.cpu()] * target_BL.shape[1] + at_N.cpu(),
         )
 
-    def _loss(
-        self, positive_N: torch.Tensor, scores: list[torch.Tensor], answers: list[Negatives]
-    ) -> torch.Tensor:
+    def _scores(
+        self, model: BaseModel, pairs: Pairs, answers: list[Negatives], by_id: TablePairs | None
+    ) -> Scores:
+        known: list[torch.Tensor] = []
+        penalty_N = None
+        if by_id is None:
+            positive_N = model.score(pairs.user_ND, pairs.positive_ND[:, None]).squeeze(1)
+        else:
+            # In one pass with the first sampler's negatives, if each row has items of its own.
+            negative_NK = answers[0].item_BK
+            is_own = (
+                negative_NK is not None
+                and len(negative_NK) == len(pairs.user_N)
+                and answers[0].score_BK is None
+            )
+            if negative_NK is None or not is_own:
+                negative_NK = pairs.user_N.new_empty(len(pairs.user_N), 0)
+            positive_N, score_NK, penalty_N = by_id.terms(pairs.user_N, pairs.positive_N, negative_NK)
+            known = [score_NK] if is_own else []
+        others = [
+            model.score(pairs.user_ND, negatives.vector_BKD)
+            if negatives.score_BK is None
+            else negatives.score_BK
+            for negatives in answers[len(known) :]
+        ]
+        return Scores(positive_N, known + others, penalty_N, len(known))
+
+    def _loss(self, scores: Scores, answers: list[Negatives]) -> torch.Tensor:
         """The loss of the ordinary negatives, and BPR's loss of generated negatives that join them.
 
         A generated negative shares a direction with its positive. A loss that looked at its score alone would
         push the user away from both, so each is compared with its positive. A softmax pulls the user back by
         itself: there the pair only pushes, except for active users. docs/method.md says why.
         """
-        ordinary = answers[0]
-        loss_N = self.loss.function(positive_N, scores[0], ordinary.mask_BK, ordinary.log_q_BK)
+        ordinary, positive_N = answers[0], scores.positive_N
+        loss_N = self.loss.function(positive_N, scores.negatives[0], ordinary.mask_BK, ordinary.log_q_BK)
         if len(answers) > 1:
             scale, softened_N = self.loss.temperature, answers[1].softened_B
             beside_N = positive_N
             if self.loss.is_softmax and softened_N is not None:
                 beside_N = torch.where(softened_N, positive_N, positive_N.detach())
-            joined_N = bpr(beside_N / scale, scores[1] / scale, answers[1].mask_BK)
+            joined_N = bpr(beside_N / scale, scores.negatives[1] / scale, answers[1].mask_BK)
             loss_N = loss_N + self.config.adar.weight * joined_N
         return loss_N
 
@@ -263,7 +298,7 @@ class TrainingStep(nn.Module):
         self,
         batch: dict[str, torch.Tensor],
         pairs: Pairs,
-        positive_ND: torch.Tensor,
+        scores: Scores,
         answers: list[Negatives],
     ) -> torch.Tensor:
         """`[N]`: half the squared lengths of a pair's vectors, and the mean over its negatives'.
@@ -272,18 +307,17 @@ class TrainingStep(nn.Module):
         be held back as well, or it would run away.
         """
         if not self.config.loss.l2:
-            return positive_ND.new_zeros(())
+            return scores.positive_N.new_zeros(())
         l2_vectors = getattr(self.model, "l2_vectors", None)
-        by_id: TablePairs | None = getattr(self.model, "pairs", None)
         if "history" in batch:  # a hidden state is not a parameter
-            penalty_N = _half_square(positive_ND)
-        elif by_id is not None:
-            penalty_N = by_id.user_squares(pairs.user_N) + by_id.item_squares(pairs.positive_N)
+            penalty_N = _half_square(pairs.positive_ND)
+        elif scores.penalty_N is not None:
+            penalty_N, answers = scores.penalty_N, answers[scores.penalized :]
         elif l2_vectors:
             user_ND, item_ND = l2_vectors(batch, pairs.positive_N)
             penalty_N = _half_square(user_ND) + _half_square(item_ND)
         else:
-            penalty_N = _half_square(pairs.user_ND) + _half_square(positive_ND)
+            penalty_N = _half_square(pairs.user_ND) + _half_square(pairs.positive_ND)
 
         for negatives in answers:
             source = negatives.source

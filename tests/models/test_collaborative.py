@@ -16,7 +16,7 @@ from adar_ray.config import Config, load_config
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
 from adar_ray.models import MF, NGCF, BaseModel, LightGCN, NeuMF, SimGCL, neumf
-from adar_ray.models.graph import Graph
+from adar_ray.models.graph import Graph, Nodes
 from adar_ray.models.lightgcn import LightGCNSettings
 from adar_ray.models.neumf import NeuMFSettings
 from adar_ray.models.ngcf import NGCFSettings
@@ -299,7 +299,7 @@ def test_lightgcn_and_simgcl_and_their_gradients_are_those_of_dense_matrices(
     observed = small_graph()
     torch.manual_seed(0)
     model = kind(observed, DIM, settings(layers=layers), cosine=cosine)
-    weight = model.table().detach().clone().requires_grad_()
+    weight = torch.cat(model.nodes()).detach().clone().requires_grad_()
     expected = dense_lightgcn(observed, weight, range(first, layers + 1))
     expected = normalize(expected, dim=1) if cosine else expected
     torch.testing.assert_close(vectors(model), expected)
@@ -322,7 +322,8 @@ def test_an_items_layers_are_powers_of_the_graph_and_their_mean_is_the_item(kind
     layers = model.snapshot().item_layers(item)
     torch.testing.assert_close(layers.mean(-2), model.items(item))
     expected = torch.stack(
-        [dense_lightgcn(observed, model.table(), range(hop, hop + 1)) for hop in range(first, 4)], 1
+        [dense_lightgcn(observed, torch.cat(model.nodes()), range(hop, hop + 1)) for hop in range(first, 4)],
+        1,
     )[USERS + item]
     if cosine:
         expected = expected / expected.mean(-2).norm(dim=-1)[..., None, None]
@@ -332,7 +333,7 @@ def test_an_items_layers_are_powers_of_the_graph_and_their_mean_is_the_item(kind
 def ngcf_by_messages(observed: UserItems, model: NGCF) -> torch.Tensor:
     """Message by message (eq. 2 to 6), then all layers end to end, normalized but for the first."""
     dense = adjacency(observed)
-    now = list(model.table())
+    now = list(torch.cat(model.nodes()))
     end_to_end = [now]
     for W1, W2 in zip((m.weight for m in model.sums), (m.weight for m in model.products), strict=True):
         after = []
@@ -366,7 +367,9 @@ def test_ngcf_and_its_gradients_are_those_of_its_messages(layers, cosine):
 def test_an_interaction_given_twice_is_one_edge():
     once = UserItems(torch.tensor([0, 1]), torch.tensor([3, 3]), USERS, ITEMS)
     twice = UserItems(torch.tensor([0, 1, 0]), torch.tensor([3, 3, 3]), USERS, ITEMS)
-    assert torch.equal(*(Graph(observed).product(torch.eye(USERS + ITEMS)) for observed in (once, twice)))
+    nodes = Nodes(torch.randn(USERS, 3), torch.randn(ITEMS, 3))
+    for ours, expected in zip(*(Graph(observed).product(nodes) for observed in (once, twice)), strict=True):
+        assert torch.equal(ours, expected)
 
 
 class Products(TorchFunctionMode):
@@ -391,7 +394,7 @@ def test_a_graph_models_snapshot_propagates_once_however_often_it_is_asked(name,
         if hasattr(taken, "item_layers"):
             taken.item_layers(torch.arange(ITEMS))
         assert snapshot(taken) is taken
-    assert products.count == 2  # layers
+    assert products.count == 2 * 2  # layers, to users and to items
     assert torch.equal(seen, vectors(model).repeat(3, 1))
 
 
@@ -400,7 +403,7 @@ def test_a_training_step_propagates_once():
     _, step = training_step(build("lightgcn"), observed, "model.name=lightgcn", "sampler.name=mixgcf")
     with Products() as products:
         step(*interactions(observed), (1, 2, 3))
-    assert products.count == 2  # layers
+    assert products.count == 2 * 2  # layers, to users and to items
 
 
 @pytest.mark.parametrize("name", ["ngcf", "lightgcn", "simgcl"])
@@ -434,7 +437,7 @@ def contrast_by_hand(observed: UserItems, model: SimGCL, user: list, item: list,
     streams, views = iter(range(2 * model.layers)), []
     nodes = torch.arange(USERS), torch.arange(ITEMS) + (1 << 40)
     for _ in range(2):
-        layers, vector = [], model.table()
+        layers, vector = [], torch.cat(model.nodes())
         for _ in range(model.layers):
             vector, stream = dense_graph(observed) @ vector, next(streams)
             uniform = torch.cat([uniform_numbers(rng.of_rows(rows), DIM, stream) for rows in nodes])
@@ -468,10 +471,9 @@ def test_the_mean_of_the_rows_losses_is_the_contrast_of_two_views_by_hand(eps):
 def test_noise_has_its_length_and_the_vectors_signs_and_is_another_in_every_view_and_step():
     torch.manual_seed(0)
     model = SimGCL(connected_graph(), DIM, SimGCLSettings(layers=1, noise=0.05))
-    table = model.table()
-    (plain,) = model.propagate(table)
+    plain = torch.cat(model.snapshot().vectors)
     noise = RowRng(torch.arange(USERS), 0), RowRng(torch.arange(USERS, USERS + ITEMS), 0)
-    (first,), (second,) = (model.propagate(table, noise, view) for view in range(2))
+    first, second = (torch.cat(model.view(noise, number)) for number in range(2))
     for view in (first, second):
         torch.testing.assert_close((view - plain).norm(dim=1), torch.full((USERS + ITEMS,), 0.05))
         assert torch.equal(view.sign(), plain.sign())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -67,31 +68,54 @@ def test_no_rows_are_looked_up():
     assert sum(len(row) for row, _ in table.take_gradients()) == 0
 
 
-def test_scores_by_row_numbers_and_their_gradients_are_those_of_looked_up_rows():
-    """Products stand for gradients: a factor times a row of the other table."""
+@pytest.mark.parametrize("K", [0, 1, 2])
+def test_scores_by_row_numbers_and_their_gradients_are_those_of_looked_up_rows(K):
+    """Products stand for gradients: multiples of rows of the other table, and of the row itself."""
     users, items = filled(Table(4, 3)), filled(Table(6, 3))
     theirs = [filled(nn.Embedding(4, 3)), filled(nn.Embedding(6, 3))]
     for table in (users, items):
         table.collect()
     pairs = TablePairs.of(users, items)
-    user_B, item_BK = torch.tensor([3, 0, 3]), torch.tensor([[5, 1], [1, 1], [0, 5]])
-    weight_BK = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.1]])
-    score_BK = pairs.scores(user_B, item_BK)
-    square_B, square_BK = pairs.user_squares(user_B), pairs.item_squares(item_BK)
-    ((score_BK + square_B[:, None] * 2 + square_BK) * weight_BK).sum().backward()
+    user_B, positive_B = torch.tensor([3, 0, 3]), torch.tensor([2, 5, 2])
+    negative_BK = torch.tensor([[5, 1], [1, 1], [0, 5]])[:, :K]
+    weights = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.1]])[:, :K]
+    terms = pairs.terms(user_B, positive_B, negative_BK)
 
-    user_BD, item_BKD = theirs[0](user_B), theirs[1](item_BK)
-    expected_BK = (user_BD[:, None] * item_BKD).sum(2)
-    squares = user_BD.square().sum(1) / 2, item_BKD.square().sum(2) / 2
-    for ours, by_hand in zip((score_BK, square_B, square_BK), (expected_BK, *squares), strict=True):
-        torch.testing.assert_close(ours, by_hand)
-    ((expected_BK + squares[0][:, None] * 2 + squares[1]) * weight_BK).sum().backward()
+    user_BD, positive_BD, negative_BKD = theirs[0](user_B), theirs[1](positive_B), theirs[1](negative_BK)
+    penalty_B = (user_BD.square().sum(1) + positive_BD.square().sum(1)) / 2
+    if K:
+        penalty_B = penalty_B + negative_BKD.square().sum(2).mean(1) / 2
+    by_hand = (user_BD * positive_BD).sum(1), (user_BD[:, None] * negative_BKD).sum(2), penalty_B
+    for ours, expected in zip(terms, by_hand, strict=True):
+        torch.testing.assert_close(ours, expected)
+    for score_B, score_BK, square_B in (terms, by_hand):
+        ((score_B + square_B * 2) * weights[0] + (score_BK * weights[1]).sum(1)).sum().backward()
     for table, embedding in zip((users, items), theirs, strict=True):
         total = torch.zeros_like(embedding.weight)
         for part in table.take_gradients():
             assert isinstance(part, Products)
-            total.index_add_(0, part.row_R, part.factor_R[:, None] * part.table.weight.detach()[part.of_R])
+            other_RJD = part.table.weight.detach()[part.of_RJ]
+            own_RD = part.own_R[:, None] * table.weight.detach()[part.row_R]
+            total.index_add_(0, part.row_R, (part.factor_RJ[..., None] * other_RJD).sum(1) + own_RD)
         torch.testing.assert_close(total, embedding.weight.grad)
+
+
+def test_half_squares_of_items_and_their_gradients():
+    users, items, theirs = filled(Table(4, 3)), filled(Table(6, 3)), filled(nn.Embedding(6, 3))
+    for table in (users, items):
+        table.collect()
+    item_BK, weight_BK = torch.tensor([[5, 1], [1, 1]]), torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+    square_BK = TablePairs.of(users, items).item_squares(item_BK)
+    expected_BK = theirs(item_BK).square().sum(2) / 2
+    torch.testing.assert_close(square_BK, expected_BK)
+    for square in (square_BK, expected_BK):
+        (square * weight_BK).sum().backward()
+    (part,) = items.take_gradients()
+    total = torch.zeros(6, 3).index_add_(
+        0, part.row_R, part.own_R[:, None] * items.weight.detach()[part.row_R]
+    )
+    assert part.factor_RJ.shape == (4, 0)
+    torch.testing.assert_close(total, theirs.weight.grad)
 
 
 def test_pairs_of_tables_need_collected_gradients_in_single_precision():

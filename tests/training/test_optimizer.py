@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing import get_context, start_processes
 
+from adar_ray.distributed import memory_shared
 from adar_ray.models.table import Table
 from adar_ray.training import optimizer
 from adar_ray.training.optimizer import Adam
@@ -135,24 +137,28 @@ def test_moments_and_steps_are_all_that_an_optimizer_remembers():
 PARTS = [slice(0, 3), slice(3, 3), slice(3, USERS)]  # the users of each process; one has none
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: str, shares_memory: bool) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
     mine = PARTS[rank]
-    model = Net(users=mine)
-    adam = Adam(model, 0.05, own=["user.weight"])
-    for step in range(STEPS):
-        user_B, item_B = rows_of(step)
-        here = (user_B >= mine.start) & (user_B < mine.stop)
-        adam.zero_grad()
-        model.loss(user_B[here] - mine.start, item_B[here]).backward()
-        adam.step()
+    with memory_shared() if shares_memory else contextlib.nullcontext():
+        model = Net(users=mine)
+        adam = Adam(model, 0.05, own=["user.weight"])
+        for step in range(STEPS):
+            user_B, item_B = rows_of(step)
+            here = (user_B >= mine.start) & (user_B < mine.stop)
+            adam.zero_grad()
+            model.loss(user_B[here] - mine.start, item_B[here]).backward()
+            adam.step()
     torch.save(dict(model.named_parameters()), Path(folder, str(rank)))
     dist.destroy_process_group()
 
 
-def test_processes_with_users_of_their_own_train_the_model_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shares_memory", [False, True])
+def test_processes_with_users_of_their_own_train_the_model_of_one_process(
+    tmp_path: Path, shares_memory: bool
+) -> None:
     get_context("forkserver").set_forkserver_preload([optimizer.__name__])
-    start_processes(work, (str(tmp_path),), len(PARTS), start_method="forkserver")
+    start_processes(work, (str(tmp_path), shares_memory), len(PARTS), start_method="forkserver")
     alone = Net()
     expected = train(alone, Adam(alone, 0.05))
     parts = [torch.load(tmp_path / str(rank)) for rank in range(len(PARTS))]
