@@ -12,6 +12,7 @@ from adar_ray import kernels
 from adar_ray.adar.schedule import Schedule
 from adar_ray.adar.transition import transition_angle
 from adar_ray.models.protocol import dot_score
+from adar_ray.samplers.base import Source
 from adar_ray.training.step import StepStatistics
 
 
@@ -131,13 +132,14 @@ def test_positives_stop_at_the_transition_point_of_the_closed_form(schedule, lea
     r_B = (positive_B - mean_B) / deviation_B
     z_B = torch.minimum(r_B, numbers(rows, seed=3))
     raw_BK = score_BP.gather(1, noise_BK)
-    timestep_BK = torch.empty(rows, K, dtype=torch.int64)
-    cos_BK, sin_BK, diffused_BK = torch.empty(3, rows, K)
+    share_BK, cos_BK, sin_BK, diffused_BK = torch.empty(4, rows, K)
     given = (raw_BK, mean_B, positive_B, z_B * deviation_B)
     tables = (steps.cos_between_T, steps.first_R, steps.cos_T, steps.sin_T)
-    found = (timestep_BK, cos_BK, sin_BK, diffused_BK)
+    found = (share_BK, cos_BK, sin_BK, diffused_BK)
     arrays = (tensor.numpy() for tensor in (*tables, *found))
     kernels.stop_at_boundary(*(tensor.numpy() for tensor in given), math.cos(least), *arrays)
+    timestep_BK = (share_BK * 200).round().long()
+    torch.testing.assert_close(timestep_BK / 200, share_BK)
 
     b_BK = (raw_BK.double() - mean_B[:, None]) / deviation_B[:, None]
     r_BK, z_BK = (x.double()[:, None].expand_as(b_BK) for x in (r_B, z_B))
@@ -167,12 +169,12 @@ def test_a_search_for_a_cosine_begins_at_or_just_before_its_step(schedule, T):
 def test_scores_that_are_no_numbers_are_diffused_to_the_end():
     steps = Schedule("cosine", 10)
     score_BK = torch.tensor([[math.nan], [math.inf], [-math.inf]])
-    timestep_BK, answers = torch.empty(3, 1, dtype=torch.int64), torch.empty(3, 3, 1)
+    answers = torch.empty(4, 3, 1)
     rows = (torch.zeros(3), torch.full((3,), math.inf), torch.full((3,), math.inf))
     tables = (steps.cos_between_T, steps.first_R, steps.cos_T, steps.sin_T)
-    arrays = (tensor.numpy() for tensor in (*tables, timestep_BK, *answers))
+    arrays = (tensor.numpy() for tensor in (*tables, *answers))
     kernels.stop_at_boundary(*(x.numpy() for x in (score_BK, *rows)), 1.0, *arrays)
-    assert timestep_BK.tolist() == [[10]] * 3
+    assert answers[0].tolist() == [[1]] * 3
 
 
 def test_gradients_of_diffused_scores_are_those_of_autograd():
@@ -194,6 +196,17 @@ def test_gradients_of_diffused_scores_are_those_of_autograd():
     ((user[:, None] * mixed_BKD).sum(2) * weight_BK).sum().backward()
     for gradient, leaf in zip(ours, leaves, strict=True):
         torch.testing.assert_close(gradient.double(), leaf.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_means_of_values_of_a_source_and_their_gradients_are_those_of_autograd():
+    value_P, weight_B = numbers(6).requires_grad_(), numbers(40, seed=1)
+    at_BK = torch.randint(6, (40, 3), generator=torch.Generator().manual_seed(2))
+    plain_P = value_P.detach().double().requires_grad_()
+    ours_B, plain_B = (Source(at_BK, at_BK, at_BK).means(value) for value in (value_P, plain_P))
+    torch.testing.assert_close(ours_B.double(), plain_B)
+    for mean_B in (ours_B, plain_B):
+        (mean_B * weight_B).sum().backward()
+    torch.testing.assert_close(value_P.grad.double(), plain_P.grad, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("has_timesteps", [False, True])

@@ -144,7 +144,7 @@ class AdarSampler(BaseSampler):
             offset_B = rng.integers(settings.pool, 1, stream=1)[:, 0]
             choose = self._choose_compiled if compiled else self._choose
             chosen = choose(user_BD, positive_BD, pool, mean_D, context, offset_B, M_B)
-            r_B1 = (chosen.positive_B1 - chosen.mean_B1) / chosen.unit_B1
+            r_B1 = chosen.in_units(chosen.positive_B1)
             beta_B1 = settings.beta * (M_B[:, None] / settings.candidates) ** _SOFTER
             z_B1 = score_aware_boundary(r_B1, beta_B1, settings.gamma, self._running_mean(r_B1))
 
@@ -162,21 +162,23 @@ class AdarSampler(BaseSampler):
             "source": None if pool.item_P is None else Source(pool.item_P, pool_PD, noise_BK),
         }
         if compiled:
-            t_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(chosen, z_B1, least, self.schedule)
+            share_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(chosen, z_B1, least, self.schedule)
             score_BK = _DiffusedScores.apply(
                 user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, value_BK
             )
-            known["timestep_BK"] = t_BK.to(user_BD.dtype) / self.schedule.T
-            return LazyNegatives(
-                lambda: vectors(self.schedule.angle(t_BK).to(user_BD.dtype)), score_BK=score_BK, **known
-            )
+
+            def make_vectors() -> torch.Tensor:
+                t_BK = (share_BK * self.schedule.T).round().long()
+                return vectors(self.schedule.angle(t_BK).to(user_BD.dtype))
+
+            return LazyNegatives(make_vectors, score_BK=score_BK, timestep_BK=share_BK, **known)
 
         def scores(vector_BKD: torch.Tensor) -> torch.Tensor:
             """In the user's units."""
-            return (context.score(user_BD, vector_BKD) - chosen.mean_B1) / chosen.unit_B1
+            return chosen.in_units(context.score(user_BD, vector_BKD))
 
         with torch.no_grad():
-            b_BK = (chosen.score_BK - chosen.mean_B1) / chosen.unit_B1
+            b_BK = chosen.in_units(chosen.score_BK)
             angle_BK = self._transition(r_B1, b_BK, z_B1)
             if context.score is not dot_score and not is_plain:
                 is_linear_B1 = self._is_linear(scores(mean_D[None, None]))
@@ -267,11 +269,11 @@ class AdarSampler(BaseSampler):
         score_BK = user_BD.new_empty(noise_BK.shape)
         mean_B1, positive_B1 = user_BD.new_empty(2, len(offset_B), 1)
         kernels.hardest_of_windows(
-            *_arrays(user_BD, positive_BD, pool.vector_PD, mean_D, seen_BP, offset_B, M_B.to(torch.int64)),
+            *_arrays(user_BD, positive_BD, pool.vector_PD, mean_D, seen_BP, offset_B, M_B),
             self.settings.candidates,
             *_arrays(noise_BK, found_BK, score_BK, mean_B1[:, 0], positive_B1[:, 0]),
         )
-        unit_B1: torch.Tensor | float = 1.0
+        unit_B1 = None
         if self.settings.gamma != 1:
             with torch.autocast(user_BD.device.type, enabled=False):
                 off_PD = pool.vector_PD - mean_D
@@ -300,8 +302,8 @@ class _Noise:
     Attributes:
         noise_BK, found_BK: positions in the pool, and whether they count.
         score_BK, positive_B1, mean_B1: scores of the noise, of the positive and of the pool's mean.
-        unit_B1: standard deviation of the pool's scores; 1 if it is not needed, as for `gamma` 1, where it
-            cancels out.
+        unit_B1: standard deviation of the pool's scores; None where it cancels out, which it does for
+            `gamma` 1.
     """
 
     noise_BK: torch.Tensor
@@ -309,7 +311,12 @@ class _Noise:
     score_BK: torch.Tensor
     positive_B1: torch.Tensor
     mean_B1: torch.Tensor
-    unit_B1: torch.Tensor | float
+    unit_B1: torch.Tensor | None
+
+    def in_units(self, score: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, ...]` in the user's units."""
+        above = score - self.mean_B1
+        return above if self.unit_B1 is None else above / self.unit_B1
 
 
 def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
@@ -318,17 +325,14 @@ def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
 
 def _stop_at_boundary(
     noise: _Noise, z_B1: torch.Tensor, least: float, schedule: Schedule
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Timesteps, cosines and sines of their angles, and scores there, `[B, K]`."""
-    t_BK, cos_BK, sin_BK, value_BK = (
-        torch.empty_like(noise.noise_BK),
-        *noise.score_BK.new_empty(3, *noise.noise_BK.shape),
-    )
-    of_rows = (tensor[:, 0] for tensor in (noise.mean_B1, noise.positive_B1, z_B1 * noise.unit_B1))
+) -> list[torch.Tensor]:
+    """Timesteps as shares of T, cosines and sines of their angles, and scores there, `[B, K]`."""
+    answers = [torch.empty_like(noise.score_BK) for _ in range(4)]
+    boundary_B1 = z_B1 if noise.unit_B1 is None else z_B1 * noise.unit_B1
+    of_rows = (tensor[:, 0] for tensor in (noise.mean_B1, noise.positive_B1, boundary_B1))
     steps = (schedule.cos_between_T, schedule.first_R, schedule.cos_T, schedule.sin_T)
-    answers = (t_BK, cos_BK, sin_BK, value_BK)
     kernels.stop_at_boundary(*_arrays(noise.score_BK, *of_rows), math.cos(least), *_arrays(*steps, *answers))
-    return t_BK, cos_BK, sin_BK, value_BK
+    return answers
 
 
 class _DiffusedScores(torch.autograd.Function):

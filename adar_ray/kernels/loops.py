@@ -339,7 +339,7 @@ def hardest_of_windows(
         pool, mean: `[P, D]`, and their mean, `[D]`.
         seen: True where a vector must not be the noise, `[B, P]`; without columns if all may be.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
-        width: how many members of each window count, `[B]`.
+        width: how many members of each window count, `[B]`, rounded down.
         M: how many there are.
         noise, found: receive positions in the pool `[B, K]`, and False where all have been seen.
         noise_score, mean_score, positive_score: receive scores of the noise, `[B, K]`, and `[B]` of the mean
@@ -357,7 +357,7 @@ def hardest_of_windows(
             of_mean += user[row, column] * mean[column]
             of_positive += user[row, column] * positive[row, column]
         mean_score[row], positive_score[row] = of_mean, of_positive
-        begin, members = offset[row], min(width[row], widest)
+        begin, members = offset[row], min(int(width[row]), widest)
         for k in range(noise.shape[1]):
             for member in range(0, members, 4):  # four at a time, which is faster
                 at = begin + member
@@ -408,8 +408,8 @@ def stop_at_boundary(
         cos_between: cosines of the angles between each timestep and the next, `[T]`.
         first: the first step that can be nearest, for equal ranges of cosines from 0 to 1, and for 1.
         cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
-        timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
-            there, `[B, K]`.
+        timestep, cos, sin, diffused: receive timesteps as shares of T, the cosines and sines of their angles,
+            and the scores there, `[B, K]`.
     """
     for row in range(noise_score.shape[0]):
         middle = mean_score[row]
@@ -427,7 +427,8 @@ def stop_at_boundary(
             while low < len(cos_between) and cos_between[low] > cosine:
                 low += 1
             c, s = cos_at[low], sin_at[low]
-            timestep[row, k], cos[row, k], sin[row, k] = low, c, s
+            timestep[row, k] = np.float32(low) / np.float32(len(cos_between))
+            cos[row, k], sin[row, k] = c, s
             diffused[row, k] = c * positive_score[row] + s * raw + (np.float32(1) - c - s) * middle
 
 
@@ -470,6 +471,25 @@ def diffused_backward(
             for column in range(user.shape[1]):
                 user_gradient[row, column] += g * pool[at, column]
                 pool_gradient[at, column] += g * user[row, column]
+
+
+@_compiled
+def means(value: np.ndarray, at: np.ndarray, mean: np.ndarray) -> None:
+    """`Source.means`: of values `[P]` at places `[B, K]`. Writes `mean`, `[B]`."""
+    for row in range(at.shape[0]):
+        total = np.float32(0)
+        for k in range(at.shape[1]):
+            total += value[at[row, k]]
+        mean[row] = total / np.float32(at.shape[1])
+
+
+@_compiled
+def means_backward(mean_gradient: np.ndarray, at: np.ndarray, value_gradient: np.ndarray) -> None:
+    """Adds the gradients of `means` to `value_gradient`, `[P]`."""
+    for row in range(at.shape[0]):
+        g = mean_gradient[row] / np.float32(at.shape[1])
+        for k in range(at.shape[1]):
+            value_gradient[at[row, k]] += g
 
 
 @_compiled

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from adar_ray import kernels
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 
@@ -89,6 +90,32 @@ class Source:
     item_P: torch.Tensor
     vector_PD: torch.Tensor
     at_BK: torch.Tensor
+
+    def means(self, value_P: torch.Tensor) -> torch.Tensor:
+        """`[B]`: the mean over a row's negatives of a value of their items."""
+        if kernels.runs_compiled(value_P, self.at_BK):
+            return _Means.apply(value_P, self.at_BK)
+        return value_P[self.at_BK].mean(1)
+
+
+class _Means(torch.autograd.Function):
+    """`Source.means`. Its gradient is for a few items, which autograd would sort."""
+
+    @staticmethod
+    def forward(ctx: Any, value_P: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(at_BK)
+        ctx.size = len(value_P)
+        mean_B = value_P.new_empty(len(at_BK))
+        kernels.means(*(tensor.detach().contiguous().numpy() for tensor in (value_P, at_BK, mean_B)))
+        return mean_B
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_B: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (at_BK,) = ctx.saved_tensors
+        gradient_P = gradient_B.new_zeros(ctx.size)
+        kernels.means_backward(*(tensor.contiguous().numpy() for tensor in (gradient_B, at_BK, gradient_P)))
+        return gradient_P, None
 
 
 class LazyNegatives(Negatives):
