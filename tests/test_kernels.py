@@ -107,7 +107,10 @@ def test_the_hardest_of_each_window_is_found_by_hand(masks, pool, M):
     noise_BK, found_BK = np.empty((rows, K), np.int64), np.empty((rows, K), bool)
     scores = np.empty((rows, K), np.float32), np.empty(rows, np.float32), np.empty(rows, np.float32)
     vectors = (tensor.numpy() for tensor in (user_BD, positive_BD, pool_PD, mean_D))
-    kernels.hardest_of_windows(*vectors, seen_BP, offset_B, width_B, M, noise_BK, found_BK, *scores)
+    user, positive, *shared = vectors
+    row_B = np.arange(rows)
+    tables = user, row_B, positive, row_B, *shared
+    kernels.hardest_of_windows(*tables, seen_BP, offset_B, width_B, M, noise_BK, found_BK, *scores)
     score_BP = (user_BD.double() @ pool_PD.T.double()).numpy()
     for row in range(rows):
         for k in range(K):
@@ -184,7 +187,9 @@ def test_gradients_of_diffused_scores_are_those_of_autograd():
     angle_BK, weight_BK = numbers(rows, K, seed=4).abs() % (math.pi / 2), numbers(rows, K, seed=5)
     mean_D, cos_BK, sin_BK = pool_PD.mean(0), angle_BK.cos(), angle_BK.sin()
     ours = torch.empty(rows, dim), torch.empty(rows, dim), torch.zeros(pool, dim)
-    tensors = (user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, weight_BK, *ours)
+    row_B = torch.arange(rows)
+    tables = user_BD, row_B, positive_BD, row_B, pool_PD
+    tensors = (*tables, mean_D, noise_BK, cos_BK, sin_BK, weight_BK, *ours)
     kernels.diffused_backward(*(tensor.numpy() for tensor in tensors))
     leaves = [tensor.double().requires_grad_() for tensor in (user_BD, positive_BD, pool_PD)]
     user, positive, member = leaves

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,9 @@ from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.models.protocol import dot_score
+from adar_ray.models.table import Gradients, Table
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source
+from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source, need
 
 _TINY = 1e-6
 _FEWEST = 4  # candidates that the most active users still get, unless M is lower
@@ -112,6 +113,7 @@ class AdarSampler(BaseSampler):
         dim: D of item representations; only Gaussian noise needs it.
     """
 
+    reads_vectors = False
     r_mean: torch.Tensor
     momentum = 0.99  # of the running mean of the positives' scores, to which `gamma` refers
 
@@ -136,23 +138,29 @@ class AdarSampler(BaseSampler):
         is_plain = context.epoch <= settings.warmup
         least = math.pi / 2 if is_plain else settings.phi_min * math.pi / 2
         compiled = context.score is dot_score and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
+        users, positives = _Rows.of(user_BD), _Rows.of(positive_BD)
+        if context.pairs is not None:
+            users = _Rows(context.pairs.users.weight, need(context.user_B, "user_B"), context.pairs.users)
+            positive_B = need(context.positive_B, "positive_B")
+            positives = _Rows(context.pairs.items.weight, positive_B, context.pairs.items)
         with torch.no_grad():
-            M_B = self._candidates(user_BD[:, 0], context)
+            M_B = self._candidates(user_BD.new_empty(len(user_BD)), context)
             is_softened_B = settings.candidates > M_B
             if is_plain:
                 M_B = torch.ones_like(M_B)
             offset_B = rng.integers(settings.pool, 1, stream=1)[:, 0]
-            choose = self._choose_compiled if compiled else self._choose
-            chosen = choose(user_BD, positive_BD, pool, mean_D, context, offset_B, M_B)
+            if compiled:
+                chosen = self._choose_compiled(users, positives, pool, mean_D, context, offset_B, M_B)
+            else:
+                chosen = self._choose(user_BD, positive_BD, pool, context, offset_B, M_B)
             r_B1 = chosen.in_units(chosen.positive_B1)
             beta_B1 = settings.beta * (M_B[:, None] / settings.candidates) ** _SOFTER
             z_B1 = score_aware_boundary(r_B1, beta_B1, settings.gamma, self._running_mean(r_B1))
 
-        if not settings.attach:
-            positive_BD = positive_BD.detach()
         noise_BK = chosen.noise_BK
 
         def vectors(phi_BK: torch.Tensor) -> torch.Tensor:
+            positive_BD = positives.vectors() if settings.attach else positives.vectors().detach()
             noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
             return diffuse(positive_BD[:, None], noise_BKD, mean_D, phi_BK)
 
@@ -164,7 +172,13 @@ class AdarSampler(BaseSampler):
         if compiled:
             share_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(chosen, z_B1, least, self.schedule)
             score_BK = _DiffusedScores.apply(
-                user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, value_BK
+                users.table_ND,
+                positives.table_ND if settings.attach else positives.table_ND.detach(),
+                pool_PD,
+                users,
+                positives,
+                (mean_D, noise_BK, cos_BK, sin_BK),
+                value_BK,
             )
 
             def make_vectors() -> torch.Tensor:
@@ -219,7 +233,6 @@ class AdarSampler(BaseSampler):
         user_BD: torch.Tensor,
         positive_BD: torch.Tensor,
         pool: Pool,
-        mean_D: torch.Tensor,
         context: SamplingContext,
         offset_B: torch.Tensor,
         M_B: torch.Tensor,
@@ -252,8 +265,8 @@ class AdarSampler(BaseSampler):
 
     def _choose_compiled(
         self,
-        user_BD: torch.Tensor,
-        positive_BD: torch.Tensor,
+        users: _Rows,
+        positives: _Rows,
         pool: Pool,
         mean_D: torch.Tensor,
         context: SamplingContext,
@@ -266,17 +279,18 @@ class AdarSampler(BaseSampler):
             seen_BP = context.seen(pool.item_P)
         noise_BK = offset_B.new_empty(len(offset_B), self.settings.negatives)
         found_BK = torch.empty_like(noise_BK, dtype=torch.bool)
-        score_BK = user_BD.new_empty(noise_BK.shape)
-        mean_B1, positive_B1 = user_BD.new_empty(2, len(offset_B), 1)
+        score_BK = mean_D.new_empty(noise_BK.shape)
+        mean_B1, positive_B1 = mean_D.new_empty(2, len(offset_B), 1)
         kernels.hardest_of_windows(
-            *_arrays(user_BD, positive_BD, pool.vector_PD, mean_D, seen_BP, offset_B, M_B),
+            *_arrays(*users[:2], *positives[:2], pool.vector_PD, mean_D, seen_BP, offset_B, M_B),
             self.settings.candidates,
             *_arrays(noise_BK, found_BK, score_BK, mean_B1[:, 0], positive_B1[:, 0]),
         )
         unit_B1 = None
         if self.settings.gamma != 1:
-            with torch.autocast(user_BD.device.type, enabled=False):
+            with torch.autocast(mean_D.device.type, enabled=False):
                 off_PD = pool.vector_PD - mean_D
+                user_BD = users.vectors()
                 square_BD = (user_BD @ (off_PD.T @ off_PD / len(off_PD))) * user_BD
             unit_B1 = square_BD.sum(1, keepdim=True).clamp_min(0).sqrt().clamp_min(_TINY)
         return _Noise(noise_BK, found_BK, score_BK, positive_B1, mean_B1, unit_B1)
@@ -319,6 +333,34 @@ class _Noise:
         return above if self.unit_B1 is None else above / self.unit_B1
 
 
+class _Rows(NamedTuple):
+    """Vectors of the batch's rows: rows of a tensor.
+
+    Attributes:
+        table_ND, row_B: the tensor, and which of its rows.
+        owner: the table that collects gradients of its rows, if it is one.
+    """
+
+    table_ND: torch.Tensor
+    row_B: torch.Tensor
+    owner: Table | None
+
+    @classmethod
+    def of(cls, vector_BD: torch.Tensor) -> _Rows:
+        return cls(vector_BD, torch.arange(len(vector_BD)), None)
+
+    def vectors(self) -> torch.Tensor:
+        """`[B, D]`."""
+        return self.table_ND if self.owner is None else self.owner(self.row_B)
+
+    def gradient(self, gradient_BD: torch.Tensor) -> torch.Tensor | None:
+        """What autograd passes on: nothing if the table collects it."""
+        if self.owner is None or self.owner.gradients is None:
+            return gradient_BD
+        self.owner.gradients.append(Gradients(self.row_B, gradient_BD))
+        return None
+
+
 def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
@@ -341,30 +383,38 @@ class _DiffusedScores(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        user_BD: torch.Tensor,
-        positive_BD: torch.Tensor,
+        user_ND: torch.Tensor,
+        positive_ND: torch.Tensor,
         pool_PD: torch.Tensor,
-        mean_D: torch.Tensor,
-        noise_BK: torch.Tensor,
-        cos_BK: torch.Tensor,
-        sin_BK: torch.Tensor,
+        users: _Rows,
+        positives: _Rows,
+        diffused: tuple[torch.Tensor, ...],
         value_BK: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.save_for_backward(user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK)
+        ctx.save_for_backward(user_ND, positive_ND, pool_PD)
+        ctx.users, ctx.positives, ctx.diffused = users, positives, diffused
         return value_BK
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        user_BD, positive_BD, pool_PD, *_ = saved = ctx.saved_tensors
-        rows = len(positive_BD) if ctx.needs_input_grad[1] else 0
+        user_ND, positive_ND, pool_PD = ctx.saved_tensors
+        users, positives = ctx.users, ctx.positives
+        rows, attached = len(gradient_BK), ctx.needs_input_grad[1]
         gradients = (
-            torch.empty_like(user_BD),
-            positive_BD.new_empty(rows, positive_BD.shape[1]),
+            user_ND.new_empty(rows, user_ND.shape[1]),
+            positive_ND.new_empty(rows if attached else 0, positive_ND.shape[1]),
             torch.zeros_like(pool_PD),
         )
-        kernels.diffused_backward(*_arrays(*saved, gradient_BK, *gradients))
-        return gradients[0], gradients[1] if rows else None, gradients[2], *(None,) * 5
+        vectors = user_ND, users.row_B, positive_ND, positives.row_B, pool_PD
+        kernels.diffused_backward(*_arrays(*vectors, *ctx.diffused, gradient_BK, *gradients))
+        of_user, of_positive, of_pool = gradients
+        return (
+            users.gradient(of_user),
+            positives.gradient(of_positive) if attached else None,
+            of_pool,
+            *(None,) * 4,
+        )
 
 
 COMPONENT = SamplerComponent(

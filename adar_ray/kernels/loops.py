@@ -318,7 +318,9 @@ def dots_backward(
 
 @_compiled
 def hardest_of_windows(
+    user_table: np.ndarray,
     user: np.ndarray,
+    positive_table: np.ndarray,
     positive: np.ndarray,
     pool: np.ndarray,
     mean: np.ndarray,
@@ -335,7 +337,8 @@ def hardest_of_windows(
     """The noise of `AdarSampler`, and all scores that its transition point depends on.
 
     Args:
-        user, positive: vectors, `[B, D]`.
+        user_table, user: vectors, and which of them each row has, `[B]`.
+        positive_table, positive: the same of positives.
         pool, mean: `[P, D]`, and their mean, `[D]`.
         seen: True where a vector must not be the noise, `[B, P]`; without columns if all may be.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
@@ -352,10 +355,11 @@ def hardest_of_windows(
         around[at] = pool[at % size]
     window = np.empty(widest + 3, np.float32)
     for row in range(len(user)):
+        u, p = user[row], positive[row]
         of_mean, of_positive = np.float32(0), np.float32(0)
         for column in range(dim):
-            of_mean += user[row, column] * mean[column]
-            of_positive += user[row, column] * positive[row, column]
+            of_mean += user_table[u, column] * mean[column]
+            of_positive += user_table[u, column] * positive_table[p, column]
         mean_score[row], positive_score[row] = of_mean, of_positive
         begin, members = offset[row], min(int(width[row]), widest)
         for k in range(noise.shape[1]):
@@ -363,7 +367,7 @@ def hardest_of_windows(
                 at = begin + member
                 s0 = s1 = s2 = s3 = np.float32(0)
                 for column in range(dim):
-                    of_user = user[row, column]
+                    of_user = user_table[u, column]
                     s0 += of_user * around[at, column]
                     s1 += of_user * around[at + 1, column]
                     s2 += of_user * around[at + 2, column]
@@ -434,7 +438,9 @@ def stop_at_boundary(
 
 @_compiled
 def diffused_backward(
+    user_table: np.ndarray,
     user: np.ndarray,
+    positive_table: np.ndarray,
     positive: np.ndarray,
     pool: np.ndarray,
     mean: np.ndarray,
@@ -449,28 +455,29 @@ def diffused_backward(
     """The gradients of dot products with diffused positives from that of the scores `[B, K]`.
 
     Args:
-        user, positive: `[B, D]`.
+        user_table, user, positive_table, positive: as in `hardest_of_windows`.
         pool, mean: `[P, D]` and `[D]`.
         noise, cos, sin: `[B, K]`.
         user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to. That of
             the positive has no rows if nobody wants it.
     """
     for row in range(noise.shape[0]):
+        u, p = user[row], positive[row]
         of_positive, of_mean = np.float32(0), np.float32(0)
         for k in range(noise.shape[1]):
             g = score_gradient[row, k]
             of_positive += g * cos[row, k]
             of_mean += g * (np.float32(1) - cos[row, k] - sin[row, k])
-        for column in range(user.shape[1]):
-            user_gradient[row, column] = of_positive * positive[row, column] + of_mean * mean[column]
+        for column in range(mean.shape[0]):
+            user_gradient[row, column] = of_positive * positive_table[p, column] + of_mean * mean[column]
         if len(positive_gradient):
-            for column in range(user.shape[1]):
-                positive_gradient[row, column] = of_positive * user[row, column]
+            for column in range(mean.shape[0]):
+                positive_gradient[row, column] = of_positive * user_table[u, column]
         for k in range(noise.shape[1]):
             g, at = score_gradient[row, k] * sin[row, k], noise[row, k]
-            for column in range(user.shape[1]):
+            for column in range(mean.shape[0]):
                 user_gradient[row, column] += g * pool[at, column]
-                pool_gradient[at, column] += g * user[row, column]
+                pool_gradient[at, column] += g * user_table[u, column]
 
 
 @_compiled

@@ -15,6 +15,7 @@ from torch import nn
 
 from adar_ray import kernels
 from adar_ray.models.protocol import dot_score
+from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
 
 
@@ -34,6 +35,9 @@ class SamplingContext:
         popularity_I: interactions of each item.
         layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops; their
             mean is `vectors`.
+        pairs: tables whose rows `user_B` and `positive_B` are the vectors of users and positives, if scores
+            are dot products of rows. A sampler whose `reads_vectors` is False may then get vectors without
+            dimensions.
         epoch: the pass over the data, from 1.
     """
 
@@ -46,6 +50,7 @@ class SamplingContext:
     positive_B: torch.Tensor | None = None
     popularity_I: torch.Tensor | None = None
     layers: Callable[[torch.Tensor], torch.Tensor] | None = None
+    pairs: TablePairs | None = None
     epoch: int = 1
 
 

@@ -189,6 +189,7 @@ class TrainingStep(nn.Module):
             positive_B=pairs.positive_N,
             popularity_I=self.popularity_I,
             layers=getattr(model, "item_layers", None),
+            pairs=by_id,
             epoch=key[1],
         )
         answers: list[Negatives] = [
