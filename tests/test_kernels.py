@@ -117,7 +117,7 @@ def test_the_hardest_of_each_window_is_found_by_hand(masks, pool, M):
             window = [(offset_B[row] + k * M + member) % pool for member in range(width_B[row])]
             unseen = [at for at in window if not (masks and seen_BP[row, at])]
             assert found_BK[row, k] == bool(unseen)
-            assert noise_BK[row, k] == max(unseen or window, key=lambda at: score_BP[row, at])
+            assert noise_BK[row, k] == max(unseen or window[:1], key=lambda at: score_BP[row, at])
     assert found_BK.all() == (not masks)
     np.testing.assert_allclose(scores[0], np.take_along_axis(score_BP, noise_BK, 1), atol=1e-5)
     np.testing.assert_allclose(scores[1], score_BP.mean(1), atol=1e-5)

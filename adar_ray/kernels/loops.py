@@ -379,7 +379,7 @@ def hardest_of_windows(
                     best, hardest = window[member], member
             is_found = best > -np.inf
             if seen.shape[1] and seen[row, (begin + hardest) % size]:  # few users have
-                is_found = False
+                best, hardest, is_found = window[0], 0, False
                 for member in range(members):
                     if not seen[row, (begin + member) % size] and (not is_found or window[member] > best):
                         best, hardest, is_found = window[member], member, True
