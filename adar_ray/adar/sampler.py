@@ -17,13 +17,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from adar_ray import kernels
 from adar_ray.adar.noise import NOISES, Pool
 from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.distributed import sum_over_workers
 from adar_ray.models.protocol import dot_score
 from adar_ray.models.table import Gradients, Table
 from adar_ray.rng import RowRng
@@ -301,8 +301,7 @@ class AdarSampler(BaseSampler):
             return self.r_mean
         # In the buffer's own precision: bfloat16 could not count the rows of a batch.
         total = torch.stack([r_B1.sum(dtype=self.r_mean.dtype), self.r_mean.new_tensor(float(len(r_B1)))])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
+        sum_over_workers([total])
         no_rows, first = total[1] == 0, self.r_mean == 0
         batch_mean = torch.where(no_rows, self.r_mean, total[0] / total[1].clamp_min(1))
         self.r_mean.copy_(torch.where(first, batch_mean, self.r_mean.lerp(batch_mean, 1 - self.momentum)))
