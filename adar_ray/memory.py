@@ -15,7 +15,8 @@ def keep_freed_memory() -> None:
 
     By default, glibc returns large blocks to the system at once, and the next step gets them back page by
     page, zeroed. The peak memory does not change. Other C libraries are left alone. glibc has no way to read
-    these settings back, so only entry points call this: the command line's and those of worker processes.
+    these settings back, so only entry points call this: commands that train or rank, and worker processes.
+    Preparing data needs tables of ever other sizes, which would not fit into what is kept.
     """
     if not sys.platform.startswith("linux"):
         return

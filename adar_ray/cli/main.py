@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -18,12 +19,14 @@ from adar_ray.cli.runs import (
 )
 from adar_ray.cli.train import train_command
 from adar_ray.cli.tune import tune_command
-from adar_ray.memory import keep_freed_memory
 
 COMMANDS = (
     *(data, prepare_command, train_command, tune_command),
     *(evaluate_command, recommend_command, export_command, report_command, publish_command, job),
 )
+
+GARBAGE_AFTER = 10_000
+"""Objects more than at Python's last look for garbage, before it looks again; its own default is 700."""
 
 
 @click.group(
@@ -42,7 +45,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
     # Ray Tune's own handler of Ctrl-C waits for trials. They end with this process, and continue later.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    keep_freed_memory()
+    # What a command imports stays. Python would look through it for garbage a hundred times meanwhile.
+    gc.set_threshold(GARBAGE_AFTER)
     cli()
 
 

@@ -20,7 +20,9 @@ _data = click.option(
 def evaluate_command(run: str, data: str | None, split: str, ks: str, as_json: bool) -> None:
     """Rank all items for every user and compute the metrics of RUN's model."""
     from adar_ray.inference.evaluate import evaluate
+    from adar_ray.memory import keep_freed_memory
 
+    keep_freed_memory()
     if not all(k.strip().isdecimal() and int(k) for k in ks.split(",")):
         raise click.BadParameter(
             f"{ks!r} is not a list of positive whole numbers such as 10,20", param_hint="--k"
@@ -47,8 +49,10 @@ def recommend_command(
 ) -> None:
     """Write the top items of all users, or of the users in a file, to Parquet."""
     from adar_ray.inference.recommend import UNKNOWN_USERS, recommend
+    from adar_ray.memory import keep_freed_memory
     from adar_ray.reporting.progress import StageProgress
 
+    keep_freed_memory()
     users = None if users_file is None else _read_users(users_file)
     with StageProgress("users") as progress:
         result = recommend(

@@ -69,10 +69,12 @@ def _finish(
     workers: int | None = None,
 ) -> None:
     """Train a run to its end, with the changes that `resume` takes, and show it."""
+    from adar_ray.memory import keep_freed_memory
     from adar_ray.reporting.progress import TrainingProgress
     from adar_ray.reporting.tables import compare
     from adar_ray.training.trainer import note_on_steps, resume, revised
 
+    keep_freed_memory()
     planned = revised(run, settings, workers)
     train = planned.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:

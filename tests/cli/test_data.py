@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +77,19 @@ def test_an_error_inside_a_task_is_one_line(
     source = tmp_path / "bad.csv"
     source.write_text("user,item,timestamp\na,b,1\na,c,-1\n")
     assert f"{source}: line 3: " in adar("prepare", source, "--out", tmp_path / "data").line()
+
+
+def test_prepare_loads_no_pandas_and_leaves_it_to_whoever_wants_it(hand_made: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys
+from adar_ray.cli.main import cli
+cli(["prepare", {str(hand_made)!r}, "--out", {str(tmp_path / "out")!r}], standalone_mode=False)
+assert "pandas" not in sys.modules
+import pyarrow
+print(type(pyarrow.table({{"a": [1]}}).to_pandas()).__module__.partition(".")[0])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == "pandas"
