@@ -255,10 +255,10 @@ class WorkerLoop:
         digest = self.run.write_part(state.epoch, self.worker.rank, size, self._part())
         own = torch.tensor([list(digest)], dtype=torch.uint8, device=self.worker.device)
         parts = [bytes(row).hex() for row in gather_rows(own).tolist()]  # once all workers have written
-        state.parts = {
-            epoch: parts if epoch == state.epoch else state.parts[epoch]
-            for epoch in (state.best_epoch, state.epoch)
-        }
+        state.parts[state.epoch], state.dealt[state.epoch] = parts, sorted(self._dealt_names())
+        for of_epochs in (state.parts, state.dealt):
+            for epoch in of_epochs.keys() - {state.best_epoch, state.epoch}:
+                del of_epochs[epoch]
         if self.worker.rank == 0:
             self.run.write_epochs([*self.run.epochs(), record])
             self.run.commit_checkpoint(state)
@@ -279,8 +279,8 @@ class WorkerLoop:
             return TrainingState()
         users, begin, own, dealt = self.data.users, self.data.begin, self._own_names(), self._dealt_names()
         shapes = {name: tensor.shape for name, tensor in self._tensors().items()}
-        for name, parameter in dealt.items():
-            shapes[name] = parameter.shape
+        for name, rows in dealt.items():
+            shapes[name] = torch.Size((rows, *shapes[name][1:]))
         worker = self.worker.rank, self.worker.size
         saved = self.run.read_checkpoint(state, self.data.dataset, shapes, own, users, dealt, worker)
         with torch.no_grad():
@@ -299,12 +299,11 @@ class WorkerLoop:
         names = {f"{where}.{name}" for where, owner in owners.items() for name in user_tables(owner)}
         return names | {f"{moment}:{name}" for moment in MOMENTS for name in names}
 
-    def _dealt_names(self) -> dict[str, torch.Tensor]:
-        """Names of those of `_tensors` whose rows are dealt to the workers, with the table of each."""
+    def _dealt_names(self) -> dict[str, int]:
+        """Names of those of `_tensors` whose rows are dealt to the workers, and how many all workers have."""
         optimizer = self.optimizer
-        return {
-            f"{moment}:{name}": optimizer.parameters[name] for moment in MOMENTS for name in optimizer.dealt
-        }
+        moments = {f"{moment}:{name}": rows for moment in MOMENTS for name, rows in optimizer.dealt.items()}
+        return moments | {name: optimizer.dealt[name] for name in optimizer.sharded}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that an interrupted run continues from, by name."""

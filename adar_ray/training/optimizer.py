@@ -36,7 +36,8 @@ class Adam:
 
     With `torch.distributed` initialized, gradients are first added up over all workers, which then make the
     same step. Of a table only rows that have gradients travel: worker `w` of `n` adds up and updates the rows
-    `w, w + n, w + 2n, ...`, whose moments it alone has, and everyone gets the new weights.
+    `w, w + n, w + 2n, ...`, whose moments it alone has, and everyone gets the new weights, unless the table
+    is sharded.
 
     Args:
         module: what to train. Its tables collect gradients by row from now on, if `by_rows`.
@@ -45,7 +46,8 @@ class Adam:
         own: names of parameters that each worker has for itself, such as the vectors of its users.
 
     Attributes:
-        dealt: names of the tables whose rows, and moments, are dealt to the workers.
+        dealt: how many rows the tables have whose rows, and moments, are dealt to the workers, by name.
+        sharded: names of those of them of which a worker has its own rows only.
     """
 
     def __init__(
@@ -61,12 +63,17 @@ class Adam:
         for table in self._tables.values():
             table.collect()
         self.steps = 0
-        tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
-        self.dealt = (tables & self.parameters.keys()) - self.own
-        self._shared = {name for name in sorted(self.dealt) if share(self.parameters[name])}
+        self.sharded = {name for name, table in self._tables.items() if table.is_sharded}
+        self.dealt = {
+            f"{name}.weight": part.rows if isinstance(part, Table) else part.num_embeddings
+            for name, part in module.named_modules()
+            if isinstance(part, nn.Embedding) and f"{name}.weight" in self.parameters.keys() - self.own
+        }
+        replicated = sorted(self.dealt.keys() - self.sharded)
+        self._shared = {name for name in replicated if share(self.parameters[name])}
         self.moments = {}
         for name, weight in self.parameters.items():
-            rows = weight[rank() :: world_size()] if name in self.dealt else weight
+            rows = weight[rank() :: world_size()] if name in replicated else weight
             self.moments[name] = torch.zeros_like(rows), torch.zeros_like(rows)
         self._rooms: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
 
@@ -104,16 +111,20 @@ class Adam:
             if name in self.dealt and world_size() > 1:
                 self._follow_dealt_rows(name, row_R, gradient_RD)
             else:
-                self._follow_rows(name, row_R, gradient_RD, row_R)
+                self._follow_rows(name, row_R, row_R, gradient_RD)
 
     def _follow_dealt_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
-        """Hands each gradient to the worker that the row is dealt to; gets all new weights back."""
+        """Hands each gradient to the worker that the row is dealt to; gets new weights back to replicate."""
         weight, workers = self.parameters[name], world_size()
         to_R = row_R % workers
         chosen = [(to_R == w).nonzero().squeeze(1) for w in range(workers)]
         sent = [tuple(rows.index_select(0, at) for rows in (row_R, gradient_RD)) for at in chosen]
         row_R, gradient_RD = self._summed(name, [Gradients(*part) for part in exchange(sent)])
-        self._follow_rows(name, row_R, gradient_RD, row_R // workers)
+        own_R = row_R // workers
+        if name in self.sharded:
+            self._follow_rows(name, own_R, own_R, gradient_RD)
+            return
+        self._follow_rows(name, row_R, own_R, gradient_RD)
         if name in self._shared:
             wait_for_all()
             return
@@ -149,15 +160,16 @@ class Adam:
     def _room(self, name: str, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What `kernels.sum_rows` writes to: kept, since fresh memory is slow."""
         if name not in self._rooms or len(self._rooms[name][1]) < rows:
-            size, dim = self.parameters[name].shape
+            held, dim = self.parameters[name].shape
+            size = self.dealt.get(name, held)
             place, total = np.full(size, -1, np.int32), np.empty((rows, dim), np.float32)
             self._rooms[name] = place, np.empty(rows, np.int64), total
         return self._rooms[name]
 
     def _follow_rows(
-        self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor, moment_R: torch.Tensor
+        self, name: str, row_R: torch.Tensor, moment_R: torch.Tensor, gradient_RD: torch.Tensor
     ) -> None:
-        """Updates rows of a table, whose moments are the rows `moment_R` of theirs."""
+        """Updates rows of the weights here, whose moments are the rows `moment_R` of theirs."""
         parameter, (mean, square) = self.parameters[name], self.moments[name]
         if kernels.runs_compiled(parameter):
             arrays = (parameter.detach(), mean, square, row_R, moment_R, gradient_RD)

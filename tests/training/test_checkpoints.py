@@ -41,6 +41,13 @@ KINDS = {
     "srns": ["sampler.name=srns", "srns.memory=8"],  # whose memory has rows of users
     "softmax": ["loss.name=cross_entropy"],
     "sasrec": ["model.name=sasrec", "sasrec.dropout=0", "loss.name=sampled_softmax"],
+    "sharded mf": ["model.tables=sharded", "adar.gamma=0.5"],
+    "sharded uniform": ["model.tables=sharded", "sampler.name=uniform"],
+    "sharded dns": ["model.tables=sharded", "sampler.name=dns", "model.cosine=true"],
+    "sharded popularity": ["model.tables=sharded", "sampler.name=popularity", "loss.name=bce"],
+    "sharded sasrec": ["model.tables=sharded", "model.name=sasrec", "sasrec.dropout=0"],
+    "sharded gru4rec": ["model.tables=sharded", "model.name=gru4rec", "gru4rec.dropout=0"],
+    "sharded neumf": ["model.tables=replicated", "model.name=neumf", "neumf.dropout=0", "sampler.name=srns"],
 }
 
 
