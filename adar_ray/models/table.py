@@ -53,8 +53,8 @@ class Table(nn.Embedding):
             others for theirs, so all workers have to make equally many; its gradient has to be collected.
 
     Attributes:
-        rows: of all workers together.
-        is_sharded: whether other workers hold some of the rows.
+        num_embeddings: all rows, whoever holds them.
+        is_sharded: whether other workers hold some of them.
     """
 
     gradients: list[Gradients | Products] | None = None
@@ -62,7 +62,7 @@ class Table(nn.Embedding):
     def __init__(self, rows: int, dim: int, *, sharded: bool = False) -> None:
         is_sharded = sharded and world_size() > 1
         super().__init__(len(range(rank(), rows, world_size())) if is_sharded else rows, dim)
-        self.rows, self.is_sharded = rows, is_sharded
+        self.num_embeddings, self.is_sharded = rows, is_sharded
 
     def reset_parameters(self) -> None:
         """Leaves the weights to whoever knows how they start: of large tables, drawing them twice is slow."""
@@ -77,9 +77,9 @@ class Table(nn.Embedding):
             fill(self.weight.data)
             return
         # torch draws in groups, and the last one may overlap that before it: no block may be smaller.
-        starts = range(0, max(self.rows - _ALIKE, 0) + 1, _BLOCK)
+        starts = range(0, max(self.num_embeddings - _ALIKE, 0) + 1, _BLOCK)
         held = 0
-        for start, end in pairwise([*starts, self.rows]):
+        for start, end in pairwise([*starts, self.num_embeddings]):
             block_RD = self.weight.new_empty(end - start, self.embedding_dim)
             fill(block_RD)
             own_RD = block_RD[(rank() - start) % world_size() :: world_size()]
@@ -105,7 +105,7 @@ class Table(nn.Embedding):
         """The vectors of rows, whose numbers may have any shape; without gradients if others hold some."""
         if not self.is_sharded:
             return nn.functional.embedding(row, self.weight)
-        workers, most = world_size(), -(-self.rows // world_size())
+        workers, most = world_size(), -(-self.num_embeddings // world_size())
         # Numbered worker by worker, so that the rows that one of them holds follow each other.
         place_R, at = torch.unique(row % workers * most + row // workers, return_inverse=True)
         first_w = torch.arange(1, workers, device=row.device) * most

@@ -46,8 +46,8 @@ class Adam:
         own: names of parameters that each worker has for itself, such as the vectors of its users.
 
     Attributes:
-        dealt: how many rows the tables have whose rows, and moments, are dealt to the workers, by name.
-        sharded: names of those of them of which a worker has its own rows only.
+        dealt: the tables whose rows, and moments, are dealt to the workers: names, and numbers of rows.
+        sharded: names of those of which a worker has no other rows.
     """
 
     def __init__(
@@ -64,11 +64,9 @@ class Adam:
             table.collect()
         self.steps = 0
         self.sharded = {name for name, table in self._tables.items() if table.is_sharded}
-        self.dealt = {
-            f"{name}.weight": part.rows if isinstance(part, Table) else part.num_embeddings
-            for name, part in module.named_modules()
-            if isinstance(part, nn.Embedding) and f"{name}.weight" in self.parameters.keys() - self.own
-        }
+        embeddings = {name: part for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+        sizes = {f"{name}.weight": part.num_embeddings for name, part in embeddings.items()}
+        self.dealt = {name: sizes[name] for name in sizes.keys() & self.parameters.keys() - self.own}
         replicated = sorted(self.dealt.keys() - self.sharded)
         self._shared = {name for name in replicated if share(self.parameters[name])}
         self.moments = {}
