@@ -53,7 +53,7 @@ def top_items(
 
     Holds the vectors of all items. Asking for many users at once computes them once. If workers share out the
     items, it holds those of all its users and of a chunk of items; then every worker has to call it, also one
-    without users.
+    without users, and threads share each product.
 
     Args:
         model: a base model in evaluation mode.

@@ -1,4 +1,7 @@
-"""Tables that workers share out: their rows, look-ups and rankings are those of whole tables."""
+"""Tables that workers share out: their rows, look-ups and rankings are those of whole tables.
+
+Legend: R rows of a table, D dimensions.
+"""
 
 from __future__ import annotations
 
