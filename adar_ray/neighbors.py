@@ -113,7 +113,8 @@ class Neighbors:
 
         The tensors for all workers are alike but for their number of rows.
         """
-        return self._deliver([self._head(tensors) for tensors in sent], sent[self.rank])
+        heads = [self._head(tensors) if other != self.rank else [] for other, tensors in enumerate(sent)]
+        return self._deliver(heads, sent[self.rank])
 
     def gather(self, tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
         """`exchange` that sends the same to everyone."""

@@ -147,6 +147,8 @@ def _started(worker_cpus: int) -> Iterator[None]:
             else:
                 cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
                 stack.enter_context(_processes_ended())
+                # Otherwise Ray starts a process for each CPU before it knows what they are for.
+                stack.enter_context(environment_kept(RAY_prestart_worker_first_driver="0"))
                 with waiting(f"{where} to start", START_SECONDS):
                     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
         except AdarError:

@@ -173,7 +173,7 @@ class Folder:
         with self.filesystem.open_input_stream(self.join(name)) as stream:
             return stream.read()
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Replace the whole file: a reader sees the old content or the new, never a part of it."""
         path = self.join(name)
         self.create(name.rpartition("/")[0])

@@ -12,6 +12,7 @@ from adar_ray import kernels
 from adar_ray.adar.schedule import Schedule
 from adar_ray.adar.transition import transition_angle
 from adar_ray.models.protocol import dot_score
+from adar_ray.samplers.base import Source
 from adar_ray.training.step import StepStatistics
 
 
@@ -24,39 +25,6 @@ def test_compiled_loops_are_for_single_precision_and_whole_numbers_on_the_cpu():
     assert kernels.runs_compiled(ids, vectors)
     for other in (vectors.double(), vectors.half(), ids.int(), vectors.to("meta")):
         assert not kernels.runs_compiled(ids, other)
-
-
-@pytest.mark.parametrize("rows", [0, 1, 50])
-def test_rows_are_added_up_over_several_calls(rows):
-    draw = torch.Generator().manual_seed(1)
-    parts = [(torch.randint(9, (rows,), generator=draw), numbers(rows, 5, seed=seed)) for seed in (2, 3)]
-    place_N, distinct_R = torch.full((9,), -1, dtype=torch.int32), torch.empty(2 * rows, dtype=torch.int64)
-    total_RD, count = torch.empty(2 * rows, 5), 0
-    for part in parts:
-        tensors = (*part, place_N, distinct_R, total_RD)
-        count = kernels.sum_rows(*(tensor.numpy() for tensor in tensors), count)
-    row_E, gradient_ED = (torch.cat(column) for column in zip(*parts, strict=True))
-    assert distinct_R[:count].tolist() == list(dict.fromkeys(row_E.tolist()))  # in order of appearance
-    expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_E, gradient_ED.double())
-    torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("K", [0, 1, 3])
-def test_gradients_that_are_multiples_of_rows_add_up_without_being_made(K):
-    draw = torch.Generator().manual_seed(1)
-    row_R, of_RK = torch.randint(9, (50,), generator=draw), torch.randint(6, (50, K), generator=draw)
-    factor_RK, vector_ND, own_R, weight_ND = numbers(50, K), numbers(6, 5), numbers(50), numbers(9, 5)
-    own_R[::2] = 0
-    place_N, distinct_R = torch.full((9,), -1, dtype=torch.int32), torch.empty(50, dtype=torch.int64)
-    total_RD = torch.empty(50, 5)
-    tensors = (row_R, factor_RK, vector_ND, of_RK, own_R, weight_ND, place_N, distinct_R, total_RD)
-    count = kernels.sum_products(*(tensor.numpy() for tensor in tensors), 0)
-    gradient_RD = (factor_RK[..., None].double() * vector_ND[of_RK]).sum(1) + own_R[:, None] * weight_ND[
-        row_R
-    ]
-    expected_ND = torch.zeros(9, 5, dtype=torch.float64).index_add_(0, row_R, gradient_RD)
-    assert sorted(distinct_R[:count].tolist()) == sorted(set(row_R.tolist()))
-    torch.testing.assert_close(total_RD[:count].double(), expected_ND[distinct_R[:count]], rtol=0, atol=1e-5)
 
 
 def test_adam_on_rows_is_torchs_adam_on_sparse_gradients():
@@ -94,64 +62,56 @@ def test_dot_products_of_vectors_that_lie_apart_in_memory():
     torch.testing.assert_close(dot_score(user_BD, item_BKD), torch.einsum("bd,bkd->bk", user_BD, item_BKD))
 
 
-@pytest.mark.parametrize("has_bits", [False, True])
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_hardest_of_each_window_is_found_by_hand(masks, has_bits):
-    rows, pool, items, K, M = 12, 10, 30, 2, 4
-    score_BP, draw = numbers(rows, pool), np.random.default_rng(0)
-    item_P = draw.integers(0, items, pool)
-    item_P[7] = item_P[2]  # one that is there twice
-    place_I = np.full(items, -1, np.int32)
-    place_I[item_P] = np.arange(pool)
+@pytest.mark.parametrize(("pool", "M"), [(10, 4), (10, 7), (3, 8), (1, 1)])
+def test_the_hardest_of_each_window_is_found_by_hand(masks, pool, M):
+    rows, K, dim = 12, 3, 5
+    user_BD, positive_BD, pool_PD = numbers(rows, dim), numbers(rows, dim, seed=1), numbers(pool, dim, seed=2)
+    mean_D, draw = pool_PD.mean(0), np.random.default_rng(0)
     offset_B, width_B = draw.integers(0, pool, rows), draw.integers(1, M + 1, rows)
-    seen = draw.random((rows, items)) < 0.5
-    seen[3] = True
-    user, item = seen.nonzero()
-    start = np.concatenate([[0], np.cumsum(seen.sum(1))])
-    found = np.empty((rows, K), bool), np.empty(rows, np.float32), np.empty(rows, np.float32)
-    noise = np.empty((rows, K), np.int64)
-    kernels.hardest_of_window(
-        score_BP.numpy(),
-        item_P if masks else np.empty(0, np.int64),
-        place_I,
-        start,
-        user * items + item,
-        np.packbits(seen, bitorder="little") if has_bits else np.empty(0, np.uint8),
-        items,
-        np.arange(rows),
-        offset_B,
-        np.stack([width_B, np.full(rows, M)]),
-        noise,
-        *found,
-    )
+    seen_BP = draw.random((rows, pool if masks else 0)) < 0.5
+    seen_BP[3] = True
+    noise_BK, found_BK = np.empty((rows, K), np.int64), np.empty((rows, K), bool)
+    scores = np.empty((rows, K), np.float32), np.empty(rows, np.float32), np.empty(rows, np.float32)
+    vectors = (tensor.numpy() for tensor in (user_BD, positive_BD, pool_PD, mean_D))
+    user, positive, *shared = vectors
+    row_B = np.arange(rows)
+    tables = user, row_B, positive, row_B, *shared
+    kernels.hardest_of_windows(*tables, seen_BP, offset_B, width_B, M, noise_BK, found_BK, *scores)
+    score_BP = (user_BD.double() @ pool_PD.T.double()).numpy()
     for row in range(rows):
         for k in range(K):
             window = [(offset_B[row] + k * M + member) % pool for member in range(width_B[row])]
-            unseen = [at for at in window if not (masks and seen[row, item_P[at]])]
-            assert found[0][row, k] == bool(unseen)
-            assert not unseen or noise[row, k] == max(unseen, key=lambda at: score_BP[row, at].item())
-    assert found[0].all() == (not masks)
-    np.testing.assert_allclose(found[1], score_BP.double().mean(1), atol=1e-6)
-    np.testing.assert_allclose(found[2], score_BP.double().std(1, correction=0), rtol=1e-5)
+            unseen = [at for at in window if not (masks and seen_BP[row, at])]
+            assert found_BK[row, k] == bool(unseen)
+            assert noise_BK[row, k] == max(unseen or window[:1], key=lambda at: score_BP[row, at])
+    assert found_BK.all() == (not masks)
+    np.testing.assert_allclose(scores[0], np.take_along_axis(score_BP, noise_BK, 1), atol=1e-5)
+    np.testing.assert_allclose(scores[1], score_BP.mean(1), atol=1e-5)
+    np.testing.assert_allclose(scores[2], (user_BD * positive_BD).double().sum(1), atol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
 @pytest.mark.parametrize("least", [0.0, 0.4])
 def test_positives_stop_at_the_transition_point_of_the_closed_form(schedule, least):
     rows, pool, K, steps = 400, 20, 3, Schedule(schedule, 200)
-    score_BP, positive_B = numbers(rows, pool), numbers(rows, seed=1).abs() * 2
+    scale = 1e-7  # at any, the angles are the same
+    score_BP, positive_B = scale * numbers(rows, pool), scale * numbers(rows, seed=1).abs() * 2
     noise_BK = torch.randint(pool, (rows, K), generator=torch.Generator().manual_seed(2))
     mean_B, deviation_B = score_BP.mean(1), score_BP.std(1, correction=0)
     r_B = (positive_B - mean_B) / deviation_B
     z_B = torch.minimum(r_B, numbers(rows, seed=3))
-    timestep_BK = torch.empty(rows, K, dtype=torch.int64)
-    cos_BK, sin_BK, diffused_BK = torch.empty(3, rows, K)
-    given = (score_BP, noise_BK, mean_B, deviation_B, positive_B, z_B)
-    found = (steps.cos_between_T, steps.cos_T, steps.sin_T, timestep_BK, cos_BK, sin_BK, diffused_BK)
-    kernels.stop_at_boundary(*(x.numpy() for x in given), math.cos(least), *(x.numpy() for x in found))
+    raw_BK = score_BP.gather(1, noise_BK)
+    share_BK, cos_BK, sin_BK, diffused_BK = torch.empty(4, rows, K)
+    given = (raw_BK, mean_B, positive_B, z_B * deviation_B)
+    tables = (steps.cos_between_T, steps.first_R, steps.cos_T, steps.sin_T)
+    found = (share_BK, cos_BK, sin_BK, diffused_BK)
+    arrays = (tensor.numpy() for tensor in (*tables, *found))
+    kernels.stop_at_boundary(*(tensor.numpy() for tensor in given), math.cos(least), *arrays)
+    timestep_BK = (share_BK * 200).round().long()
+    torch.testing.assert_close(timestep_BK / 200, share_BK)
 
-    raw_BK = score_BP.double().gather(1, noise_BK)
-    b_BK = (raw_BK - mean_B[:, None]) / deviation_B[:, None]
+    b_BK = (raw_BK.double() - mean_B[:, None]) / deviation_B[:, None]
     r_BK, z_BK = (x.double()[:, None].expand_as(b_BK) for x in (r_B, z_B))
     expected_BK = steps.timestep(transition_angle(r_BK, b_BK, z_BK).clamp_min(least))
     assert (timestep_BK - expected_BK).abs().max() <= 1  # where rounding decides between two
@@ -162,7 +122,29 @@ def test_positives_stop_at_the_transition_point_of_the_closed_form(schedule, lea
     torch.testing.assert_close(sin_BK.double(), angle_BK.sin(), rtol=0, atol=1e-6)
     mean_B1, off_B1 = mean_B[:, None], (positive_B - mean_B)[:, None]
     on_the_way_BK = mean_B1 + angle_BK.cos() * off_B1 + angle_BK.sin() * (raw_BK - mean_B1)
-    torch.testing.assert_close(diffused_BK.double(), on_the_way_BK, rtol=0, atol=1e-5)
+    torch.testing.assert_close(diffused_BK.double(), on_the_way_BK, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("T", [1, 2, 30, 1000])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
+def test_a_search_for_a_cosine_begins_at_or_just_before_its_step(schedule, T):
+    steps = Schedule(schedule, T)
+    angle_N = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)
+    wanted_N = steps.timestep(angle_N)
+    begin_N = steps.first_R[(angle_N.cos() * (len(steps.first_R) - 1)).long()]
+    assert (begin_N <= wanted_N).all()
+    assert (wanted_N - begin_N)[angle_N > 0.1].double().mean() < 1
+
+
+def test_scores_that_are_no_numbers_are_diffused_to_the_end():
+    steps = Schedule("cosine", 10)
+    score_BK = torch.tensor([[math.nan], [math.inf], [-math.inf]])
+    answers = torch.empty(4, 3, 1)
+    rows = (torch.zeros(3), torch.full((3,), math.inf), torch.full((3,), math.inf))
+    tables = (steps.cos_between_T, steps.first_R, steps.cos_T, steps.sin_T)
+    arrays = (tensor.numpy() for tensor in (*tables, *answers))
+    kernels.stop_at_boundary(*(x.numpy() for x in (score_BK, *rows)), 1.0, *arrays)
+    assert answers[0].tolist() == [[1]] * 3
 
 
 def test_gradients_of_diffused_scores_are_those_of_autograd():
@@ -172,7 +154,9 @@ def test_gradients_of_diffused_scores_are_those_of_autograd():
     angle_BK, weight_BK = numbers(rows, K, seed=4).abs() % (math.pi / 2), numbers(rows, K, seed=5)
     mean_D, cos_BK, sin_BK = pool_PD.mean(0), angle_BK.cos(), angle_BK.sin()
     ours = torch.empty(rows, dim), torch.empty(rows, dim), torch.zeros(pool, dim)
-    tensors = (user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, weight_BK, *ours)
+    row_B = torch.arange(rows)
+    tables = user_BD, row_B, positive_BD, row_B, pool_PD
+    tensors = (*tables, mean_D, noise_BK, cos_BK, sin_BK, weight_BK, *ours)
     kernels.diffused_backward(*(tensor.numpy() for tensor in tensors))
     leaves = [tensor.double().requires_grad_() for tensor in (user_BD, positive_BD, pool_PD)]
     user, positive, member = leaves
@@ -184,6 +168,17 @@ def test_gradients_of_diffused_scores_are_those_of_autograd():
     ((user[:, None] * mixed_BKD).sum(2) * weight_BK).sum().backward()
     for gradient, leaf in zip(ours, leaves, strict=True):
         torch.testing.assert_close(gradient.double(), leaf.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_means_of_values_of_a_source_and_their_gradients_are_those_of_autograd():
+    value_P, weight_B = numbers(6).requires_grad_(), numbers(40, seed=1)
+    at_BK = torch.randint(6, (40, 3), generator=torch.Generator().manual_seed(2))
+    plain_P = value_P.detach().double().requires_grad_()
+    ours_B, plain_B = (Source(at_BK, at_BK, at_BK).means(value) for value in (value_P, plain_P))
+    torch.testing.assert_close(ours_B.double(), plain_B)
+    for mean_B in (ours_B, plain_B):
+        (mean_B * weight_B).sum().backward()
+    torch.testing.assert_close(value_P.grad.double(), plain_P.grad, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("has_timesteps", [False, True])

@@ -10,6 +10,7 @@ Legend: P vectors of the pool, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -17,8 +18,12 @@ from torch import nn
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import SamplingContext
 
-# Vectors `[P, D]`, and the items that they are, `[P]`; None if they are not items.
-Pool = tuple[torch.Tensor, torch.Tensor | None]
+
+class Pool(NamedTuple):
+    """Vectors, and the items that they are; None if they are not items."""
+
+    vector_PD: torch.Tensor
+    item_P: torch.Tensor | None
 
 
 class CatalogNoise(nn.Module):
@@ -30,7 +35,7 @@ class CatalogNoise(nn.Module):
 
     def forward(self, context: SamplingContext, n: int, rng: RowRng) -> Pool:
         item_P = rng.shared_integers(context.n_items, n)
-        return context.vectors(item_P), item_P
+        return Pool(context.vectors(item_P), item_P)
 
 
 class GaussianNoise(nn.Module):
@@ -66,7 +71,8 @@ class GaussianNoise(nn.Module):
             root_DD = torch.linalg.cholesky(self.covariance_DD + ridge_D.diag())
         else:
             root_DD = self.covariance_DD.diagonal().clamp_min(0).sqrt().diag()
-        return self.mean_D + _mirrored_normals(rng, n, len(self.mean_D), self.mean_D) @ root_DD.T, None
+        normal_PD = _mirrored_normals(rng, n, len(self.mean_D), self.mean_D)
+        return Pool(self.mean_D + normal_PD @ root_DD.T, None)
 
     def _see(self, vector_PD: torch.Tensor) -> None:
         vector_PD = vector_PD.to(self.mean_D.dtype)
@@ -88,7 +94,7 @@ class IsotropicNoise(nn.Module):
     @torch.no_grad()
     def forward(self, context: SamplingContext, n: int, rng: RowRng) -> Pool:
         like = context.vectors(torch.zeros(1, dtype=torch.int64, device=rng.row_B.device))
-        return _mirrored_normals(rng, n, like.shape[-1], like), None
+        return Pool(_mirrored_normals(rng, n, like.shape[-1], like), None)
 
 
 def _mirrored_normals(rng: RowRng, n: int, dim: int, like: torch.Tensor) -> torch.Tensor:

@@ -13,21 +13,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from adar_ray import kernels
-from adar_ray.adar.noise import NOISES
+from adar_ray.adar.noise import NOISES, Pool
 from adar_ray.adar.schedule import Schedule, diffuse
 from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
 from adar_ray.component import SamplerComponent, Settings, setting
-from adar_ray.interactions.user_items import SeenItems
 from adar_ray.models.protocol import dot_score
+from adar_ray.models.table import Gradients, Table
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source
+from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source, need
 
 _TINY = 1e-6
 _FEWEST = 4  # candidates that the most active users still get, unless M is lower
@@ -113,6 +113,7 @@ class AdarSampler(BaseSampler):
         dim: D of item representations; only Gaussian noise needs it.
     """
 
+    reads_vectors = False
     r_mean: torch.Tensor
     momentum = 0.99  # of the running mean of the positives' scores, to which `gamma` refers
 
@@ -132,66 +133,73 @@ class AdarSampler(BaseSampler):
         worker has to call the sampler equally often.
         """
         settings = self.settings
-        pool_PD, pool_P = self.noise(context, settings.pool, rng)
+        pool = self.noise(context, settings.pool, rng)
+        pool_PD, mean_D = pool.vector_PD, pool.vector_PD.detach().mean(0)
         is_plain = context.epoch <= settings.warmup
+        least = math.pi / 2 if is_plain else settings.phi_min * math.pi / 2
+        compiled = context.score is dot_score and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
+        users, positives = _Rows.of(user_BD), _Rows.of(positive_BD)
+        if context.pairs is not None:
+            users = _Rows(context.pairs.users.weight, need(context.user_B, "user_B"), context.pairs.users)
+            positive_B = need(context.positive_B, "positive_B")
+            positives = _Rows(context.pairs.items.weight, positive_B, context.pairs.items)
         with torch.no_grad():
-            score_BP = context.score(user_BD, pool_PD[None])
-            M_B = self._candidates(score_BP[:, 0], context)
+            M_B = self._candidates(user_BD.new_empty(len(user_BD)), context)
             is_softened_B = settings.candidates > M_B
             if is_plain:
                 M_B = torch.ones_like(M_B)
-            chosen = self._choose_noise(score_BP, pool_P, context, rng, M_B)
-            mean_B1, deviation_B1 = chosen.mean_B[:, None], chosen.deviation_B[:, None].clamp_min(_TINY)
-            positive_B1 = context.score(user_BD, positive_BD[:, None])
-            r_B1 = (positive_B1 - mean_B1) / deviation_B1
+            offset_B = rng.integers(settings.pool, 1, stream=1)[:, 0]
+            if compiled:
+                chosen = self._choose_compiled(users, positives, pool, mean_D, context, offset_B, M_B)
+            else:
+                chosen = self._choose(user_BD, positive_BD, pool, context, offset_B, M_B)
+            r_B1 = chosen.in_units(chosen.positive_B1)
             beta_B1 = settings.beta * (M_B[:, None] / settings.candidates) ** _SOFTER
             z_B1 = score_aware_boundary(r_B1, beta_B1, settings.gamma, self._running_mean(r_B1))
 
-        if not settings.attach:
-            positive_BD = positive_BD.detach()
-        noise_BK, mean_D = chosen.noise_BK, pool_PD.detach().mean(0)
+        noise_BK = chosen.noise_BK
 
         def vectors(phi_BK: torch.Tensor) -> torch.Tensor:
+            positive_BD = positives.vectors() if settings.attach else positives.vectors().detach()
             noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
             return diffuse(positive_BD[:, None], noise_BKD, mean_D, phi_BK)
 
         known: dict[str, Any] = {
             "mask_BK": chosen.found_BK,
             "softened_B": None if context.seen_count_B is None else is_softened_B,
-            "source": None if pool_P is None else Source(pool_P, pool_PD, noise_BK),
+            "source": None if pool.item_P is None else Source(pool.item_P, pool_PD, noise_BK),
         }
-        least = settings.phi_min * math.pi / 2
-        if (
-            not is_plain
-            and context.score is dot_score
-            and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
-        ):
-            rows = (score_BP, noise_BK, mean_B1, deviation_B1, positive_B1, z_B1)
-            t_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(*rows, least, self.schedule)
+        if compiled:
+            share_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(chosen, z_B1, least, self.schedule)
             score_BK = _DiffusedScores.apply(
-                user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK, value_BK
+                users.table_ND,
+                positives.table_ND if settings.attach else positives.table_ND.detach(),
+                pool_PD,
+                users,
+                positives,
+                (mean_D, noise_BK, cos_BK, sin_BK),
+                value_BK,
             )
-            known["timestep_BK"] = t_BK.to(user_BD.dtype) / self.schedule.T
-            return LazyNegatives(
-                lambda: vectors(self.schedule.angle(t_BK).to(user_BD.dtype)), score_BK=score_BK, **known
-            )
+
+            def make_vectors() -> torch.Tensor:
+                t_BK = (share_BK * self.schedule.T).round().long()
+                return vectors(self.schedule.angle(t_BK).to(user_BD.dtype))
+
+            return LazyNegatives(make_vectors, score_BK=score_BK, timestep_BK=share_BK, **known)
 
         def scores(vector_BKD: torch.Tensor) -> torch.Tensor:
             """In the user's units."""
-            return (context.score(user_BD, vector_BKD) - mean_B1) / deviation_B1
+            return chosen.in_units(context.score(user_BD, vector_BKD))
 
         with torch.no_grad():
-            if is_plain:
-                t_BK = torch.full_like(noise_BK, settings.timesteps)
-            else:
-                b_BK = (score_BP.gather(1, noise_BK) - mean_B1) / deviation_B1
-                angle_BK = self._transition(r_B1, b_BK, z_B1)
-                if context.score is not dot_score:
-                    is_linear_B1 = self._is_linear(scores(mean_D[None, None]))
-                    if not is_linear_B1.all():  # row by row: others in the batch do not matter
-                        found_BK = search_angle(lambda phi_BK: scores(vectors(phi_BK)), b_BK, z_B1)
-                        angle_BK = torch.where(is_linear_B1, angle_BK, found_BK)
-                t_BK = self.schedule.timestep(angle_BK.clamp_min(least))
+            b_BK = chosen.in_units(chosen.score_BK)
+            angle_BK = self._transition(r_B1, b_BK, z_B1)
+            if context.score is not dot_score and not is_plain:
+                is_linear_B1 = self._is_linear(scores(mean_D[None, None]))
+                if not is_linear_B1.all():  # row by row: others in the batch do not matter
+                    found_BK = search_angle(lambda phi_BK: scores(vectors(phi_BK)), b_BK, z_B1)
+                    angle_BK = torch.where(is_linear_B1, angle_BK, found_BK)
+            t_BK = self.schedule.timestep(angle_BK.double().clamp_min(least))
             phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
         known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
         return Negatives(vectors(phi_BK), **known)
@@ -220,12 +228,13 @@ class AdarSampler(BaseSampler):
         hidden_B = expected_B.to(like_B.dtype)
         return (1 / hidden_B.clamp(max=1 / _FEWEST)).clamp(max=self.settings.candidates)
 
-    def _choose_noise(
+    def _choose(
         self,
-        score_BP: torch.Tensor,
-        pool_P: torch.Tensor | None,
+        user_BD: torch.Tensor,
+        positive_BD: torch.Tensor,
+        pool: Pool,
         context: SamplingContext,
-        rng: RowRng,
+        offset_B: torch.Tensor,
         M_B: torch.Tensor,
     ) -> _Noise:
         """The hardest of the first M_B unseen members of K windows into the pool, one beside the other.
@@ -234,21 +243,57 @@ class AdarSampler(BaseSampler):
         random number says.
         """
         K, M, P = self.settings.negatives, self.settings.candidates, self.settings.pool
-        offset_B1 = rng.integers(P, 1, stream=1)
-        seen = context.seen if pool_P is not None else None
-        if kernels.runs_compiled(score_BP) and (seen is None or isinstance(seen, SeenItems)):
-            return _hardest_of_window(score_BP, pool_P, seen, offset_B1[:, 0], M_B, K, M)
+        score_BP = context.score(user_BD, pool.vector_PD[None])
         mean_B1 = score_BP.mean(1, keepdim=True)
-        deviation_B = (score_BP - mean_B1).square().mean(1).sqrt()
-        if seen is not None and pool_P is not None:
-            score_BP = score_BP.masked_fill(seen(pool_P), -torch.inf)
+        deviation_B1 = (score_BP - mean_B1).square().mean(1, keepdim=True).sqrt()
         member_KM = torch.arange(K * M, device=score_BP.device).view(K, M)
-        at_BKM = (offset_B1[..., None] + member_KM) % P
+        at_BKM = (offset_B[:, None, None] + member_KM) % P
+        is_out_BKM = (member_KM[0] >= M_B[:, None].floor())[:, None].expand_as(at_BKM)
+        if context.seen is not None and pool.item_P is not None:
+            is_out_BKM = is_out_BKM | context.seen(pool.item_P).gather(1, at_BKM.flatten(1)).view_as(at_BKM)
         score_BKM = score_BP.gather(1, at_BKM.flatten(1)).view_as(at_BKM)
-        is_beyond_BKM = (member_KM[0] >= M_B[:, None].floor())[:, None].expand_as(at_BKM)
-        best_BK, at_BK = score_BKM.masked_fill(is_beyond_BKM, -torch.inf).max(2)
+        best_BK, at_BK = score_BKM.masked_fill(is_out_BKM, -torch.inf).max(2)
         noise_BK = at_BKM.gather(2, at_BK[..., None])[..., 0]
-        return _Noise(noise_BK, best_BK > -torch.inf, mean_B1[:, 0], deviation_B)
+        return _Noise(
+            noise_BK,
+            best_BK > -torch.inf,
+            score_BP.gather(1, noise_BK),
+            context.score(user_BD, positive_BD[:, None]),
+            mean_B1,
+            deviation_B1.clamp_min(_TINY),
+        )
+
+    def _choose_compiled(
+        self,
+        users: _Rows,
+        positives: _Rows,
+        pool: Pool,
+        mean_D: torch.Tensor,
+        context: SamplingContext,
+        offset_B: torch.Tensor,
+        M_B: torch.Tensor,
+    ) -> _Noise:
+        """`_choose` that scores only the vectors it chooses among, by dot products."""
+        seen_BP = torch.empty(len(offset_B), 0, dtype=torch.bool)
+        if context.seen is not None and pool.item_P is not None:
+            seen_BP = context.seen(pool.item_P)
+        noise_BK = offset_B.new_empty(len(offset_B), self.settings.negatives)
+        found_BK = torch.empty_like(noise_BK, dtype=torch.bool)
+        score_BK = mean_D.new_empty(noise_BK.shape)
+        mean_B1, positive_B1 = mean_D.new_empty(2, len(offset_B), 1)
+        kernels.hardest_of_windows(
+            *_arrays(*users[:2], *positives[:2], pool.vector_PD, mean_D, seen_BP, offset_B, M_B),
+            self.settings.candidates,
+            *_arrays(noise_BK, found_BK, score_BK, mean_B1[:, 0], positive_B1[:, 0]),
+        )
+        unit_B1 = None
+        if self.settings.gamma != 1:
+            with torch.autocast(mean_D.device.type, enabled=False):
+                off_PD = pool.vector_PD - mean_D
+                user_BD = users.vectors()
+                square_BD = (user_BD @ (off_PD.T @ off_PD / len(off_PD))) * user_BD
+            unit_B1 = square_BD.sum(1, keepdim=True).clamp_min(0).sqrt().clamp_min(_TINY)
+        return _Noise(noise_BK, found_BK, score_BK, positive_B1, mean_B1, unit_B1)
 
     def _running_mean(self, r_B1: torch.Tensor) -> torch.Tensor:
         """The running mean of r over batches and workers, this batch included."""
@@ -266,68 +311,70 @@ class AdarSampler(BaseSampler):
 
 @dataclass(frozen=True)
 class _Noise:
-    """Positions in the pool and whether they count, `[B, K]`; mean and deviation of its scores, `[B]`."""
+    """What positives are diffused into, and scores.
+
+    Attributes:
+        noise_BK, found_BK: positions in the pool, and whether they count.
+        score_BK, positive_B1, mean_B1: scores of the noise, of the positive and of the pool's mean.
+        unit_B1: standard deviation of the pool's scores; None where it cancels out, which it does for
+            `gamma` 1.
+    """
 
     noise_BK: torch.Tensor
     found_BK: torch.Tensor
-    mean_B: torch.Tensor
-    deviation_B: torch.Tensor
+    score_BK: torch.Tensor
+    positive_B1: torch.Tensor
+    mean_B1: torch.Tensor
+    unit_B1: torch.Tensor | None
+
+    def in_units(self, score: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, ...]` in the user's units."""
+        above = score - self.mean_B1
+        return above if self.unit_B1 is None else above / self.unit_B1
 
 
-def _hardest_of_window(
-    score_BP: torch.Tensor,
-    pool_P: torch.Tensor | None,
-    seen: SeenItems | None,
-    offset_B: torch.Tensor,
-    M_B: torch.Tensor,
-    K: int,
-    M: int,
-) -> _Noise:
-    rows = len(score_BP)
-    item_P, user_B = torch.empty((2, 0), dtype=torch.int64)
-    nothing = np.empty(0, np.int64)
-    place_I, lookup = np.empty(0, np.int32), (nothing, nothing, np.empty(0, np.uint8), 1)
-    if seen is not None and pool_P is not None:
-        item_P, user_B, lookup = pool_P, seen.user_B, seen.observed.arrays()
-        place_I = seen.observed.blank()
-        place_I[item_P.numpy()] = np.arange(len(item_P), dtype=np.int32)
-    chosen = _Noise(
-        offset_B.new_empty(rows, K),
-        torch.empty(rows, K, dtype=torch.bool),
-        score_BP.new_empty(rows),
-        score_BP.new_empty(rows),
-    )
-    width_2B = torch.stack([M_B.to(torch.int64), torch.full_like(offset_B, M)])
-    kernels.hardest_of_window(
-        score_BP.numpy(),
-        item_P.numpy(),
-        place_I,
-        *lookup,
-        *(tensor.contiguous().numpy() for tensor in (user_B, offset_B, width_2B)),
-        *(tensor.numpy() for tensor in vars(chosen).values()),
-    )
-    place_I[item_P.numpy()] = -1
-    return chosen
+class _Rows(NamedTuple):
+    """Vectors of the batch's rows: rows of a tensor.
+
+    Attributes:
+        table_ND, row_B: the tensor, and which of its rows.
+        owner: the table that collects gradients of its rows, if it is one.
+    """
+
+    table_ND: torch.Tensor
+    row_B: torch.Tensor
+    owner: Table | None
+
+    @classmethod
+    def of(cls, vector_BD: torch.Tensor) -> _Rows:
+        return cls(vector_BD, torch.arange(len(vector_BD)), None)
+
+    def vectors(self) -> torch.Tensor:
+        """`[B, D]`."""
+        return self.table_ND if self.owner is None else self.owner(self.row_B)
+
+    def gradient(self, gradient_BD: torch.Tensor) -> torch.Tensor | None:
+        """What autograd passes on: nothing if the table collects it."""
+        if self.owner is None or self.owner.gradients is None:
+            return gradient_BD
+        self.owner.gradients.append(Gradients(self.row_B, gradient_BD))
+        return None
+
+
+def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 def _stop_at_boundary(
-    score_BP: torch.Tensor,
-    noise_BK: torch.Tensor,
-    mean_B1: torch.Tensor,
-    deviation_B1: torch.Tensor,
-    positive_B1: torch.Tensor,
-    z_B1: torch.Tensor,
-    least: float,
-    schedule: Schedule,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Timesteps, cosines and sines of their angles, and scores there, `[B, K]`."""
-    t_BK, cos_BK, sin_BK, value_BK = torch.empty_like(noise_BK), *score_BP.new_empty(3, *noise_BK.shape)
-    of_rows = (x.detach().flatten().numpy() for x in (mean_B1, deviation_B1, positive_B1, z_B1))
-    steps = (schedule.cos_between_T, schedule.cos_T, schedule.sin_T, t_BK, cos_BK, sin_BK, value_BK)
-    kernels.stop_at_boundary(
-        score_BP.numpy(), noise_BK.numpy(), *of_rows, math.cos(least), *(x.numpy() for x in steps)
-    )
-    return t_BK, cos_BK, sin_BK, value_BK
+    noise: _Noise, z_B1: torch.Tensor, least: float, schedule: Schedule
+) -> list[torch.Tensor]:
+    """Timesteps as shares of T, cosines and sines of their angles, and scores there, `[B, K]`."""
+    answers = [torch.empty_like(noise.score_BK) for _ in range(4)]
+    boundary_B1 = z_B1 if noise.unit_B1 is None else z_B1 * noise.unit_B1
+    of_rows = (tensor[:, 0] for tensor in (noise.mean_B1, noise.positive_B1, boundary_B1))
+    steps = (schedule.cos_between_T, schedule.first_R, schedule.cos_T, schedule.sin_T)
+    kernels.stop_at_boundary(*_arrays(noise.score_BK, *of_rows), math.cos(least), *_arrays(*steps, *answers))
+    return answers
 
 
 class _DiffusedScores(torch.autograd.Function):
@@ -336,26 +383,38 @@ class _DiffusedScores(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        user_BD: torch.Tensor,
-        positive_BD: torch.Tensor,
+        user_ND: torch.Tensor,
+        positive_ND: torch.Tensor,
         pool_PD: torch.Tensor,
-        mean_D: torch.Tensor,
-        noise_BK: torch.Tensor,
-        cos_BK: torch.Tensor,
-        sin_BK: torch.Tensor,
+        users: _Rows,
+        positives: _Rows,
+        diffused: tuple[torch.Tensor, ...],
         value_BK: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.save_for_backward(user_BD, positive_BD, pool_PD, mean_D, noise_BK, cos_BK, sin_BK)
+        ctx.save_for_backward(user_ND, positive_ND, pool_PD)
+        ctx.users, ctx.positives, ctx.diffused = users, positives, diffused
         return value_BK
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        user_BD, positive_BD, pool_PD, *_ = saved = ctx.saved_tensors
-        gradients = torch.empty_like(user_BD), torch.empty_like(positive_BD), torch.zeros_like(pool_PD)
-        tensors = (*saved, gradient_BK, *gradients)
-        kernels.diffused_backward(*(tensor.detach().contiguous().numpy() for tensor in tensors))
-        return (*gradients, *(None,) * 5)
+        user_ND, positive_ND, pool_PD = ctx.saved_tensors
+        users, positives = ctx.users, ctx.positives
+        rows, attached = len(gradient_BK), ctx.needs_input_grad[1]
+        gradients = (
+            user_ND.new_empty(rows, user_ND.shape[1]),
+            positive_ND.new_empty(rows if attached else 0, positive_ND.shape[1]),
+            torch.zeros_like(pool_PD),
+        )
+        vectors = user_ND, users.row_B, positive_ND, positives.row_B, pool_PD
+        kernels.diffused_backward(*_arrays(*vectors, *ctx.diffused, gradient_BK, *gradients))
+        of_user, of_positive, of_pool = gradients
+        return (
+            users.gradient(of_user),
+            positives.gradient(of_positive) if attached else None,
+            of_pool,
+            *(None,) * 4,
+        )
 
 
 COMPONENT = SamplerComponent(

@@ -58,6 +58,7 @@ class Schedule(nn.Module):
     phi_T: torch.Tensor
     between_T: torch.Tensor
     cos_between_T: torch.Tensor
+    first_R: torch.Tensor
     cos_T: torch.Tensor
     sin_T: torch.Tensor
 
@@ -70,6 +71,12 @@ class Schedule(nn.Module):
         self.register_buffer("phi_T", phi_T, persistent=False)
         self.register_buffer("between_T", (phi_T[1:] + phi_T[:-1]) / 2, persistent=False)
         self.register_buffer("cos_between_T", torch.cos(self.between_T), persistent=False)
+        # Where to begin the search for a cosine: the first step that may be nearest in each of R ranges.
+        # They are a power of two, so that rounding moves no cosine into the next range.
+        ranges = 4 << T.bit_length()
+        above_R = torch.arange(1, ranges + 2, dtype=torch.float64) / ranges
+        first_R = torch.searchsorted(-self.cos_between_T, -above_R)
+        self.register_buffer("first_R", first_R, persistent=False)
         self.register_buffer("cos_T", torch.cos(phi_T).float(), persistent=False)
         self.register_buffer("sin_T", torch.sin(phi_T).float(), persistent=False)
 

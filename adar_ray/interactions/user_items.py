@@ -32,7 +32,7 @@ class UserItems:
         self._start = torch.searchsorted(self._pair_E, starts)
         self._rank_E: torch.Tensor | None = None
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._blank_I: np.ndarray | None = None
+        self._place_U: np.ndarray | None = None
         self._bits: torch.Tensor | None = None
         if n_users * n_items <= 64 * len(self):
             self._bits = torch.zeros(n_users * n_items // 8 + 1, dtype=torch.uint8, device=pair_E.device)
@@ -111,25 +111,27 @@ class UserItems:
         bits = np.empty(0, np.uint8) if self._bits is None else self._bits.numpy()
         return self._start.numpy(), self._pair_E.numpy(), bits, self.n_items
 
-    def blank(self) -> np.ndarray:
-        """For `kernels`: -1 for each item, `[n_items]`. Whoever writes to it restores it."""
-        if self._blank_I is None:
-            self._blank_I = np.full(self.n_items, -1, np.int32)
-        return self._blank_I
-
     def contains_shared(self, user_B: torch.Tensor, item_P: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, P]`, for items that all users share.
 
-        Without bits, this walks through the items' users: random items have fewer users than the active users
-        of a batch have items.
+        This walks through the items' users: random items have fewer users than the users of a batch have
+        items.
         """
+        if kernels.runs_compiled(self._pair_E, user_B, item_P):
+            if self._place_U is None:
+                self._place_U = np.full(self.n_users, -1, np.int32)
+            seen_BP = torch.zeros(len(user_B) + 1, len(item_P), dtype=torch.bool)  # and a row for other users
+            tensors = (*self._users_by_item(), item_P, user_B.contiguous(), seen_BP)
+            kernels.contains_shared(*(tensor.numpy() for tensor in tensors), self._place_U)
+            return seen_BP[:-1]
         different, of_B = torch.unique(user_B, return_inverse=True)
         if self._bits is not None:
             return self.contains(different, item_P.expand(len(different), -1)).index_select(0, of_B)
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         if len(self) and len(different):
-            column, user = self._users_of(item_P)
-            user = user.to(different.dtype)
+            start, user_E = self._users_by_item()
+            column, at = _walk(start, item_P)
+            user = user_E[at].to(different.dtype)
             row = torch.searchsorted(different, user).clamp_max_(len(different) - 1)
             asked = different[row] == user
             seen_BP[row[asked], column[asked]] = True
@@ -139,15 +141,18 @@ class UserItems:
         """What a batch's users have interacted with, for samplers."""
         return SeenItems(self, user_B)
 
-    def _users_of(self, item_P: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The users of the given items as `(column, user)`, where `column` is the position in `item_P`."""
-        if self._by_item is None:
+    def _users_by_item(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each item's users begin, `[n_items + 1]`, and the users of all items, `[E]`."""
+        if self._by_item is None and kernels.runs_compiled(self._pair_E):
+            start_I = torch.zeros(self.n_items + 1, dtype=torch.int64)
+            self._by_item = start_I, torch.empty(len(self), dtype=torch.int32)
+            tensors = (self._start, self._pair_E, *self._by_item)
+            kernels.users_by_item(*(tensor.numpy() for tensor in tensors))
+        elif self._by_item is None:
             user_E, item_E = self.pairs()
             ends = torch.bincount(item_E, minlength=self.n_items).cumsum(0)
-            self._by_item = user_E[item_E.argsort()].to(torch.int32), torch.cat([ends.new_zeros(1), ends])
-        user_E, start = self._by_item
-        column, at = _walk(start, item_P)
-        return column, user_E[at]
+            self._by_item = torch.cat([ends.new_zeros(1), ends]), user_E[item_E.argsort()].to(torch.int32)
+        return self._by_item
 
 
 @dataclass(frozen=True)

@@ -94,38 +94,93 @@ def unseen(
 
 
 @_compiled
+def users_by_item(start: np.ndarray, pair: np.ndarray, first: np.ndarray, user: np.ndarray) -> None:
+    """Sorts pairs by their items.
+
+    Args:
+        start, pair: as in `UserItems.arrays`.
+        first: receives where each item's users begin, `[n_items + 1]`; zeros before.
+        user: receives the users of all items, `[E]`.
+    """
+    n_items = len(first) - 1
+    for of in range(len(start) - 1):
+        for entry in range(start[of], start[of + 1]):
+            first[pair[entry] - of * n_items + 1] += 1
+    for item in range(n_items):
+        first[item + 1] += first[item]
+    at = first.copy()
+    for of in range(len(start) - 1):
+        for entry in range(start[of], start[of + 1]):
+            item = pair[entry] - of * n_items
+            user[at[item]] = of
+            at[item] += 1
+
+
+@_compiled
+def contains_shared(
+    first: np.ndarray,
+    by_item: np.ndarray,
+    item: np.ndarray,
+    user: np.ndarray,
+    found: np.ndarray,
+    place: np.ndarray,
+) -> None:
+    """`UserItems.contains_shared`.
+
+    Args:
+        first, by_item: as from `users_by_item`.
+        item: `[P]`.
+        user: `[B]`.
+        found: receives True where the user has interacted with the item, `[B + 1, P]`; False before. The last
+            row is for those of other users.
+        place: -1 for each user, before and after.
+    """
+    same = np.empty(len(user), np.int32)  # the first row of the row's user
+    for row in range(len(user)):
+        if place[user[row]] < 0:
+            place[user[row]] = row
+        same[row] = place[user[row]]
+    for column in range(len(item)):
+        for entry in range(first[item[column]], first[item[column] + 1]):
+            found[place[by_item[entry]], column] = True  # in the last row if the user has none
+    for row in range(len(user)):
+        if same[row] < row:
+            found[row] = found[same[row]]
+        place[user[row]] = -1
+
+
+@_compiled
 def sum_rows(
     row: np.ndarray,
     gradient: np.ndarray,
     place: np.ndarray,
     distinct: np.ndarray,
     total: np.ndarray,
-    count: int,
-) -> int:
+    counts: np.ndarray,
+) -> None:
     """Adds gradients to the sums of the rows of a table that they belong to.
 
     Args:
         row: rows of the table, `[R]`.
         gradient: `[R, D]`.
         place: of each of the table's rows among `distinct`, `[N]`; -1 for those that have no sum yet.
-        distinct, total: the rows that have a sum, in order of appearance, and their sums.
-        count: how many there are.
-
-    Returns:
-        How many there are now.
+        distinct, total: the rows that have a sum, in order of appearance, and their sums: a stretch for each
+            worker that rows are dealt to.
+        counts: how many each worker has.
     """
+    room = len(distinct) // len(counts)
     for entry in range(len(row)):
-        at = place[row[entry]]
+        this = row[entry]
+        at = place[this]
         if at < 0:
-            at = count
-            place[row[entry]] = at
-            distinct[at] = row[entry]
+            worker = this % len(counts)
+            at = worker * room + counts[worker]
+            counts[worker] += 1
+            place[this], distinct[at] = at, this
             total[at] = gradient[entry]
-            count += 1
         else:
             for column in range(gradient.shape[1]):
                 total[at, column] += gradient[entry, column]
-    return count
 
 
 @_compiled
@@ -139,22 +194,24 @@ def sum_products(
     place: np.ndarray,
     distinct: np.ndarray,
     total: np.ndarray,
-    count: int,
-) -> int:
+    counts: np.ndarray,
+) -> None:
     """`sum_rows` of gradients that are never made.
 
     That of row `row[r]` of the table `weight` is `own[r]` times the row itself and, for each k,
     `factor[r, k]` times row `of[r, k]` of the table `vector`.
     """
+    room = len(distinct) // len(counts)
     for entry in range(len(row)):
         this, f = row[entry], own[entry]
         at = place[this]
         if at < 0:
-            at = count
+            worker = this % len(counts)
+            at = worker * room + counts[worker]
+            counts[worker] += 1
             place[this], distinct[at] = at, this
             for column in range(weight.shape[1]):
                 total[at, column] = f * weight[this, column]
-            count += 1
         elif f != 0:
             for column in range(weight.shape[1]):
                 total[at, column] += f * weight[this, column]
@@ -162,7 +219,6 @@ def sum_products(
             f, other = factor[entry, k], of[entry, k]
             for column in range(weight.shape[1]):
                 total[at, column] += f * vector[other, column]
-    return count
 
 
 @_compiled
@@ -261,77 +317,85 @@ def dots_backward(
 
 
 @_compiled
-def hardest_of_window(
-    score: np.ndarray,
-    item: np.ndarray,
-    place: np.ndarray,
-    start: np.ndarray,
-    pair: np.ndarray,
-    bits: np.ndarray,
-    n_items: int,
+def hardest_of_windows(
+    user_table: np.ndarray,
     user: np.ndarray,
+    positive_table: np.ndarray,
+    positive: np.ndarray,
+    pool: np.ndarray,
+    mean: np.ndarray,
+    seen: np.ndarray,
     offset: np.ndarray,
     width: np.ndarray,
+    M: int,
     noise: np.ndarray,
     found: np.ndarray,
-    mean: np.ndarray,
-    deviation: np.ndarray,
+    noise_score: np.ndarray,
+    mean_score: np.ndarray,
+    positive_score: np.ndarray,
 ) -> None:
-    """The noise of `AdarSampler`, and the units of each row's scores of the pool.
+    """The noise of `AdarSampler`, and all scores that its transition point depends on.
 
     Args:
-        score: `[B, P]`.
-        item: items of the pool, `[P]`; empty if they are none, or all may be taken.
-        place: one of an item's positions in the pool, -1 for other items, `[I]`.
-        start, pair, bits, n_items, user: what the rows' users have seen, as in `contains`.
+        user_table, user: vectors, and which of them each row has, `[B]`.
+        positive_table, positive: the same of positives.
+        pool, mean: `[P, D]`, and their mean, `[D]`.
+        seen: True where a vector must not be the noise, `[B, P]`; without columns if all may be.
         offset: where each row's K windows into the pool begin, `[B]`; they follow each other around it.
-        width: how many members of each window count, `[B]`, and how many there are, `[B]` again.
+        width: how many members of each window count, `[B]`, rounded down.
+        M: how many there are.
         noise, found: receive positions in the pool `[B, K]`, and False where all have been seen.
-        mean, deviation: receive those of each row's scores, `[B]`.
+        noise_score, mean_score, positive_score: receive scores of the noise, `[B, K]`, and `[B]` of the mean
+            and of the positive.
     """
-    rows, pool = score.shape
-    seen_by = np.full(pool, -1, np.int64)  # the last row whose user has seen the item that is placed here
-    for row in range(rows):
-        total = np.float32(0)
-        for at in range(pool):
-            total += score[row, at]
-        middle = total / np.float32(pool)
-        squares = np.float32(0)
-        for at in range(pool):
-            squares += (score[row, at] - middle) * (score[row, at] - middle)
-        mean[row], deviation[row] = middle, np.sqrt(squares / np.float32(pool))
-        looks_up = len(item) > 0 and len(bits) > 0
-        marks = len(item) > 0 and not looks_up
-        if marks:
-            for entry in range(start[user[row]], start[user[row] + 1]):
-                at = place[pair[entry] - user[row] * n_items]
-                if at >= 0:
-                    seen_by[at] = row
-        begin = offset[row]
+    size, dim = pool.shape
+    widest = min(M, size)
+    around = np.empty((size + widest + 3, dim), np.float32)  # the pool, and its first vectors again
+    for at in range(len(around)):
+        around[at] = pool[at % size]
+    window = np.empty(widest + 3, np.float32)
+    for row in range(len(user)):
+        u, p = user[row], positive[row]
+        of_mean, of_positive = np.float32(0), np.float32(0)
+        for column in range(dim):
+            of_mean += user_table[u, column] * mean[column]
+            of_positive += user_table[u, column] * positive_table[p, column]
+        mean_score[row], positive_score[row] = of_mean, of_positive
+        begin, members = offset[row], min(int(width[row]), widest)
         for k in range(noise.shape[1]):
-            best, chosen = np.float32(-np.inf), begin
-            at = begin
-            for _ in range(width[0, row]):
-                if score[row, at] > best and not (
-                    (marks and seen_by[place[item[at]]] == row)
-                    or (looks_up and _contains(start, pair, bits, n_items, user[row], item[at]))
-                ):
-                    best, chosen = score[row, at], at
-                at = at + 1 if at + 1 < pool else 0  # a remainder would take longer than all the rest
-            noise[row, k], found[row, k] = chosen, best > -np.inf
-            begin = (begin + width[1, row]) % pool
+            for member in range(0, members, 4):  # four at a time, which is faster
+                at = begin + member
+                s0 = s1 = s2 = s3 = np.float32(0)
+                for column in range(dim):
+                    of_user = user_table[u, column]
+                    s0 += of_user * around[at, column]
+                    s1 += of_user * around[at + 1, column]
+                    s2 += of_user * around[at + 2, column]
+                    s3 += of_user * around[at + 3, column]
+                window[member], window[member + 1], window[member + 2], window[member + 3] = s0, s1, s2, s3
+            best, hardest = np.float32(-np.inf), 0
+            for member in range(members):
+                if window[member] > best:
+                    best, hardest = window[member], member
+            is_found = best > -np.inf
+            if seen.shape[1] and seen[row, (begin + hardest) % size]:  # few users have
+                best, hardest, is_found = window[0], 0, False
+                for member in range(members):
+                    if not seen[row, (begin + member) % size] and (not is_found or window[member] > best):
+                        best, hardest, is_found = window[member], member, True
+            noise[row, k], found[row, k], noise_score[row, k] = (begin + hardest) % size, is_found, best
+            begin = (begin + M) % size
 
 
 @_compiled
 def stop_at_boundary(
-    score: np.ndarray,
-    noise: np.ndarray,
-    mean: np.ndarray,
-    deviation: np.ndarray,
-    positive: np.ndarray,
+    noise_score: np.ndarray,
+    mean_score: np.ndarray,
+    positive_score: np.ndarray,
     boundary: np.ndarray,
     cos_least: float,
     cos_between: np.ndarray,
+    first: np.ndarray,
     cos_at: np.ndarray,
     sin_at: np.ndarray,
     timestep: np.ndarray,
@@ -342,44 +406,41 @@ def stop_at_boundary(
     """Diffuses positives up to their transition points, by scores alone (`transition_angle`).
 
     Args:
-        score: `[B, P]`, those of the pool.
-        noise: the pool's vector that is the noise, `[B, K]`.
-        mean, deviation: of each row's scores of the pool, `[B]`: the user's units.
-        positive: scores of the positives, `[B]`.
-        boundary: in the user's units, `[B]`.
+        noise_score, mean_score, positive_score: as from `hardest_of_windows`.
+        boundary: how far above the mean it lies, `[B]`.
         cos_least: cosine of the least angle.
         cos_between: cosines of the angles between each timestep and the next, `[T]`.
+        first: the first step that can be nearest, for equal ranges of cosines from 0 to 1, and for 1.
         cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
-        timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
-            there, `[B, K]`.
+        timestep, cos, sin, diffused: receive timesteps as shares of T, the cosines and sines of their angles,
+            and the scores there, `[B, K]`.
     """
-    for row in range(noise.shape[0]):
-        r = (positive[row] - mean[row]) / deviation[row]
-        z = boundary[row]
-        for k in range(noise.shape[1]):
-            raw = score[row, noise[row, k]]
-            b = (raw - mean[row]) / deviation[row]
+    for row in range(noise_score.shape[0]):
+        middle = mean_score[row]
+        r, z = np.float64(positive_score[row] - middle), np.float64(boundary[row])
+        for k in range(noise_score.shape[1]):
+            raw = noise_score[row, k]
+            b = np.float64(raw - middle)
+            square = r * r + b * b
             cosine = 0.0
-            if b <= z:
+            if b <= z and square > 0:
                 # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
-                length = max(r * r + b * b, 1e-12)
-                cosine = (r * z - b * math.sqrt(max(length - z * z, 0.0))) / length
-            cosine = min(max(cosine, 0.0), cos_least)
-            low, size = 0, len(cos_between)
-            while size > 0:
-                half = size >> 1
-                if cos_between[low + half] > cosine:
-                    low, size = low + half + 1, size - half - 1
-                else:
-                    size = half
+                cosine = (r * z - b * math.sqrt(max(square - z * z, 0.0))) / square
+            cosine = min(cosine, cos_least) if cosine > 0 else 0.0
+            low = first[int(cosine * (len(first) - 1))]
+            while low < len(cos_between) and cos_between[low] > cosine:
+                low += 1
             c, s = cos_at[low], sin_at[low]
-            timestep[row, k], cos[row, k], sin[row, k] = low, c, s
-            diffused[row, k] = c * positive[row] + s * raw + (np.float32(1) - c - s) * mean[row]
+            timestep[row, k] = np.float32(low) / np.float32(len(cos_between))
+            cos[row, k], sin[row, k] = c, s
+            diffused[row, k] = c * positive_score[row] + s * raw + (np.float32(1) - c - s) * middle
 
 
 @_compiled
 def diffused_backward(
+    user_table: np.ndarray,
     user: np.ndarray,
+    positive_table: np.ndarray,
     positive: np.ndarray,
     pool: np.ndarray,
     mean: np.ndarray,
@@ -394,25 +455,48 @@ def diffused_backward(
     """The gradients of dot products with diffused positives from that of the scores `[B, K]`.
 
     Args:
-        user, positive: `[B, D]`.
+        user_table, user, positive_table, positive: as in `hardest_of_windows`.
         pool, mean: `[P, D]` and `[D]`.
         noise, cos, sin: `[B, K]`.
-        user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to.
+        user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to. That of
+            the positive has no rows if nobody wants it.
     """
     for row in range(noise.shape[0]):
+        u, p = user[row], positive[row]
         of_positive, of_mean = np.float32(0), np.float32(0)
         for k in range(noise.shape[1]):
             g = score_gradient[row, k]
             of_positive += g * cos[row, k]
             of_mean += g * (np.float32(1) - cos[row, k] - sin[row, k])
-        for column in range(user.shape[1]):
-            user_gradient[row, column] = of_positive * positive[row, column] + of_mean * mean[column]
-            positive_gradient[row, column] = of_positive * user[row, column]
+        for column in range(mean.shape[0]):
+            user_gradient[row, column] = of_positive * positive_table[p, column] + of_mean * mean[column]
+        if len(positive_gradient):
+            for column in range(mean.shape[0]):
+                positive_gradient[row, column] = of_positive * user_table[u, column]
         for k in range(noise.shape[1]):
             g, at = score_gradient[row, k] * sin[row, k], noise[row, k]
-            for column in range(user.shape[1]):
+            for column in range(mean.shape[0]):
                 user_gradient[row, column] += g * pool[at, column]
-                pool_gradient[at, column] += g * user[row, column]
+                pool_gradient[at, column] += g * user_table[u, column]
+
+
+@_compiled
+def means(value: np.ndarray, at: np.ndarray, mean: np.ndarray) -> None:
+    """`Source.means`: of values `[P]` at places `[B, K]`. Writes `mean`, `[B]`."""
+    for row in range(at.shape[0]):
+        total = np.float32(0)
+        for k in range(at.shape[1]):
+            total += value[at[row, k]]
+        mean[row] = total / np.float32(at.shape[1])
+
+
+@_compiled
+def means_backward(mean_gradient: np.ndarray, at: np.ndarray, value_gradient: np.ndarray) -> None:
+    """Adds the gradients of `means` to `value_gradient`, `[P]`."""
+    for row in range(at.shape[0]):
+        g = mean_gradient[row] / np.float32(at.shape[1])
+        for k in range(at.shape[1]):
+            value_gradient[at[row, k]] += g
 
 
 @_compiled

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from adar_ray import kernels
 from adar_ray.models.protocol import dot_score
+from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
 
 
@@ -34,6 +36,9 @@ class SamplingContext:
         popularity_I: interactions of each item.
         layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops; their
             mean is `vectors`.
+        pairs: tables whose rows `user_B` and `positive_B` are the vectors of users and positives, if scores
+            are dot products of rows. A sampler whose `reads_vectors` is False may then get vectors without
+            dimensions.
         epoch: the pass over the data, from 1.
     """
 
@@ -46,6 +51,7 @@ class SamplingContext:
     positive_B: torch.Tensor | None = None
     popularity_I: torch.Tensor | None = None
     layers: Callable[[torch.Tensor], torch.Tensor] | None = None
+    pairs: TablePairs | None = None
     epoch: int = 1
 
 
@@ -90,6 +96,32 @@ class Source:
     item_P: torch.Tensor
     vector_PD: torch.Tensor
     at_BK: torch.Tensor
+
+    def means(self, value_P: torch.Tensor) -> torch.Tensor:
+        """`[B]`: the mean over a row's negatives of a value of their items."""
+        if kernels.runs_compiled(value_P, self.at_BK):
+            return _Means.apply(value_P, self.at_BK)
+        return value_P[self.at_BK].mean(1)
+
+
+class _Means(torch.autograd.Function):
+    """`Source.means`. Its gradient is for a few items, which autograd would sort."""
+
+    @staticmethod
+    def forward(ctx: Any, value_P: torch.Tensor, at_BK: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(at_BK)
+        ctx.size = len(value_P)
+        mean_B = value_P.new_empty(len(at_BK))
+        kernels.means(*(tensor.detach().contiguous().numpy() for tensor in (value_P, at_BK, mean_B)))
+        return mean_B
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_B: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (at_BK,) = ctx.saved_tensors
+        gradient_P = gradient_B.new_zeros(ctx.size)
+        kernels.means_backward(*(tensor.contiguous().numpy() for tensor in (gradient_B, at_BK, gradient_P)))
+        return gradient_P, None
 
 
 class LazyNegatives(Negatives):

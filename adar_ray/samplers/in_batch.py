@@ -13,7 +13,7 @@ from adar_ray.component import SamplerComponent, Settings
 from adar_ray.distributed import gather_rows
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need
-from adar_ray.samplers.popularity import log_q
+from adar_ray.samplers.popularity import ItemWeights
 from adar_ray.samplers.uniform import shared_negatives
 
 
@@ -30,6 +30,10 @@ class InBatchSampler(BaseSampler):
     and it leaves out what the user has interacted with. The batch is that of all workers: they exchange ids.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights: ItemWeights | None = None
+
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
@@ -39,10 +43,9 @@ class InBatchSampler(BaseSampler):
         negatives = shared_negatives(gather_rows(positive_B), len(user_BD), context)
         if context.popularity_I is None:
             return negatives
-        return replace(
-            negatives,
-            log_q_BK=log_q(context.popularity_I.double(), need(negatives.item_BK, "item_BK"), context),
-        )
+        self._weights = ItemWeights.of(context.popularity_I, 1.0, self._weights)
+        item_BK = need(negatives.item_BK, "item_BK")
+        return replace(negatives, log_q_BK=self._weights.log_q(item_BK, context))
 
 
 COMPONENT = SamplerComponent(

@@ -5,7 +5,7 @@ Legend: B rows of the batch, K negatives per row, D dimensions, I items.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -44,14 +44,7 @@ class PopularitySampler(BaseSampler):
     ) -> None:
         super().__init__()
         self.settings, self.shared = settings, shared
-        self._known: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-
-    def _weights(self, popularity_I: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weights and their cumulative shares, `[I]`: computed once, since they cover the catalog."""
-        if self._known is None or self._known[0] is not popularity_I:
-            weight_I = popularity_I.double() ** self.settings.alpha
-            self._known = popularity_I, weight_I, (weight_I / weight_I.sum()).cumsum(0)
-        return self._known[1:]
+        self._weights: ItemWeights | None = None
 
     @property
     def reads_vectors(self) -> bool:
@@ -61,29 +54,56 @@ class PopularitySampler(BaseSampler):
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
         """Negatives `[B, K, D]`, or `[1, K, D]` if shared. Needs `context.popularity_I`."""
-        weight_I, cumulative_I = self._weights(need(context.popularity_I, "popularity_I"))
+        popularity_I = need(context.popularity_I, "popularity_I")
+        weights = self._weights = ItemWeights.of(popularity_I, self.settings.alpha, self._weights)
 
         def invert(uniform: torch.Tensor) -> torch.Tensor:
             share = (uniform.double() + 0.5) / _FINE
-            return torch.searchsorted(cumulative_I, share).clamp_max(context.n_items - 1)
+            return torch.searchsorted(weights.cumulative_I, share).clamp_max(context.n_items - 1)
 
         if self.shared is not None:
             item_K = invert(rng.shared_integers(_FINE, self.shared))
             negatives = shared_negatives(item_K, len(user_BD), context)
-            return replace(negatives, log_q_BK=log_q(weight_I, item_K[None], context))
+            return replace(negatives, log_q_BK=weights.log_q(item_K[None], context))
         item_BK, mask_BK = unseen(context, rng, self.settings.negatives, _FINE, invert)
-        return real_items(context, item_BK, mask_BK, log_q_BK=log_q(weight_I, item_BK, context))
+        return real_items(context, item_BK, mask_BK, log_q_BK=weights.log_q(item_BK, context))
 
 
-def log_q(weight_I: torch.Tensor, item_BK: torch.Tensor, context: SamplingContext) -> torch.Tensor | None:
-    """`[B, K]`: logarithm of the negatives' weights over their positives'; None if those are unknown.
+@dataclass(frozen=True)
+class ItemWeights:
+    """How often each item is drawn, relative to the others.
 
-    A positive that is never drawn counts like the rarest item that is.
+    Attributes:
+        popularity_I: interactions of each item.
+        weight_I: a power of it, and `least` the smallest one above 0.
+        cumulative_I: cumulative shares of the weights.
     """
-    if context.positive_B is None:
-        return None
-    log_weight_I = weight_I.clamp_min(weight_I[weight_I > 0].min()).log().float()
-    return log_weight_I[item_BK] - log_weight_I[context.positive_B][:, None]
+
+    popularity_I: torch.Tensor
+    weight_I: torch.Tensor
+    least: torch.Tensor
+    cumulative_I: torch.Tensor
+
+    @classmethod
+    def of(cls, popularity_I: torch.Tensor, alpha: float, known: ItemWeights | None) -> ItemWeights:
+        """The known ones if they are of the same tensor: computing them takes a pass over the catalog."""
+        if known is not None and known.popularity_I is popularity_I:
+            return known
+        weight_I = popularity_I.double() ** alpha
+        least = weight_I[weight_I > 0].min()
+        return cls(popularity_I, weight_I, least, (weight_I / weight_I.sum()).cumsum(0))
+
+    def log_q(self, item_BK: torch.Tensor, context: SamplingContext) -> torch.Tensor | None:
+        """`[B, K]`: logarithm of the negatives' weights over their positives'; None if those are unknown.
+
+        A positive that is never drawn counts like the rarest item that is.
+        """
+        if context.positive_B is None:
+            return None
+        return self._log(item_BK) - self._log(context.positive_B)[:, None]
+
+    def _log(self, item: torch.Tensor) -> torch.Tensor:
+        return self.weight_I[item].clamp_min(self.least).log().float()
 
 
 COMPONENT = SamplerComponent(

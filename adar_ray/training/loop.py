@@ -18,7 +18,7 @@ from torch import nn
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Chunks, batches, steps_per_epoch
-from adar_ray.distributed import gather_rows, memory_shared
+from adar_ray.distributed import memory_shared
 from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
@@ -30,6 +30,7 @@ from adar_ray.training.build import build_loss, build_model, build_optimizer, bu
 from adar_ray.training.optimizer import MOMENTS
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import METRICS, Run
+from adar_ray.training.saver import Saver
 from adar_ray.training.step import StepStatistics, TrainingStep
 
 VALIDATION_KS = (10, 20)
@@ -53,11 +54,6 @@ class Worker:
             dist.all_reduce(on_device)
             return on_device.to(tensor.device)
         return tensor
-
-    def wait_for_all(self) -> None:
-        """Returns when all workers are here."""
-        if self.size > 1:
-            dist.barrier()
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,13 @@ def fit(
     Leaves torch's threads and the global random states as they were.
 
     Args:
-        on_epoch: called on every worker after each epoch.
+        on_epoch: called on every worker once an epoch is saved. A single worker calls it as soon as that is
+            so, while the next epoch trains; several workers, who have to agree, once that has trained.
         on_step: called on worker 0 after each step.
 
     Raises:
-        AdarError: the loss or a weight is no longer a number. The checkpoint is that of the epoch before.
+        AdarError: the loss or a weight is no longer a number, or an epoch could not be saved. The checkpoint
+            is that of the epoch before.
     """
     with random_states_kept(), torch_threads(run.config.train.threads), memory_shared():
         torch.manual_seed(run.config.train.seed)
@@ -137,6 +135,7 @@ class WorkerLoop:
         self.samplers = build_samplers(self.config, self.model, self.observed, dataset, data.users).to(device)
         self.optimizer = build_optimizer(self.config, self.model, self.samplers)
         self.state = self._restore()
+        self.saver = Saver(run, worker.rank, worker.size, self.state.parts)
         self.step = TrainingStep(
             self.config,
             self.model,
@@ -148,7 +147,7 @@ class WorkerLoop:
         )
 
     def fit(self) -> None:
-        """Runs all remaining epochs. Worker 0 writes each epoch's metrics, then its checkpoint."""
+        """Runs all remaining epochs, each of which is saved while the next one trains."""
         if self.worker.rank == 0:  # lines past the checkpoint belong to an epoch that runs again
             done = [record for record in self.run.epochs() if record.epoch <= self.state.epoch]
             if len(done) < self.state.epoch:
@@ -157,8 +156,10 @@ class WorkerLoop:
                     f"{self.state.epoch}; restore the file, or train again with --replace"
                 )
             self.run.write_epochs(done)
-        while self.state.epoch < self.config.train.epochs and not self._is_out_of_patience():
-            self._on_epoch(self._run_epoch())
+        with self.saver:
+            while self.state.epoch < self.config.train.epochs and not self._is_out_of_patience():
+                self._run_epoch()
+            self._tell_saved(waits=True)
 
     def _is_out_of_patience(self) -> bool:
         return self._validates() and self.state.epoch - self.state.best_epoch >= self.config.train.patience
@@ -166,18 +167,17 @@ class WorkerLoop:
     def _validates(self) -> bool:
         return self.data.dataset.rows("valid") > 0
 
-    def _run_epoch(self) -> EpochRecord:
-        """Trains, validates and saves one epoch."""
+    def _run_epoch(self) -> None:
+        """Trains and validates one epoch, and begins to save it."""
         self.state.epoch += 1
-        started = time.perf_counter()
-        losses, statistics = self._train_epoch()
+        losses, statistics, train_seconds = self._train_epoch()
         self.state.steps = self.optimizer.steps
         trained = time.perf_counter()
         figures = self._validate() if self._validates() else None
         seconds = EpochTime(
-            train_seconds=trained - started,
+            train_seconds=train_seconds,
             valid_seconds=time.perf_counter() - trained,
-            interactions_per_second=self.data.dataset.rows("train") / (trained - started),
+            interactions_per_second=self.data.dataset.rows("train") / train_seconds,
         )
         value = float(self.state.epoch) if figures is None else figures[self.config.train.metric]
         if value > self.state.best_value:
@@ -190,12 +190,26 @@ class WorkerLoop:
             time=seconds,
             best_epoch=self.state.best_epoch,
         )
-        self._save_epoch(record)
-        return record
+        self.state.dealt = {
+            epoch: sorted(self._dealt_names())
+            if epoch == self.state.epoch
+            else self.state.dealt.get(epoch, [])
+            for epoch in (self.state.best_epoch, self.state.epoch)
+        }
+        self.saver.start(self.state, record, self._part())
 
-    def _train_epoch(self) -> tuple[dict[str, float], SamplerStatistics]:
-        """One pass over the rows; returns the epoch's losses and sampler statistics."""
-        worker, epoch = self.worker, self.state.epoch
+    def _tell_saved(self, *, waits: bool) -> float:
+        """Calls `on_epoch` if an epoch has been saved; returns how many seconds that took."""
+        began = time.perf_counter()
+        record = self.saver.saved(waits=waits)
+        if record is not None:
+            with random_states_kept():  # the next epoch is under way
+                self._on_epoch(record)
+        return time.perf_counter() - began
+
+    def _train_epoch(self) -> tuple[dict[str, float], SamplerStatistics, float]:
+        """One pass over the rows; returns the epoch's losses and sampler statistics, and its seconds."""
+        worker, epoch, started = self.worker, self.state.epoch, time.perf_counter()
         seed, batch_size = self.config.train.seed, self.config.train.batch_size
         # Everything that a model draws, such as dropout, follows from this: no generator state to save.
         _seed(seed, epoch, worker.rank)
@@ -218,6 +232,9 @@ class WorkerLoop:
             total += statistics
             if worker.rank == 0:
                 self._on_step(epoch, step + 1, steps)
+            if worker.size == 1:  # others may be at another step
+                started += self._tell_saved(waits=False)
+        started += self._tell_saved(waits=True)  # whatever becomes of this epoch, the one before is safe
         losses, summary = StepStatistics.summary(worker.all_reduce(total))
         total_loss = losses["loss"] + losses["penalty"]
         has_finite_weights = self._has_finite_weights()
@@ -228,7 +245,7 @@ class WorkerLoop:
                 f"epoch {epoch}: {problem} and training cannot continue; resume after the epoch before it "
                 "with --set and a lower optimizer.lr, or a higher temperature of the loss"
             )
-        return losses, SamplerStatistics.model_validate(summary)
+        return losses, SamplerStatistics.model_validate(summary), time.perf_counter() - started
 
     def _has_finite_weights(self) -> bool:
         """Whether all weights on all workers are numbers."""
@@ -247,22 +264,6 @@ class WorkerLoop:
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.popularity_I.cpu())
-
-    def _save_epoch(self, record: EpochRecord) -> None:
-        """Every worker writes its part of the checkpoint; then worker 0 the epoch's metrics, and that it is
-        the last."""
-        state, size = self.state, self.worker.size
-        digest = self.run.write_part(state.epoch, self.worker.rank, size, self._part())
-        own = torch.tensor([list(digest)], dtype=torch.uint8, device=self.worker.device)
-        parts = [bytes(row).hex() for row in gather_rows(own).tolist()]  # once all workers have written
-        state.parts[state.epoch], state.dealt[state.epoch] = parts, sorted(self._dealt_names())
-        for of_epochs in (state.parts, state.dealt):
-            for epoch in of_epochs.keys() - {state.best_epoch, state.epoch}:
-                del of_epochs[epoch]
-        if self.worker.rank == 0:
-            self.run.write_epochs([*self.run.epochs(), record])
-            self.run.commit_checkpoint(state)
-        self.worker.wait_for_all()  # a run that ends here is complete
 
     def _part(self) -> dict[str, torch.Tensor]:
         """The rows of this worker's users and those dealt to it, and from worker 0 all the rest."""

@@ -5,9 +5,8 @@ Legend: R rows of gradients, N rows of a table, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +20,8 @@ from adar_ray.distributed import (
     wait_for_all,
     world_size,
 )
-from adar_ray.models.table import Gradients, Products, Table
+from adar_ray.models.table import Gradients, Table
+from adar_ray.training.row_sums import RowSums
 
 BETAS = 0.9, 0.999
 EPS = 1e-8
@@ -63,17 +63,20 @@ class Adam:
         for table in self._tables.values():
             table.collect()
         self.steps = 0
-        self.sharded = {name for name, table in self._tables.items() if table.is_sharded}
         embeddings = {name: part for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
         sizes = {f"{name}.weight": part.num_embeddings for name, part in embeddings.items()}
         self.dealt = {name: sizes[name] for name in sizes.keys() & self.parameters.keys() - self.own}
+        self.sharded = {name for name, table in self._tables.items() if table.is_sharded}
         replicated = sorted(self.dealt.keys() - self.sharded)
         self._shared = {name for name in replicated if share(self.parameters[name])}
         self.moments = {}
         for name, weight in self.parameters.items():
             rows = weight[rank() :: world_size()] if name in replicated else weight
             self.moments[name] = torch.zeros_like(rows), torch.zeros_like(rows)
-        self._rooms: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._sums = {
+            name: RowSums(self.parameters[name], sizes[name], world_size() if self._is_dealt(name) else 1)
+            for name in self._tables.keys() | {*filter(self._is_dealt, self.dealt)}
+        }
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The moments, as `mean:NAME` and `square:NAME` of each parameter."""
@@ -91,33 +94,39 @@ class Adam:
     def step(self) -> None:
         """Follows the gradients; a parameter without one stays as it is."""
         self.steps += 1
-        rows = {name: self._summed(name, table.take_gradients()) for name, table in self._tables.items()}
+        for name, table in self._tables.items():
+            self._sums[name].add(table.take_gradients())
         dense = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
-        for name in rows.keys() & dense.keys():  # a model may use a table's weights in other ways as well
-            row_R, gradient_RD = rows.pop(name)
-            dense[name].index_add_(0, row_R, gradient_RD)
-        if world_size() > 1:
-            for name in sorted(dense.keys() & self.dealt):
-                gradient = dense.pop(name)
-                rows[name] = torch.arange(len(gradient), device=gradient.device), gradient
+        for name in sorted(dense.keys() & self._sums.keys()):
+            if self._is_dealt(name):
+                gradient_ND = dense.pop(name)
+                row_N = torch.arange(len(gradient_ND), device=gradient_ND.device)
+                self._sums[name].add([Gradients(row_N, gradient_ND)])
+            else:  # a model may use a table's weights in other ways as well
+                dense[name].index_add_(0, *self._sums[name].of(0))
+                self._sums[name].clear()
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
         if dense:
             moments = (self.moments[name] for name in dense)
             states = zip((self.parameters[name] for name in dense), dense.values(), moments, strict=True)
             _adam([(weight, gradient, *moment) for weight, gradient, moment in states], self.lr, self.steps)
-        for name, (row_R, gradient_RD) in rows.items():
-            if name in self.dealt and world_size() > 1:
-                self._follow_dealt_rows(name, row_R, gradient_RD)
+        for name in sorted(self._sums):
+            if self._is_dealt(name):
+                self._follow_dealt_rows(name)
             else:
+                row_R, gradient_RD = self._sums[name].of(0)
                 self._follow_rows(name, row_R, row_R, gradient_RD)
+            self._sums[name].clear()
 
-    def _follow_dealt_rows(self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor) -> None:
+    def _is_dealt(self, name: str) -> bool:
+        return name in self.dealt and world_size() > 1
+
+    def _follow_dealt_rows(self, name: str) -> None:
         """Hands each gradient to the worker that the row is dealt to; gets new weights back to replicate."""
-        weight, workers = self.parameters[name], world_size()
-        to_R = row_R % workers
-        chosen = [(to_R == w).nonzero().squeeze(1) for w in range(workers)]
-        sent = [tuple(rows.index_select(0, at) for rows in (row_R, gradient_RD)) for at in chosen]
-        row_R, gradient_RD = self._summed(name, [Gradients(*part) for part in exchange(sent)])
+        weight, sums, workers = self.parameters[name], self._sums[name], world_size()
+        received = exchange([sums.of(worker) for worker in range(workers)])
+        sums.add(Gradients(*part) for worker, part in enumerate(received) if worker != rank())
+        row_R, gradient_RD = sums.of(rank())
         own_R = row_R // workers
         if name in self.sharded:
             self._follow_rows(name, own_R, own_R, gradient_RD)
@@ -129,40 +138,6 @@ class Adam:
         for other, (new_R, weight_RD) in enumerate(gather([row_R, weight.index_select(0, row_R)])):
             if other != rank():
                 weight[new_R] = weight_RD
-
-    def _summed(
-        self, name: str, gradients: Sequence[Gradients | Products]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each row of the table once, and the sum of its gradients; valid until the next call."""
-        weight = self.parameters[name]
-        if not kernels.runs_compiled(weight):
-            if not gradients:
-                return torch.empty(0, dtype=torch.int64, device=weight.device), weight[:0]
-            # Only compiled loops leave products.
-            row_R, vector_RD = (torch.cat(part) for part in zip(*gradients, strict=True))
-            distinct_R, at_R = torch.unique(row_R, return_inverse=True)
-            total_RD = vector_RD.new_zeros(len(distinct_R), weight.shape[1])
-            return distinct_R, total_RD.index_add_(0, at_R, vector_RD)
-        room, count = self._room(name, sum(len(part.row_R) for part in gradients)), 0
-        for part in gradients:
-            arrays = [(x.weight if isinstance(x, Table) else x).detach().contiguous().numpy() for x in part]
-            if isinstance(part, Products):
-                weights = weight.detach().numpy()
-                count = kernels.sum_products(*arrays, weights, *room, count)
-            else:
-                count = kernels.sum_rows(*arrays, *room, count)
-        place, distinct, total = room
-        place[distinct[:count]] = -1
-        return torch.from_numpy(distinct[:count]), torch.from_numpy(total[:count])
-
-    def _room(self, name: str, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What `kernels.sum_rows` writes to: kept, since fresh memory is slow."""
-        if name not in self._rooms or len(self._rooms[name][1]) < rows:
-            held, dim = self.parameters[name].shape
-            size = self.dealt.get(name, held)
-            place, total = np.full(size, -1, np.int32), np.empty((rows, dim), np.float32)
-            self._rooms[name] = place, np.empty(rows, np.int64), total
-        return self._rooms[name]
 
     def _follow_rows(
         self, name: str, row_R: torch.Tensor, moment_R: torch.Tensor, gradient_RD: torch.Tensor

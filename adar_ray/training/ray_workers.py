@@ -8,12 +8,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import torch
-from ray.actor import ActorHandle
+import torch.distributed as dist
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from adar_ray.config import TrainConfig
@@ -27,13 +28,14 @@ from adar_ray.ray_address import joins_cluster
 from adar_ray.ray_session import Need, check_room, ray_session
 from adar_ray.training.data_source import keeps_data, local_data, streamed_data, training_rows
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
+from adar_ray.training.ray_trainer import Trainer
 from adar_ray.training.records import EpochRecord, StepProgress
 from adar_ray.training.run import Run
 from adar_ray.waiting import waiting
 
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0
-ABORT_SECONDS = 4.0
+SILENCE = timedelta(minutes=30)  # of a worker, after which the others give up
 
 
 def needs_of_worker(train: TrainConfig) -> list[Need]:
@@ -95,11 +97,12 @@ def _train(run: Run, dataset: Dataset) -> None:
         # so every start has a new name, and the files that Ray leaves are removed.
         scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
         resources = {"CPU": float(config.train.threads)} | ({"GPU": 1.0} if use_gpu else {})
-        trainer = _Trainer(
+        trainer = Trainer(
             _train_worker,
             train_loop_config={
                 "run": run.folder.address,
                 "lease": run.lease,
+                "gpu": use_gpu,
                 "keeps": keeps,
                 "first_epoch": first_epoch,
                 "modules": search_path(),
@@ -114,13 +117,16 @@ def _train(run: Run, dataset: Dataset) -> None:
             ),
             datasets=streams,
             dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+            goes_on=goes_on,
         )
-        trainer.goes_on = goes_on
+        # Ray Train asks its workers for news every two seconds by default, which small runs would spend
+        # waiting. Only a cluster takes machines away, which Ray Train has a process watch for.
+        variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
+        if not goes_on:
+            variables["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         try:
-            # Ray Train asks its workers for news every two seconds by default, which small runs would spend
-            # waiting.
             with (
-                environment_kept(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1"),
+                environment_kept(**variables),
                 waiting(lambda: _wanted_room(run, resources, workers)),
             ):
                 trainer.fit()
@@ -129,30 +135,6 @@ def _train(run: Run, dataset: Dataset) -> None:
         finally:
             with contextlib.suppress(OSError):
                 scratch.remove()
-
-
-class _Trainer(ray.train.torch.TorchTrainer):
-    """Ray's, but Ctrl-C does not wait without end for the controller, which may be waiting for workers.
-
-    Attributes:
-        goes_on: whether Ray goes on after the training, so that the room reserved for workers has to be given
-            back, which only the controller can do.
-    """
-
-    goes_on = True
-
-    def _register_sigint_handler(self, controller: ActorHandle) -> None:
-        self._controller = controller
-
-    def fit(self) -> ray.train.Result:
-        try:
-            return super().fit()
-        except KeyboardInterrupt:
-            if hasattr(self, "_controller"):
-                if self.goes_on:
-                    ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
-                ray.kill(self._controller)  # its workers end with it
-            raise
 
 
 def _wanted_room(run: Run, resources: dict[str, float], workers: int) -> str | None:
@@ -177,8 +159,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     keep_freed_memory()
     look_in(arguments["modules"])
     context = ray.train.get_context()
-    device = str(ray.train.torch.get_device())
-    worker = Worker(context.get_world_rank(), context.get_world_size(), device)
+    worker = Worker(context.get_world_rank(), context.get_world_size(), _device(arguments["gpu"]))
     run = dataclasses.replace(Run.open(arguments["run"]), lease=arguments["lease"])
     dataset = run.dataset()
     if arguments["keeps"]:
@@ -196,7 +177,42 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     def report(record: EpochRecord) -> None:
         ray.train.report(record.to_dict())
 
-    fit(run, data, worker, report, _at_most_every(PROGRESS_SECONDS, write_progress))
+    with _connected(worker):
+        fit(run, data, worker, report, _at_most_every(PROGRESS_SECONDS, write_progress))
+
+
+def _device(gpu: bool) -> str:
+    """This worker's own GPU, or the CPU."""
+    if not gpu:
+        return "cpu"
+    from ray.train.torch import get_device  # here, because it loads more of torch than a CPU needs
+
+    device = get_device()
+    torch.cuda.set_device(device)
+    return str(device)
+
+
+@contextlib.contextmanager
+def _connected(worker: Worker) -> Iterator[None]:
+    """Lets torch send tensors between workers. They meet at a store of worker 0."""
+    if worker.size == 1:
+        yield
+        return
+    store = meeting = None
+    if worker.rank == 0:
+        address = ray.util.get_node_ip_address()
+        store = dist.TCPStore(address, 0, worker.size, is_master=True, wait_for_workers=False)
+        meeting = address, store.port
+    address, port = broadcast_from_rank_zero(meeting)
+    dist.init_process_group(
+        "gloo" if worker.device == "cpu" else "nccl",
+        store=store or dist.TCPStore(address, port, worker.size),
+        rank=worker.rank,
+        world_size=worker.size,
+        timeout=SILENCE,
+    )
+    yield  # after an error, workers end without waiting for each other
+    dist.destroy_process_group()
 
 
 def _at_most_every(seconds: float, call: OnStep) -> OnStep:

@@ -149,15 +149,15 @@ class Run:
 
     # Checkpoints.
 
-    def write_part(self, epoch: int, worker: int, workers: int, tensors: dict[str, torch.Tensor]) -> bytes:
+    def write_part(self, epoch: int, worker: int, workers: int, content: bytes | memoryview) -> bytes:
         """Writes one worker's part of an epoch's checkpoint. It counts once the checkpoint is committed.
+
+        Args:
+            content: a safetensors file.
 
         Returns:
             The SHA-256 of the file.
         """
-        content = save_safetensors(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        )
         self._owned().write_bytes(_part(epoch, worker, workers), content)
         return hashlib.sha256(content).digest()
 
@@ -189,7 +189,7 @@ class Run:
         if not self.folder.exists(LAST):
             return None
         state = self.folder.read_record(LAST, TrainingState)
-        if not {state.epoch, state.best_epoch} <= state.parts.keys() & state.dealt.keys():
+        if not {state.epoch, state.best_epoch} <= state.parts.keys():
             raise AdarError(
                 f"{self.folder}/{LAST}: is damaged (it lacks its checkpoints); start again with --replace"
             )
@@ -218,7 +218,7 @@ class Run:
         Raises:
             AdarError: a file is missing or damaged, or the tensors are others.
         """
-        workers, written = len(state.parts[state.epoch]), set(state.dealt[state.epoch])
+        workers, written = len(state.parts[state.epoch]), set(state.dealt.get(state.epoch, []))
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
         found: dict[str, torch.Tensor] = {}
         for name in shapes.keys() & {*dealt, *written}:
@@ -312,7 +312,7 @@ class Run:
         parts = [self._read_part(state, state.best_epoch, worker) for worker in range(workers)]
         return {
             name.removeprefix("model."): _joined(
-                [part[name] for part in parts if name in part], name in state.dealt[state.best_epoch]
+                [part[name] for part in parts if name in part], name in state.dealt.get(state.best_epoch, [])
             )
             for name in parts[0]
             if name.startswith("model.")

@@ -189,6 +189,7 @@ class TrainingStep(nn.Module):
             positive_B=pairs.positive_N,
             popularity_I=self.popularity_I,
             layers=getattr(model, "item_layers", None),
+            pairs=by_id,
             epoch=key[1],
         )
         answers: list[Negatives] = [
@@ -323,7 +324,7 @@ class TrainingStep(nn.Module):
             source = negatives.source
             if source is not None:  # each item of the pool once, however many negatives are made of it
                 penalty_P = self._item_penalty(batch, source.item_P, source)
-                penalty_N = penalty_N + penalty_P[source.at_BK].mean(1)
+                penalty_N = penalty_N + source.means(penalty_P)
             elif negatives.item_BK is not None:
                 penalty_N = penalty_N + self._item_penalty(batch, negatives.item_BK, negatives).mean(1)
         return penalty_N

@@ -44,7 +44,7 @@ def train(
         out: address of the run folder; must be empty or absent unless `replace`.
         workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. The
             default is 1 if `RAY_ADDRESS` names a cluster, else 0.
-        on_epoch: called after each epoch with its record.
+        on_epoch: called with each epoch's record once the epoch is saved, while the next one trains.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
 
     Returns:
@@ -84,7 +84,7 @@ def resume(
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
-    """Continues a run from its last finished epoch, with the same result as if it had never stopped.
+    """Continues a run from the last epoch that was saved, with the same result as if it had never stopped.
 
     Returns a finished run as it is. What the arguments change is written into the run's `config.yaml`.
 

@@ -1,6 +1,7 @@
 """ADAR's negatives: where they lie, what they are made of, whom their gradient reaches."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn.functional import softplus
 
 from adar_ray.adar import AdarSampler, AdarSettings, SamplingContext, dot_score
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.models.table import Table, TablePairs
 from adar_ray.rng import RowRng
 
 ROWS, ITEMS, DIM = 60, 500, 12
@@ -606,3 +608,45 @@ def test_where_a_rows_transition_point_lies_does_not_depend_on_the_other_rows():
         at = rows.nonzero()[:, 0]
         part = AdarSampler()(world.user_BD[at], world.positive_BD[at], world.items, RowRng(at, 4))
         assert torch.equal(part.timestep_BK, whole.timestep_BK[at])
+
+
+@pytest.mark.parametrize("settings", [{}, {"attach": True, "gamma": 0.5}])
+def test_rows_of_tables_get_the_scores_and_gradients_of_their_vectors(settings):
+    world = Compiled(some_seen(0.1))
+    draw, weight_BK = torch.Generator().manual_seed(3), random_vectors(ROWS, 4, dtype=torch.float32)
+    user_B, positive_B = (torch.randint(n, (ROWS,), generator=draw) for n in (ROWS // 2, ITEMS))
+    users, items = Table(ROWS // 2, DIM), Table(ITEMS, DIM)
+    answers, gradients = [], []
+    for by_id in (False, True):
+        users.weight.data, items.weight.data = world.user_BD[: ROWS // 2].clone(), world.item_ID.clone()
+        if by_id:
+            users.collect()
+            items.collect()
+        context = replace(
+            world.items,
+            vectors=items,
+            user_B=user_B,
+            positive_B=positive_B,
+            pairs=TablePairs.of(users, items),
+        )
+        vectors = [torch.empty(ROWS, 0)] * 2 if by_id else [users(user_B), items(positive_B)]
+        negatives = AdarSampler(AdarSettings(**settings))(*vectors, context, RowRng(torch.arange(ROWS), 0))
+        (negatives.score_BK * weight_BK).sum().backward()
+        answers.append((negatives.score_BK, negatives.timestep_BK, negatives.vector_BKD))
+        for table in (users, items):
+            total = torch.zeros_like(table.weight) if by_id else table.weight.grad
+            for row_R, vector_RD in table.take_gradients() if by_id else []:
+                total.index_add_(0, row_R, vector_RD)
+            gradients.append(total)
+    torch.testing.assert_close(answers[1], answers[0])
+    torch.testing.assert_close(gradients[2:], gradients[:2])
+
+
+@pytest.mark.parametrize("gamma", [1, 0.5])
+def test_autocast_leaves_compiled_loops_in_single_precision(gamma):
+    world = Compiled(some_seen(0.1))
+    expected = world.negatives(AdarSampler(AdarSettings(gamma=gamma)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = world.negatives(AdarSampler(AdarSettings(gamma=gamma)))
+    assert torch.equal(ours.timestep_BK, expected.timestep_BK)
+    assert torch.equal(ours.score_BK, expected.score_BK)

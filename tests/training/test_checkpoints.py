@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import get_context, start_processes
+from torch.multiprocessing import (
+    ProcessExitedException,
+    ProcessRaisedException,
+    get_context,
+    start_processes,
+)
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -59,7 +65,7 @@ class _CutOffError(Exception):
     pass
 
 
-def cut_off(epoch: int) -> Callable[..., None]:
+def cut_off(epoch: int | str) -> Callable[..., None]:
     def after(record: Any) -> None:
         if record.epoch == epoch:
             raise _CutOffError
@@ -73,7 +79,7 @@ def begin(made: Dataset, out: Path, kind: str, until: int) -> None:
         train(made, out, load_config(settings=[*SMALL, *KINDS[kind]]), workers=0, on_epoch=cut_off(until))
 
 
-def work(rank: int, out: str, workers: int, until: int) -> None:
+def work(rank: int, out: str, workers: int, until: int | str) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{out}/meeting-{until}"
     dist.init_process_group("gloo", meeting, rank=rank, world_size=workers)
@@ -83,9 +89,9 @@ def work(rank: int, out: str, workers: int, until: int) -> None:
     dist.destroy_process_group()
 
 
-def continue_in_processes(out: Path, workers: int, until: int) -> None:
+def continue_in_processes(out: Path, workers: int, until: int, how: Callable[..., None] = work) -> None:
     get_context("forkserver").set_forkserver_preload([loop.__name__])
-    start_processes(work, (str(out), workers, until), workers, start_method="forkserver")
+    start_processes(how, (str(out), workers, until), workers, start_method="forkserver")
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
@@ -178,6 +184,51 @@ def test_a_run_that_dies_before_it_writes_goes_on_from_the_checkpoint_before(
             resume(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["epoch"] == 2
     same_end(tmp_path / "run", whole("mf"))
+
+
+def killed(rank: int, out: str, workers: int, writes: int) -> None:
+    """Goes on training. The first worker is killed within a write, after so many others."""
+    left, write_bytes = iter(range(writes)), Folder.write_bytes
+
+    def write(folder: Folder, name: str, data: bytes) -> None:
+        if next(left, None) is None:
+            folder.create(name.rpartition("/")[0])
+            Path(folder.join(name)).with_name(".cut-off.partial").write_bytes(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_bytes(folder, name, data)
+
+    if rank == 0:
+        Folder.write_bytes = write
+    work(rank, out, workers, until=f"killed-{writes}")
+
+
+@pytest.mark.parametrize(("workers", "kills", "last"), [(1, [3, 2, 5, 4], 3), (2, [3, 5], 2)])
+def test_a_run_that_is_killed_in_a_write_goes_on_as_if_nothing_had_been(
+    made, whole, tmp_path, workers, kills, last
+):
+    """An epoch is three writes, after one at the start: the part, the metrics, that it counts."""
+    run = tmp_path / "run"
+    begin(made, run, "mf", until=1)
+    for writes in kills:
+        with pytest.raises(ProcessExitedException):
+            continue_in_processes(run, workers, writes, killed)
+    assert json.loads((run / "checkpoints" / "last.json").read_text())["epoch"] == last
+    resume(run)
+    for ours, expected in zip(figures(run), figures(whole("mf")), strict=True):
+        assert ours == pytest.approx(expected, rel=2e-5, abs=1e-9)
+
+
+def test_a_part_that_another_worker_cannot_write_stops_all(made, whole, tmp_path):
+    run = tmp_path / "run"
+    begin(made, run, "mf", until=1)
+    obstacle = run / "checkpoints" / "00002" / "00001-of-00002.safetensors"
+    (obstacle / "a folder where a file has to be").mkdir(parents=True)
+    with pytest.raises(ProcessRaisedException, match=r"IsADirectoryError.*00001-of-00002"):
+        continue_in_processes(run, workers=2, until=EPOCHS)
+    assert json.loads((run / "checkpoints" / "last.json").read_text())["epoch"] == 1
+    assert len(figures(run)) == 1
+    shutil.rmtree(obstacle)
+    same_end(run, whole("mf"))
 
 
 def test_parts_that_were_never_committed_are_ignored(made, whole, tmp_path):

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from adar_ray.config import load_config
@@ -52,7 +53,7 @@ def test_epochs_are_read_and_written_byte_for_byte(run: Run) -> None:
 
 def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Dataset) -> None:
     result = RunResult(best_epoch=2, epochs=3, valid=None, train_seconds=1.0)
-    digest = run.write_part(1, 0, 1, {"model.weight": torch.ones(1)})
+    digest = run.write_part(1, 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
     run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: [digest.hex()]}))
     run.write_progress(StepProgress(epoch=1, step=2, steps=3))
     assert run.progress() == StepProgress(epoch=1, step=2, steps=3)
