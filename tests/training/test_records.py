@@ -66,7 +66,8 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     )
     model = json.loads((folder / "model" / "model.json").read_text())
     assert list(model) == ["settings", "users", "items", "history_length", "dataset", "dataset_checksum"]
-    assert model["settings"]["model"] == {"name": "mf", "embedding_dim": 64, "cosine": False}
+    expected = {"name": "mf", "embedding_dim": 64, "cosine": False, "tables": "replicated"}
+    assert model["settings"]["model"] == expected
     run.folder.write_json("evaluation/test.json", {"split": "test", "users": 3, "metrics": {"mrr@5": 0.5}})
     assert run.evaluations() == {"test": Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})}
 
