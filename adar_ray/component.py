@@ -65,6 +65,7 @@ class ModelInputs:
         cosine: whether the score is the cosine instead of the dot product.
         history_length: L, the longest history; for sequential models.
         first_user: the user that has id 0 in `observed`.
+        sharded: whether workers share out the item table; only for a model that says `shards_items`.
     """
 
     observed: UserItems
@@ -72,6 +73,7 @@ class ModelInputs:
     cosine: bool = False
     history_length: int = 0
     first_user: int = 0
+    sharded: bool = False
 
 
 def _fits_any(embedding_dim: int, settings: Any) -> None:
@@ -88,6 +90,7 @@ class ModelComponent(Generic[S]):
         build: makes the model.
         is_sequential: whether it reads histories instead of user ids.
         has_cosine: whether it can score by the cosine.
+        shards_items: whether workers can share out its item table, the only one that grows with the catalog.
         check: raises ValueError if the settings do not go with the embedding dimension.
         defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
             configuration's own defaults with this model.
@@ -98,6 +101,7 @@ class ModelComponent(Generic[S]):
     build: Callable[[ModelInputs, S], nn.Module]
     is_sequential: bool = False
     has_cosine: bool = True
+    shards_items: bool = False
     check: Callable[[int, S], None] = _fits_any
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -58,6 +58,11 @@ class ModelConfig(Settings):
         search={"choice": [True, False]},
         structural=True,
     )
+    tables: Literal["replicated", "sharded"] = setting(
+        "replicated",
+        "Every worker has all vectors of items (replicated), or its share of them, and asks the others for "
+        "those that a step needs (sharded): for tables larger than a worker.",
+    )
 
     @field_validator("name")
     @classmethod
@@ -199,6 +204,15 @@ class Config(_Blocks):
                 )
             model.check(self.model.embedding_dim, self.settings_of(model.name))
         takes_all_items = loss is not None and loss.takes_all_items
+        if self.model.tables == "sharded":
+            if model is None or not model.shards_items:
+                able = ", ".join(name for name, known in MODELS.items() if known.shards_items)
+                raise ValueError(f"model.tables sharded goes with model.name {able}, not {self.model.name}")
+            if takes_all_items:
+                raise ValueError(
+                    f"model.tables sharded does not go with loss.name {self.loss.name}, which takes all "
+                    "items: use sampled_softmax"
+                )
         first = SAMPLERS.get(self.sampler_names()[0])
         if takes_all_items and not (first and first.takes_all_items):
             raise ValueError(

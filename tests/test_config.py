@@ -217,6 +217,20 @@ def test_what_does_not_go_together_is_said():
     assert load_config(settings=["loss.name=cross_entropy", "sampler.name=all"]).sampler.name == "all"
 
 
+def test_only_models_with_a_table_of_items_share_it_out():
+    able = "mf, neumf, gru4rec, sasrec, bert4rec, fmlprec"
+    for name in able.split(", "):
+        load_config(settings=["model.tables=sharded", f"model.name={name}"])
+    for name in ("lightgcn", "ngcf", "simgcl", "my_models:build"):
+        message = refusal(None, f"model.name={name}", "model.tables=sharded")
+        assert message.endswith(f"model.tables sharded goes with model.name {able}, not {name}")
+    message = refusal(None, "loss.name=cross_entropy", "model.tables=sharded")
+    assert message.endswith(
+        "model.tables sharded does not go with loss.name cross_entropy, which takes all items: use "
+        "sampled_softmax"
+    )
+
+
 def test_more_negatives_than_srns_remembers_are_refused():
     message = refusal(None, "srns.negatives=9", "srns.memory=8")
     assert message == (

@@ -55,6 +55,7 @@ class BERT4Rec(DotProductModel):
         length: L; a longer history is an error.
         embedding_dim: D, a multiple of `heads`.
         cosine: score by the cosine: representations have length one.
+        sharded: workers share out the items (see `Table`).
     """
 
     def __init__(
@@ -64,13 +65,12 @@ class BERT4Rec(DotProductModel):
         embedding_dim: int,
         settings: BERT4RecSettings = BERT4RecSettings(),
         cosine: bool = False,
+        sharded: bool = False,
     ) -> None:
         super().__init__(cosine)
         self.mask, self.mask_share = n_items, settings.mask_share
-        self.item, self.position = (
-            Table(n_items + 1, embedding_dim),
-            nn.Embedding(length + 1, embedding_dim),
-        )
+        self.item = Table(n_items + 1, embedding_dim, sharded=sharded)
+        self.position = nn.Embedding(length + 1, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.transformer = Transformer(embedding_dim, settings.layers, settings.heads, settings.dropout)
         self.projection, self.projection_norm = (
@@ -118,9 +118,15 @@ COMPONENT = ModelComponent(
     name="bert4rec",
     settings=BERT4RecSettings,
     build=lambda inputs, settings: BERT4Rec(
-        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+        inputs.observed.n_items,
+        inputs.history_length,
+        inputs.embedding_dim,
+        settings,
+        inputs.cosine,
+        inputs.sharded,
     ),
     is_sequential=True,
+    shards_items=True,
     check=heads_divide,
     defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
 )

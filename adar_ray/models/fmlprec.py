@@ -54,6 +54,7 @@ class FMLPRec(DotProductModel):
         length: L; longer histories are cut to their last L items.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
+        sharded: workers share out the items (see `Table`).
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class FMLPRec(DotProductModel):
         embedding_dim: int,
         settings: FMLPRecSettings = FMLPRecSettings(),
         cosine: bool = False,
+        sharded: bool = False,
     ) -> None:
         super().__init__(cosine)
         self.length = length
-        self.item, self.position = Table(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.item = Table(n_items, embedding_dim, sharded=sharded)
+        self.position = nn.Embedding(length, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.filter = nn.ModuleList(
             Filter(length, embedding_dim, settings.dropout) for _ in range(settings.layers)
@@ -128,8 +131,14 @@ COMPONENT = ModelComponent(
     name="fmlprec",
     settings=FMLPRecSettings,
     build=lambda inputs, settings: FMLPRec(
-        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+        inputs.observed.n_items,
+        inputs.history_length,
+        inputs.embedding_dim,
+        settings,
+        inputs.cosine,
+        inputs.sharded,
     ),
     is_sequential=True,
+    shards_items=True,
     defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
 )

@@ -6,6 +6,7 @@ Legend: B rows of the batch, L positions of a history, N positions of all histor
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ class GRU4Rec(DotProductModel):
         length: L; no parameter depends on it, and any history will do.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
+        sharded: workers share out the items (see `Table`).
     """
 
     def __init__(
@@ -57,13 +59,15 @@ class GRU4Rec(DotProductModel):
         embedding_dim: int,
         settings: GRU4RecSettings = GRU4RecSettings(),
         cosine: bool = False,
+        sharded: bool = False,
     ) -> None:
         super().__init__(cosine)
-        self.item = Table(n_items, embedding_dim)
+        self.item = Table(n_items, embedding_dim, sharded=sharded)
         self.dropout = nn.Dropout(settings.dropout)
         self.gru = nn.GRU(embedding_dim, 2 * embedding_dim, settings.layers, bias=False, batch_first=True)
         self.dense = nn.Linear(2 * embedding_dim, embedding_dim)
-        nn.init.xavier_normal_(self.item.weight)
+        deviation = math.sqrt(2 / (n_items + embedding_dim))
+        self.item.draw(lambda rows: rows.normal_(std=deviation))
         for weight in self.gru.parameters():
             nn.init.xavier_uniform_(weight)
 
@@ -148,8 +152,14 @@ COMPONENT = ModelComponent(
     name="gru4rec",
     settings=GRU4RecSettings,
     build=lambda inputs, settings: GRU4Rec(
-        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+        inputs.observed.n_items,
+        inputs.history_length,
+        inputs.embedding_dim,
+        settings,
+        inputs.cosine,
+        inputs.sharded,
     ),
     is_sequential=True,
+    shards_items=True,
     defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
 )

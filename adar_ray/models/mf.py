@@ -31,15 +31,19 @@ class MF(DotProductModel):
         n_users, n_items: sizes of the tables.
         embedding_dim: D.
         cosine: score by the cosine: representations have length one.
+        sharded: workers share out the items (see `Table`).
     """
 
     item: Table
 
-    def __init__(self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False) -> None:
+    def __init__(
+        self, n_users: int, n_items: int, embedding_dim: int, cosine: bool = False, sharded: bool = False
+    ) -> None:
         super().__init__(cosine)
         # Items first: the random numbers that users take depend on how many there are here.
-        self.item, self.user = Table(n_items, embedding_dim), Table(n_users, embedding_dim)
-        _draw(self.item.weight.data, n_items)
+        self.item = Table(n_items, embedding_dim, sharded=sharded)
+        self.user = Table(n_users, embedding_dim)
+        self.item.draw(lambda rows: _draw(rows, n_items))
         _draw(self.user.weight.data, n_users)
 
     @property
@@ -78,5 +82,7 @@ COMPONENT = ModelComponent(
         inputs.observed.n_items,
         inputs.embedding_dim,
         inputs.cosine,
+        inputs.sharded,
     ),
+    shards_items=True,
 )

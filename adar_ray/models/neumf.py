@@ -45,14 +45,20 @@ class NeuMF(nn.Module):
         n_users, n_items: sizes of the tables.
         embedding_dim: D; a representation is the embeddings of both towers, 2 D numbers, matrix factorization
             first.
+        sharded: workers share out the items (see `Table`).
     """
 
     def __init__(
-        self, n_users: int, n_items: int, embedding_dim: int, settings: NeuMFSettings = NeuMFSettings()
+        self,
+        n_users: int,
+        n_items: int,
+        embedding_dim: int,
+        settings: NeuMFSettings = NeuMFSettings(),
+        sharded: bool = False,
     ) -> None:
         super().__init__()
-        self.item = Table(n_items, 2 * embedding_dim)
-        _draw(self.item.weight.data)
+        self.item = Table(n_items, 2 * embedding_dim, sharded=sharded)
+        self.item.draw(_draw)
         # The first layer is linear in user and item end to end, hence a sum of two halves.
         self.user_half = nn.Linear(embedding_dim, embedding_dim)
         self.item_half = nn.Linear(embedding_dim, embedding_dim, bias=False)
@@ -96,7 +102,8 @@ COMPONENT = ModelComponent(
     name="neumf",
     settings=NeuMFSettings,
     build=lambda inputs, settings: NeuMF(
-        inputs.observed.n_users, inputs.observed.n_items, inputs.embedding_dim, settings
+        inputs.observed.n_users, inputs.observed.n_items, inputs.embedding_dim, settings, inputs.sharded
     ),
+    shards_items=True,
     has_cosine=False,
 )

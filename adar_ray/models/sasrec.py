@@ -43,6 +43,7 @@ class SASRec(DotProductModel):
         length: L; a longer history is an error.
         embedding_dim: D, a multiple of `heads`.
         cosine: score by the cosine: representations have length one.
+        sharded: workers share out the items (see `Table`).
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class SASRec(DotProductModel):
         embedding_dim: int,
         settings: SASRecSettings = SASRecSettings(),
         cosine: bool = False,
+        sharded: bool = False,
     ) -> None:
         super().__init__(cosine)
-        self.item, self.position = Table(n_items, embedding_dim), nn.Embedding(length, embedding_dim)
+        self.item = Table(n_items, embedding_dim, sharded=sharded)
+        self.position = nn.Embedding(length, embedding_dim)
         self.input_layer = InputLayer(embedding_dim, settings.dropout)
         self.transformer = Transformer(embedding_dim, settings.layers, settings.heads, settings.dropout)
         initialize(self)
@@ -72,9 +75,15 @@ COMPONENT = ModelComponent(
     name="sasrec",
     settings=SASRecSettings,
     build=lambda inputs, settings: SASRec(
-        inputs.observed.n_items, inputs.history_length, inputs.embedding_dim, settings, inputs.cosine
+        inputs.observed.n_items,
+        inputs.history_length,
+        inputs.embedding_dim,
+        settings,
+        inputs.cosine,
+        inputs.sharded,
     ),
     is_sequential=True,
+    shards_items=True,
     check=heads_divide,
     defaults={"train.batch_size": BATCH_SIZE, "loss.name": "bce"},
 )

@@ -14,6 +14,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from adar_ray.component import Settings, setting
 from adar_ray.interactions import PADDING
+from adar_ray.models.table import Table
 
 _EPS = 1e-12  # of layer norms, as in BERT and RecBole; torch's 1e-5 is large beside vectors of std 0.02
 _STD = 0.02
@@ -132,11 +133,14 @@ def heads_divide(embedding_dim: int, settings: TransformerSettings) -> None:
 
 def initialize(model: nn.Module) -> None:
     """Weights normal with std 0.02 and biases 0, as in BERT and RecBole; scales of layer norms stay 1."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
-            nn.init.normal_(parameter, std=_STD)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, Table):
+                module.draw(lambda rows: rows.normal_(std=_STD))
+            elif parameter.dim() > 1:
+                nn.init.normal_(parameter, std=_STD)
+            elif name == "bias":
+                nn.init.zeros_(parameter)
 
 
 class Residual(nn.Module):

@@ -5,13 +5,19 @@ Legend: B rows of the batch, K negatives per row, J = 1 + K items per row, R row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from adar_ray import kernels
+from adar_ray.distributed import exchange, rank, world_size
+
+_BLOCK = 1 << 13  # rows that are drawn at a time if not all of them are kept
+_ALIKE = 16  # numbers that torch draws together
 
 
 class Gradients(NamedTuple):
@@ -40,12 +46,45 @@ class Table(nn.Embedding):
 
     Afterwards a backward pass leaves `weight.grad` alone and appends to `gradients` instead. An optimizer
     that takes them touches only those rows.
+
+    Args:
+        rows, dim: size of the table.
+        sharded: of n workers, worker w holds the rows w, w + n, w + 2n, ... alone. Every look-up asks the
+            others for theirs, so all workers have to make equally many; its gradient has to be collected.
+
+    Attributes:
+        num_embeddings: all rows, whoever holds them.
+        is_sharded: whether other workers hold some of them.
     """
 
     gradients: list[Gradients | Products] | None = None
 
+    def __init__(self, rows: int, dim: int, *, sharded: bool = False) -> None:
+        is_sharded = sharded and world_size() > 1
+        super().__init__(len(range(rank(), rows, world_size())) if is_sharded else rows, dim)
+        self.num_embeddings, self.is_sharded = rows, is_sharded
+
     def reset_parameters(self) -> None:
         """Leaves the weights to whoever knows how they start: of large tables, drawing them twice is slow."""
+
+    def draw(self, fill: Callable[[torch.Tensor], object]) -> None:
+        """Fills the weights with random numbers, whose rows are the same whoever holds them.
+
+        Args:
+            fill: fills some rows from torch's own generator, each number in the same way.
+        """
+        if not self.is_sharded:
+            fill(self.weight.data)
+            return
+        # torch draws in groups, and the last one may overlap that before it: no block may be smaller.
+        starts = range(0, max(self.num_embeddings - _ALIKE, 0) + 1, _BLOCK)
+        held = 0
+        for start, end in pairwise([*starts, self.num_embeddings]):
+            block_RD = self.weight.new_empty(end - start, self.embedding_dim)
+            fill(block_RD)
+            own_RD = block_RD[(rank() - start) % world_size() :: world_size()]
+            self.weight.data[held : held + len(own_RD)] = own_RD
+            held += len(own_RD)
 
     def collect(self) -> None:
         """Collects gradients by row from now on."""
@@ -59,21 +98,41 @@ class Table(nn.Embedding):
 
     def forward(self, row: torch.Tensor) -> torch.Tensor:
         if self.gradients is None or not torch.is_grad_enabled():
-            return super().forward(row)
+            return self.look_up(row)
         return _LookUp.apply(self.weight, row, self)
+
+    def look_up(self, row: torch.Tensor) -> torch.Tensor:
+        """The vectors of rows, whose numbers may have any shape; without gradients if others hold some."""
+        if not self.is_sharded:
+            return nn.functional.embedding(row, self.weight)
+        workers, most = world_size(), -(-self.num_embeddings // world_size())
+        # Numbered worker by worker, so that the rows that one of them holds follow each other.
+        place_R, at = torch.unique(row % workers * most + row // workers, return_inverse=True)
+        first_w = torch.arange(1, workers, device=row.device) * most
+        asked = (place_R % most).tensor_split(torch.searchsorted(place_R, first_w).tolist())
+        weight = self.weight.detach()
+        wanted = [row_R for (row_R,) in exchange([[row_R] for row_R in asked])]
+        found = exchange([[weight.index_select(0, row_R)] for row_R in wanted])
+        return nn.functional.embedding(at, torch.cat([vector_RD for (vector_RD,) in found]))
 
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, row: torch.Tensor, table: Table) -> torch.Tensor:
         ctx.table, ctx.row = table, row
-        return nn.functional.embedding(row, weight)
+        return table.look_up(row)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None]:
         ctx.table.gradients.append(Gradients(ctx.row.flatten(), gradient.reshape(-1, gradient.shape[-1])))
         return None, None, None
+
+
+def is_sharded(model: object) -> bool:
+    """Whether a model has a sharded table, so that its look-ups are calls that all workers make together."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return any(isinstance(module, Table) and module.is_sharded for module in modules)
 
 
 @dataclass(frozen=True)
@@ -89,10 +148,10 @@ class TablePairs:
     @classmethod
     def of(cls, users: Table, items: Table) -> TablePairs | None:
         """None if the tables do not collect gradients, or are not where compiled loops reach them."""
-        tables = (users, items)
-        if any(table.gradients is None or not kernels.runs_compiled(table.weight) for table in tables):
-            return None
-        return cls(*tables)
+        for table in (users, items):
+            if table.gradients is None or table.is_sharded or not kernels.runs_compiled(table.weight):
+                return None
+        return cls(users, items)
 
     def terms(
         self, user_B: torch.Tensor, positive_B: torch.Tensor, negative_BK: torch.Tensor

@@ -10,16 +10,19 @@ k items kept, M blocks of items, N candidates.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
+from adar_ray.distributed import gather_rows
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
 from adar_ray.models.protocol import snapshot
+from adar_ray.models.table import is_sharded
 from adar_ray.process import torch_threads
 
 T = TypeVar("T")
@@ -48,7 +51,9 @@ def top_items(
     On a CPU, each of torch's threads ranks tiles of its own: with all threads on one tile, they would spend
     their time waiting for each other, and its scores could depend on how many there are.
 
-    Holds the vectors of all items. Asking for many users at once computes them once.
+    Holds the vectors of all items. Asking for many users at once computes them once. If workers share out the
+    items, it holds those of all its users and of a chunk of items; then every worker has to call it, also one
+    without users, and threads share each product.
 
     Args:
         model: a base model in evaluation mode.
@@ -57,18 +62,25 @@ def top_items(
         k: number of items per user, limited to the number of all items.
         history: users' histories, for a sequential model.
     """
-    model, is_on_cpu = snapshot(model), user.device.type == "cpu"
+    walks, model, is_on_cpu = is_sharded(model), snapshot(model), user.device.type == "cpu"
     size, panel = (TILE, PANEL) if is_on_cpu else (GPU_TILE, CHUNK)
-    catalog = _Catalog(model, n_items, panel, user.device)
+    chunks = _chunks(model, n_items, panel, user.device)
     tiles = user.split(size) if len(user) else ()
+    if walks:  # through the chunks, once, beside the other workers, who may have more tiles
+        most = int(gather_rows(torch.tensor([len(tiles)], device=user.device)).max())
+        filled = [*tiles, *[user[:0]] * (most - len(tiles))]
+        yield from _rank(model, [filled], size, seen, k, chunks, history)
+        return
+    groups, catalog = [[user_B] for user_B in tiles], list(chunks)
     threads = min(torch.get_num_threads(), len(tiles)) if is_on_cpu else 1
     if threads > 1:
         shares = [
-            _rank(model, tiles[thread::threads], size, seen, k, catalog, history) for thread in range(threads)
+            _rank(model, groups[thread::threads], size, seen, k, catalog, history)
+            for thread in range(threads)
         ]
         yield from _in_turn(shares)
     else:
-        yield from _rank(model, tiles, size, seen, k, catalog, history)
+        yield from _rank(model, groups, size, seen, k, catalog, history)
 
 
 def _in_turn(shares: list[Iterator[T]]) -> Iterator[T]:
@@ -83,69 +95,99 @@ def _in_turn(shares: list[Iterator[T]]) -> Iterator[T]:
                 yield value
 
 
-class _Catalog:
-    """The vectors of all items, in chunks of panels.
+@dataclass(frozen=True)
+class _Chunk:
+    """The vectors of some items that follow each other.
 
     Attributes:
-        width: columns of a chunk, whole blocks; chunks are as equal as can be.
-        panel: columns of a panel.
-        chunks: lists of panels' vectors, `[1, P, D]`.
+        start, end: the first of them, and the one after the last.
+        width: columns of a chunk, whole blocks.
+        panels: their vectors, `[1, P, D]`.
     """
 
-    def __init__(self, model: BaseModel, n_items: int, panel: int, device: torch.device) -> None:
-        each = -(-n_items // -(-n_items // CHUNK))
-        self.n_items, self.width, self.panel = n_items, -(-each // BLOCK) * BLOCK, panel
-        self.chunks = [
-            [model.items(item_P)[None] for item_P in item_C.split(panel)]
-            for item_C in torch.arange(n_items, device=device).split(self.width)
-        ]
+    start: int
+    end: int
+    width: int
+    panels: list[torch.Tensor]
 
-    def score(
-        self, model: BaseModel, user_BD: torch.Tensor, chunk: int, buffer_BC: torch.Tensor
-    ) -> torch.Tensor:
-        """The scores of a chunk's items in the buffer, then -inf. A buffer without rows is made.
+    def score(self, model: BaseModel, user_BD: torch.Tensor, buffer_BC: torch.Tensor) -> torch.Tensor:
+        """The scores of the items in the buffer, then -inf. A buffer without rows is made.
 
         New memory for every tile would take longer than the product: the system zeroes it, page by page.
         """
-        for number, panel_1PD in enumerate(self.chunks[chunk]):
-            score_BP, start = model.score(user_BD, panel_1PD), number * self.panel
+        column = 0
+        for panel_1PD in self.panels:
+            score_BP = model.score(user_BD, panel_1PD)
             if not len(buffer_BC):
                 buffer_BC = score_BP.new_empty(len(user_BD), self.width + BLOCK)
-            buffer_BC[:, start : start + score_BP.shape[1]] = score_BP
-        buffer_BC[:, min(self.width, self.n_items - chunk * self.width) :] = -torch.inf
+            buffer_BC[:, column : column + score_BP.shape[1]] = score_BP
+            column += score_BP.shape[1]
+        buffer_BC[:, column:] = -torch.inf
+        return buffer_BC
+
+
+@torch.no_grad()
+def _chunks(model: BaseModel, n_items: int, panel: int, device: torch.device) -> Iterator[_Chunk]:
+    """All items, in chunks that are as equal as can be, of panels with as many columns as asked for."""
+    each = -(-n_items // -(-n_items // CHUNK))
+    width = -(-each // BLOCK) * BLOCK
+    for start in range(0, n_items, width):
+        end = min(start + width, n_items)
+        item_C = torch.arange(start, end, device=device)
+        yield _Chunk(start, end, width, [model.items(item_P)[None] for item_P in item_C.split(panel)])
+
+
+class _Ranking:
+    """The best items of a tile's users, of the chunks so far."""
+
+    def __init__(self, user_B: torch.Tensor, user_BD: torch.Tensor, seen: UserItems, k: int) -> None:
+        self.user_B, self.user_BD, self.k = user_B, user_BD, k
+        self.row, self.item = seen.of(user_B)
+        self.best_item = user_B.new_empty(len(user_B), 0)
+        self.best_score = user_BD.new_empty(len(user_B), 0)
+
+    def add(self, model: BaseModel, chunk: _Chunk, buffer_BC: torch.Tensor) -> torch.Tensor:
+        """Ranks a chunk that comes after those so far; returns the buffer, for the next one's scores."""
+        buffer_BC = chunk.score(model, self.user_BD, buffer_BC)
+        # Items of other chunks go to the spare block: choosing those of this one would stop a GPU.
+        is_here = (self.item >= chunk.start) & (self.item < chunk.end)
+        buffer_BC[self.row, torch.where(is_here, self.item - chunk.start, chunk.width)] = -torch.inf
+        score, column = _top(buffer_BC[: len(self.user_B)], min(self.k, chunk.end - chunk.start))
+        # Earlier chunks hold the smaller ids, so concatenation keeps equal scores in id order.
+        score = torch.cat([self.best_score, score], 1)
+        ids = torch.cat([self.best_item, column + chunk.start], 1)
+        score, order = torch.sort(score, dim=1, descending=True, stable=True)
+        self.best_score, self.best_item = score[:, : self.k], ids.gather(1, order)[:, : self.k]
         return buffer_BC
 
 
 @torch.no_grad()
 def _rank(
     model: BaseModel,
-    tiles: Sequence[torch.Tensor],
+    groups: Sequence[Sequence[torch.Tensor]],
     size: int,
     seen: UserItems,
     k: int,
-    catalog: _Catalog,
+    catalog: Iterable[_Chunk],
     history: Histories | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Yields what `top_items` does, for the given tiles of at most `size` users."""
+    """Yields what `top_items` does, for the given tiles of at most `size` users.
+
+    Goes through the catalog once for each group of tiles.
+    """
     buffer_BC = torch.empty(0)
-    for user_B in tiles:
-        filled_B = torch.nn.functional.pad(user_B, (0, size - len(user_B)))
-        user_BD = user_vectors(model, filled_B, history)
-        row, item = seen.of(user_B)
-        best_item = user_B.new_empty(len(user_B), 0)
-        best_score = user_BD.new_empty(len(user_B), 0)
-        for chunk in range(len(catalog.chunks)):
-            start = chunk * catalog.width
-            buffer_BC = catalog.score(model, user_BD, chunk, buffer_BC)
-            # Items of other chunks go to the spare block: choosing those of this one would stop a GPU.
-            is_here = (item >= start) & (item < start + catalog.width)
-            buffer_BC[row, torch.where(is_here, item - start, catalog.width)] = -torch.inf
-            score, column = _top(buffer_BC[: len(user_B)], min(k, catalog.width, catalog.n_items - start))
-            # Earlier chunks hold the smaller ids, so concatenation keeps equal scores in id order.
-            score, ids = torch.cat([best_score, score], 1), torch.cat([best_item, column + start], 1)
-            score, order = torch.sort(score, dim=1, descending=True, stable=True)
-            best_score, best_item = score[:, :k], ids.gather(1, order)[:, :k]
-        yield user_B, best_item, best_score
+    for tiles in groups:
+        rankings = []
+        for user_B in tiles:
+            filled_B = torch.nn.functional.pad(user_B, (0, size - len(user_B))) if len(user_B) else user_B
+            user_BD = user_vectors(model, filled_B, history)
+            if len(user_B):
+                rankings.append(_Ranking(user_B, user_BD, seen, k))
+        for chunk in catalog:
+            for ranking in rankings:
+                buffer_BC = ranking.add(model, chunk, buffer_BC)
+        for ranking in rankings:
+            yield ranking.user_B, ranking.best_item, ranking.best_score
 
 
 def user_vectors(model: BaseModel, user_B: torch.Tensor, history: Histories | None = None) -> torch.Tensor:
@@ -154,12 +196,6 @@ def user_vectors(model: BaseModel, user_B: torch.Tensor, history: Histories | No
         return model.users({"user": user_B})
     user = model.users({"user": user_B, "history": history(user_B)})
     return user[:, -1] if user.dim() == 3 else user
-
-
-def _width(n_items: int) -> int:
-    """The number of columns of a chunk, whole blocks: chunks are as equal as can be."""
-    each = -(-n_items // -(-n_items // CHUNK))
-    return -(-each // BLOCK) * BLOCK
 
 
 def _top(score_BC: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,7 +24,8 @@ class SamplingContext:
     """What a sampler may look up for a batch. The first two are always there, the others if they are known.
 
     Attributes:
-        vectors: ids of any shape -> item representations with a last dimension D.
+        vectors: ids of any shape -> item representations with a last dimension D. With sharded tables all
+            workers have to call it equally often.
         n_items: ids run from 0 to n_items - 1.
         score: (user_BD, item_BKD or item_1KD) -> score_BK.
         seen: ids `[B, K]` or, shared, `[P]` -> whether this batch's users interacted with them. What

@@ -57,6 +57,7 @@ def build_model(
         cosine=config.model.cosine,
         history_length=dataset.sequences.length if dataset is not None else 0,
         first_user=0 if users is None else users.first,
+        sharded=config.model.tables == "sharded",
     )
     model = MODELS[name].build(inputs, config.settings_of(name))
     if users is not None:

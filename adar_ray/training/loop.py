@@ -190,6 +190,12 @@ class WorkerLoop:
             time=seconds,
             best_epoch=self.state.best_epoch,
         )
+        self.state.dealt = {
+            epoch: sorted(self._dealt_names())
+            if epoch == self.state.epoch
+            else self.state.dealt.get(epoch, [])
+            for epoch in (self.state.best_epoch, self.state.epoch)
+        }
         self.saver.start(self.state, record, self._part())
 
     def _tell_saved(self, *, waits: bool) -> float:
@@ -274,8 +280,8 @@ class WorkerLoop:
             return TrainingState()
         users, begin, own, dealt = self.data.users, self.data.begin, self._own_names(), self._dealt_names()
         shapes = {name: tensor.shape for name, tensor in self._tensors().items()}
-        for name, parameter in dealt.items():
-            shapes[name] = parameter.shape
+        for name, rows in dealt.items():
+            shapes[name] = torch.Size((rows, *shapes[name][1:]))
         worker = self.worker.rank, self.worker.size
         saved = self.run.read_checkpoint(state, self.data.dataset, shapes, own, users, dealt, worker)
         with torch.no_grad():
@@ -294,12 +300,11 @@ class WorkerLoop:
         names = {f"{where}.{name}" for where, owner in owners.items() for name in user_tables(owner)}
         return names | {f"{moment}:{name}" for moment in MOMENTS for name in names}
 
-    def _dealt_names(self) -> dict[str, torch.Tensor]:
-        """Names of those of `_tensors` whose rows are dealt to the workers, with the table of each."""
+    def _dealt_names(self) -> dict[str, int]:
+        """Names of those of `_tensors` whose rows are dealt to the workers, and how many all workers have."""
         optimizer = self.optimizer
-        return {
-            f"{moment}:{name}": optimizer.parameters[name] for moment in MOMENTS for name in optimizer.dealt
-        }
+        moments = {f"{moment}:{name}": rows for moment in MOMENTS for name, rows in optimizer.dealt.items()}
+        return moments | {name: optimizer.dealt[name] for name in optimizer.sharded}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """All that an interrupted run continues from, by name."""

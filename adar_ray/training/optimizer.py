@@ -36,7 +36,8 @@ class Adam:
 
     With `torch.distributed` initialized, gradients are first added up over all workers, which then make the
     same step. Of a table only rows that have gradients travel: worker `w` of `n` adds up and updates the rows
-    `w, w + n, w + 2n, ...`, whose moments it alone has, and everyone gets the new weights.
+    `w, w + n, w + 2n, ...`, whose moments it alone has, and everyone gets the new weights, unless the table
+    is sharded.
 
     Args:
         module: what to train. Its tables collect gradients by row from now on, if `by_rows`.
@@ -45,7 +46,8 @@ class Adam:
         own: names of parameters that each worker has for itself, such as the vectors of its users.
 
     Attributes:
-        dealt: names of the tables whose rows, and moments, are dealt to the workers.
+        dealt: the tables whose rows, and moments, are dealt to the workers: names, and numbers of rows.
+        sharded: names of those of which a worker has no other rows.
     """
 
     def __init__(
@@ -61,15 +63,18 @@ class Adam:
         for table in self._tables.values():
             table.collect()
         self.steps = 0
-        tables = {f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
-        self.dealt = (tables & self.parameters.keys()) - self.own
-        self._shared = {name for name in sorted(self.dealt) if share(self.parameters[name])}
+        embeddings = {name: part for name, part in module.named_modules() if isinstance(part, nn.Embedding)}
+        sizes = {f"{name}.weight": part.num_embeddings for name, part in embeddings.items()}
+        self.dealt = {name: sizes[name] for name in sizes.keys() & self.parameters.keys() - self.own}
+        self.sharded = {name for name, table in self._tables.items() if table.is_sharded}
+        replicated = sorted(self.dealt.keys() - self.sharded)
+        self._shared = {name for name in replicated if share(self.parameters[name])}
         self.moments = {}
         for name, weight in self.parameters.items():
-            rows = weight[rank() :: world_size()] if name in self.dealt else weight
+            rows = weight[rank() :: world_size()] if name in replicated else weight
             self.moments[name] = torch.zeros_like(rows), torch.zeros_like(rows)
         self._sums = {
-            name: RowSums(self.parameters[name], world_size() if self._is_dealt(name) else 1)
+            name: RowSums(self.parameters[name], sizes[name], world_size() if self._is_dealt(name) else 1)
             for name in self._tables.keys() | {*filter(self._is_dealt, self.dealt)}
         }
 
@@ -110,19 +115,23 @@ class Adam:
                 self._follow_dealt_rows(name)
             else:
                 row_R, gradient_RD = self._sums[name].of(0)
-                self._follow_rows(name, row_R, gradient_RD, row_R)
+                self._follow_rows(name, row_R, row_R, gradient_RD)
             self._sums[name].clear()
 
     def _is_dealt(self, name: str) -> bool:
         return name in self.dealt and world_size() > 1
 
     def _follow_dealt_rows(self, name: str) -> None:
-        """Hands each gradient to the worker that the row is dealt to; gets all new weights back."""
+        """Hands each gradient to the worker that the row is dealt to; gets new weights back to replicate."""
         weight, sums, workers = self.parameters[name], self._sums[name], world_size()
         received = exchange([sums.of(worker) for worker in range(workers)])
         sums.add(Gradients(*part) for worker, part in enumerate(received) if worker != rank())
         row_R, gradient_RD = sums.of(rank())
-        self._follow_rows(name, row_R, gradient_RD, row_R // workers)
+        own_R = row_R // workers
+        if name in self.sharded:
+            self._follow_rows(name, own_R, own_R, gradient_RD)
+            return
+        self._follow_rows(name, row_R, own_R, gradient_RD)
         if name in self._shared:
             wait_for_all()
             return
@@ -131,9 +140,9 @@ class Adam:
                 weight[new_R] = weight_RD
 
     def _follow_rows(
-        self, name: str, row_R: torch.Tensor, gradient_RD: torch.Tensor, moment_R: torch.Tensor
+        self, name: str, row_R: torch.Tensor, moment_R: torch.Tensor, gradient_RD: torch.Tensor
     ) -> None:
-        """Updates rows of a table, whose moments are the rows `moment_R` of theirs."""
+        """Updates rows of the weights here, whose moments are the rows `moment_R` of theirs."""
         parameter, (mean, square) = self.parameters[name], self.moments[name]
         if kernels.runs_compiled(parameter):
             arrays = (parameter.detach(), mean, square, row_R, moment_R, gradient_RD)

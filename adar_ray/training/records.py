@@ -158,6 +158,8 @@ class TrainingState(Record):
     Attributes:
         epoch, steps: finished so far.
         parts: the SHA-256 of each file of the last and the best epoch's checkpoint, by epoch.
+        dealt: names of the tensors whose rows are dealt to the files, by epoch: of n files, file w has the
+            rows w, w + n, w + 2n, ...
     """
 
     model_config = ConfigDict(frozen=False)
@@ -167,3 +169,4 @@ class TrainingState(Record):
     best_epoch: NonNegativeInt = 0
     best_value: float = -1.0
     parts: dict[int, Annotated[list[str], Field(min_length=1)]] = {}
+    dealt: dict[int, list[str]] = {}

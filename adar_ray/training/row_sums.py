@@ -20,17 +20,18 @@ class RowSums:
     Rows are dealt: of `n` workers `w` has the rows `w, w + n, w + 2n, ...`.
 
     Args:
-        weight: the table's weights, `[N, D]`.
+        weight: the table's weights, `[N, D]`; of a sharded table those that are here.
+        rows: N.
         workers: how many there are.
     """
 
-    def __init__(self, weight: torch.Tensor, workers: int) -> None:
+    def __init__(self, weight: torch.Tensor, rows: int, workers: int) -> None:
         self._weight, self._workers = weight, workers
         self._is_compiled = kernels.runs_compiled(weight)
         self._gradients: list[Gradients | Products] = []  # where there are no compiled loops
         # Kept from step to step, since fresh memory is slow. Rows of a worker follow each other.
         self._counts = np.zeros(workers, np.int64)
-        self._place_N = np.full(len(weight) if self._is_compiled else 0, -1, np.int64)
+        self._place_N = np.full(rows if self._is_compiled else 0, -1, np.int64)
         self._row_R, self._total_RD = np.empty(0, np.int64), np.empty((0, weight.shape[1]), np.float32)
 
     def add(self, gradients: Iterable[Gradients | Products]) -> None:

@@ -44,6 +44,7 @@ PROGRESS = "progress.json"
 CHECKPOINTS = "checkpoints"
 LAST = f"{CHECKPOINTS}/last.json"
 MODEL = "model"
+_ALL_ROWS = 0, 1  # those of the only worker
 
 
 @dataclass(frozen=True)
@@ -211,32 +212,34 @@ class Run:
             own: names of those that have a row for each user.
             users: the worker's users, whose rows are wanted.
             dealt: names of those whose rows are dealt to the workers: of `n` workers `w` has the rows
-                `w, w + n, w + 2n, ...`.
+                `w, w + n, w + 2n, ...`. In the checkpoint they need not be.
             worker: the worker's number, whose rows are wanted, and how many workers there are.
 
         Raises:
             AdarError: a file is missing or damaged, or the tensors are others.
         """
-        workers, (rank, size) = len(state.parts[state.epoch]), worker
+        workers, written = len(state.parts[state.epoch]), set(state.dealt.get(state.epoch, []))
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
-        found = {
-            name: torch.empty(len(range(rank, shapes[name][0], size)), *shapes[name][1:]) for name in dealt
-        }
+        found: dict[str, torch.Tensor] = {}
+        for name in shapes.keys() & {*dealt, *written}:
+            rank, size = worker if name in dealt else _ALL_ROWS
+            found[name] = torch.empty(len(range(rank, shapes[name][0], size)), *shapes[name][1:])
+        needs_all, in_common = written - set(dealt), math.gcd(workers, worker[1])
         for writer in range(workers):
             first, last = dataset.user_range(writer, workers)
             start, end = max(users.first, first), min(users.last, last)
-            has_dealt_rows = dealt and (writer - rank) % math.gcd(workers, size) == 0
+            has_dealt_rows = needs_all or (written and (writer - worker[0]) % in_common == 0)
             if writer and start >= end and not has_dealt_rows:
                 continue
             part = self._read_part(state, state.epoch, writer)
             problem = None
-            if part.keys() != ({*rows, *dealt} if writer else shapes.keys()):
+            if part.keys() != ({*rows, *written} if writer else shapes.keys()):
                 problem = "it holds other tensors than the run has"
             for name, tensor in part.items() if problem is None else ():
                 wanted = tuple(shapes[name])
                 if name in rows:
                     wanted = last - first, *wanted[1:]
-                elif name in dealt:
+                elif name in written:
                     wanted = len(range(writer, wanted[0], workers)), *wanted[1:]
                 if tensor.shape != wanted:
                     problem = f"{name} does not fit this run"
@@ -245,8 +248,10 @@ class Run:
             for name, tensor in part.items():
                 if name in rows:
                     rows[name].append(tensor[max(start - first, 0) : max(end - first, 0)])
-                elif name in dealt:
-                    row_R = torch.arange(writer, shapes[name][0], workers)
+                elif name in found:
+                    rank, size = worker if name in dealt else _ALL_ROWS
+                    its_rank, its_size = (writer, workers) if name in written else _ALL_ROWS
+                    row_R = torch.arange(its_rank, shapes[name][0], its_size)
                     is_wanted_R = row_R % size == rank
                     found[name][row_R[is_wanted_R] // size] = tensor[is_wanted_R]
                 else:
@@ -305,12 +310,11 @@ class Run:
             raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
         workers = len(state.parts[state.best_epoch])
         parts = [self._read_part(state, state.best_epoch, worker) for worker in range(workers)]
-        # What workers after the first have written are rows of users, which follow each other.
         return {
-            name.removeprefix("model."): torch.cat([part[name] for part in parts if name in part])
-            if workers > 1 and name in parts[1]
-            else tensor
-            for name, tensor in parts[0].items()
+            name.removeprefix("model."): _joined(
+                [part[name] for part in parts if name in part], name in state.dealt.get(state.best_epoch, [])
+            )
+            for name in parts[0]
             if name.startswith("model.")
         }
 
@@ -323,6 +327,16 @@ class Run:
             name.removesuffix(".json"): self.folder.read_record(f"evaluation/{name}", Evaluation)
             for name in names
         }
+
+
+def _joined(tensors: list[torch.Tensor], is_dealt: bool) -> torch.Tensor:
+    """A tensor of which each worker has written some rows, or the first worker all."""
+    if len(tensors) == 1:
+        return tensors[0]
+    whole = torch.cat(tensors)  # as rows of users follow each other
+    for worker, tensor in enumerate(tensors if is_dealt else []):
+        whole[worker :: len(tensors)] = tensor
+    return whole
 
 
 def _part(epoch: int, worker: int, workers: int) -> str:

@@ -33,7 +33,7 @@ from adar_ray.training import loop
 from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
-from adar_ray.training.trainer import resume, train
+from adar_ray.training.trainer import resume, revised, train
 from tests.data.making import make_dataset
 
 EPOCHS = 4
@@ -47,6 +47,12 @@ KINDS = {
     "srns": ["sampler.name=srns", "srns.memory=8"],  # whose memory has rows of users
     "softmax": ["loss.name=cross_entropy"],
     "sasrec": ["model.name=sasrec", "sasrec.dropout=0", "loss.name=sampled_softmax"],
+    "sharded mf": ["model.tables=sharded", "adar.gamma=0.5"],
+    "sharded uniform": ["model.tables=sharded", "sampler.name=uniform"],
+    "sharded dns": ["model.tables=sharded", "sampler.name=dns", "model.cosine=true"],
+    "sharded popularity": ["model.tables=sharded", "sampler.name=popularity", "loss.name=bce"],
+    "sharded sasrec": ["model.tables=sharded", "model.name=sasrec", "sasrec.dropout=0"],
+    "sharded neumf": ["model.tables=sharded", "model.name=neumf", "neumf.dropout=0", "sampler.name=uniform"],
 }
 
 
@@ -126,6 +132,23 @@ def test_a_run_goes_on_with_any_number_of_workers_as_if_it_had_never_stopped(mad
         safetensors.torch.load_file(path / "model" / "weights.safetensors") for path in (run, whole(kind))
     )
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_tables_may_be_shared_out_and_brought_together_on_the_way(made, whole, tmp_path):
+    run = tmp_path / "run"
+    begin(made, run, "mf", until=1)
+    for tables, workers, until in (("replicated", 2, 2), ("sharded", 3, 3), ("replicated", 2, 4)):
+        revised(Run.open(run), [f"model.tables={tables}"], workers).write_config()
+        continue_in_processes(run, workers, until)
+        held = {
+            len(safetensors.torch.load_file(part)["model.item.weight"])
+            for part in (run / "checkpoints" / f"{until:05d}").iterdir()
+            if "model.item.weight" in safetensors.torch.load_file(part)
+        }
+        assert held == ({20} if tables == "sharded" else {60})
+    resume(run)
+    for ours, expected in zip(figures(run), figures(whole("mf")), strict=True):
+        assert ours == pytest.approx(expected, rel=2e-5, abs=1e-9)
 
 
 def test_only_the_last_and_the_best_checkpoint_stay(whole):

@@ -23,16 +23,23 @@ class Net(nn.Module):
     """Tables of users and items, and a layer."""
 
     def __init__(
-        self, table: type[nn.Embedding] = Table, users: slice = slice(USERS), **options: bool
+        self,
+        table: type[nn.Embedding] = Table,
+        users: slice = slice(USERS),
+        items: slice = slice(None),
+        **options: bool,
     ) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(0)
         user_UD = torch.randn(USERS, DIM, generator=draw)[users]
-        self.user, self.item = table(len(user_UD), DIM, **options), table(ITEMS, DIM, **options)
+        item_ID = torch.randn(ITEMS, DIM, generator=draw)[items]
+        self.user = table(len(user_UD), DIM, **options)
+        self.item = Table(ITEMS, DIM, sharded=True) if items != slice(None) else table(ITEMS, DIM, **options)
         self.layer = nn.Linear(DIM, DIM)
         with torch.no_grad():
             self.user.weight.copy_(user_UD)
-            for weight in (self.item.weight, self.layer.weight, self.layer.bias):
+            self.item.weight.copy_(item_ID)
+            for weight in (self.layer.weight, self.layer.bias):
                 weight.copy_(torch.randn(weight.shape, generator=draw))
 
     def loss(self, user_B: torch.Tensor, item_B: torch.Tensor) -> torch.Tensor:
@@ -137,11 +144,11 @@ def test_moments_and_steps_are_all_that_an_optimizer_remembers():
 PARTS = [slice(0, 3), slice(3, 3), slice(3, USERS)]  # the users of each process; one has none
 
 
-def work(rank: int, folder: str, shares_memory: bool) -> None:
+def work(rank: int, folder: str, shares_memory: bool, sharded: bool) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
     mine = PARTS[rank]
     with memory_shared() if shares_memory else contextlib.nullcontext():
-        model = Net(users=mine)
+        model = Net(users=mine, items=slice(rank, None, len(PARTS)) if sharded else slice(None))
         adam = Adam(model, 0.05, own=["user.weight"])
         for step in range(STEPS):
             user_B, item_B = rows_of(step)
@@ -153,17 +160,22 @@ def work(rank: int, folder: str, shares_memory: bool) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("shares_memory", [False, True])
 def test_processes_with_users_of_their_own_train_the_model_of_one_process(
-    tmp_path: Path, shares_memory: bool
+    tmp_path: Path, shares_memory: bool, sharded: bool
 ) -> None:
     get_context("forkserver").set_forkserver_preload([optimizer.__name__])
-    start_processes(work, (str(tmp_path), shares_memory), len(PARTS), start_method="forkserver")
+    arguments = str(tmp_path), shares_memory, sharded
+    start_processes(work, arguments, len(PARTS), start_method="forkserver")
     alone = Net()
     expected = train(alone, Adam(alone, 0.05))
     parts = [torch.load(tmp_path / str(rank)) for rank in range(len(PARTS))]
     users = torch.cat([part.pop("user.weight") for part in parts])
     torch.testing.assert_close(users, expected["user.weight"], rtol=1e-5, atol=1e-6)
+    for rank, part in enumerate(parts if sharded else []):
+        ours, theirs = part.pop("item.weight"), expected["item.weight"][rank :: len(PARTS)]
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     for part in parts:
         for name, weight in part.items():
             torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)

@@ -51,6 +51,23 @@ def test_epochs_are_read_and_written_byte_for_byte(run: Run) -> None:
     assert run.folder.read_bytes("metrics.jsonl").decode() == LINES
 
 
+def test_weights_are_put_together_from_what_each_worker_has(run: Run) -> None:
+    item_ID, user_UD, bias_D = torch.randn(5, 2), torch.randn(4, 2), torch.randn(2)
+    digests = []
+    for worker, users in enumerate((slice(3), slice(3, 4))):
+        part = {"model.item.weight": item_ID[worker::2], "model.user.weight": user_UD[users]}
+        if worker == 0:
+            part |= {"model.bias": bias_D, "mean:model.bias": torch.zeros(2)}
+        content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in part.items()})
+        digests.append(run.write_part(1, worker, 2, content).hex())
+    dealt = {1: ["model.item.weight"]}
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: digests}, dealt=dealt))
+    weights = run.weights()
+    expected = {"item.weight": item_ID, "user.weight": user_UD, "bias": bias_D}
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
+
+
 def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Dataset) -> None:
     result = RunResult(best_epoch=2, epochs=3, valid=None, train_seconds=1.0)
     digest = run.write_part(1, 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
@@ -66,7 +83,8 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     )
     model = json.loads((folder / "model" / "model.json").read_text())
     assert list(model) == ["settings", "users", "items", "history_length", "dataset", "dataset_checksum"]
-    assert model["settings"]["model"] == {"name": "mf", "embedding_dim": 64, "cosine": False}
+    expected = {"name": "mf", "embedding_dim": 64, "cosine": False, "tables": "replicated"}
+    assert model["settings"]["model"] == expected
     run.folder.write_json("evaluation/test.json", {"split": "test", "users": 3, "metrics": {"mrr@5": 0.5}})
     assert run.evaluations() == {"test": Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})}
 

@@ -30,7 +30,7 @@ def check(sums: RowSums, expected_ND: torch.Tensor, workers: int, given: set[int
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_each_row_is_dealt_once_with_the_sum_of_its_gradients(workers, dtype):
     """Over several calls of different sizes, one of them of no rows, and again after `clear`."""
-    sums = RowSums(numbers(ROWS, DIM).to(dtype), workers)
+    sums = RowSums(numbers(ROWS, DIM).to(dtype), ROWS, workers)
     for turn in range(2):
         expected_ND, given = torch.zeros(ROWS, DIM, dtype=torch.float64), set()
         for call, size in enumerate([3, 0, 40]):
@@ -50,7 +50,7 @@ def test_gradients_that_are_multiples_of_rows_add_up_without_being_made(J):
     row_R, of_RJ = ids(ROWS, 50), ids(6, 50, J, seed=3)
     factor_RJ, own_R = numbers(50, J, seed=4), numbers(50, seed=5)
     own_R[::2] = 0
-    sums = RowSums(weight_ND, 2)
+    sums = RowSums(weight_ND, len(weight_ND), 2)
     sums.add([Products(row_R, factor_RJ, table, of_RJ, own_R)])
     vector_RJD = table.weight.detach()[of_RJ].double()
     gradient_RD = (factor_RJ[..., None] * vector_RJD).sum(1) + own_R[:, None] * weight_ND[row_R]
