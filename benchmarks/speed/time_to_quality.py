@@ -45,11 +45,19 @@ GRIDS: dict[str, tuple[dict[str, float], ...]] = {
         {"learning_rate": 0.01, "regularization": 0.1},
     ),
 }
+_SOFTMAX = ("loss.name=sampled_softmax", "optimizer.lr=0.01")
+_COSINE = (*_SOFTMAX, "model.cosine=true", "loss.l2=0")
 OURS = (
-    ("sampler.name=uniform", "uniform.negatives=1", "optimizer.lr=0.003", "loss.l2=0.01"),
-    ("sampler.name=uniform", "uniform.negatives=1", "optimizer.lr=0.01", "loss.l2=0.01"),
-    ("sampler.name=adar", "optimizer.lr=0.003", "loss.l2=0.03"),
-    ("sampler.name=adar", "optimizer.lr=0.01", "loss.l2=0.01"),
+    ("sampler.name=uniform", "uniform.negatives=8", "optimizer.lr=0.01", "loss.l2=0.03"),
+    (
+        *_SOFTMAX,
+        "sampler.name=uniform",
+        "sampled_softmax.temperature=1",
+        "loss.l2=0.3",
+        "train.batch_size=1024",
+    ),
+    (*_COSINE, "sampler.name=uniform"),
+    (*_COSINE, "sampler.name=adar"),
 )
 EPOCHS = {"als": 15, "bpr": 100, "flexmf": 25, "ours": 40}
 EVERY = {"bpr": 20}
