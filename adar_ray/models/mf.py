@@ -79,4 +79,5 @@ COMPONENT = ModelComponent(
         inputs.embedding_dim,
         inputs.cosine,
     ),
+    defaults={"optimizer.lr": 3e-3, "loss.l2": 1e-2},
 )
