@@ -304,7 +304,7 @@ def _merge(
 
 def _add_model_defaults(sections: dict[str, dict[str, Any]]) -> None:
     """Sets what the model declares a default for and no layer has set."""
-    name = sections.get("model", {}).get("name")
+    name = sections.get("model", {}).get("name", ModelConfig().name)
     model = MODELS.get(name) if isinstance(name, str) else None
     for path, value in model.defaults.items() if model else ():
         section, _, key = path.partition(".")

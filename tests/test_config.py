@@ -26,10 +26,11 @@ def refusal(file: Path | None = None, *settings: str) -> str:
 
 def test_without_anything_the_defaults_hold():
     config = load_config()
-    assert config == Config()
+    assert config == load_config(settings=["model.name=mf"])
     assert (config.model.name, config.loss.name, config.sampler.name) == ("mf", "bpr", "adar")
     assert (config.adar.beta, config.adar.gamma) == (0.9, 1)
     assert (config.adar.candidates, config.adar.negatives) == (16, 4)
+    assert (config.optimizer.lr, config.loss.l2) == (3e-3, 1e-2)
 
 
 def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
@@ -42,7 +43,7 @@ def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "model:\n", "{}"])
 def test_a_file_may_say_nothing(tmp_path, text):
-    assert load_config(write(tmp_path, text)) == Config()
+    assert load_config(write(tmp_path, text)) == load_config()
 
 
 def test_settings_go_over_the_file_and_the_last_one_wins(tmp_path):
@@ -288,8 +289,9 @@ def test_a_sequential_model_has_defaults_of_its_own_and_they_are_shown(tmp_path)
         for path, value in MODELS[name].defaults.items():
             section, key = path.split(".")
             assert shown[section][key] == value
-        # Everything else is as without a model.
-        plain = load_config(settings=[f"{path}={value}" for path, value in MODELS[name].defaults.items()])
+        # Everything else is as with a model that has none.
+        own = [f"{path}={value}" for path, value in MODELS[name].defaults.items()]
+        plain = load_config(settings=["model.name=neumf", *own])
         assert config.model_copy(update={"model": plain.model}) == plain
     for name in ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "my.module:thing"):
         assert load_config(settings=[f"model.name={name}"]).train == Config().train
@@ -307,7 +309,7 @@ def test_what_is_set_anywhere_takes_the_place_of_a_models_default(tmp_path):
     assert load_config(settings=settings).train.batch_size == 7
     file = write(tmp_path, "model: {name: sasrec}\n")
     assert load_config(file) == default
-    assert load_config(file, ["model.name=mf"]) == Config()
+    assert load_config(file, ["model.name=mf"]) == load_config()
 
 
 def test_every_default_of_a_model_is_one_of_another_key_and_can_be_set():

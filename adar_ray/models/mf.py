@@ -85,4 +85,5 @@ COMPONENT = ModelComponent(
         inputs.sharded,
     ),
     shards_items=True,
+    defaults={"optimizer.lr": 3e-3, "loss.l2": 1e-2},
 )

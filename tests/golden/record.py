@@ -37,7 +37,13 @@ from adar_ray.training.trainer import train
 
 DATA = Path(__file__).parent / "data"  # made by `synthesize(120, 150, 2500, seed=1, rows_per_shard=900)`
 SMALL = ["model.embedding_dim=16", "train.epochs=2", "train.batch_size=256", "train.device=cpu"]
-SMALL += ["loss.name=bpr", "adar.pool=64", "sampled_softmax.shared_negatives=64"]
+SMALL += [
+    "optimizer.lr=1e-3",
+    "loss.l2=1e-4",
+    "loss.name=bpr",
+    "adar.pool=64",
+    "sampled_softmax.shared_negatives=64",
+]
 MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
 SAMPLERS = ("uniform", "popularity", "in_batch", "dns", "mixgcf", "dens", "ahns", "srns")
 SOFTMAX = "loss.name=sampled_softmax"

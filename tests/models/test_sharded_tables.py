@@ -108,7 +108,8 @@ def test_workers_with_a_share_each_find_what_one_with_the_whole_table_does(
             expected = ranked(kind, worker, sharded=False)
             for ours, theirs in zip(answers[kind], expected, strict=True):
                 for mine, other in zip(ours, theirs, strict=True):
-                    assert torch.equal(mine, other)
+                    # Matrix products of other sizes round scores in another way; users and items are exact.
+                    torch.testing.assert_close(mine, other, rtol=1e-6, atol=0)
         assert answers["held"] == 2 * 30 * DIM * 4  # two moments of a third of 90 rows
 
 
