@@ -81,7 +81,7 @@ def main() -> None:
 
 def _padding(dataset: Dataset) -> float:
     """The share of padding in all sequence rows."""
-    shards = [dataset.read_sequences(shard)[1] for shard in range(len(dataset.shards(SEQUENCES)))]
+    shards = [dataset.read_sequences(shard)[1] for shard in dataset.shards(SEQUENCES)]
     return float(np.mean(np.concatenate(shards) == PADDING))
 
 
