@@ -194,9 +194,9 @@ def test_resumes_with_other_settings(dataset: Dataset, whole: Run, tmp_path: Pat
     assert lines[2]["loss"] != before[2]["loss"]
     assert Run.open(tmp_path / "run").config == config("optimizer.lr=0.01", epochs=5)
     assert run_section(tmp_path / "run")["resumed"] == [
-        {"epoch": 3, "changes": {"optimizer.lr": [0.001, 0.01], "train.epochs": [4, 5]}}
+        {"epoch": 3, "changes": {"optimizer.lr": [0.003, 0.01], "train.epochs": [4, 5]}}
     ]
-    assert resume(whole, settings=["optimizer.lr=0.001"]).result() == whole.result()  # no change
+    assert resume(whole, settings=["optimizer.lr=0.003"]).result() == whole.result()  # no change
     assert "is finished" in message_of(lambda: resume(whole, settings=["optimizer.lr=0.01"]))
 
 
@@ -588,7 +588,7 @@ def test_a_loss_that_is_no_number(dataset: Dataset, whole: Run, tmp_path: Path) 
     assert "epoch 1" in message
     assert "optimizer.lr" in message
     # Training goes on from the last epoch whose weights are numbers; here that is the start.
-    run = resume(tmp_path / "run", settings=["optimizer.lr=0.001"])
+    run = resume(tmp_path / "run", settings=["optimizer.lr=0.003"])
     assert metrics(run) == metrics(whole)
 
 
