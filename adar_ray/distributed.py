@@ -141,13 +141,13 @@ def sum_over_workers(tensors: list[torch.Tensor]) -> None:
     alone = len(tensors) == 1 and tensors[0].is_contiguous()
     flat = tensors[0].view(-1) if alone else torch.cat([tensor.flatten() for tensor in tensors])
     if _neighbors is not None and _on_cpu([flat]):
-        # Each worker adds up its share, in the order of workers, so that all get the same sums.
-        shares = [share for (share,) in exchange([[share] for share in flat.tensor_split(world_size())])]
-        total = _neighbors.empty(shares[0].shape, flat.dtype)
-        torch.add(shares[0], shares[1], out=total)
-        for share in shares[2:]:
-            total += share
-        torch.cat([share for (share,) in gather([total])], out=flat)
+        # Each worker adds up its part, in the order of workers, so that all get the same sums.
+        parts = [part for (part,) in exchange([[part] for part in flat.tensor_split(world_size())])]
+        total = _neighbors.empty(parts[0].shape, flat.dtype)
+        torch.add(parts[0], parts[1], out=total)
+        for part in parts[2:]:
+            total += part
+        torch.cat([part for (part,) in gather([total])], out=flat)
     else:
         dist.all_reduce(flat)
     if not alone:
