@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
@@ -62,9 +61,6 @@ class EpochRecord(Record):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the fields that are None."""
         return self.model_dump(exclude_none=True)
-
-    def to_line(self) -> str:
-        return json.dumps(self.to_dict()) + "\n"
 
 
 class StepProgress(Record):
@@ -127,6 +123,7 @@ class ModelInfo(Record):
         users, items: how many there are.
         history_length: L, the longest history that a sequential model reads; None for other models.
         dataset: name of the dataset.
+        weights: SHA-256 of `weights.safetensors`.
     """
 
     settings: dict[str, dict[str, Any]]
@@ -135,6 +132,7 @@ class ModelInfo(Record):
     history_length: int | None
     dataset: str
     dataset_checksum: str
+    weights: str
 
 
 class Evaluation(Record):
