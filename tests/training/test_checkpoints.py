@@ -34,6 +34,7 @@ from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, revised, train
+from tests import sealed
 from tests.data.making import make_dataset
 
 EPOCHS = 4
@@ -95,7 +96,7 @@ def continue_in_processes(out: Path, workers: int, until: int, how: Callable[...
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = sealed.read_lines(run / "metrics.jsonl")
     return [{"loss": line["loss"], "penalty": line["penalty"], **line["valid"]} for line in lines]
 
 
@@ -290,19 +291,15 @@ def test_a_damaged_part_is_named(in_two_parts: Path, number: int) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda last: "{", "last.json"),
-        (lambda last: json.dumps({**last, "epoch": "many"}), "last.json"),
-        (lambda last: json.dumps({**last, "parts": {}}), "lacks its checkpoints"),
-        (lambda last: json.dumps({**last, "best_epoch": 7}), "lacks its checkpoints"),
-        (
-            lambda last: json.dumps({**last, "parts": {"1": ["a"], "2": ["a", "b", "c"]}}),
-            "00000-of-00003.safetensors",
-        ),
+        (lambda last: {**last, "epoch": "many"}, "last.json"),
+        (lambda last: {**last, "parts": {}}, "lacks its checkpoints"),
+        (lambda last: {**last, "best_epoch": 7}, "lacks its checkpoints"),
+        (lambda last: {**last, "parts": {"1": ["a"], "2": ["a", "b", "c"]}}, "00000-of-00003.safetensors"),
     ],
 )
 def test_a_damaged_record_of_the_checkpoint(in_two_parts: Path, change, told: str) -> None:
     path = in_two_parts / "checkpoints" / "last.json"
-    path.write_text(change(json.loads(path.read_text())))
+    sealed.write(path, change(sealed.read(path)))
     message = refusal(lambda: resume(in_two_parts))
     assert message.startswith(f"{in_two_parts}/checkpoints/")
     assert told in message
@@ -321,8 +318,8 @@ def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
 
 def test_metrics_that_end_before_the_checkpoint_are_refused(made, tmp_path):
     begin(made, tmp_path / "run", "mf", until=2)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    run = Run.open(tmp_path / "run")
+    run.write_epochs(run.epochs()[:1])
     assert "metrics.jsonl ends at epoch 1, the checkpoint is of epoch 2" in refusal(
         lambda: resume(tmp_path / "run")
     )
