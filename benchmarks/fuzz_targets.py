@@ -535,7 +535,7 @@ def _published(run: Run) -> Target:
 
 
 def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
-    """Files of all kinds that are no longer what was written."""
+    """Files of all kinds that are no longer what was written, but for checkpoints, of which there are others."""
     unchanged = {
         "data": _files(dataset.folder),
         "run": _files(run.folder),
@@ -546,14 +546,14 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
     job = Job.load(ROOT / "jobs" / "nightly.yaml", ["storage=/data"])
 
     def change(random: Random, files: Files) -> Files:
-        name = random.choice([*files])
+        name = random.choice([name for name in files if f"/{CHECKPOINTS}/" not in name])
         changed = mutate_bytes(random, files[name])
         return files | {name: changed if changed != files[name] else b""}
 
     def read(random: Random, folder: Path) -> None:
         kinds: dict[str, Callable[[Path], object]] = {
             "data": lambda kind: _read_dataset(random, kind),
-            "run": read_run,
+            "run": lambda kind: read_run(random, kind),
             "search": lambda kind: _read_search(random, kind),
             "jobs": lambda kind: ProgressFile(job.model_copy(update={"storage": str(folder)}), "name"),
             "published": lambda kind: publish(run, kind),
@@ -563,14 +563,12 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
         kinds[kind](folder / kind)
         assert not is_damaged, "what is damaged was read"
 
-    def read_run(folder: Path) -> None:
+    def read_run(random: Random, folder: Path) -> None:
         run = Run.open(folder)
-        run.load_checkpoint()
-        run.progress()
-        evaluate(run)
         compare([run])
-        run.folder.delete(MODEL)
+        run.progress()
         run.weights()
+        _read_dataset(random, folder / MODEL)
 
     originals = [
         {f"{kind}/{name}": data for name, data in files.items()} for kind, files in unchanged.items()
