@@ -535,7 +535,7 @@ def _published(run: Run) -> Target:
 
 
 def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
-    """Files of all kinds that are no longer what was written, but for checkpoints, of which there are others."""
+    """Files of all kinds that are no longer what was written. Not checkpoints: a run has others of them."""
     unchanged = {
         "data": _files(dataset.folder),
         "run": _files(run.folder),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 
 class Record(BaseModel):
@@ -36,9 +36,9 @@ class SamplerStatistics(Record):
 class EpochTime(Record):
     """How long an epoch took."""
 
-    train_seconds: float
-    valid_seconds: float
-    interactions_per_second: float
+    train_seconds: NonNegativeFloat
+    valid_seconds: NonNegativeFloat
+    interactions_per_second: NonNegativeFloat
 
 
 class EpochRecord(Record):
@@ -50,13 +50,13 @@ class EpochRecord(Record):
         best_epoch: the best epoch so far.
     """
 
-    epoch: int
+    epoch: PositiveInt
     loss: float
     penalty: float
     sampler: SamplerStatistics
     valid: dict[str, float] | None = None
     time: EpochTime
-    best_epoch: int
+    best_epoch: PositiveInt
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the fields that are None."""
@@ -66,9 +66,9 @@ class EpochRecord(Record):
 class StepProgress(Record):
     """`progress.json`: how far the current epoch is."""
 
-    epoch: int
-    step: int
-    steps: int
+    epoch: PositiveInt
+    step: NonNegativeInt
+    steps: PositiveInt
 
 
 class RunResult(Record):
@@ -79,10 +79,10 @@ class RunResult(Record):
         valid: validation metrics of the best epoch; None without validation interactions.
     """
 
-    best_epoch: int
-    epochs: int
+    best_epoch: PositiveInt
+    epochs: PositiveInt
     valid: dict[str, float] | None
-    train_seconds: float
+    train_seconds: NonNegativeFloat
 
 
 class Resumption(Record):
@@ -94,7 +94,7 @@ class Resumption(Record):
             of workers.
     """
 
-    epoch: int
+    epoch: PositiveInt
     changes: dict[str, list[Any]]
 
 
@@ -127,9 +127,9 @@ class ModelInfo(Record):
     """
 
     settings: dict[str, dict[str, Any]]
-    users: int
-    items: int
-    history_length: int | None
+    users: NonNegativeInt
+    items: NonNegativeInt
+    history_length: PositiveInt | None
     dataset: str
     dataset_checksum: str
     weights: str
@@ -144,7 +144,7 @@ class Evaluation(Record):
     """
 
     split: str
-    users: int
+    users: NonNegativeInt
     metrics: dict[str, float]
 
 

@@ -128,7 +128,12 @@ class Search(BaseModel):
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
         names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
         folders = [self.folder.folder(f"trials/{name}") for name in names]
-        return [folder.read_record(TRIAL, Trial, _REMEDY) for folder in folders if folder.exists(TRIAL)]
+        trials = [folder.read_record(TRIAL, Trial, _REMEDY) for folder in folders if folder.exists(TRIAL)]
+        for number, trial in enumerate(trials):
+            if trial.number != number:
+                origin = f"{self.folder}/{_trial_name(number)}/{TRIAL}"
+                raise AdarError(f"{origin}: is missing, or of another trial; {_REMEDY}")
+        return trials
 
     def read_epochs(self, number: int) -> list[EpochRecord]:
         """The lines of `metrics.jsonl` of a trial."""
