@@ -70,7 +70,7 @@ class Dataset:
         root = os.path.realpath(folder.path)
         for file in manifest.files:
             path = folder.join(file.name)
-            if folder.is_local and not os.path.realpath(path).startswith(f"{root}/"):
+            if folder.is_local and not Path(os.path.realpath(path)).is_relative_to(root):
                 raise AdarError(f"{path}: is a link out of the dataset; copy the file in its place")
             info = folder.filesystem.get_file_info(path)
             if not info.is_file:
