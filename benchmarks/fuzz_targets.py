@@ -38,7 +38,7 @@ from adar_ray.documents import parse_json, parse_yaml, to_yaml
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.publish import PUBLISHED, publish
 from adar_ray.storage import Folder
-from adar_ray.training.run import CHECKPOINTS, CONFIG, LAST, METRICS, PROGRESS, RESULT, Run
+from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, PROGRESS, RESULT, STATE, Run
 from adar_ray.training.trainer import resume, train
 from adar_ray.tuning import folder as search_folder
 from adar_ray.tuning.checks import check
@@ -399,10 +399,12 @@ def _runs(run: Run) -> list[Target]:
 
     def change_checkpoint(random: Random, files: Files) -> Files:
         rest = {name: data for name, data in files.items() if name != RESULT}
-        part = random.choice([name for name in files if name.startswith(f"{CHECKPOINTS}/") and name != LAST])
+        saved = [name for name in files if name.startswith(f"{CHECKPOINTS}/")]
+        part = random.choice([name for name in saved if name.endswith(".safetensors")])
+        state = random.choice([name for name in saved if name.endswith(STATE)])
         kind = random.random()
         if kind < 0.3:
-            return rest | {LAST: _change_json(random, files[LAST])}
+            return rest | {state: _change_json(random, files[state])}
         if kind < 0.6:
             return rest | {part: mutate_bytes(random, files[part])}
         tensors = load_safetensors(files[part])
