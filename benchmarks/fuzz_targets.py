@@ -44,7 +44,7 @@ from adar_ray.inference.publish import PUBLISHED, publish
 from adar_ray.reporting.tables import compare
 from adar_ray.storage import Folder
 from adar_ray.training.records import StepProgress
-from adar_ray.training.run import CHECKPOINTS, CONFIG, LAST, METRICS, MODEL, RESULT, Run
+from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, MODEL, RESULT, STATE, Run
 from adar_ray.training.saved_model import INFO, WEIGHTS
 from adar_ray.training.trainer import resume, train
 from adar_ray.tuning import folder as search_folder
@@ -429,21 +429,26 @@ def _runs(run: Run) -> list[Target]:
         del content["sha256"]
         return files | {name: data, record: to_record(content)}
 
+    def state_of(part: str) -> str:
+        return f"{part.rpartition('/')[0]}/{STATE}"
+
     def change_checkpoint(random: Random, files: Files) -> Files:
         rest = {name: data for name, data in files.items() if name != RESULT}
-        part = random.choice([name for name in files if name.startswith(f"{CHECKPOINTS}/") and name != LAST])
+        saved = [name for name in files if name.startswith(f"{CHECKPOINTS}/")]
+        part = random.choice([name for name in saved if name.endswith(".safetensors")])
+        state = random.choice([name for name in saved if name.endswith(STATE)])
         kind = random.random()
         if kind < 0.3:
-            return rest | {LAST: _change_record(random, files[LAST])}
+            return rest | {state: _change_record(random, files[state])}
         if kind < 0.6:
-            return with_checksum(rest, LAST, part, mutate_bytes(random, files[part]))
+            return with_checksum(rest, state_of(part), part, mutate_bytes(random, files[part]))
         tensors = load_safetensors(files[part])
         name = random.choice([*tensors])
         if random.random() < 0.3:
             del tensors[name]
         else:
             tensors[random.choice((name, "x"))] = random.choice(_TENSORS)
-        return with_checksum(rest, LAST, part, save_safetensors(tensors))
+        return with_checksum(rest, state_of(part), part, save_safetensors(tensors))
 
     def read_checkpoint(random: Random, folder: Path) -> None:
         resume(Run.open(folder))

@@ -79,13 +79,19 @@ def rows_before(lane_rows: np.ndarray, step: int, steps: int) -> np.ndarray:
 
 
 def batches(
-    chunks: Iterable[Rows], bounds: np.ndarray, first_lane: int, lane_rows: np.ndarray, batch_size: int
+    chunks: Iterable[Rows],
+    bounds: np.ndarray,
+    first_lane: int,
+    lane_rows: np.ndarray,
+    batch_size: int,
+    done: int = 0,
 ) -> Iterator[Batch]:
     """Cut the chunks of one worker into its rows of each step.
 
     Args:
         bounds: see `arrange`; those of the worker's lanes.
         lane_rows: rows of every lane, `[L]`.
+        done: steps to pass over.
 
     Raises:
         AdarError: the chunks have other numbers of rows.
@@ -103,7 +109,9 @@ def batches(
             if chunk is None:
                 raise AdarError(f"{_DISAGREE}: a lane has fewer rows than it should; prepare again")
             held = held.joined_by(chunk, bounds)
-        yield Batch(*held.take(count[mine]), first=int(count[:first_lane].sum()), rows=int(count.sum()))
+        user, item = held.take(count[mine])
+        if step >= done:
+            yield Batch(user, item, first=int(count[:first_lane].sum()), rows=int(count.sum()))
     if (held.start < held.end).any() or any(len(user) for user, _ in chunks):
         raise AdarError(f"{_DISAGREE}: a lane has more rows than it should; prepare again")
 

@@ -22,6 +22,7 @@ from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import revised
 from tests.cluster.jobs import TRAIN, job_of, write
+from tests.training.checkpoints import last_epoch
 
 
 def test_a_step_that_began_resumes_or_starts_over(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
         assert first.stderr.splitlines()[-1] == (
             "adar-ray job: the time limit of 12 s has passed; submit the job again to continue"
         )
-        if (run / "checkpoints" / "last.json").exists():
+        if last_epoch(run):
             break
     finished = len((run / "metrics.jsonl").read_text().splitlines())
     assert 1 <= finished < 999
@@ -115,7 +116,7 @@ def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> 
     command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.json").exists():
+    while not last_epoch(tmp_path / "store" / "runs" / "me"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -64,9 +64,9 @@ def test_weights_are_put_together_from_what_each_worker_has(run: Run) -> None:
         if worker == 0:
             part |= {"model.bias": bias_D, "mean:model.bias": torch.zeros(2)}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in part.items()})
-        digests.append(run.write_part(1, worker, 2, content).hex())
-    dealt = {1: ["model.item.weight"]}
-    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: digests}, dealt=dealt))
+        digests.append(run.write_part((1, 0), worker, 2, content))
+    dealt = ["model.item.weight"]
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, files=digests, dealt=dealt))
     weights = run.weights()
     expected = {"item.weight": item_ID, "user.weight": user_UD, "bias": bias_D}
     assert weights.keys() == expected.keys()
@@ -75,8 +75,8 @@ def test_weights_are_put_together_from_what_each_worker_has(run: Run) -> None:
 
 def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Dataset) -> None:
     result = RunResult(best_epoch=2, epochs=3, valid=None, train_seconds=1.0)
-    digest = run.write_part(1, 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
-    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: [digest.hex()]}))
+    digest = run.write_part((1, 0), 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, files=[digest]))
     run.write_progress(StepProgress(epoch=1, step=2, steps=3))
     assert run.progress() == StepProgress(epoch=1, step=2, steps=3)
     run.finish(dataset, result)

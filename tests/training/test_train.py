@@ -33,6 +33,7 @@ from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 from tests import sealed
+from tests.training.checkpoints import last_epoch
 
 SMALL = [
     "model.embedding_dim=16",
@@ -63,8 +64,7 @@ def weights(run: Run | Path) -> bytes:
 
 def last_weights(folder: Path) -> dict[str, torch.Tensor]:
     """The model of the last checkpoint of a run in one process."""
-    last = json.loads((folder / "checkpoints" / "last.json").read_text())
-    part = folder / "checkpoints" / f"{last['epoch']:05d}" / "00000-of-00001.safetensors"
+    part = folder / "checkpoints" / f"{last_epoch(folder):05d}" / "00000-of-00001.safetensors"
     tensors = safetensors.torch.load_file(part)
     return {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
 
@@ -636,8 +636,8 @@ def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tm
     assert weights(run) == weights(whole)
     assert told == run.epochs()
     # Nothing of Ray's own is left in the run.
-    kept = {f"{epoch:05d}" for epoch in (4, run.result().best_epoch)}
-    assert {*os.listdir(tmp_path / "run" / "checkpoints")} == {"last.json", *kept}
+    kept = {f"{epoch:05d}" for epoch in (3, 4, run.result().best_epoch)}
+    assert {*os.listdir(tmp_path / "run" / "checkpoints")} == kept
 
 
 @pytest.mark.slow
