@@ -44,7 +44,7 @@ class TrainedModel:
 
         Args:
             data: where the run's dataset is now, if the model needs it and it has moved. A finished run has
-                all it needs in its `model/`; an unfinished one, and one of an earlier version, need it.
+                all it needs in its `model/`; an unfinished one needs it.
 
         Raises:
             AdarError: it is neither, or the dataset is not there or has changed since training.

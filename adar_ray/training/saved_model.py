@@ -39,8 +39,7 @@ class SavedModel:
 
     @classmethod
     def open(cls, folder: Folder) -> SavedModel | None:
-        """Opens a model folder; None if the folder is none, or that of an earlier version without ids and
-        interactions."""
+        """Opens a model folder; None if the folder is none, or is not complete."""
         if not (folder.exists(INFO) and folder.exists(MANIFEST)):
             return None
         info = folder.read_record(INFO, ModelInfo, _REMEDY)
