@@ -98,7 +98,7 @@ def parse_record(data: bytes, origin: str, record: type[R], remedy: str = "") ->
     Raises:
         AdarError: it is damaged, or no such record.
     """
-    _check_seal(data, _RECORD_SEAL, LONGEST_JSON, origin, remedy)
+    _unsealed(data, _RECORD_SEAL, LONGEST_JSON, origin, remedy)
     content = parse_json(data, origin, remedy)
     del content["sha256"]
     try:
@@ -107,19 +107,26 @@ def parse_record(data: bytes, origin: str, record: type[R], remedy: str = "") ->
         raise damaged(origin, explain(error), remedy) from error
 
 
-def parse_lines(data: bytes, origin: str, remedy: str = "") -> list[dict[str, Any]]:
-    """The contents of sealed JSON lines.
+def parse_lines(data: bytes, origin: str, record: type[R], remedy: str = "") -> list[R]:
+    """The records in sealed JSON lines.
 
     Args:
         origin, remedy: where they come from, and what to do if they are damaged; for the message.
 
     Raises:
-        AdarError: they are damaged.
+        AdarError: they are damaged, or no such records.
     """
-    _check_seal(data, _LINES_SEAL, LONGEST_LINES, origin, remedy)
-    contents = [parse_json(line, origin, remedy) for line in data.splitlines()]
-    del contents[-1]["sha256"]
-    return contents
+    text = _unsealed(data, _LINES_SEAL, LONGEST_LINES, origin, remedy).removesuffix(b", ") + b"}"
+    records = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            if line.count(b",") > MOST_VALUES:
+                raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+            records.append(record.model_validate_json(line))
+        except ValueError as error:
+            problem = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise damaged(origin, f"line {number}: {problem}", remedy) from error
+    return records
 
 
 def parse_sealed_yaml(data: bytes, origin: str, remedy: str = "") -> Any:
@@ -131,8 +138,7 @@ def parse_sealed_yaml(data: bytes, origin: str, remedy: str = "") -> Any:
     Raises:
         AdarError: it is damaged.
     """
-    _check_seal(data, _YAML_SEAL, LONGEST_YAML, origin, remedy)
-    return parse_yaml(data, origin)
+    return parse_yaml(_unsealed(data, _YAML_SEAL, LONGEST_YAML, origin, remedy), origin)
 
 
 def to_record(content: Mapping[str, Any]) -> bytes:
@@ -184,7 +190,8 @@ def _sealed(text: str, seal: tuple[bytes, bytes]) -> bytes:
     return head + hashlib.sha256(head).hexdigest().encode() + seal[1]
 
 
-def _check_seal(data: bytes, seal: tuple[bytes, bytes], longest: int, origin: str, remedy: str) -> None:
+def _unsealed(data: bytes, seal: tuple[bytes, bytes], longest: int, origin: str, remedy: str) -> bytes:
+    """What comes before the seal of a document, which has to be right."""
     before, after = seal
     end = len(data) - len(after)
     head, checksum = data[: max(end - 64, 0)], data[max(end - 64, 0) : end]
@@ -195,7 +202,7 @@ def _check_seal(data: bytes, seal: tuple[bytes, bytes], longest: int, origin: st
     elif hashlib.sha256(head).hexdigest().encode() != checksum:
         problem = "wrong checksum: it has changed since it was written"
     else:
-        return
+        return head.removesuffix(before)
     raise damaged(origin, problem, remedy)
 
 

@@ -216,8 +216,8 @@ class Folder:
     def write_record(self, name: str, record: BaseModel) -> None:
         self.write_bytes(name, to_record(record.model_dump()))
 
-    def read_lines(self, name: str, remedy: str = "") -> list[dict[str, Any]]:
-        """The contents of the JSON lines that `write_lines` wrote.
+    def read_lines(self, name: str, record: type[R], remedy: str = "") -> list[R]:
+        """The records in JSON lines that `write_lines` wrote.
 
         Args:
             remedy: what to do if they are damaged, for the message.
@@ -225,7 +225,7 @@ class Folder:
         Raises:
             AdarError: they are damaged.
         """
-        return parse_lines(self.read_bytes(name, LONGEST_LINES + 1), f"{self}/{name}", remedy)
+        return parse_lines(self.read_bytes(name, LONGEST_LINES + 1), f"{self}/{name}", record, remedy)
 
     def write_lines(self, name: str, contents: Iterable[Mapping[str, Any]]) -> None:
         self.write_bytes(name, to_lines(contents))

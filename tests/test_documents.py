@@ -211,10 +211,38 @@ def test_what_is_no_record_is_refused_with_the_key(text: str, problem: str) -> N
     assert message.endswith("; remove it")
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("", "EOF"),
+        ('{"x": 1}, {"x": 2}', "trailing"),
+        ('{"x": ' + "[" * 100_000, "recursion limit"),
+        ('{"x": 1, "y": 2}', "y: Extra inputs"),
+        ('{"x": [' + "0," * 200_000 + "0]}", "more than 131,072 values"),
+    ],
+    ids=lambda text: text[:10],
+)
+def test_a_line_that_is_no_record_is_refused_with_its_number(line: str, problem: str) -> None:
+    head = f'{{"x": 3}}\n{line}\n{{"x": 4, "sha256": "'.encode()
+    data = head + hashlib.sha256(head).hexdigest().encode() + b'"}\n'
+    message = refusal(parse_lines, data, "f", Point, "remove it")
+    assert message.startswith("f: is damaged (line 2: ")
+    assert problem in message
+
+
+def test_lines_that_hold_nothing_but_a_checksum_are_refused() -> None:
+    head = b'{"sha256": "'
+    data = head + hashlib.sha256(head).hexdigest().encode() + b'"}\n'
+    assert "line 1" in refusal(parse_lines, data, "f", Point)
+
+
 CONTENT = {"x": 3, "é": ["\n", None, 0.1], "sha256": "a key of its own"}
 SEALED = {
     "record": (to_record({"x": 3}), lambda data: parse_record(data, "f", Point, "remove it")),
-    "lines": (to_lines([CONTENT, {}, {"x": 3}]), lambda data: parse_lines(data, "f", "remove it")),
+    "lines": (
+        to_lines([{"x": 1}, {"x": 2}, {"x": 3}]),
+        lambda data: parse_lines(data, "f", Point, "remove it"),
+    ),
     "yaml": (to_sealed_yaml(CONTENT), lambda data: parse_sealed_yaml(data, "f", "remove it")),
 }
 
@@ -226,7 +254,7 @@ def test_a_document_ends_with_the_checksum_of_what_is_before_it() -> None:
     assert json.loads(SEALED["record"][0]).keys() == {"x", "sha256"}
     assert yaml.safe_load(SEALED["yaml"][0]) == CONTENT
     record, lines, document = (read(data) for data, read in SEALED.values())
-    assert (record, lines, document) == (Point(x=3), [CONTENT, {}, {"x": 3}], CONTENT)
+    assert (record, lines, document) == (Point(x=3), [Point(x=1), Point(x=2), Point(x=3)], CONTENT)
 
 
 @pytest.mark.parametrize("kind", SEALED)
