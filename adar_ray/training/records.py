@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -68,9 +67,6 @@ class EpochRecord(Record):
         """Plain values, without the fields that are None."""
         return self.model_dump(exclude_none=True)
 
-    def to_line(self) -> str:
-        return json.dumps(self.to_dict()) + "\n"
-
 
 class StepProgress(Record):
     """`progress.json`: how far the current epoch is."""
@@ -132,6 +128,7 @@ class ModelInfo(Record):
         users, items: how many there are.
         history_length: L, the longest history that a sequential model reads; None for other models.
         dataset: name of the dataset.
+        weights: SHA-256 of `weights.safetensors`.
     """
 
     settings: dict[str, dict[str, Any]]
@@ -140,6 +137,7 @@ class ModelInfo(Record):
     history_length: int | None
     dataset: str
     dataset_checksum: str
+    weights: str
 
 
 class Evaluation(Record):

@@ -24,7 +24,7 @@ from safetensors.torch import save as save_safetensors
 
 from adar_ray.config import Config, build_config
 from adar_ray.data.dataset import MANIFEST, Dataset
-from adar_ray.documents import explain, parse_yaml, to_yaml
+from adar_ray.documents import damaged, explain
 from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.users import Users
 from adar_ray.lease import Lease, hold, read_holder
@@ -39,7 +39,7 @@ from adar_ray.training.records import (
     StepProgress,
     TrainingState,
 )
-from adar_ray.training.saved_model import WEIGHTS, read_weights, save_model
+from adar_ray.training.saved_model import INFO, read_weights, save_model
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -109,18 +109,22 @@ class Run:
                 f"{folder}: is not a run folder ({CONFIG} is missing); make one with `adar-ray train`"
             )
         origin = f"{folder}/{CONFIG}"
-        content = parse_yaml(folder.read_bytes(CONFIG), origin)
+        remedy = (
+            "restore it, or train again with --replace; "
+            f"change settings with `adar-ray train --resume {folder} --set KEY=VALUE`"
+        )
+        content = folder.read_yaml(CONFIG, remedy)
         if not isinstance(content, dict) or "run" not in content:
-            raise AdarError(f"{origin}: is damaged (it has no section run)")
+            raise damaged(origin, "it has no section run", remedy)
         try:
             info = RunInfo.model_validate(content["run"])
         except ValidationError as error:
-            raise AdarError(f"{origin}: is damaged (run.{explain(error)})") from error
+            raise damaged(origin, f"run.{explain(error)}", remedy) from error
         return cls(folder, build_config([(origin, content)], origin), info)
 
     def write_config(self) -> None:
         content = {"run": self.info.model_dump(exclude_defaults=True), **self.config.used()}
-        self._owned().write_bytes(CONFIG, to_yaml(content).encode())
+        self._owned().write_yaml(CONFIG, content)
 
     def dataset(self, moved_to: str | Path | None = None) -> Dataset:
         """The dataset of this run.
@@ -152,7 +156,11 @@ class Run:
         return read_epochs(self.folder)
 
     def write_epochs(self, epochs: list[EpochRecord]) -> None:
-        self._owned().write_bytes(METRICS, "".join(epoch.to_line() for epoch in epochs).encode())
+        folder = self._owned()
+        if epochs:
+            folder.write_lines(METRICS, [epoch.to_dict() for epoch in epochs])
+        elif folder.exists(METRICS):
+            folder.delete(METRICS)
 
     # Checkpoints.
 
@@ -173,7 +181,7 @@ class Run:
 
         The newest stay, the last that ends an epoch, and the best epochs of all these.
         """
-        self._owned().write_json(_state(state.place), state.model_dump())
+        self._owned().write_record(_state(state.place), state)
         newest = [state]
         for place in self._places():
             with contextlib.suppress(AdarError):
@@ -195,7 +203,7 @@ class Run:
             for worker in range(len(each.files)):
                 name = _part(each.place, worker, len(each.files))
                 folder.write_bytes(name, self.folder.read_bytes(name))
-            folder.write_json(_state(each.place), each.model_dump())
+            folder.write_record(_state(each.place), each)
 
     def newest_checkpoint(self) -> TrainingState | None:
         """The newest checkpoint that is undamaged, with that of the best epoch; None if there is none.
@@ -339,25 +347,31 @@ class Run:
     def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""
         save_model(self.folder.folder(MODEL), self.config, dataset, save_safetensors(self._best_weights()))
-        self.folder.write_json(RESULT, result.model_dump())
+        self.folder.write_record(RESULT, result)
         if self.folder.exists(PROGRESS):
             self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
 
     def result(self) -> RunResult | None:
         """The final figures; None if the run is not finished."""
-        return self.folder.read_record(RESULT, RunResult) if self.folder.exists(RESULT) else None
+        if not self.folder.exists(RESULT):
+            return None
+        remedy = f"remove it, then `adar-ray train --resume {self.folder}` makes it again"
+        return self.folder.read_record(RESULT, RunResult, remedy)
 
     def progress(self) -> StepProgress | None:
         """How far the workers are within the current epoch; None if they have not said so yet."""
-        return self.folder.read_record(PROGRESS, StepProgress) if self.folder.exists(PROGRESS) else None
+        if not self.folder.exists(PROGRESS):
+            return None
+        return self.folder.read_record(PROGRESS, StepProgress, "remove it")
 
     def write_progress(self, progress: StepProgress) -> None:
-        self._owned().write_json(PROGRESS, progress.model_dump())
+        self._owned().write_record(PROGRESS, progress)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best epoch, or of the best so far if the run is not finished."""
-        if self.folder.exists(f"{MODEL}/{WEIGHTS}"):
-            return read_weights(self.folder, f"{MODEL}/{WEIGHTS}")
+        model = self.folder.folder(MODEL)
+        if model.exists(INFO):
+            return read_weights(model)
         return self._best_weights()
 
     def _best_weights(self) -> dict[str, torch.Tensor]:
@@ -381,7 +395,9 @@ class Run:
         files = self.folder.filesystem.get_file_info(selector)
         names = sorted(file.base_name for file in files if file.base_name.endswith(".json"))
         return {
-            name.removesuffix(".json"): self.folder.read_record(f"evaluation/{name}", Evaluation)
+            name.removesuffix(".json"): self.folder.read_record(
+                f"evaluation/{name}", Evaluation, "evaluate again"
+            )
             for name in names
         }
 
@@ -417,24 +433,20 @@ def read_epochs(folder: Folder) -> list[EpochRecord]:
     """
     if not folder.exists(METRICS):
         return []
+    remedy = "restore the file, or train again with --replace"
     epochs: list[EpochRecord] = []
-    for number, line in enumerate(folder.read_bytes(METRICS).splitlines(), 1):
+    for number, line in enumerate(folder.read_lines(METRICS, remedy), 1):
         try:
-            record = EpochRecord.model_validate_json(line)
-        except ValidationError as error:
-            raise _damaged_epochs(folder, number, f"is damaged ({explain(error)})") from error
-        if record.epoch != number:
-            raise _damaged_epochs(folder, number, f"is epoch {record.epoch}, not {number}")
-        if not 1 <= record.best_epoch <= number:
-            raise _damaged_epochs(folder, number, f"names {record.best_epoch} as the best epoch so far")
+            record = EpochRecord.model_validate(line)
+            if record.epoch != number:
+                raise ValueError(f"it is epoch {record.epoch}")
+            if not 1 <= record.best_epoch <= number:
+                raise ValueError(f"it names {record.best_epoch} as the best epoch so far")
+        except ValueError as error:
+            problem = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise damaged(f"{folder}/{METRICS}", f"line {number}: {problem}", remedy) from error
         epochs.append(record)
     return epochs
-
-
-def _damaged_epochs(folder: Folder, number: int, problem: str) -> AdarError:
-    return AdarError(
-        f"{folder}/{METRICS}: line {number} {problem}; restore the file, or train again with --replace"
-    )
 
 
 def _check_new(folder: Folder, replace: bool) -> None:

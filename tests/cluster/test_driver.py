@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from adar_ray.cluster import driver
 from adar_ray.cluster.driver import ProgressFile, run_job
@@ -20,6 +19,8 @@ from adar_ray.cluster.job import Job
 from adar_ray.data.dataset import Dataset
 from adar_ray.lease import hold
 from adar_ray.storage import Folder
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import revised
 from tests.cluster.jobs import TRAIN, job_of, write
 from tests.training.checkpoints import last_epoch
 
@@ -97,9 +98,7 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
     assert 1 <= finished < 999
 
     # From here on the configuration in the run folder counts: fewer epochs end the run.
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["train"]["epochs"] = finished + 2
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    revised(Run.open(run), [f"train.epochs={finished + 2}"]).write_config()
     second = drive(file, "--set", "train.epochs=999")
     assert second.returncode == 0, second.stderr
     assert f"train --resume {run}" in second.stderr

@@ -6,7 +6,6 @@ Workers are processes that talk through gloo and run the loop that Ray Train's w
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -34,6 +33,7 @@ from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, revised, train
+from tests import sealed
 from tests.data.making import make_dataset
 from tests.training.checkpoints import last_epoch, places, state
 
@@ -96,7 +96,7 @@ def continue_in_processes(out: Path, workers: int, until: int, how: Callable[...
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = sealed.read_lines(run / "metrics.jsonl")
     return [{"loss": line["loss"], "penalty": line["penalty"], **line["valid"]} for line in lines]
 
 
@@ -304,17 +304,16 @@ def test_with_all_checkpoints_damaged_the_newest_is_named(in_two_parts: Path) ->
 @pytest.mark.parametrize(
     "change",
     [
-        lambda state: "{",
-        lambda state: json.dumps({**state, "epoch": "many"}),
-        lambda state: json.dumps({**state, "epoch": 1}),
-        lambda state: json.dumps({**state, "files": []}),
-        lambda state: json.dumps({**state, "best_epoch": 7}),
-        lambda state: json.dumps({**state, "files": ["a", "b", "c"]}),
+        lambda state: {**state, "epoch": "many"},
+        lambda state: {**state, "epoch": 1},
+        lambda state: {**state, "files": []},
+        lambda state: {**state, "best_epoch": 7},
+        lambda state: {**state, "files": ["a", "b", "c"]},
     ],
 )
 def test_a_damaged_record_of_a_checkpoint(in_two_parts: Path, whole, change, caplog) -> None:
     path = in_two_parts / "checkpoints" / "00002" / "state.json"
-    path.write_text(change(json.loads(path.read_text())))
+    sealed.write(path, change(sealed.read(path)))
     same_end(in_two_parts, whole("mf"))
     assert caplog.messages[0].startswith(f"{path.parent}/")
 
@@ -332,8 +331,8 @@ def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
 
 def test_metrics_that_end_before_the_checkpoint_are_refused(made, tmp_path):
     begin(made, tmp_path / "run", "mf", until=2)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    run = Run.open(tmp_path / "run")
+    run.write_epochs(run.epochs()[:1])
     assert "metrics.jsonl ends at epoch 1, the checkpoint is of epoch 2" in refusal(
         lambda: resume(tmp_path / "run")
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics,
 from adar_ray.training.run import Run
 from adar_ray.training.saver import Saver
 from adar_ray.training.trainer import resume, train
+from tests import sealed
 from tests.data.making import make_dataset
 from tests.training.checkpoints import last_epoch, places
 
@@ -121,7 +121,7 @@ def whole(made: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = sealed.read_lines(run / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
 
 
@@ -153,7 +153,7 @@ def test_an_epoch_trains_while_the_one_before_is_saved(
     def on_step(epoch: int, step: int, steps: int) -> None:
         happened.append(f"step {epoch}.{step}")
         if (epoch, step) == (2, 3):
-            assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+            assert not (tmp_path / "run" / "metrics.jsonl").exists()
             gate.set()
 
     def on_epoch(record: EpochRecord) -> None:
