@@ -6,6 +6,7 @@ import click
 
 from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
+from adar_ray.limits import LARGEST_K
 
 _data = click.option(
     "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
@@ -40,7 +41,7 @@ def evaluate_command(run: str, data: str | None, split: str, ks: str, as_json: b
 @command("recommend")
 @click.argument("run")
 @_data
-@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Items per user.")
+@click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="Items per user.")
 @click.option("--out", required=True, help="Address of a new folder for the Parquet files.")
 @click.option("--users", "users_file", help="Address of a file of user ids, one a line.")
 @click.option("--replace", is_flag=True, help="Overwrite the recommendations at --out.")

@@ -9,6 +9,7 @@ import click
 
 from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
 from adar_ray.cli.output import show
+from adar_ray.limits import MOST_WORKERS
 
 if TYPE_CHECKING:
     from adar_ray.training.run import Run
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
 @click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_WORKERS),
     help="Ray Train workers; 0 trains in this process.  [default: 0, on a cluster 1; those of the run]",
 )
 @click.option(

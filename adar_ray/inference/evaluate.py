@@ -8,6 +8,7 @@ from pathlib import Path
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
+from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.records import Evaluation
 from adar_ray.training.run import Run
@@ -35,6 +36,8 @@ def evaluate(
         AdarError: the split is empty, a sequential model has no histories before the split, or the run is not
             finished and its dataset is not there or has changed.
     """
+    for k in ks:
+        check_number("--k", k, 1, LARGEST_K)
     run = Run.open(run)
     trained = TrainedModel.load(run, data)
     truth = user_items(trained.dataset, split)

@@ -14,6 +14,7 @@ from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.inference.parts import PartWriter, parts_of, write_parts
+from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.outputs import new_folder
 from adar_ray.ray_address import joins_cluster
 from adar_ray.storage import Folder
@@ -74,6 +75,7 @@ def recommend(
     Raises:
         AdarError: none of the users is known, or `out` is not empty. Nothing is written.
     """
+    check_number("--k", k, 1, LARGEST_K)
     trained = TrainedModel.load(run, data)
     dataset, history = trained.dataset, trained.history(*SPLITS)
     ids, unknown = (np.arange(dataset.n_users), []) if users is None else _user_ids(dataset, users)

@@ -19,13 +19,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
+from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, read_holder
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 from adar_ray.outputs import check_replaceable
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Record
@@ -64,12 +66,12 @@ class Search(BaseModel):
     data: str
     checksum: str
     settings: tuple[str, ...]
-    trials: PositiveInt
-    seconds: float | None
-    concurrent: PositiveInt | None
-    workers: NonNegativeInt
-    retries: NonNegativeInt
-    seeds: NonNegativeInt
+    trials: int = Field(ge=1, le=MOST_TRIALS)
+    seconds: float | None = Field(ge=0, le=LONGEST)
+    concurrent: int | None = Field(ge=1, le=MOST_WORKERS)
+    workers: int = Field(ge=1, le=MOST_WORKERS)
+    retries: int = Field(ge=0, le=MOST_REPEATS)
+    seeds: int = Field(ge=0, le=MOST_REPEATS)
 
     @classmethod
     def open(cls, address: str | Path) -> Search:

@@ -11,8 +11,10 @@ from ray import tune as ray_tune
 
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
+from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS, check_number
 from adar_ray.outputs import forget_replaced, put_back, replacing
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
@@ -67,6 +69,15 @@ def tune(
         AdarError: the space, the dataset or the cluster does not fit; nothing is written then.
         KeyboardInterrupt: interrupted; `resume_search` continues.
     """
+    check_number("--retries", retries, 0, MOST_REPEATS)
+    check_number("--seeds", seeds, 0, MOST_REPEATS)
+    check_number("--workers-per-trial", workers, 1, MOST_WORKERS)
+    if seconds is not None:
+        check_number("--time", seconds, 0, LONGEST)
+    if trials is not None:
+        check_number("--trials", trials, 1, MOST_TRIALS)
+    if concurrent is not None:
+        check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
     space = space if isinstance(space, Space) else Space.load(space)
     check(space, settings)
