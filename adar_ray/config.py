@@ -172,6 +172,10 @@ class Config(_Blocks):
         block: Settings | None = getattr(self, name, None)
         return Settings() if block is None else block
 
+    def component_names(self) -> list[str]:
+        """What `model.name`, `loss.name` and `sampler.name` say."""
+        return [self.model.name, self.loss.name, self.sampler.name]
+
     def sampler_names(self) -> list[str]:
         """The samplers that train: that of the loss, then the one that joins it, if any; the last one is
         studied.

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
+from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
 from adar_ray.cli.output import show
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 
@@ -49,6 +49,7 @@ from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
     help="Seeds to train and test the best configuration with; 0 skips this.",
 )
 @click.option("--resume", metavar="SEARCH", help="Resume an unfinished search.")
+@trust_option("the resumed search")
 @click.option("--replace", is_flag=True, help="Overwrite the search at --out.")
 def tune_command(
     as_json: bool,
@@ -57,15 +58,17 @@ def tune_command(
     out: str | None,
     time_limit: str | None,
     resume: str | None,
+    trust: bool,
     **options: Any,
 ) -> None:
     """Search a space for the best configuration, and test that one."""
     if resume is not None:
-        refuse_all_but_resume("search")
+        refuse_all_but_resume("search", trust="--trust")
         from adar_ray.tuning.search import resume_search
 
-        search = partial(resume_search, resume)
+        search = partial(resume_search, resume, trust=trust)
     elif data_address and space_file and out:
+        refuse_trust(trust)
         from adar_ray.durations import parse_duration
         from adar_ray.tuning.search import tune
 

@@ -22,6 +22,7 @@ def evaluate(
     ks: Sequence[int] = KS,
     *,
     data: str | Path | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
 
@@ -31,6 +32,7 @@ def evaluate(
 
     Args:
         data: where the dataset of a run that is not finished is now, if it has moved.
+        trust: whether custom components that the folder names may run.
 
     Raises:
         AdarError: the split is empty, a sequential model has no histories before the split, or the run is not
@@ -38,7 +40,7 @@ def evaluate(
     """
     for k in ks:
         check_number("--k", k, 1, LARGEST_K)
-    run = Run.open(run)
+    run = Run.open(run, trust=trust)
     trained = TrainedModel.load(run, data)
     truth = user_items(trained.dataset, split)
     if not len(truth):

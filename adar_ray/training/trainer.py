@@ -81,6 +81,7 @@ def resume(
     data: str | Path | None = None,
     settings: Iterable[str] = (),
     workers: int | None = None,
+    trust: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
@@ -92,12 +93,13 @@ def resume(
         data: where the dataset is now, if it has moved.
         settings: `section.key=value`, for settings that may change on the way (see `revised`).
         workers: Ray Train workers from now on; the run's own number by default.
+        trust: whether custom components that the folder of the run names may run.
 
     Raises:
         AdarError: it is not a run, its dataset is not there or has changed, a setting may not change, or
             another process trains it.
     """
-    before = Run.open(run)
+    before = Run.open(run, trust=trust)
     run = revised(before, settings, workers)
     if run.result() is not None:
         return run

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
-from adar_ray.config import Config
+from adar_ray.config import Config, read_setting
+from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import explain, parse_yaml, to_yaml
 from adar_ray.durations import LONGEST
@@ -74,11 +75,14 @@ class Search(BaseModel):
     seeds: int = Field(ge=0, le=MOST_REPEATS)
 
     @classmethod
-    def open(cls, address: str | Path) -> Search:
+    def open(cls, address: str | Path, *, trust: bool = False) -> Search:
         """Open an existing search folder.
 
+        Args:
+            trust: whether code that it names may run.
+
         Raises:
-            AdarError: it is not a search, or its `search.yaml` is damaged.
+            AdarError: it is not a search, its `search.yaml` is damaged, or it names code that is not trusted.
         """
         folder = Folder.at(address)
         if not folder.exists(SEARCH):
@@ -89,9 +93,11 @@ class Search(BaseModel):
             raise AdarError(f"{origin}: is damaged (it has no space)")
         space = Space.from_mapping(content["space"], origin)
         try:
-            return cls.model_validate({**content, "folder": folder, "space": space})
+            search = cls.model_validate({**content, "folder": folder, "space": space})
         except ValidationError as error:
             raise AdarError(f"{origin}: is damaged ({explain(error)})") from error
+        refuse_foreign_code(search.component_names(), origin, trust)
+        return search
 
     def write(self) -> None:
         self.owned().write_bytes(SEARCH, to_yaml(self.model_dump(mode="json")).encode())
@@ -116,6 +122,21 @@ class Search(BaseModel):
         """The configuration of a trial."""
         return self.space.config(values, self.settings)
 
+    def component_names(self) -> list[str]:
+        """All that `model.name`, `loss.name` and `sampler.name` can be in a trial."""
+        layers: list[Mapping[str, Any]] = [
+            self.space.base,
+            *(read_setting(setting)[1] for setting in self.settings),
+        ]
+        fixed = [keys["name"] for layer in layers for keys in layer.values() if keys and "name" in keys]
+        searched = [
+            value
+            for name, parameter in self.space.parameters.items()
+            if name.endswith(".name")
+            for value in parameter.points()
+        ]
+        return [name for name in (*fixed, *searched) if isinstance(name, str)]
+
     # Trials.
 
     def trial_folder(self, number: int) -> Folder:
@@ -129,7 +150,17 @@ class Search(BaseModel):
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
         names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
         folders = [self.folder.folder(f"trials/{name}") for name in names]
-        return [folder.read_record(TRIAL, Trial) for folder in folders if folder.exists(TRIAL)]
+        return [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+
+    def _read_trial(self, folder: Folder) -> Trial:
+        trial = folder.read_record(TRIAL, Trial)
+        problem = None if trial.name == folder.path.rpartition("/")[2] else f"it is trial {trial.name}"
+        for name, value in trial.values.items():
+            if name not in self.space.parameters or not self.space.parameters[name].allows(value):
+                problem = one_line(f"{name} cannot be {value!r} in this space", 200)
+        if problem is not None:
+            raise AdarError(f"{folder}/{TRIAL}: is damaged ({problem})")
+        return trial
 
     def read_epochs(self, number: int) -> list[EpochRecord]:
         """The lines of `metrics.jsonl` of a trial."""
@@ -206,7 +237,7 @@ def check_new(folder: Folder, replace: bool) -> None:
 
 def summary(folder: Folder) -> dict[str, Any]:
     """What came of a search, in one row: counts, the best on validation, the winner on test."""
-    search = Search.open(folder.address)
+    search = Search.open(folder.address, trust=True)  # nothing here runs its code
     trials = search.read_trials()
     best = best_of(trials, search.space.mode)
     row: dict[str, Any] = {"search": folder.address, "trials": len(trials)}

@@ -116,9 +116,15 @@ def tune(
         return _run(search, dataset, on_progress)
 
 
-def resume_search(address: str | Path, *, on_progress: OnProgress = lambda progress: None) -> Folder:
-    """Continue a search: trials that have ended stay as they are, others continue from their checkpoint."""
-    search = Search.open(address)
+def resume_search(
+    address: str | Path, *, trust: bool = False, on_progress: OnProgress = lambda progress: None
+) -> Folder:
+    """Continue a search: trials that have ended stay as they are, others continue from their checkpoint.
+
+    Args:
+        trust: whether custom components that the folder of the search names may run.
+    """
+    search = Search.open(address, trust=trust)
     dataset = search.dataset()
     with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)
