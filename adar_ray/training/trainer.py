@@ -19,6 +19,7 @@ from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads
 from adar_ray.ray_address import joins_cluster
 from adar_ray.training.data_source import local_data, training_kind
+from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, METRICS, Run
@@ -210,6 +211,7 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
         raise AdarError(
             f"--workers {workers}: the dataset has {lanes} lanes of users to share; ask for fewer"
         )
+    check_memory(config, dataset, workers)
     if workers:
         from adar_ray.training.ray_workers import check_workers
 
