@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,31 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_memory() -> int | None:
+    """Bytes of memory, swap space included, that this process may use; None if the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    limits = [limit for group in groups for limit in _limits(*group.split(":", 2))]
+    return min([kilobytes["MemTotal"] << 10, *limits]) + (kilobytes["SwapTotal"] << 10)
+
+
+def _limits(number: str, controllers: str, path: str) -> Iterator[int]:
+    """The limits in bytes of a control group and of those that it is in, whose memory is limited."""
+    if number == "0":
+        root, name = Path("/sys/fs/cgroup"), "memory.max"
+    else:
+        root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    group = root / path.lstrip("/")
+    for folder in (group, *group.parents) if number == "0" or "memory" in controllers.split(",") else ():
+        if folder.is_relative_to(root):  # inside a container the group may have another path
+            with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+                yield int((folder / name).read_text())
 
 
 @contextlib.contextmanager

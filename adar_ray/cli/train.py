@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
+from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
 from adar_ray.cli.output import show
+from adar_ray.limits import MOST_WORKERS
 
 if TYPE_CHECKING:
     from adar_ray.training.run import Run
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
 @click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_WORKERS),
     help="Ray Train workers; 0 trains in this process.  [default: 0, on a cluster 1; those of the run]",
 )
 @click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
 )
+@trust_option("the resumed run")
 @click.option("--replace", is_flag=True, help="Overwrite the run at --out.")
 @click.option("--show-config", is_flag=True, help="Print the configuration with explanations, and exit.")
 def train_command(
@@ -37,16 +39,20 @@ def train_command(
     settings: tuple[str, ...],
     workers: int | None,
     resume: str | None,
+    trust: bool,
     replace: bool,
     show_config: bool,
 ) -> None:
     """Train a model, or resume an unfinished run."""
     if resume is not None:
-        refuse_all_but_resume("run", data_address="--data", settings="--set", workers="--workers")
+        refuse_all_but_resume(
+            "run", data_address="--data", settings="--set", workers="--workers", trust="--trust"
+        )
         from adar_ray.training.run import Run
 
-        _finish(Run.open(resume), as_json, data=data_address, settings=settings, workers=workers)
+        _finish(Run.open(resume, trust=trust), as_json, data=data_address, settings=settings, workers=workers)
         return
+    refuse_trust(trust)
     from adar_ray.config import explained, load_config
 
     config = load_config(config_file, settings)

@@ -118,7 +118,8 @@ class ProgressFile:
             self._write(self._progress.model_copy(update={"begun": begun}))
             return words
         if command in _RESUMED_BY and folder.exists(_RESUMED_BY[command]):
-            return [command, "--resume", folder.address]
+            # The code that its folder names is what this job named.
+            return [command, "--resume", folder.address, "--trust"]
         folder.remove()
         return words
 

@@ -19,8 +19,9 @@ from pydantic import ByteSize, Field, ValidationError, field_validator, model_va
 from adar_ray.component import Settings
 from adar_ray.config import Config, nearest, read_setting
 from adar_ray.documents import explain, parse_json, parse_yaml, read_yaml
-from adar_ray.durations import parse_duration
+from adar_ray.durations import LONGEST, parse_duration
 from adar_ray.errors import AdarError, one_line
+from adar_ray.limits import MOST_REPEATS, MOST_WORKERS
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "export", "publish")
 WITH_OUT = ("prepare", "train", "tune", "recommend", "export")
@@ -40,16 +41,18 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 class EntryPoint(Settings):
     """Resources of the process that runs the steps."""
 
-    cpus: float = Field(1, ge=0, description="CPUs; 0 runs it on the head, without a reservation.")
-    gpus: float = Field(0, ge=0, description="GPUs.")
-    memory: ByteSize = Field(ByteSize(0), description="Memory, such as 2GiB.")
+    cpus: float = Field(1, ge=0, le=4_096, description="CPUs; 0 runs it on the head, without a reservation.")
+    gpus: float = Field(0, ge=0, le=4_096, description="GPUs.")
+    memory: ByteSize = Field(ByteSize(0), ge=0, le=2**50, description="Memory, such as 2GiB.")
 
 
 class Workers(Settings):
     """Resources of each `train`, and of each trial of a `tune`."""
 
-    number: int = Field(1, ge=0, description="Ray Train workers; 0 trains in the entry point.")
-    cpus: int | None = Field(None, ge=1, description="CPUs per worker; sets train.threads.")
+    number: int = Field(
+        1, ge=0, le=MOST_WORKERS, description="Ray Train workers; 0 trains in the entry point."
+    )
+    cpus: int | None = Field(None, ge=1, le=4_096, description="CPUs per worker; sets train.threads.")
     gpus: Literal[0, 1] | None = Field(None, description="GPUs per worker; sets train.device.")
 
 
@@ -65,8 +68,12 @@ class Job(Settings):
     environment: dict[str, str] = Field({}, description="Environment variables of all processes; no secrets.")
     ship: str | None = Field(None, description="Folder to send along, relative to the job file.")
     image: str | None = Field(None, description="Container image to run the processes in.")
-    retries: int = Field(0, ge=0, description="Retries of a step whose failure may pass by itself.")
-    time_limit: float | None = Field(None, description="Longest duration: seconds, or such as 30m or 2h.")
+    retries: int = Field(
+        0, ge=0, le=MOST_REPEATS, description="Retries of a step whose failure may pass by itself."
+    )
+    time_limit: float | None = Field(
+        None, gt=0, le=LONGEST, description="Longest duration: seconds, or such as 30m or 2h."
+    )
 
     @classmethod
     def load(cls, file: str | Path, settings: Iterable[str] = ()) -> Job:

@@ -160,7 +160,7 @@ def _train_worker(arguments: dict[str, Any]) -> None:
     look_in(arguments["modules"])
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), _device(arguments["gpu"]))
-    run = dataclasses.replace(Run.open(arguments["run"]), lease=arguments["lease"])
+    run = dataclasses.replace(Run.open(arguments["run"], trust=True), lease=arguments["lease"])
     dataset = run.dataset()
     if arguments["keeps"]:
         data = local_data(run.config, dataset, worker)

@@ -19,6 +19,7 @@ from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads
 from adar_ray.ray_address import joins_cluster
 from adar_ray.training.data_source import local_data, training_kind
+from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, METRICS, Run
@@ -81,6 +82,7 @@ def resume(
     data: str | Path | None = None,
     settings: Iterable[str] = (),
     workers: int | None = None,
+    trust: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
@@ -92,12 +94,13 @@ def resume(
         data: where the dataset is now, if it has moved.
         settings: `section.key=value`, for settings that may change on the way (see `revised`).
         workers: Ray Train workers from now on; the run's own number by default.
+        trust: whether custom components that the folder of the run names may run.
 
     Raises:
         AdarError: it is not a run, its dataset is not there or has changed, a setting may not change, or
             another process trains it.
     """
-    before = Run.open(run)
+    before = Run.open(run, trust=trust)
     run = revised(before, settings, workers)
     if run.result() is not None:
         return run
@@ -208,6 +211,7 @@ def _check(config: Config, dataset: Dataset, workers: int) -> None:
         raise AdarError(
             f"--workers {workers}: the dataset has {lanes} lanes of users to share; ask for fewer"
         )
+    check_memory(config, dataset, workers)
     if workers:
         from adar_ray.training.ray_workers import check_workers
 

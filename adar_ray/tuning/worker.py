@@ -100,7 +100,7 @@ def _open(
     folder, config = search.trial_folder(number), search.config(values)
     if not folder.exists(CONFIG):
         return Run.begin(folder, config, dataset, search.workers)
-    run = Run.open(folder.address)
+    run = Run.open(folder.address, trust=True)  # if it names other code than the search, it begins anew
     if run.config.used() != config.used():
         run = Run.begin(folder, config, dataset, search.workers)
     if checkpoint:

@@ -82,7 +82,7 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"workers": {"number": -1}}, ["workers.number", "-1"]),
         ({"steps": []}, ["steps"]),
         ({"environment": {"A": [["x"] * 9000]}}, ["environment.A"]),
-        ({"time_limit": "9" * 400}, ["time_limit", "finite"]),
+        ({"time_limit": "9" * 400}, ["time_limit", "too long"]),
         ({"storage": "data"}, ["storage", "absolute path", "data"]),
         ({"steps": ["trian --out /x"]}, ["steps.1", "'trian'", "train?"]),
         ({"steps": ["adar-ray train --out /x"]}, ["steps.1", "'adar-ray'"]),
