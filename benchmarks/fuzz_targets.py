@@ -429,23 +429,25 @@ def _runs(run: Run) -> list[Target]:
         del content["sha256"]
         return files | {name: data, record: to_record(content)}
 
+    def state_of(part: str) -> str:
+        return f"{part.rpartition('/')[0]}/{STATE}"
+
     def change_checkpoint(random: Random, files: Files) -> Files:
         rest = {name: data for name, data in files.items() if name != RESULT}
         saved = [name for name in files if name.startswith(f"{CHECKPOINTS}/")]
         part = random.choice([name for name in saved if name.endswith(".safetensors")])
-        state = f"{part.rpartition('/')[0]}/{STATE}"
         kind = random.random()
         if kind < 0.3:
-            return rest | {state: _change_record(random, files[state])}
+            return rest | {state_of(part): _change_record(random, files[state_of(part)])}
         if kind < 0.6:
-            return with_checksum(rest, state, part, mutate_bytes(random, files[part]))
+            return with_checksum(rest, state_of(part), part, mutate_bytes(random, files[part]))
         tensors = load_safetensors(files[part])
         name = random.choice([*tensors])
         if random.random() < 0.3:
             del tensors[name]
         else:
             tensors[random.choice((name, "x"))] = random.choice(_TENSORS)
-        return with_checksum(rest, state, part, save_safetensors(tensors))
+        return with_checksum(rest, state_of(part), part, save_safetensors(tensors))
 
     def read_checkpoint(random: Random, folder: Path) -> None:
         resume(Run.open(folder))
@@ -537,7 +539,7 @@ def _published(run: Run) -> Target:
 
 
 def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
-    """Files of all kinds that are no longer what was written."""
+    """Files of all kinds that are no longer what was written. Not checkpoints: a run has others of them."""
     unchanged = {
         "data": _files(dataset.folder),
         "run": _files(run.folder),
@@ -548,14 +550,14 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
     job = Job.load(ROOT / "jobs" / "nightly.yaml", ["storage=/data"])
 
     def change(random: Random, files: Files) -> Files:
-        name = random.choice([*files])
+        name = random.choice([name for name in files if f"/{CHECKPOINTS}/" not in name])
         changed = mutate_bytes(random, files[name])
         return files | {name: changed if changed != files[name] else b""}
 
     def read(random: Random, folder: Path) -> None:
         kinds: dict[str, Callable[[Path], object]] = {
             "data": lambda kind: _read_dataset(random, kind),
-            "run": read_run,
+            "run": lambda kind: read_run(random, kind),
             "search": lambda kind: _read_search(random, kind),
             "jobs": lambda kind: ProgressFile(job.model_copy(update={"storage": str(folder)}), "name"),
             "published": lambda kind: publish(run, kind),
@@ -565,14 +567,12 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
         kinds[kind](folder / kind)
         assert not is_damaged, "what is damaged was read"
 
-    def read_run(folder: Path) -> None:
+    def read_run(random: Random, folder: Path) -> None:
         run = Run.open(folder)
-        run.newest_checkpoint()
-        run.progress()
-        evaluate(run)
         compare([run])
-        run.folder.delete(MODEL)
+        run.progress()
         run.weights()
+        _read_dataset(random, folder / MODEL)
 
     originals = [
         {f"{kind}/{name}": data for name, data in files.items()} for kind, files in unchanged.items()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,8 +67,12 @@ class Dataset:
             manifest = folder.read_record(MANIFEST, Manifest, "prepare again")
         except OSError as error:
             raise AdarError(f"{folder}: {describe_os_error(error)}") from error
+        root = os.path.realpath(folder.path)
         for file in manifest.files:
-            info = folder.filesystem.get_file_info(folder.join(file.name))
+            path = folder.join(file.name)
+            if folder.is_local and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise AdarError(f"{path}: is a link out of the dataset; copy the file in its place")
+            info = folder.filesystem.get_file_info(path)
             if not info.is_file:
                 raise AdarError(f"{folder}/{file.name}: the file is missing; restore it, or prepare again")
             if info.size != file.bytes:

@@ -39,9 +39,9 @@ class SamplerStatistics(Record):
 class EpochTime(Record):
     """How long an epoch took."""
 
-    train_seconds: float
-    valid_seconds: float
-    interactions_per_second: float
+    train_seconds: NonNegativeFloat
+    valid_seconds: NonNegativeFloat
+    interactions_per_second: NonNegativeFloat
 
 
 class EpochRecord(Record):
@@ -54,13 +54,13 @@ class EpochRecord(Record):
         skipped: steps that `train.on_nan: skip` has passed over; None if there were none.
     """
 
-    epoch: int
+    epoch: PositiveInt
     loss: float
     penalty: float
     sampler: SamplerStatistics
     valid: dict[str, float] | None = None
     time: EpochTime
-    best_epoch: int
+    best_epoch: PositiveInt
     skipped: PositiveInt | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,9 +71,9 @@ class EpochRecord(Record):
 class StepProgress(Record):
     """`progress.json`: how far the current epoch is."""
 
-    epoch: int
-    step: int
-    steps: int
+    epoch: PositiveInt
+    step: NonNegativeInt
+    steps: PositiveInt
 
 
 class RunResult(Record):
@@ -84,10 +84,10 @@ class RunResult(Record):
         valid: validation metrics of the best epoch; None without validation interactions.
     """
 
-    best_epoch: int
-    epochs: int
+    best_epoch: PositiveInt
+    epochs: PositiveInt
     valid: dict[str, float] | None
-    train_seconds: float
+    train_seconds: NonNegativeFloat
 
 
 class Resumption(Record):
@@ -99,7 +99,7 @@ class Resumption(Record):
             of workers.
     """
 
-    epoch: int
+    epoch: PositiveInt
     changes: dict[str, list[Any]]
 
 
@@ -132,9 +132,9 @@ class ModelInfo(Record):
     """
 
     settings: dict[str, dict[str, Any]]
-    users: int
-    items: int
-    history_length: int | None
+    users: NonNegativeInt
+    items: NonNegativeInt
+    history_length: PositiveInt | None
     dataset: str
     dataset_checksum: str
     weights: str
@@ -149,7 +149,7 @@ class Evaluation(Record):
     """
 
     split: str
-    users: int
+    users: NonNegativeInt
     metrics: dict[str, float]
 
 

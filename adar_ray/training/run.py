@@ -368,7 +368,11 @@ class Run:
         if not self.folder.exists(RESULT):
             return None
         remedy = f"remove it, then `adar-ray train --resume {self.folder}` makes it again"
-        return self.folder.read_record(RESULT, RunResult, remedy)
+        result = self.folder.read_record(RESULT, RunResult, remedy)
+        metric = self.config.train.metric
+        if result.valid is not None and metric not in result.valid:
+            raise damaged(f"{self.folder}/{RESULT}", f"valid: it has no {metric}", remedy)
+        return result
 
     def progress(self) -> StepProgress | None:
         """How far the workers are within the current epoch; None if they have not said so yet."""

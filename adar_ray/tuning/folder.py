@@ -151,7 +151,11 @@ class Search(BaseModel):
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
         names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
         folders = [self.folder.folder(f"trials/{name}") for name in names]
-        return [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+        trials = [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+        for number, trial in enumerate(trials):
+            if trial.number != number:
+                raise AdarError(f"{self.folder}/{_trial_name(number)}/{TRIAL}: is missing; {_REMEDY}")
+        return trials
 
     def _read_trial(self, folder: Folder) -> Trial:
         trial = folder.read_record(TRIAL, Trial, _REMEDY)

@@ -86,10 +86,15 @@ def _train(
 
 
 def value_of(record: EpochRecord, metric: str) -> float:
-    """The metric in a line of `metrics.jsonl`; all but the loss are validation metrics."""
+    """The metric in a line of `metrics.jsonl`; all but the loss are validation metrics.
+
+    Raises:
+        AdarError: it is not there, although a search refuses a dataset without validation interactions.
+    """
     if metric == "loss":
         return record.loss
-    assert record.valid is not None  # a search refuses a dataset without validation interactions
+    if record.valid is None or metric not in record.valid:
+        raise AdarError(f"{METRICS} of a trial: epoch {record.epoch} has no {metric}; restore the file")
     return record.valid[metric]
 
 

@@ -140,6 +140,32 @@ def test_truncated_file(folder: Path, name: str) -> None:
     assert str(len(data)) in message
 
 
+@pytest.mark.parametrize("content", [b"secret", None])
+def test_a_link_out_of_the_dataset_does_not_tell_what_is_there(
+    folder: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    for target, linked in ((tmp_path / "outside", "items.parquet"), (tmp_path / "elsewhere", "valid")):
+        there = target / "00000.parquet" if linked == "valid" else target
+        if content is not None:
+            there.parent.mkdir(exist_ok=True)
+            there.write_bytes(content)
+        (folder / linked).rename(folder / "aside")
+        (folder / linked).symlink_to(target)
+        message = failing(lambda: Dataset.open(folder))
+        name = "valid/00000.parquet" if linked == "valid" else linked
+        assert message == f"{folder}/{name}: is a link out of the dataset; copy the file in its place"
+        (folder / linked).unlink()
+        (folder / "aside").rename(folder / linked)
+    Dataset.open(folder)
+
+
+def test_links_to_a_dataset_and_within_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "items.parquet").rename(folder / "kept.parquet")
+    (folder / "items.parquet").symlink_to("kept.parquet")
+    assert len(Dataset.open(tmp_path / "link").item_keys()) == Dataset.open(folder).n_items
+
+
 @pytest.mark.parametrize("place", [0, 100, -1])
 def test_flipped_byte(folder: Path, place: int) -> None:
     path = folder / "train" / "00002.parquet"

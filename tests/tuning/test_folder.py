@@ -106,3 +106,13 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     check_new(Folder.at(tmp_path / "search"), replace=True)
     assert (tmp_path / "search" / "search.yaml").exists()  # it stays until another takes its place
     assert (tmp_path / "mine").exists()
+
+
+def test_a_trial_that_is_missing_is_named(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    for number in range(3):
+        search.write_trial(Trial(number=number, values={}, started=0))
+    search.folder.delete("trials/00001")
+    assert f"{search.folder}/trials/00001/trial.json: is missing" in refusal(search.read_trials)
+    search.folder.move("trials/00002", "trials/00001")
+    assert "trials/00001/trial.json: is missing, or of another trial" in refusal(search.read_trials)
