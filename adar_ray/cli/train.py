@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from adar_ray.training.run import Run
 
 
-@command("train", hint=resume_hint("config.yaml", "train", "continue after the last finished epoch"))
+@command("train", hint=resume_hint("config.yaml", "train", "continue"))
 @click.option("--data", "data_address", help="Address of a dataset; with --resume, if it has moved.")
 @click.option("--out", help="Address of the new run folder.")
 @click.option("--config", "config_file", help="YAML file with the configuration.")

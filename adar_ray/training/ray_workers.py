@@ -216,7 +216,7 @@ class _Driver:
                     return trainer.end()  # Ray itself would notice in a quarter of a minute
                 with contextlib.suppress(OSError, ray.exceptions.RayError):
                     if not has_asked and (self.should_stop() or self._wants_others(time.monotonic() - began)):
-                        self.run.folder.write_json(STOP, {})
+                        self.run.folder.write_bytes(STOP, b"{}\n")
                         has_asked = True
 
         thread = threading.Thread(target=watch, daemon=True)
@@ -260,7 +260,7 @@ class _Driver:
 def _remove(run: Run, *names: str) -> None:
     for name in names:
         if run.folder.exists(name):
-            run.folder.filesystem.delete_file(run.folder.join(name))
+            run.folder.delete(name)
 
 
 @contextlib.contextmanager
