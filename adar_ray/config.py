@@ -130,6 +130,32 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "auto gives each worker a GPU if there are enough."
     )
+    on_nan: Literal["stop", "skip"] = setting(
+        "stop",
+        "At a step whose loss is no number, stop, or skip the step and count it. To skip, all workers wait "
+        "for each other at every step.",
+    )
+
+
+class CheckpointsConfig(Settings):
+    """What an interrupted run goes on from. There is one at the end of every epoch."""
+
+    minutes: float = setting(
+        10.0,
+        "Save within an epoch too, after this many minutes without a checkpoint; 0: never.",
+        ge=0,
+        le=1e6,
+    )
+    steps: int = setting(
+        0, "Save within an epoch too, after every so many of its steps; 0: never.", ge=0, lt=2**31
+    )
+    keep: int = setting(
+        2,
+        "Keep this many of the newest, in case one is damaged, the last that ends an epoch, and that of the "
+        "best epoch.",
+        ge=1,
+        le=1000,
+    )
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
@@ -161,6 +187,7 @@ class Config(_Blocks):
     sampler: SamplerConfig = SamplerConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     custom: dict[str, Any] = setting({}, "Settings of custom components, for them to read.")
 
     if TYPE_CHECKING:
@@ -197,7 +224,7 @@ class Config(_Blocks):
             "sampler": self.sampler_names()[::-1],
         }
         names = []
-        for section in ("data", "model", "loss", "sampler", "optimizer", "train"):
+        for section in ("data", "model", "loss", "sampler", "optimizer", "train", "checkpoints"):
             names += [section, *blocks.get(section, [])]
         used = {name: getattr(self, name).model_dump() for name in names if hasattr(self, name)}
         return used | ({"custom": dict(self.custom)} if self.custom else {})
@@ -240,6 +267,7 @@ _SECTIONS: dict[str, type[Settings]] = {
     "sampler": SamplerConfig,
     "optimizer": OptimizerConfig,
     "train": TrainConfig,
+    "checkpoints": CheckpointsConfig,
     **settings_blocks(),
 }
 

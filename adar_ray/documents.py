@@ -3,13 +3,18 @@
 The YAML says what JSON can say: mappings, lists, text, numbers, truth values and null. It has no tags, no
 aliases and no dates, and no key is in a mapping twice. What is read takes no more memory than the text
 suggests.
+
+What this program writes and reads back is sealed: it ends with the SHA-256 of everything before that, as a
+key or, in YAML, as a remark. What was cut off or has changed is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +28,10 @@ LONGEST_YAML = 1 << 18  # bytes; people write these files, and PyYAML takes seco
 LONGEST_JSON = 1 << 26  # bytes; a manifest takes some hundred for each file
 DEEPEST_YAML = 32
 LONGEST_NUMBER = 100  # characters
+# What comes before and after the checksum at the end of a sealed document.
+_RECORD_SEAL = b'"sha256": "', b'"\n}\n'
+_LINES_SEAL = b'"sha256": "', b'"}\n'
+_YAML_SEAL = b"# sha256: ", b"\n"
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -72,23 +81,71 @@ def parse_json(data: bytes | str, origin: str, remedy: str = "") -> Any:
     try:
         return from_json(_text(data, LONGEST_JSON))
     except ValueError as error:
-        raise _damaged(origin, one_line(error, 200), remedy) from error
+        raise damaged(origin, one_line(error, 200), remedy) from error
 
 
-def parse_record(data: bytes | str, origin: str, record: type[R], remedy: str = "") -> R:
-    """A record from a JSON document.
+def parse_record(data: bytes, origin: str, record: type[R], remedy: str = "") -> R:
+    """A record from a sealed JSON document.
 
     Args:
         origin, remedy: where it comes from, and what to do if it is damaged; for the message.
 
     Raises:
-        AdarError: it is not JSON, or not such a record.
+        AdarError: it is damaged, or no such record.
     """
+    _check_seal(data, _RECORD_SEAL, origin, remedy)
     content = parse_json(data, origin, remedy)
+    del content["sha256"]
     try:
         return record.model_validate(content)
     except ValidationError as error:
-        raise _damaged(origin, explain(error), remedy) from error
+        raise damaged(origin, explain(error), remedy) from error
+
+
+def parse_lines(data: bytes, origin: str, remedy: str = "") -> list[dict[str, Any]]:
+    """The contents of sealed JSON lines.
+
+    Args:
+        origin, remedy: where they come from, and what to do if they are damaged; for the message.
+
+    Raises:
+        AdarError: they are damaged.
+    """
+    _check_seal(data, _LINES_SEAL, origin, remedy)
+    contents = [parse_json(line, origin, remedy) for line in data.splitlines()]
+    del contents[-1]["sha256"]
+    return contents
+
+
+def parse_sealed_yaml(data: bytes, origin: str, remedy: str = "") -> Any:
+    """The content of a sealed YAML document.
+
+    Args:
+        origin, remedy: where it comes from, and what to do if it is damaged; for the message.
+
+    Raises:
+        AdarError: it is damaged.
+    """
+    _check_seal(data, _YAML_SEAL, origin, remedy)
+    return parse_yaml(data, origin)
+
+
+def to_record(content: Mapping[str, Any]) -> bytes:
+    """`content` as a sealed JSON document, which `parse_record` reads back."""
+    text = json.dumps({**content, "sha256": ""}, indent=2, ensure_ascii=False) + "\n"
+    return _sealed(text, _RECORD_SEAL)
+
+
+def to_lines(contents: Iterable[Mapping[str, Any]]) -> bytes:
+    """`contents`, at least one, as JSON lines of which the last is sealed. `parse_lines` reads them back."""
+    *others, last = contents
+    lines = [json.dumps(content) + "\n" for content in (*others, {**last, "sha256": ""})]
+    return _sealed("".join(lines), _LINES_SEAL)
+
+
+def to_sealed_yaml(content: Any) -> bytes:
+    """`content` as a sealed YAML document, which `parse_sealed_yaml` reads back."""
+    return _sealed(f"{to_yaml(content)}# sha256: \n", _YAML_SEAL)
 
 
 def to_yaml(value: Any, *, flow: bool = False) -> str:
@@ -111,8 +168,28 @@ def explain(error: ValidationError) -> str:
     return one_line(f"{where}: {message}, not {first['input']!r}")
 
 
-def _damaged(origin: str, problem: str, remedy: str) -> AdarError:
+def damaged(origin: str, problem: str, remedy: str = "") -> AdarError:
+    """The error that says that a file is damaged, and what to do."""
     return AdarError(f"{origin}: is damaged ({problem})" + (f"; {remedy}" if remedy else ""))
+
+
+def _sealed(text: str, seal: tuple[bytes, bytes]) -> bytes:
+    """A document with an empty checksum, filled in."""
+    head = text.encode().removesuffix(seal[1])
+    return head + hashlib.sha256(head).hexdigest().encode() + seal[1]
+
+
+def _check_seal(data: bytes, seal: tuple[bytes, bytes], origin: str, remedy: str) -> None:
+    before, after = seal
+    end = len(data) - len(after)
+    head, checksum = data[: max(end - 64, 0)], data[max(end - 64, 0) : end]
+    if not (head.endswith(before) and data.endswith(after)):
+        problem = "it does not end with a checksum: it was cut off, edited, or written by an earlier version"
+    elif hashlib.sha256(head).hexdigest().encode() != checksum:
+        problem = "wrong checksum: it has changed since it was written"
+    else:
+        return
+    raise damaged(origin, problem, remedy)
 
 
 def _text(data: bytes | str, longest: int) -> str:

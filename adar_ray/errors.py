@@ -7,6 +7,7 @@ FAILED = 1
 WRONG_USAGE = 2
 MAY_PASS = 75  # of a step of a job: what failed may pass by itself; EX_TEMPFAIL of sysexits.h
 INTERRUPTED = 130
+TERMINATED = 143
 
 LONGEST_MESSAGE = 800
 # The password in an address, and the values of options that are called like a secret.
@@ -35,6 +36,10 @@ class AdarError(Exception):
 
 class TransientError(AdarError):
     """An AdarError that may pass by itself, such as a lost worker: trying again may help."""
+
+
+class TerminatedError(TransientError):
+    """The process was told to end, and has saved what it had: the same command goes on from there."""
 
 
 def may_pass(error: BaseException | None) -> bool:

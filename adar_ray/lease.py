@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
 
 logger = logging.getLogger(__name__)
@@ -131,14 +131,9 @@ def read_holder(folder: Folder) -> Holder | None:
         AdarError: the file is damaged.
     """
     try:
-        return Holder.model_validate_json(folder.read_bytes(LEASE))
+        return folder.read_record(LEASE, Holder, "remove it if no process writes this folder")
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise AdarError(
-            f"{folder}/{LEASE}: is damaged ({one_line(error, 120)}); "
-            "remove it if no process writes this folder"
-        ) from error
 
 
 def wait_until_free(folder: Folder) -> None:
@@ -180,7 +175,7 @@ def _held(folder: Folder, holder: Holder) -> AdarError:
 
 
 def _write(folder: Folder, holder: Holder) -> None:
-    folder.write_json(LEASE, holder.model_dump())
+    folder.write_record(LEASE, holder)
 
 
 def _beat(folder: Folder, holder: Holder, stop: threading.Event) -> None:

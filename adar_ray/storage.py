@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from adar_ray.documents import parse_json, parse_record
+from adar_ray.documents import (
+    parse_lines,
+    parse_record,
+    parse_sealed_yaml,
+    to_lines,
+    to_record,
+    to_sealed_yaml,
+)
 from adar_ray.errors import AdarError, has_secret, one_line
 
 R = TypeVar("R", bound=BaseModel)
@@ -194,19 +201,10 @@ class Folder:
             partial.unlink(missing_ok=True)
             raise
 
-    def read_json(self, name: str, remedy: str = "") -> Any:
-        """The content of a JSON file.
-
-        Args:
-            remedy: what to do if it is damaged, for the message.
-
-        Raises:
-            AdarError: it is damaged.
-        """
-        return parse_json(self.read_bytes(name), f"{self}/{name}", remedy)
+    # Documents that this program reads back: all are sealed.
 
     def read_record(self, name: str, record: type[R], remedy: str = "") -> R:
-        """A JSON file as a record.
+        """A record that `write_record` wrote.
 
         Args:
             remedy: what to do if it is damaged, for the message.
@@ -216,8 +214,38 @@ class Folder:
         """
         return parse_record(self.read_bytes(name), f"{self}/{name}", record, remedy)
 
-    def write_json(self, name: str, value: Any) -> None:
-        self.write_bytes(name, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    def write_record(self, name: str, record: BaseModel) -> None:
+        self.write_bytes(name, to_record(record.model_dump()))
+
+    def read_lines(self, name: str, remedy: str = "") -> list[dict[str, Any]]:
+        """The contents of the JSON lines that `write_lines` wrote.
+
+        Args:
+            remedy: what to do if they are damaged, for the message.
+
+        Raises:
+            AdarError: they are damaged.
+        """
+        return parse_lines(self.read_bytes(name), f"{self}/{name}", remedy)
+
+    def write_lines(self, name: str, contents: Iterable[Mapping[str, Any]]) -> None:
+        self.write_bytes(name, to_lines(contents))
+
+    def read_yaml(self, name: str, remedy: str = "") -> Any:
+        """The content of a YAML file that `write_yaml` wrote.
+
+        Args:
+            remedy: what to do if it is damaged, for the message.
+
+        Raises:
+            AdarError: it is damaged.
+        """
+        return parse_sealed_yaml(self.read_bytes(name), f"{self}/{name}", remedy)
+
+    def write_yaml(self, name: str, content: Any) -> None:
+        self.write_bytes(name, to_sealed_yaml(content))
+
+    # Tables.
 
     def read_table(self, name: str) -> pa.Table:
         with self.filesystem.open_input_file(self.join(name)) as stream:

@@ -1,4 +1,8 @@
-"""What `benchmarks.fuzz` reads: of each kind valid files, how to change them, and how they are read."""
+"""What `benchmarks.fuzz` reads: of each kind valid files, how to change them, and how they are read.
+
+Files that end with their checksum get the right one after they are changed. Those of the target `damage` do
+not, and may not be read.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +38,18 @@ from adar_ray.data.sequences import Windows
 from adar_ray.data.sources import find_source
 from adar_ray.data.split import SplitProtocol, assign
 from adar_ray.data.write import write_manifest, write_shard
-from adar_ray.documents import parse_json, parse_yaml, to_yaml
+from adar_ray.documents import parse_json, parse_yaml, to_record, to_yaml
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.publish import PUBLISHED, publish
+from adar_ray.reporting.tables import compare
 from adar_ray.storage import Folder
-from adar_ray.training.run import CHECKPOINTS, CONFIG, LAST, METRICS, PROGRESS, RESULT, Run
+from adar_ray.training.records import StepProgress
+from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, MODEL, RESULT, STATE, Run
+from adar_ray.training.saved_model import INFO, WEIGHTS
 from adar_ray.training.trainer import resume, train
 from adar_ray.tuning import folder as search_folder
 from adar_ray.tuning.checks import check
-from adar_ray.tuning.folder import Search
+from adar_ray.tuning.folder import MetricOverSeeds, Search, WinnerResult
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial
 from benchmarks.fuzz_mutations import mutate_bytes, mutate_document
@@ -51,6 +58,7 @@ from tests.data.reading import ORIGINALS
 NAMES = (
     *FORMATS,
     *("config", "space", "job", "manifest", "shards", "run", "checkpoint", "model", "search", "published"),
+    "damage",
 )
 Files = dict[str, bytes]
 ROOT = Path(__file__).parents[1]
@@ -83,6 +91,7 @@ def targets(work: Path) -> dict[str, Target]:
     """
     dataset = _dataset(work / "data")
     run = _run(dataset, work / "run")
+    search = _search_folder(work / "search", run)
     found = [
         *_readers(),
         _config(),
@@ -90,8 +99,9 @@ def targets(work: Path) -> dict[str, Target]:
         _job(),
         *_manifest(dataset),
         *_runs(run),
-        _search(work / "search", run),
+        _search(search),
         _published(run),
+        _damage(dataset, run, search),
     ]
     return {target.name: target for target in found}
 
@@ -206,12 +216,16 @@ def _space() -> Target:
     return Target("space", [{"space.yaml": data} for data in originals], change, read)
 
 
+_PROGRESS = {"done": [["prepare"]], "begun": {"words": ["a"], "was_empty": True}, "driver": "0"}
+
+
 def _job() -> Target:
     def change(random: Random, files: Files) -> Files:
         name = random.choice(list(files))
         if name == "settings":
             return files | {name: mutate_bytes(random, files[name])}
-        return files | {name: _change_yaml(random, files[name])}
+        changed = _change_yaml if name.endswith(".yaml") else _change_record
+        return files | {name: changed(random, files[name])}
 
     def read(random: Random, folder: Path) -> None:
         lines = (folder / "settings").read_text(errors="surrogateescape").splitlines()
@@ -224,8 +238,7 @@ def _job() -> Target:
         {
             "job.yaml": file.read_bytes(),
             "settings": b"workers.number=2\ntrain.epochs=3\nparameters.k=7\nretries=1\n",
-            "jobs/name.json": b'{"done": [["prepare"]], "begun": {"words": ["a"], "was_empty": true}, '
-            b'"driver": "0"}',
+            "jobs/name.json": to_record(_PROGRESS),
         }
         for file in sorted((ROOT / "jobs").glob("*.yaml"))
     ]
@@ -290,7 +303,7 @@ def _manifest(dataset: Dataset) -> list[Target]:
     files = _files(dataset.folder)
 
     def change_manifest(random: Random, files: Files) -> Files:
-        return files | {MANIFEST: _change_json(random, files[MANIFEST])}
+        return files | {MANIFEST: _change_record(random, files[MANIFEST])}
 
     def change_shard(random: Random, files: Files) -> Files:
         """A damaged file whose size and checksum the manifest knows."""
@@ -300,9 +313,10 @@ def _manifest(dataset: Dataset) -> list[Target]:
         else:
             data = mutate_bytes(random, files[name])
         manifest = json.loads(files[MANIFEST])
+        del manifest["sha256"]
         (entry,) = (entry for entry in manifest["files"] if entry["name"] == name)
         entry |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        return files | {name: data, MANIFEST: json.dumps(manifest).encode()}
+        return files | {name: data, MANIFEST: to_record(manifest)}
 
     return [
         Target("manifest", [files], change_manifest, _read_dataset),
@@ -310,8 +324,25 @@ def _manifest(dataset: Dataset) -> list[Target]:
     ]
 
 
-def _change_json(random: Random, data: bytes) -> bytes:
-    return mutate_document(random, data, parse_json(data, ""), tuple(data.split()))
+def _change_record(random: Random, data: bytes, end: bytes = b'"\n}\n') -> bytes:
+    """A changed record with its checksum.
+
+    Args:
+        end: what is behind the checksum.
+    """
+    content = parse_json(data, "")
+    content.pop("sha256", None)
+    text = json.dumps(content).encode()
+    changed = mutate_document(random, text, content, tuple(text.split()))
+    return _sealed(changed.removesuffix(b"}") + b', "sha256": "', end)
+
+
+def _sealed(head: bytes, end: bytes) -> bytes:
+    return head + hashlib.sha256(head).hexdigest().encode() + end
+
+
+def _change_sealed_yaml(random: Random, data: bytes) -> bytes:
+    return _sealed(_change_yaml(random, data.rpartition(b"#")[0]) + b"\n# sha256: ", b"\n")
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -366,10 +397,10 @@ def _change_table(random: Random, table: pa.Table) -> pa.Table:
 
 
 def _run(dataset: Dataset, out: Path) -> Run:
-    settings = ["model.embedding_dim=4", "train.epochs=2", "sampler.name=uniform"]
+    settings = ["model.embedding_dim=4", "train.epochs=2", "sampler.name=uniform", "checkpoints.keep=1"]
     run = train(dataset, out, load_config(settings=settings), workers=0)
     evaluate(run)
-    run.folder.write_bytes(PROGRESS, b'{"epoch": 2, "step": 1, "steps": 3}\n')
+    run.write_progress(StepProgress(epoch=2, step=1, steps=3))
     return Run.open(out)
 
 
@@ -380,47 +411,53 @@ def _runs(run: Run) -> list[Target]:
     def change_text(random: Random, files: Files) -> Files:
         name = random.choice([CONFIG, *texts])
         if name == CONFIG:
-            return files | {name: _change_yaml(random, files[name])}
+            return files | {name: _change_sealed_yaml(random, files[name])}
         if name == METRICS:
-            lines = files[name].splitlines(keepends=True)
-            at = random.randrange(len(lines))
-            if random.random() < 0.5:
-                lines[at] = _change_json(random, lines[at].strip()) + b"\n"
-                return files | {name: b"".join(lines)}
-            return files | {name: mutate_bytes(random, files[name])}
-        return files | {name: _change_json(random, files[name])}
+            *others, last = files[name].splitlines(keepends=True)
+            return files | {name: b"".join(others) + _change_record(random, last, b'"}\n')}
+        return files | {name: _change_record(random, files[name])}
 
     def read_text(random: Random, folder: Path) -> None:
         run = Run.open(folder)
-        run.epochs()
-        run.result()
+        compare([run])
         run.progress()
-        run.evaluations()
+
+    def with_checksum(files: Files, record: str, name: str, data: bytes) -> Files:
+        """The files with other content of one, whose checksum a record holds."""
+        old, new = (hashlib.sha256(content).hexdigest() for content in (files[name], data))
+        content = json.loads(files[record].replace(old.encode(), new.encode()))
+        del content["sha256"]
+        return files | {name: data, record: to_record(content)}
+
+    def state_of(part: str) -> str:
+        return f"{part.rpartition('/')[0]}/{STATE}"
 
     def change_checkpoint(random: Random, files: Files) -> Files:
         rest = {name: data for name, data in files.items() if name != RESULT}
-        part = random.choice([name for name in files if name.startswith(f"{CHECKPOINTS}/") and name != LAST])
+        saved = [name for name in files if name.startswith(f"{CHECKPOINTS}/")]
+        part = random.choice([name for name in saved if name.endswith(".safetensors")])
         kind = random.random()
         if kind < 0.3:
-            return rest | {LAST: _change_json(random, files[LAST])}
+            return rest | {state_of(part): _change_record(random, files[state_of(part)])}
         if kind < 0.6:
-            return rest | {part: mutate_bytes(random, files[part])}
+            return with_checksum(rest, state_of(part), part, mutate_bytes(random, files[part]))
         tensors = load_safetensors(files[part])
         name = random.choice([*tensors])
         if random.random() < 0.3:
             del tensors[name]
         else:
             tensors[random.choice((name, "x"))] = random.choice(_TENSORS)
-        return rest | {part: save_safetensors(tensors)}
+        return with_checksum(rest, state_of(part), part, save_safetensors(tensors))
 
     def read_checkpoint(random: Random, folder: Path) -> None:
         resume(Run.open(folder))
 
     def change_model(random: Random, files: Files) -> Files:
-        name = random.choice([name for name in files if name.startswith("model/")])
+        name = random.choice([name for name in files if name.startswith(f"{MODEL}/")])
         if name.endswith(".json"):
-            return files | {name: _change_json(random, files[name])}
-        return files | {name: mutate_bytes(random, files[name])}
+            return files | {name: _change_record(random, files[name])}
+        record = INFO if name.endswith(WEIGHTS) else MANIFEST
+        return with_checksum(files, f"{MODEL}/{record}", name, mutate_bytes(random, files[name]))
 
     def read_model(random: Random, folder: Path) -> None:
         evaluate(Run.open(folder))
@@ -441,7 +478,7 @@ _TENSORS = (
 )
 
 
-def _search(out: Path, run: Run) -> Target:
+def _search_folder(out: Path, run: Run) -> Search:
     space = Space.from_mapping({"parameters": {"adar.beta": {"uniform": [0.5, 0.95]}}}, "")
     search = Search(
         folder=Folder.at(out),
@@ -463,32 +500,81 @@ def _search(out: Path, run: Run) -> Target:
         )
         search.write_trial(trial)
         search.trial_folder(number).write_bytes(METRICS, run.folder.read_bytes(METRICS))
-    test = {"ndcg@20": {"mean": 0.1, "deviation": None}}
-    search.folder.write_json(search_folder.RESULT, {"trial": "00000", "valid": {}, "seeds": 1, "test": test})
-    files = _files(search.folder)
+    test = {"ndcg@20": MetricOverSeeds(mean=0.1, deviation=None)}
+    search.folder.write_record(
+        search_folder.RESULT, WinnerResult(trial="00000", valid={}, seeds=1, test=test)
+    )
+    return search
 
+
+def _search(search: Search) -> Target:
     def change(random: Random, files: Files) -> Files:
         name = random.choice([name for name in files if not name.endswith(".jsonl")])
-        changed = _change_yaml if name.endswith(".yaml") else _change_json
+        changed = _change_sealed_yaml if name.endswith(".yaml") else _change_record
         return files | {name: changed(random, files[name])}
 
-    def read(random: Random, folder: Path) -> None:
-        search_folder.summary(Folder.at(folder))
-        search = Search.open(folder)
-        for trial in search.read_trials():
-            search.config(trial.values)
-        search.write_table(search.read_trials())
+    return Target("search", [_files(search.folder)], change, _read_search)
 
-    return Target("search", [files], change, read)
+
+def _read_search(random: Random, folder: Path) -> None:
+    search_folder.summary(Folder.at(folder))
+    search = Search.open(folder)
+    for trial in search.read_trials():
+        search.config(trial.values)
+        search.read_epochs(trial.number)
+    search.write_table(search.read_trials())
+
+
+_PUBLISHED = {"run": "/a", "metric": "ndcg@20", "value": 0.0, "recommendations": None}
 
 
 def _published(run: Run) -> Target:
-    content = {"run": "/a", "metric": "ndcg@20", "value": 0.0, "recommendations": None}
-
     def change(random: Random, files: Files) -> Files:
-        return {PUBLISHED: _change_json(random, files[PUBLISHED])}
+        return {PUBLISHED: _change_record(random, files[PUBLISHED])}
 
     def read(random: Random, folder: Path) -> None:
         publish(run, folder)
 
-    return Target("published", [{PUBLISHED: json.dumps(content).encode()}], change, read)
+    return Target("published", [{PUBLISHED: to_record(_PUBLISHED)}], change, read)
+
+
+def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
+    """Files of all kinds that are no longer what was written. Not checkpoints: a run has others of them."""
+    unchanged = {
+        "data": _files(dataset.folder),
+        "run": _files(run.folder),
+        "search": _files(search.folder),
+        "jobs": {"name.json": to_record(_PROGRESS)},
+        "published": {PUBLISHED: to_record(_PUBLISHED)},
+    }
+    job = Job.load(ROOT / "jobs" / "nightly.yaml", ["storage=/data"])
+
+    def change(random: Random, files: Files) -> Files:
+        name = random.choice([name for name in files if f"/{CHECKPOINTS}/" not in name])
+        changed = mutate_bytes(random, files[name])
+        return files | {name: changed if changed != files[name] else b""}
+
+    def read(random: Random, folder: Path) -> None:
+        kinds: dict[str, Callable[[Path], object]] = {
+            "data": lambda kind: _read_dataset(random, kind),
+            "run": lambda kind: read_run(random, kind),
+            "search": lambda kind: _read_search(random, kind),
+            "jobs": lambda kind: ProgressFile(job.model_copy(update={"storage": str(folder)}), "name"),
+            "published": lambda kind: publish(run, kind),
+        }
+        (kind,) = (path.name for path in folder.iterdir())
+        is_damaged = _files(Folder.at(folder / kind)) != unchanged[kind]
+        kinds[kind](folder / kind)
+        assert not is_damaged, "what is damaged was read"
+
+    def read_run(random: Random, folder: Path) -> None:
+        run = Run.open(folder)
+        compare([run])
+        run.progress()
+        run.weights()
+        _read_dataset(random, folder / MODEL)
+
+    originals = [
+        {f"{kind}/{name}": data for name, data in files.items()} for kind, files in unchanged.items()
+    ]
+    return Target("damage", originals, change, read)

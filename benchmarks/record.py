@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -96,7 +97,8 @@ def write(
         notes=before.notes if before else [],
         figures=dict(figures),
     )
-    Folder.at(RESULTS).write_json(f"{name}.json", result.model_dump())
+    text = json.dumps(result.model_dump(), indent=2, ensure_ascii=False)
+    Folder.at(RESULTS).write_bytes(f"{name}.json", f"{text}\n".encode())
     return result
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,19 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from adar_ray.documents import LONGEST_YAML, parse_json, parse_record, parse_yaml, read_yaml, to_yaml
+from adar_ray.documents import (
+    LONGEST_YAML,
+    parse_json,
+    parse_lines,
+    parse_record,
+    parse_sealed_yaml,
+    parse_yaml,
+    read_yaml,
+    to_lines,
+    to_record,
+    to_sealed_yaml,
+    to_yaml,
+)
 from adar_ray.errors import LONGEST_MESSAGE, AdarError
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -148,14 +163,57 @@ class Point(BaseModel):
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("[]", "valid dictionary"), ("{}", "x: Field required"), ('{"x": "a"}', "x: Input"), ("{", "EOF")],
+    [
+        ('"y": 1', "x: Field required"),
+        ('"x": "a"', "x: Input"),
+        ('"x": ' + "9" * 5000, "number out of range"),
+        ('"x": ' + "[" * 100_000, "recursion limit"),
+        ('"x": [', "expected"),
+        ('"x": "\xff"', "line 1: not UTF-8"),
+    ],
+    ids=lambda text: text[:10],
 )
 def test_what_is_no_record_is_refused_with_the_key(text: str, problem: str) -> None:
-    assert parse_record('{"x": 3}', "f", Point).x == 3
-    message = refusal(parse_record, text, "f", Point, "remove it")
+    assert parse_record(to_record({"x": 3}), "f", Point).x == 3
+    head = f'{{{text}, "sha256": "'.encode("latin-1")
+    data = head + hashlib.sha256(head).hexdigest().encode() + b'"\n}\n'
+    message = refusal(parse_record, data, "f", Point, "remove it")
     assert message.startswith("f: is damaged (")
     assert problem in message
     assert message.endswith("; remove it")
+
+
+CONTENT = {"x": 3, "é": ["\n", None, 0.1], "sha256": "a key of its own"}
+SEALED = {
+    "record": (to_record({"x": 3}), lambda data: parse_record(data, "f", Point, "remove it")),
+    "lines": (to_lines([CONTENT, {}, {"x": 3}]), lambda data: parse_lines(data, "f", "remove it")),
+    "yaml": (to_sealed_yaml(CONTENT), lambda data: parse_sealed_yaml(data, "f", "remove it")),
+}
+
+
+def test_a_document_ends_with_the_checksum_of_what_is_before_it() -> None:
+    for data, _ in SEALED.values():
+        head, checksum = re.fullmatch(rb"(.*)([0-9a-f]{64})\W+", data, re.DOTALL).groups()
+        assert hashlib.sha256(head).hexdigest() == checksum.decode()
+    assert json.loads(SEALED["record"][0]).keys() == {"x", "sha256"}
+    assert yaml.safe_load(SEALED["yaml"][0]) == CONTENT
+    record, lines, document = (read(data) for data, read in SEALED.values())
+    assert (record, lines, document) == (Point(x=3), [CONTENT, {}, {"x": 3}], CONTENT)
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_every_change_of_a_sealed_document_is_refused(kind: str) -> None:
+    """Each bit flipped, each end cut off, and other content with the same checksum."""
+    data, read = SEALED[kind]
+    flipped = [
+        data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+        for at in range(len(data))
+        for bit in range(8)
+    ]
+    cut = [data[:end] for end in range(len(data))]
+    others = [data + b"\n", data + data, b" " + data, data[1:], data.replace(b"3", b"4"), data.upper()]
+    for changed in (*flipped, *cut, *others):
+        assert re.fullmatch(r"f: is damaged \(.*checksum.*\); remove it", refusal(read, changed))
 
 
 def test_a_message_is_one_line_of_bounded_length_whatever_it_quotes() -> None:

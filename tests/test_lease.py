@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from adar_ray import lease
+from adar_ray.documents import to_record
 from adar_ray.errors import AdarError
 from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.storage import Folder
@@ -66,7 +67,7 @@ def other(folder: Folder) -> Iterator[subprocess.Popen]:
 def elsewhere(folder: Folder) -> None:
     """Makes the holder one of another machine, on which this process id belongs to something else."""
     holder = read_holder(folder)
-    folder.write_json("lease.json", {**holder.model_dump(), "host": "far", "machine": "far away"})
+    folder.write_record("lease.json", holder.model_copy(update={"host": "far", "machine": "far away"}))
 
 
 def test_a_lease_is_there_while_it_is_held(folder: Folder) -> None:
@@ -108,7 +109,7 @@ def test_a_process_that_has_got_the_id_of_a_dead_one_holds_nothing(
     folder: Folder, other: subprocess.Popen
 ) -> None:
     holder = read_holder(folder)
-    folder.write_json("lease.json", {**holder.model_dump(), "started": holder.started - 1})
+    folder.write_record("lease.json", holder.model_copy(update={"started": holder.started - 1}))
     take(folder)
 
 
@@ -135,8 +136,8 @@ def test_a_holder_elsewhere_that_is_silent_has_lost_it(folder: Folder, other: su
 def test_whoever_has_lost_it_finds_out_and_does_not_take_it_back(folder: Folder) -> None:
     with hold(folder) as mine:
         mine.check()
-        taker = {**read_holder(folder).model_dump(), "id": "another", "pid": 1, "host": "far"}
-        folder.write_json("lease.json", taker)
+        taker = read_holder(folder).model_copy(update={"id": "another", "pid": 1, "host": "far"})
+        folder.write_record("lease.json", taker)
         time.sleep(0.3)  # heartbeats
         message = message_of(mine.check)
         assert "process 1 on far" in message
@@ -181,6 +182,6 @@ def test_waiting_for_the_end_of_a_holder(folder: Folder, other: subprocess.Popen
 
 
 def test_a_damaged_lease(folder: Folder) -> None:
-    for content in (b"", b"{}", b"[1", b'{"id": 5}'):
+    for content in (b"", b"{}", b"[1", b'{"id": 5}', to_record({"id": 5})):
         folder.write_bytes("lease.json", content)
         assert f"{folder}/lease.json: is damaged" in message_of(lambda: take(folder))

@@ -15,6 +15,7 @@ import pytest
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
+from adar_ray.documents import to_record
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.export import export
@@ -129,8 +130,9 @@ def test_a_run_has_one_writer(s3, run: Run, data: Dataset, config, monkeypatch: 
             resume(address)
         if record.epoch == 2:
             held = json.loads(objects(s3, "runs/contested/")["lease.json"])
-            taken = json.dumps({**held, "id": "another", "pid": 1, "host": "far", "machine": "far"})
-            s3.put_object(Bucket=BUCKET, Key="runs/contested/lease.json", Body=taken.encode())
+            taken = {**held, "id": "another", "pid": 1, "host": "far", "machine": "far"}
+            del taken["sha256"]
+            s3.put_object(Bucket=BUCKET, Key="runs/contested/lease.json", Body=to_record(taken))
 
     with pytest.raises(AdarError, match=r"process 1 on far, .* has taken it over"):
         train(data, address, config, workers=0, on_epoch=contest)
@@ -166,7 +168,7 @@ def test_what_a_run_replaces_stays_until_it_is_finished(s3, data: Dataset, confi
 
 def test_evaluate_recommend_export(s3, run: Run) -> None:
     found = evaluate(f"s3://{BUCKET}/runs/whole", "test", [3])
-    assert json.loads(objects(s3, "runs/whole/evaluation/")["test.json"]) == found.model_dump()
+    assert objects(s3, "runs/whole/evaluation/")["test.json"] == to_record(found.model_dump())
     assert found.users == 3
 
     recommend(run, f"s3://{BUCKET}/top", 2, users=["日本", "ann"])

@@ -91,7 +91,7 @@ class ProgressFile:
 
     def _write(self, progress: Progress) -> None:
         self._progress = progress
-        self._folder.write_json(self._file, progress.model_dump())
+        self._folder.write_record(self._file, progress)
 
     @property
     def is_ours(self) -> bool:

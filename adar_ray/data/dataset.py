@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,13 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from adar_ray.data.lanes import lane_range
 from adar_ray.data.manifest import (
     ITEMS,
     MANIFEST,
-    SCHEMA_VERSION,
     SEQUENCES,
     SPLITS,
     USERS,
@@ -35,7 +34,6 @@ from adar_ray.data.manifest import (
     number_of,
 )
 from adar_ray.data.matrix import to_matrix
-from adar_ray.documents import explain
 from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions import PADDING
 from adar_ray.storage import FileEntry, Folder, describe_os_error
@@ -66,21 +64,15 @@ class Dataset:
             if not folder.exists(MANIFEST):
                 missing = f"there is no {MANIFEST} in it" if folder.exists() else "there is no such folder"
                 raise AdarError(f"{folder}: is not a dataset ({missing}); make one with `adar-ray prepare`")
-            content = folder.read_json(MANIFEST, "prepare again")
+            manifest = folder.read_record(MANIFEST, Manifest, "prepare again")
         except OSError as error:
             raise AdarError(f"{folder}: {describe_os_error(error)}") from error
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise AdarError(
-                f"{folder}/{MANIFEST}: schema version {one_line(version, 60)}, this program reads "
-                f"{SCHEMA_VERSION}; prepare again"
-            )
-        try:
-            manifest = Manifest.model_validate(content)
-        except ValidationError as error:
-            raise AdarError(f"{folder}/{MANIFEST}: is damaged ({explain(error)}); prepare again") from error
+        root = os.path.realpath(folder.path)
         for file in manifest.files:
-            info = folder.filesystem.get_file_info(folder.join(file.name))
+            path = folder.join(file.name)
+            if folder.is_local and not Path(os.path.realpath(path)).is_relative_to(root):
+                raise AdarError(f"{path}: is a link out of the dataset; copy the file in its place")
+            info = folder.filesystem.get_file_info(path)
             if not info.is_file:
                 raise AdarError(f"{folder}/{file.name}: the file is missing; restore it, or prepare again")
             if info.size != file.bytes:

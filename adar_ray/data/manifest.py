@@ -13,6 +13,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -168,6 +169,13 @@ class Manifest(_Record):
     lanes: Lanes
     notes: list[str]
     files: list[FileEntry]
+
+    @field_validator("schema_version")
+    @classmethod
+    def _is_ours(cls, version: int) -> int:
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"this program reads {SCHEMA_VERSION}")
+        return version
 
     @model_validator(mode="after")
     def _counts_are_those_of_the_files(self) -> Manifest:

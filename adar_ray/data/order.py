@@ -79,20 +79,28 @@ def rows_before(lane_rows: np.ndarray, step: int, steps: int) -> np.ndarray:
 
 
 def batches(
-    chunks: Iterable[Rows], bounds: np.ndarray, first_lane: int, lane_rows: np.ndarray, batch_size: int
+    chunks: Iterable[Rows],
+    bounds: np.ndarray,
+    first_lane: int,
+    lane_rows: np.ndarray,
+    batch_size: int,
+    done: int = 0,
+    row_shape: tuple[int, ...] = (),
 ) -> Iterator[Batch]:
     """Cut the chunks of one worker into its rows of each step.
 
     Args:
         bounds: see `arrange`; those of the worker's lanes.
         lane_rows: rows of every lane, `[L]`.
+        done: steps to pass over.
+        row_shape: `()` for pairs, `(N,)` for sequences; of a batch in which the worker has no row, too.
 
     Raises:
         AdarError: the chunks have other numbers of rows.
     """
     chunks = iter(chunks)
     mine = slice(first_lane, first_lane + len(bounds) - 1)
-    held = _Held.none(len(bounds) - 1)
+    held = _Held.none(len(bounds) - 1, row_shape)
     steps = steps_per_epoch(int(lane_rows.sum()), batch_size)
     after = np.zeros_like(lane_rows)
     for step in range(steps):
@@ -103,7 +111,9 @@ def batches(
             if chunk is None:
                 raise AdarError(f"{_DISAGREE}: a lane has fewer rows than it should; prepare again")
             held = held.joined_by(chunk, bounds)
-        yield Batch(*held.take(count[mine]), first=int(count[:first_lane].sum()), rows=int(count.sum()))
+        user, item = held.take(count[mine])
+        if step >= done:
+            yield Batch(user, item, first=int(count[:first_lane].sum()), rows=int(count.sum()))
     if (held.start < held.end).any() or any(len(user) for user, _ in chunks):
         raise AdarError(f"{_DISAGREE}: a lane has more rows than it should; prepare again")
 
@@ -115,9 +125,9 @@ class _Held:
         self.rows, self.start, self.end = rows, start, end
 
     @classmethod
-    def none(cls, lanes: int) -> _Held:
+    def none(cls, lanes: int, row_shape: tuple[int, ...]) -> _Held:
         nothing = np.zeros(lanes, np.int64)
-        return cls((np.empty(0, np.int32), np.empty(0, np.int32)), nothing, nothing)
+        return cls((np.empty(0, np.int32), np.empty((0, *row_shape), np.int32)), nothing, nothing)
 
     def take(self, count: np.ndarray) -> Rows:
         """Take this many rows of each lane."""

@@ -144,7 +144,7 @@ def write_manifest(
         notes=notes,
         files=maps + files,
     )
-    folder.write_json(MANIFEST, manifest.model_dump())
+    folder.write_record(MANIFEST, manifest)
     return manifest
 
 
@@ -173,4 +173,4 @@ def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> 
         "lanes": dataset.lanes.model_copy(update={"sequences": [0] * len(dataset.lanes.users)}),
     }
     manifest = dataset.manifest.model_copy(update={**without_rows, "files": files})
-    folder.write_json(MANIFEST, manifest.model_dump())
+    folder.write_record(MANIFEST, manifest)

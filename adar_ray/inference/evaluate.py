@@ -57,5 +57,5 @@ def evaluate(
     result = Evaluation(
         split=split, users=int(tally.users), metrics=tally.metrics(trained.observed.item_counts())
     )
-    run.folder.write_json(f"evaluation/{split}.json", result.model_dump())
+    run.folder.write_record(f"evaluation/{split}.json", result)
     return result

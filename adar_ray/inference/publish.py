@@ -79,7 +79,7 @@ def publish(run: str | Path | Run, to: str | Path, recommendations: str | None =
         )
     published = old is None or new.value >= old.value  # never a run whose value is not a number
     if published:
-        folder.write_json(PUBLISHED, new.model_dump())
+        folder.write_record(PUBLISHED, new)
     current = new if published or old is None else old
     return Publication(**current.model_dump(), published=published, offered=new.value)
 

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Chunks, batches, steps_per_epoch
-from adar_ray.distributed import memory_shared
-from adar_ray.errors import AdarError
+from adar_ray.distributed import memory_shared, sum_over_workers
+from adar_ray.errors import AdarError, TerminatedError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
@@ -27,6 +26,8 @@ from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+from adar_ray.training.calls import Call, Calls
+from adar_ray.training.loss_check import LossCheck
 from adar_ray.training.optimizer import MOMENTS
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import METRICS, Run
@@ -37,6 +38,7 @@ VALIDATION_KS = (10, 20)
 
 OnEpoch = Callable[[EpochRecord], None]
 OnStep = Callable[[int, int, int], None]
+ShouldStop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Worker:
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """Returns the elementwise sum over all workers."""
-        if self.size > 1:
-            on_device = tensor.to(self.device)
-            dist.all_reduce(on_device)
-            return on_device.to(tensor.device)
-        return tensor
+        if self.size == 1:
+            return tensor
+        total = tensor.detach().to(self.device, copy=True)
+        sum_over_workers([total])
+        return total.to(tensor.device)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def fit(
     worker: Worker = Worker(),
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
+    should_stop: ShouldStop = lambda: False,
 ) -> None:
     """Trains a run from its last checkpoint, or from the start, to the end.
 
@@ -96,15 +99,17 @@ def fit(
         on_epoch: called on every worker once an epoch is saved. A single worker calls it as soon as that is
             so, while the next epoch trains; several workers, who have to agree, once that has trained.
         on_step: called on worker 0 after each step.
+        should_stop: whether to stop within a second or so, asked on every worker.
 
     Raises:
-        AdarError: the loss or a weight is no longer a number, or an epoch could not be saved. The checkpoint
-            is that of the epoch before.
+        TerminatedError: some worker should stop; all have saved what they had.
+        AdarError: the loss or a weight is no longer a number, or a checkpoint could not be saved. The
+            checkpoint before it is there.
     """
     with random_states_kept(), torch_threads(run.config.train.threads), memory_shared():
         torch.manual_seed(run.config.train.seed)
         with environment_kept():  # torch's first optimizer loads its compiler, which sets a variable
-            loop = WorkerLoop(run, data, worker, on_epoch, on_step)
+            loop = WorkerLoop(run, data, worker, on_epoch, on_step, should_stop)
         loop.fit()
 
 
@@ -112,11 +117,17 @@ class WorkerLoop:
     """The training loop of one worker.
 
     Builds the model, the samplers and the optimizers from torch's global random state, which must be the same
-    on every worker, and restores the run's last checkpoint.
+    on every worker, and restores the run's newest checkpoint.
     """
 
     def __init__(
-        self, run: Run, data: TrainingData, worker: Worker, on_epoch: OnEpoch, on_step: OnStep
+        self,
+        run: Run,
+        data: TrainingData,
+        worker: Worker,
+        on_epoch: OnEpoch,
+        on_step: OnStep,
+        should_stop: ShouldStop,
     ) -> None:
         self.run, self.data, self.worker, self.config = run, data, worker, run.config
         self._on_epoch, self._on_step = on_epoch, on_step
@@ -131,11 +142,13 @@ class WorkerLoop:
         # Every worker builds the same model from the same seed, but for its users: nothing to broadcast.
         self.model = build_model(self.config, self.observed, dataset, data.users).to(device)
         # The model has drawn as many random numbers as it has users.
-        _seed(self.config.train.seed, "samplers")
+        torch.manual_seed(_hash(self.config.train.seed, "samplers"))
         self.samplers = build_samplers(self.config, self.model, self.observed, dataset, data.users).to(device)
         self.optimizer = build_optimizer(self.config, self.model, self.samplers)
         self.state = self._restore()
-        self.saver = Saver(run, worker.rank, worker.size, self.state.parts)
+        self.saver = Saver(run, worker.rank, worker.size)
+        self.calls = Calls(self.config.checkpoints, worker, should_stop)
+        self.loss_check = LossCheck(run, worker)
         self.step = TrainingStep(
             self.config,
             self.model,
@@ -169,9 +182,9 @@ class WorkerLoop:
 
     def _run_epoch(self) -> None:
         """Trains and validates one epoch, and begins to save it."""
-        self.state.epoch += 1
-        losses, statistics, train_seconds = self._train_epoch()
-        self.state.steps = self.optimizer.steps
+        epoch, state = self.state.epoch + 1, self.state
+        losses, statistics, train_seconds = self._train_epoch(epoch)
+        self._check_weights(f"epoch {epoch}")
         trained = time.perf_counter()
         figures = self._validate() if self._validates() else None
         seconds = EpochTime(
@@ -179,24 +192,27 @@ class WorkerLoop:
             valid_seconds=time.perf_counter() - trained,
             interactions_per_second=self.data.dataset.rows("train") / train_seconds,
         )
-        value = float(self.state.epoch) if figures is None else figures[self.config.train.metric]
-        if value > self.state.best_value:
-            self.state.best_epoch, self.state.best_value = self.state.epoch, value
+        value = float(epoch) if figures is None else figures[self.config.train.metric]
+        if value > state.best_value:
+            state.best_epoch, state.best_value = epoch, value
         record = EpochRecord(
-            epoch=self.state.epoch,
+            epoch=epoch,
             **losses,
             sampler=statistics,
             valid=figures,
             time=seconds,
-            best_epoch=self.state.best_epoch,
+            best_epoch=state.best_epoch,
+            skipped=state.skipped or None,
         )
-        self.state.dealt = {
-            epoch: sorted(self._dealt_names())
-            if epoch == self.state.epoch
-            else self.state.dealt.get(epoch, [])
-            for epoch in (self.state.best_epoch, self.state.epoch)
-        }
-        self.saver.start(self.state, record, self._part())
+        state.epoch, state.step, state.skipped, state.train_seconds = epoch, 0, 0, 0.0
+        self._save(record)
+
+    def _save(self, record: EpochRecord | None = None, sums: torch.Tensor | None = None) -> None:
+        """Begins to save a checkpoint, once the one before it is saved."""
+        self._tell_saved(waits=True)
+        self.state.steps, self.state.dealt = self.optimizer.steps, sorted(self._dealt_names())
+        self.saver.start(self.state, record, self._part(), [] if sums is None else sums.tolist())
+        self.calls.saved()
 
     def _tell_saved(self, *, waits: bool) -> float:
         """Calls `on_epoch` if an epoch has been saved; returns how many seconds that took."""
@@ -207,51 +223,84 @@ class WorkerLoop:
                 self._on_epoch(record)
         return time.perf_counter() - began
 
-    def _train_epoch(self) -> tuple[dict[str, float], SamplerStatistics, float]:
-        """One pass over the rows; returns the epoch's losses and sampler statistics, and its seconds."""
-        worker, epoch, started = self.worker, self.state.epoch, time.perf_counter()
+    def _train_epoch(self, epoch: int) -> tuple[dict[str, float], SamplerStatistics, float]:
+        """What is left of a pass over the rows; returns the epoch's losses and sampler statistics, and its
+        seconds."""
+        worker, state, started = self.worker, self.state, time.perf_counter() - self.state.train_seconds
         seed, batch_size = self.config.train.seed, self.config.train.batch_size
-        # Everything that a model draws, such as dropout, follows from this: no generator state to save.
-        _seed(seed, epoch, worker.rank)
         rows = self.data.lane_rows
         steps = steps_per_epoch(int(rows.sum()), batch_size)
-        total = torch.zeros(StepStatistics.SIZE, dtype=torch.float64, device=worker.device)
+        total = self._sums_so_far()
         self.step.train()
         chunks, users = self.data.chunks(epoch), self.data.users
-        for step, batch in enumerate(batches(chunks, users.bounds, users.lane, rows, batch_size)):
+        is_sequential = self.data.history is not None
+        row_shape = (self.data.dataset.sequences.length + 1,) if is_sequential else ()
+        epoch_batches = batches(chunks, users.bounds, users.lane, rows, batch_size, state.step, row_shape)
+        for step, batch in enumerate(epoch_batches, state.step):
             user_B, positive = (
                 torch.from_numpy(array.astype(np.int64)).to(worker.device)
                 for array in (batch.user - self.data.begin, batch.item)
             )
             row_B = torch.arange(batch.first, batch.first + len(user_B))
+            # Everything that a model draws, such as dropout, follows from this: no generator state to save.
+            self._seed_step(epoch, step)
             loss, statistics = self.step(user_B, positive, row_B, (seed, epoch, step))
-            self.optimizer.zero_grad()
-            # Workers add up their gradients: this makes that of the mean over the whole batch.
-            (loss / batch.rows).backward()
-            self.optimizer.step()
-            total += statistics
+            state.step = step + 1
+            if self.loss_check.passes((epoch, step + 1), loss, batch):
+                self.optimizer.zero_grad()
+                # Workers add up their gradients: this makes that of the mean over the whole batch.
+                (loss / batch.rows).backward()
+                self.optimizer.step()
+                total += statistics
+            else:
+                state.skipped += 1
             if worker.rank == 0:
                 self._on_step(epoch, step + 1, steps)
             if worker.size == 1:  # others may be at another step
                 started += self._tell_saved(waits=False)
+            call = self.calls.after(step + 1)
+            if call != Call.GO_ON and (call == Call.STOP or step + 1 < steps):
+                began = time.perf_counter()
+                state.train_seconds = began - started
+                self._check_weights(f"epoch {epoch}, step {step + 1}")
+                self._save(sums=total)
+                if call == Call.STOP:
+                    self._tell_saved(waits=True)
+                    raise TerminatedError(
+                        f"{self.run.folder}: terminated; saved at epoch {epoch}, step {step + 1}"
+                    )
+                started += time.perf_counter() - began
+        self.loss_check.finish()
         started += self._tell_saved(waits=True)  # whatever becomes of this epoch, the one before is safe
         losses, summary = StepStatistics.summary(worker.all_reduce(total))
-        total_loss = losses["loss"] + losses["penalty"]
-        has_finite_weights = self._has_finite_weights()
-        # The last step may spoil weights that no loss has been computed from yet.
-        if not np.isfinite(total_loss) or not has_finite_weights:
-            problem = "a weight is no number" if np.isfinite(total_loss) else f"the loss is {losses['loss']}"
-            raise AdarError(
-                f"epoch {epoch}: {problem} and training cannot continue; resume after the epoch before it "
-                "with --set and a lower optimizer.lr, or a higher temperature of the loss"
-            )
+        if state.skipped == steps:
+            raise AdarError(f"epoch {epoch}: the loss of every step is no number; {LossCheck.ADVICE}")
         return losses, SamplerStatistics.model_validate(summary), time.perf_counter() - started
 
-    def _has_finite_weights(self) -> bool:
-        """Whether all weights on all workers are numbers."""
+    def _sums_so_far(self) -> torch.Tensor:
+        """This worker's statistics of the steps of the epoch under way that are done."""
+        sums, worker = self.state.sums, self.worker
+        mine = torch.zeros(StepStatistics.SIZE, dtype=torch.float64)
+        if self.state.step and len(sums) == worker.size:
+            mine = torch.tensor(sums[worker.rank], dtype=torch.float64)
+        elif self.state.step and worker.rank == 0:
+            mine = torch.tensor(sums, dtype=torch.float64).sum(0)
+        return mine.to(worker.device)
+
+    def _seed_step(self, epoch: int, step: int) -> None:
+        """Seeds the generator of this worker's device; `torch.manual_seed` would go through all devices."""
+        seed = _hash(self.config.train.seed, epoch, step, self.worker.rank)
+        if self.worker.device != "cpu":
+            torch.cuda.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+
+    def _check_weights(self, after: str) -> None:
+        """Refuses weights that are no numbers: a step may spoil some that no loss has been computed from."""
         parameters = (*self.model.parameters(), *self.samplers.parameters())
-        infinite = [(~torch.isfinite(weight)).sum() for weight in parameters if weight.requires_grad]
-        return int(self.worker.all_reduce(sum(infinite, torch.zeros((), dtype=torch.int64)))) == 0
+        sums = [weight.detach().sum(dtype=torch.float64) for weight in parameters if weight.requires_grad]
+        is_spoilt = not all(map(torch.isfinite, sums))
+        if self.worker.all_reduce(torch.tensor(int(is_spoilt))):
+            raise AdarError(f"{after}: a weight is no number; {LossCheck.ADVICE}")
 
     def _validate(self) -> dict[str, float]:
         """Validation metrics over all users, each worker ranking for its own."""
@@ -275,7 +324,7 @@ class WorkerLoop:
         }
 
     def _restore(self) -> TrainingState:
-        state = self.run.load_checkpoint()
+        state = self._newest_checkpoint()
         if state is None:
             return TrainingState()
         users, begin, own, dealt = self.data.users, self.data.begin, self._own_names(), self._dealt_names()
@@ -290,6 +339,12 @@ class WorkerLoop:
                 part.copy_(saved[name])
         self.optimizer.steps = state.steps
         return state
+
+    def _newest_checkpoint(self) -> TrainingState | None:
+        """That which worker 0 has found to be undamaged."""
+        state = self.run.newest_checkpoint() if self.worker.rank == 0 else None
+        epoch, step = self.worker.all_reduce(torch.tensor(state.place if state else (0, 0))).tolist()
+        return state or self.run.read_state((epoch, step))
 
     def _own_names(self) -> set[str]:
         """Names of those of `_tensors` that have a row for each of the worker's users."""
@@ -312,6 +367,6 @@ class WorkerLoop:
         return {**state, **self.optimizer.tensors()}
 
 
-def _seed(*key: object) -> None:
-    """Seeds torch's own generator with everything in the key."""
-    torch.manual_seed(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big"))
+def _hash(*key: object) -> int:
+    """A seed that follows from everything in the key."""
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")

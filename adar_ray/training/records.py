@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+Place = tuple[int, int]
+"""A point of the training: finished epochs, and steps of the one after them that are done."""
 
 
 class Record(BaseModel):
@@ -37,9 +39,9 @@ class SamplerStatistics(Record):
 class EpochTime(Record):
     """How long an epoch took."""
 
-    train_seconds: float
-    valid_seconds: float
-    interactions_per_second: float
+    train_seconds: NonNegativeFloat
+    valid_seconds: NonNegativeFloat
+    interactions_per_second: NonNegativeFloat
 
 
 class EpochRecord(Record):
@@ -49,30 +51,29 @@ class EpochRecord(Record):
         loss, penalty: means per row; the penalty is not part of the loss.
         valid: validation metrics, by name; None without validation interactions.
         best_epoch: the best epoch so far.
+        skipped: steps that `train.on_nan: skip` has passed over; None if there were none.
     """
 
-    epoch: int
+    epoch: PositiveInt
     loss: float
     penalty: float
     sampler: SamplerStatistics
     valid: dict[str, float] | None = None
     time: EpochTime
-    best_epoch: int
+    best_epoch: PositiveInt
+    skipped: PositiveInt | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the fields that are None."""
         return self.model_dump(exclude_none=True)
 
-    def to_line(self) -> str:
-        return json.dumps(self.to_dict()) + "\n"
-
 
 class StepProgress(Record):
     """`progress.json`: how far the current epoch is."""
 
-    epoch: int
-    step: int
-    steps: int
+    epoch: PositiveInt
+    step: NonNegativeInt
+    steps: PositiveInt
 
 
 class RunResult(Record):
@@ -83,10 +84,10 @@ class RunResult(Record):
         valid: validation metrics of the best epoch; None without validation interactions.
     """
 
-    best_epoch: int
-    epochs: int
+    best_epoch: PositiveInt
+    epochs: PositiveInt
     valid: dict[str, float] | None
-    train_seconds: float
+    train_seconds: NonNegativeFloat
 
 
 class Resumption(Record):
@@ -98,7 +99,7 @@ class Resumption(Record):
             of workers.
     """
 
-    epoch: int
+    epoch: PositiveInt
     changes: dict[str, list[Any]]
 
 
@@ -127,14 +128,16 @@ class ModelInfo(Record):
         users, items: how many there are.
         history_length: L, the longest history that a sequential model reads; None for other models.
         dataset: name of the dataset.
+        weights: SHA-256 of `weights.safetensors`.
     """
 
     settings: dict[str, dict[str, Any]]
-    users: int
-    items: int
-    history_length: int | None
+    users: NonNegativeInt
+    items: NonNegativeInt
+    history_length: PositiveInt | None
     dataset: str
     dataset_checksum: str
+    weights: str
 
 
 class Evaluation(Record):
@@ -146,27 +149,40 @@ class Evaluation(Record):
     """
 
     split: str
-    users: int
+    users: NonNegativeInt
     metrics: dict[str, float]
 
 
 class TrainingState(Record):
-    """`checkpoints/last.json`: which checkpoint an interrupted run continues from, and what it knew.
-
-    A checkpoint is a folder `checkpoints/EPOCH/` with a file of tensors from each worker.
+    """`checkpoints/PLACE/state.json`: what a run that goes on from this checkpoint has to know.
 
     Attributes:
-        epoch, steps: finished so far.
-        parts: the SHA-256 of each file of the last and the best epoch's checkpoint, by epoch.
-        dealt: names of the tensors whose rows are dealt to the files, by epoch: of n files, file w has the
-            rows w, w + n, w + 2n, ...
+        epoch: epochs that are finished.
+        step: steps of the epoch after these that are done; 0 at the end of an epoch.
+        steps: all steps so far that moved the weights.
+        best_epoch: the best of the finished epochs; 0 if there is none yet.
+        files: the SHA-256 of each worker's file of tensors.
+        dealt: names of the tensors whose rows are dealt to the files: of n files, file w has the rows
+            w, w + n, w + 2n, ...
+        sums: of each worker over the steps of the epoch under way, as `StepStatistics` has them.
+        skipped: steps of that epoch whose loss was no number.
+        train_seconds: that the epoch under way has taken.
     """
 
     model_config = ConfigDict(frozen=False)
 
     epoch: NonNegativeInt = 0
+    step: NonNegativeInt = 0
     steps: NonNegativeInt = 0
     best_epoch: NonNegativeInt = 0
     best_value: float = -1.0
-    parts: dict[int, Annotated[list[str], Field(min_length=1)]] = {}
-    dealt: dict[int, list[str]] = {}
+    files: list[str] = []
+    dealt: list[str] = []
+    sums: list[list[float]] = []
+    skipped: NonNegativeInt = 0
+    train_seconds: NonNegativeFloat = 0.0
+
+    @property
+    def place(self) -> Place:
+        """Where in the training the checkpoint is."""
+        return self.epoch, self.step

@@ -5,9 +5,12 @@ Every file is replaced as a whole, so the folder can be read safely while the ru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import math
 import platform
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,7 +25,7 @@ from safetensors.torch import save as save_safetensors
 from adar_ray.config import Config, build_config
 from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
-from adar_ray.documents import explain, parse_yaml, to_yaml
+from adar_ray.documents import damaged, explain
 from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.users import Users
 from adar_ray.lease import Lease, hold, read_holder
@@ -31,21 +34,25 @@ from adar_ray.storage import Folder
 from adar_ray.training.records import (
     EpochRecord,
     Evaluation,
+    Place,
     RunInfo,
     RunResult,
     StepProgress,
     TrainingState,
 )
-from adar_ray.training.saved_model import WEIGHTS, read_weights, save_model
+from adar_ray.training.saved_model import INFO, read_weights, save_model
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 PROGRESS = "progress.json"
 CHECKPOINTS = "checkpoints"
-LAST = f"{CHECKPOINTS}/last.json"
+STATE = "state.json"
 MODEL = "model"
 _ALL_ROWS = 0, 1  # those of the only worker
+_PLACE = re.compile(r"(\d{5,7})(?:-(\d{8,10}))?")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,20 +119,24 @@ class Run:
                 f"{folder}: is not a run folder ({CONFIG} is missing); make one with `adar-ray train`"
             )
         origin = f"{folder}/{CONFIG}"
-        content = parse_yaml(folder.read_bytes(CONFIG), origin)
+        remedy = (
+            "restore it, or train again with --replace; "
+            f"change settings with `adar-ray train --resume {folder} --set KEY=VALUE`"
+        )
+        content = folder.read_yaml(CONFIG, remedy)
         if not isinstance(content, dict) or "run" not in content:
-            raise AdarError(f"{origin}: is damaged (it has no section run)")
+            raise damaged(origin, "it has no section run", remedy)
         try:
             info = RunInfo.model_validate(content["run"])
         except ValidationError as error:
-            raise AdarError(f"{origin}: is damaged (run.{explain(error)})") from error
+            raise damaged(origin, f"run.{explain(error)}", remedy) from error
         config = build_config([(origin, content)], origin)
         refuse_foreign_code(config.component_names(), origin, trust)
         return cls(folder, config, info, trust=trust)
 
     def write_config(self) -> None:
         content = {"run": self.info.model_dump(exclude_defaults=True), **self.config.used()}
-        self._owned().write_bytes(CONFIG, to_yaml(content).encode())
+        self._owned().write_yaml(CONFIG, content)
 
     def dataset(self, moved_to: str | Path | None = None) -> Dataset:
         """The dataset of this run.
@@ -157,12 +168,16 @@ class Run:
         return read_epochs(self.folder)
 
     def write_epochs(self, epochs: list[EpochRecord]) -> None:
-        self._owned().write_bytes(METRICS, "".join(epoch.to_line() for epoch in epochs).encode())
+        folder = self._owned()
+        if epochs:
+            folder.write_lines(METRICS, [epoch.to_dict() for epoch in epochs])
+        elif folder.exists(METRICS):
+            folder.delete(METRICS)
 
     # Checkpoints.
 
-    def write_part(self, epoch: int, worker: int, workers: int, content: bytes | memoryview) -> bytes:
-        """Writes one worker's part of an epoch's checkpoint. It counts once the checkpoint is committed.
+    def write_part(self, place: Place, worker: int, workers: int, content: bytes | memoryview) -> str:
+        """Writes one worker's part of a checkpoint, which counts once it is committed.
 
         Args:
             content: a safetensors file.
@@ -170,42 +185,89 @@ class Run:
         Returns:
             The SHA-256 of the file.
         """
-        self._owned().write_bytes(_part(epoch, worker, workers), content)
-        return hashlib.sha256(content).digest()
+        self._owned().write_bytes(_part(place, worker, workers), content)
+        return hashlib.sha256(content).hexdigest()
 
     def commit_checkpoint(self, state: TrainingState) -> None:
-        """Makes an epoch's checkpoint the last one. Checkpoints but this and the best epoch's are removed."""
-        self._owned().write_json(LAST, state.model_dump())
-        selector = pafs.FileSelector(self.folder.join(CHECKPOINTS), allow_not_found=True)
-        kept = {f"{epoch:05d}" for epoch in state.parts}
-        for file in self.folder.filesystem.get_file_info(selector):
-            if (
-                file.type == pafs.FileType.Directory
-                and file.base_name.isdigit()
-                and file.base_name not in kept
-            ):
-                self.folder.folder(f"{CHECKPOINTS}/{file.base_name}").remove()
+        """Makes a checkpoint count, and removes those that nothing needs any more.
+
+        The newest stay, the last that ends an epoch, and the best epochs of all these.
+        """
+        self._owned().write_record(_state(state.place), state)
+        newest = [state]
+        for place in self._places():
+            with contextlib.suppress(AdarError):
+                if place < state.place and (older := self.read_state(place)):
+                    newest.append(older)
+        last_epoch = next((one for one in newest if not one.step), state)
+        needed = [*newest[: self.config.checkpoints.keep], last_epoch]
+        kept = {one.place for one in needed} | {(one.best_epoch, 0) for one in needed}
+        for place in self._places():
+            if place not in kept:
+                self.folder.folder(_checkpoint(place)).remove()
 
     def copy_checkpoint(self, folder: Folder) -> None:
-        """Copies what the run continues from into another run's folder."""
-        state = self.load_checkpoint()
-        assert state is not None
-        for epoch, parts in state.parts.items():
-            for worker in range(len(parts)):
-                name = _part(epoch, worker, len(parts))
+        """Copies the last checkpoint that ends an epoch into the folder of another run, whose own go."""
+        ends = (self.read_state(place) for place in self._places() if not place[1])
+        state = next(end for end in ends if end)
+        folder.folder(CHECKPOINTS).remove()
+        for each in (state, self._best(state)):
+            for worker in range(len(each.files)):
+                name = _part(each.place, worker, len(each.files))
                 folder.write_bytes(name, self.folder.read_bytes(name))
-        folder.write_json(LAST, state.model_dump())
+            folder.write_record(_state(each.place), each)
 
-    def load_checkpoint(self) -> TrainingState | None:
-        """What the run continues from; None if it starts."""
-        if not self.folder.exists(LAST):
+    def newest_checkpoint(self) -> TrainingState | None:
+        """The newest checkpoint that is undamaged, with that of the best epoch; None if there is none.
+
+        Raises:
+            AdarError: there are checkpoints, but all of them are damaged.
+        """
+        damage = None
+        for place in self._places():
+            try:
+                state = self.read_state(place)
+                if state is None:
+                    continue
+                for each in (state, self._best(state)) if state.best_epoch else (state,):
+                    for worker in range(len(each.files)):
+                        self._read_part(each, worker)
+            except AdarError as error:
+                logger.warning("%s; the checkpoint before it takes its place", error)
+                damage = damage or error
+                continue
+            return state
+        if damage is not None:
+            raise AdarError(f"{damage}; there is no other checkpoint: start again with --replace") from damage
+        return None
+
+    def read_state(self, place: Place) -> TrainingState | None:
+        """What a checkpoint says; None if it does not count.
+
+        Raises:
+            AdarError: it is damaged.
+        """
+        name = _state(place)
+        if not self.folder.exists(name):
             return None
-        state = self.folder.read_record(LAST, TrainingState)
-        if not {state.epoch, state.best_epoch} <= state.parts.keys():
-            raise AdarError(
-                f"{self.folder}/{LAST}: is damaged (it lacks its checkpoints); start again with --replace"
-            )
+        state = self.folder.read_record(name, TrainingState)
+        if state.place != place or not state.files or state.best_epoch > state.epoch:
+            raise AdarError(f"{self.folder}/{name}: is damaged (it is of another checkpoint)")
         return state
+
+    def _best(self, state: TrainingState) -> TrainingState:
+        """The checkpoint of the best epoch so far."""
+        best = self.read_state((state.best_epoch, 0))
+        if best is None:
+            raise AdarError(f"{self.folder}/{_state((state.best_epoch, 0))}: is missing")
+        return best
+
+    def _places(self) -> list[Place]:
+        """The places of all checkpoints that are there, newest first; some may never have been committed."""
+        selector = pafs.FileSelector(self.folder.join(CHECKPOINTS), allow_not_found=True)
+        names = (file.base_name for file in self.folder.filesystem.get_file_info(selector))
+        found = (_PLACE.fullmatch(name) for name in names)
+        return sorted(((int(one[1]), int(one[2] or 0)) for one in found if one), reverse=True)
 
     def read_checkpoint(
         self,
@@ -217,7 +279,7 @@ class Run:
         dealt: Collection[str],
         worker: tuple[int, int],
     ) -> dict[str, torch.Tensor]:
-        """One worker's tensors of the last checkpoint, however many workers wrote it.
+        """One worker's tensors of a checkpoint, however many workers wrote it.
 
         Args:
             shapes: of the tensors that the checkpoint holds, all workers' rows together.
@@ -230,7 +292,7 @@ class Run:
         Raises:
             AdarError: a file is missing or damaged, or the tensors are others.
         """
-        workers, written = len(state.parts[state.epoch]), set(state.dealt.get(state.epoch, []))
+        workers, written = len(state.files), set(state.dealt)
         rows: dict[str, list[torch.Tensor]] = {name: [] for name in shapes if name in own}
         found: dict[str, torch.Tensor] = {}
         for name in shapes.keys() & {*dealt, *written}:
@@ -243,7 +305,7 @@ class Run:
             has_dealt_rows = needs_all or (written and (writer - worker[0]) % in_common == 0)
             if writer and start >= end and not has_dealt_rows:
                 continue
-            part = self._read_part(state, state.epoch, writer)
+            part = self._read_part(state, writer)
             problem = None
             if part.keys() != ({*rows, *written} if writer else shapes.keys()):
                 problem = "it holds other tensors than the run has"
@@ -256,7 +318,9 @@ class Run:
                 if tensor.shape != wanted:
                     problem = f"{name} does not fit this run"
             if problem is not None:
-                raise self._damaged_part(state.epoch, writer, workers, problem)
+                raise AdarError(
+                    f"{self.folder}/{_part(state.place, writer, workers)}: cannot be read ({problem})"
+                )
             for name, tensor in part.items():
                 if name in rows:
                     rows[name].append(tensor[max(start - first, 0) : max(end - first, 0)])
@@ -270,19 +334,19 @@ class Run:
                     found[name] = tensor
         return found | {name: torch.cat(parts) for name, parts in rows.items()}
 
-    def _read_part(self, state: TrainingState, epoch: int, worker: int) -> dict[str, torch.Tensor]:
-        workers = len(state.parts[epoch])
+    def _read_part(self, state: TrainingState, worker: int) -> dict[str, torch.Tensor]:
+        name = _part(state.place, worker, len(state.files))
         try:
-            content = self.folder.read_bytes(_part(epoch, worker, workers))
-            if hashlib.sha256(content).hexdigest() != state.parts[epoch][worker]:
+            content = self.folder.read_bytes(name)
+            if hashlib.sha256(content).hexdigest() != state.files[worker]:
                 raise ValueError("wrong checksum")
             return load_safetensors(content)
         except Exception as error:  # safetensors has no exception class for damaged files
-            raise self._damaged_part(epoch, worker, workers, one_line(error, 120)) from error
+            raise AdarError(f"{self.folder}/{name}: cannot be read ({one_line(error, 120)})") from error
 
-    def _damaged_part(self, epoch: int, worker: int, workers: int, problem: str) -> AdarError:
-        name = _part(epoch, worker, workers)
-        return AdarError(f"{self.folder}/{name}: cannot be read ({problem}); start again with --replace")
+    def write_bad_batch(self, name: str, content: bytes) -> None:
+        """Writes the rows of a step whose loss is no number, as a safetensors file."""
+        self._owned().write_bytes(name, content)
 
     def _owned(self) -> Folder:
         """The folder, to write to; raises AdarError if another process has taken it over."""
@@ -295,36 +359,47 @@ class Run:
     def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""
         save_model(self.folder.folder(MODEL), self.config, dataset, save_safetensors(self._best_weights()))
-        self.folder.write_json(RESULT, result.model_dump())
+        self.folder.write_record(RESULT, result)
         if self.folder.exists(PROGRESS):
             self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
 
     def result(self) -> RunResult | None:
         """The final figures; None if the run is not finished."""
-        return self.folder.read_record(RESULT, RunResult) if self.folder.exists(RESULT) else None
+        if not self.folder.exists(RESULT):
+            return None
+        remedy = f"remove it, then `adar-ray train --resume {self.folder}` makes it again"
+        result = self.folder.read_record(RESULT, RunResult, remedy)
+        metric = self.config.train.metric
+        if result.valid is not None and metric not in result.valid:
+            raise damaged(f"{self.folder}/{RESULT}", f"valid: it has no {metric}", remedy)
+        return result
 
     def progress(self) -> StepProgress | None:
         """How far the workers are within the current epoch; None if they have not said so yet."""
-        return self.folder.read_record(PROGRESS, StepProgress) if self.folder.exists(PROGRESS) else None
+        if not self.folder.exists(PROGRESS):
+            return None
+        return self.folder.read_record(PROGRESS, StepProgress, "remove it")
 
     def write_progress(self, progress: StepProgress) -> None:
-        self._owned().write_json(PROGRESS, progress.model_dump())
+        self._owned().write_record(PROGRESS, progress)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the best epoch, or of the best so far if the run is not finished."""
-        if self.folder.exists(f"{MODEL}/{WEIGHTS}"):
-            return read_weights(self.folder, f"{MODEL}/{WEIGHTS}")
+        model = self.folder.folder(MODEL)
+        if model.exists(INFO):
+            return read_weights(model)
         return self._best_weights()
 
     def _best_weights(self) -> dict[str, torch.Tensor]:
-        state = self.load_checkpoint()
-        if state is None:
+        states = (self.read_state(place) for place in self._places())
+        state = next((state for state in states if state), None)
+        if state is None or not state.best_epoch:
             raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
-        workers = len(state.parts[state.best_epoch])
-        parts = [self._read_part(state, state.best_epoch, worker) for worker in range(workers)]
+        best = self._best(state)
+        parts = [self._read_part(best, worker) for worker in range(len(best.files))]
         return {
             name.removeprefix("model."): _joined(
-                [part[name] for part in parts if name in part], name in state.dealt.get(state.best_epoch, [])
+                [part[name] for part in parts if name in part], name in best.dealt
             )
             for name in parts[0]
             if name.startswith("model.")
@@ -336,7 +411,9 @@ class Run:
         files = self.folder.filesystem.get_file_info(selector)
         names = sorted(file.base_name for file in files if file.base_name.endswith(".json"))
         return {
-            name.removesuffix(".json"): self.folder.read_record(f"evaluation/{name}", Evaluation)
+            name.removesuffix(".json"): self.folder.read_record(
+                f"evaluation/{name}", Evaluation, "evaluate again"
+            )
             for name in names
         }
 
@@ -351,8 +428,17 @@ def _joined(tensors: list[torch.Tensor], is_dealt: bool) -> torch.Tensor:
     return whole
 
 
-def _part(epoch: int, worker: int, workers: int) -> str:
-    return f"{CHECKPOINTS}/{epoch:05d}/{worker:05d}-of-{workers:05d}.safetensors"
+def _checkpoint(place: Place) -> str:
+    epoch, step = place
+    return f"{CHECKPOINTS}/{epoch:05d}-{step:08d}" if step else f"{CHECKPOINTS}/{epoch:05d}"
+
+
+def _state(place: Place) -> str:
+    return f"{_checkpoint(place)}/{STATE}"
+
+
+def _part(place: Place, worker: int, workers: int) -> str:
+    return f"{_checkpoint(place)}/{worker:05d}-of-{workers:05d}.safetensors"
 
 
 def read_epochs(folder: Folder) -> list[EpochRecord]:
@@ -363,24 +449,20 @@ def read_epochs(folder: Folder) -> list[EpochRecord]:
     """
     if not folder.exists(METRICS):
         return []
+    remedy = "restore the file, or train again with --replace"
     epochs: list[EpochRecord] = []
-    for number, line in enumerate(folder.read_bytes(METRICS).splitlines(), 1):
+    for number, line in enumerate(folder.read_lines(METRICS, remedy), 1):
         try:
-            record = EpochRecord.model_validate_json(line)
-        except ValidationError as error:
-            raise _damaged_epochs(folder, number, f"is damaged ({explain(error)})") from error
-        if record.epoch != number:
-            raise _damaged_epochs(folder, number, f"is epoch {record.epoch}, not {number}")
-        if not 1 <= record.best_epoch <= number:
-            raise _damaged_epochs(folder, number, f"names {record.best_epoch} as the best epoch so far")
+            record = EpochRecord.model_validate(line)
+            if record.epoch != number:
+                raise ValueError(f"it is epoch {record.epoch}")
+            if not 1 <= record.best_epoch <= number:
+                raise ValueError(f"it names {record.best_epoch} as the best epoch so far")
+        except ValueError as error:
+            problem = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise damaged(f"{folder}/{METRICS}", f"line {number}: {problem}", remedy) from error
         epochs.append(record)
     return epochs
-
-
-def _damaged_epochs(folder: Folder, number: int, problem: str) -> AdarError:
-    return AdarError(
-        f"{folder}/{METRICS}: line {number} {problem}; restore the file, or train again with --replace"
-    )
 
 
 def _check_new(folder: Folder, replace: bool) -> None:

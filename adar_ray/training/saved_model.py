@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +12,15 @@ from adar_ray.config import Config, load_config
 from adar_ray.custom import is_custom, refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.data.write import copy_interactions
-from adar_ray.errors import AdarError, one_line
+from adar_ray.documents import damaged
+from adar_ray.errors import one_line
 from adar_ray.storage import Folder
 from adar_ray.training.build import is_sequential
 from adar_ray.training.records import ModelInfo
 
 INFO = "model.json"
 WEIGHTS = "weights.safetensors"
+_REMEDY = "restore the model, or train again"
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,10 @@ class SavedModel:
         """
         if not (folder.exists(INFO) and folder.exists(MANIFEST)):
             return None
-        info = folder.read_record(INFO, ModelInfo)
+        info = folder.read_record(INFO, ModelInfo, _REMEDY)
         config = load_config(values=info.settings)
         refuse_foreign_code(config.component_names(), f"{folder}/{INFO}", trust)
-        return cls(config, Dataset.open(folder.address), read_weights(folder, WEIGHTS))
+        return cls(config, Dataset.open(folder.address), _read_weights(folder, info))
 
 
 def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes) -> None:
@@ -62,14 +65,23 @@ def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes)
         history_length=dataset.sequences.length if is_sequential(config) else None,
         dataset=dataset.name,
         dataset_checksum=dataset.checksum,
+        weights=hashlib.sha256(weights).hexdigest(),
     )
     folder.write_bytes(WEIGHTS, weights)
-    folder.write_json(INFO, info.model_dump())
+    folder.write_record(INFO, info)
     copy_interactions(dataset, folder, with_times=is_custom(config.model.name))
 
 
-def read_weights(folder: Folder, name: str) -> dict[str, torch.Tensor]:
+def read_weights(folder: Folder) -> dict[str, torch.Tensor]:
+    """The weights in a model folder."""
+    return _read_weights(folder, folder.read_record(INFO, ModelInfo, _REMEDY))
+
+
+def _read_weights(folder: Folder, info: ModelInfo) -> dict[str, torch.Tensor]:
     try:
-        return load_safetensors(folder.read_bytes(name))
+        content = folder.read_bytes(WEIGHTS)
+        if hashlib.sha256(content).hexdigest() != info.weights:
+            raise ValueError("wrong checksum")
+        return load_safetensors(content)
     except Exception as error:  # safetensors has no exception class for damaged files
-        raise AdarError(f"{folder}/{name}: is damaged ({one_line(error, 120)})") from error
+        raise damaged(f"{folder}/{WEIGHTS}", one_line(error, 120), _REMEDY) from error

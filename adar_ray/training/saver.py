@@ -1,4 +1,4 @@
-"""Saves epochs while the next one trains.
+"""Saves checkpoints while training goes on.
 
 Legend: S bytes of a worker's part of a checkpoint.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save as save_safetensors
@@ -20,23 +21,23 @@ from adar_ray.training.run import Run
 
 
 class Saver:
-    """Saves the epochs of a run, one at a time: copies a worker's part, and writes the copy in a thread.
+    """Saves checkpoints of a run, one at a time: copies a worker's part, and writes the copy in a thread.
 
-    An epoch is saved once all workers have written their parts and worker 0 the epoch's metrics and, last,
-    that the checkpoint counts. Whatever is cut off before that is as if the epoch had not been trained.
+    A checkpoint is saved once all workers have written their parts and worker 0 the epoch's metrics, if it
+    ends one, and last that the checkpoint counts. Whatever is cut off before that is as if it had not been
+    trained.
 
-    Leaving the context waits for an epoch that is still being written. Of several workers none waits, because
-    those that it would wait for may have failed.
+    Leaving the context waits for a checkpoint that is still being written. Of several workers none waits,
+    because those that it would wait for may have failed.
 
     Args:
         rank, size: this worker, and how many there are. All of them make their savers at the same time.
-        parts: of the checkpoint that training goes on from (see `TrainingState`).
     """
 
-    def __init__(self, run: Run, rank: int, size: int, parts: dict[int, list[str]]) -> None:
-        self._run, self._rank, self._size, self._parts = run, rank, size, parts
+    def __init__(self, run: Run, rank: int, size: int) -> None:
+        self._run, self._rank, self._size = run, rank, size
         self._copy_S = torch.empty(0, dtype=torch.uint8)
-        self._saving: Future[EpochRecord] | None = None
+        self._saving: Future[EpochRecord | None] | None = None
         # Threads have to agree without coming between what the training steps exchange.
         self._group = dist.new_group(backend="gloo") if size > 1 else None
 
@@ -47,19 +48,32 @@ class Saver:
         if self._saving is not None and self._size == 1:
             wait([self._saving])
 
-    def start(self, state: TrainingState, record: EpochRecord, part: Mapping[str, torch.Tensor]) -> None:
-        """Copies `part` and begins to save the epoch. `saved` must have returned the one before.
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint has been begun that `saved` has not told of."""
+        return self._saving is not None
+
+    def start(
+        self,
+        state: TrainingState,
+        record: EpochRecord | None,
+        part: Mapping[str, torch.Tensor],
+        sums: Sequence[float] = (),
+    ) -> None:
+        """Copies `part` and begins to save it. `saved` must have told of the checkpoint before.
 
         Args:
+            record: of the epoch that this ends; None within an epoch.
             part: what this worker has to save, on any device. It may change once this returns.
+            sums: the worker's own, over the steps of the epoch under way.
         """
-        assert self._saving is None
-        saving: Future[EpochRecord] = Future()
+        assert not self.is_saving
+        saving: Future[EpochRecord | None] = Future()
         state, content = state.model_copy(), self._copy(part)
 
         def save() -> None:
             try:
-                self._save(state, record, content)
+                self._save(state, record, content, sums)
                 saving.set_result(record)
             except BaseException as error:
                 saving.set_exception(error)
@@ -71,7 +85,7 @@ class Saver:
         """The epoch that has been saved since this was last asked; None if there is none.
 
         Args:
-            waits: whether to wait for an epoch that is being written.
+            waits: whether to wait for a checkpoint that is being written.
 
         Raises:
             AdarError, OSError: it could not be saved.
@@ -98,27 +112,29 @@ class Saver:
             data_S[start:end].view(part[name].dtype).view(part[name].shape).copy_(part[name])
         return self._copy_S.numpy().data
 
-    def _save(self, state: TrainingState, record: EpochRecord, content: memoryview) -> None:
-        digest = self._run.write_part(state.epoch, self._rank, self._size, content)
-        parts = self._of_all_workers(digest)  # once all of them have written
-        state.parts = {
-            epoch: parts if epoch == state.epoch else self._parts[epoch]
-            for epoch in (state.best_epoch, state.epoch)
-        }
+    def _save(
+        self, state: TrainingState, record: EpochRecord | None, content: memoryview, sums: Sequence[float]
+    ) -> None:
+        digest = self._run.write_part(state.place, self._rank, self._size, content)
+        own = bytes.fromhex(digest) + np.array(sums, dtype=np.float64).tobytes()
+        of_all = self._gathered(own)  # once all of them have written
+        state.files = [each[: len(digest) // 2].hex() for each in of_all]
+        state.sums = [np.frombuffer(each[len(digest) // 2 :]).tolist() for each in of_all]
         if self._rank == 0:
-            self._run.write_epochs([*self._run.epochs(), record])
+            if record is not None:
+                self._run.write_epochs([*self._run.epochs(), record])
             self._run.commit_checkpoint(state)
         if self._group is not None:
             dist.barrier(self._group)
-        self._parts = state.parts
 
-    def _of_all_workers(self, digest: bytes) -> list[str]:
+    def _gathered(self, own: bytes) -> list[bytes]:
+        """What all workers have, equally long."""
         if self._group is None:
-            return [digest.hex()]
-        own = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
-        gathered = [torch.empty_like(own) for _ in range(self._size)]
-        dist.all_gather(gathered, own, self._group)
-        return [bytes(other.tolist()).hex() for other in gathered]
+            return [own]
+        part = torch.frombuffer(bytearray(own), dtype=torch.uint8)
+        parts = [torch.empty_like(part) for _ in range(self._size)]
+        dist.all_gather(parts, part, self._group)
+        return [each.numpy().tobytes() for each in parts]
 
 
 def _layout(tensors: Mapping[str, torch.Tensor]) -> tuple[bytes, dict[str, tuple[int, int]]]:

@@ -129,7 +129,7 @@ def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step:
                 data = local_data(run.config, dataset, worker)
                 fit(run, data, worker, tell_epoch, on_step)
     except Exception:
-        if not run.folder.exists(METRICS) or not run.folder.read_bytes(METRICS):
+        if not run.folder.exists(METRICS):
             lease.check()
             put_back(run.folder, CONFIG)
         raise

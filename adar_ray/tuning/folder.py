@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 from adar_ray.config import Config, read_setting
 from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import Dataset
-from adar_ray.documents import explain, parse_yaml, to_yaml
+from adar_ray.documents import damaged, explain, to_yaml
 from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, read_holder
@@ -42,6 +42,7 @@ BEST = "best.yaml"
 TABLE = "trials.parquet"
 REPORT = "report.html"
 RESULT = "winner/result.json"
+_REMEDY = "restore it, or search again with --replace"
 
 
 class Search(BaseModel):
@@ -88,19 +89,19 @@ class Search(BaseModel):
         if not folder.exists(SEARCH):
             raise AdarError(f"{folder}: is not a search ({SEARCH} is missing); make one with `adar-ray tune`")
         origin = f"{folder}/{SEARCH}"
-        content = parse_yaml(folder.read_bytes(SEARCH), origin)
+        content = folder.read_yaml(SEARCH, _REMEDY)
         if not isinstance(content, dict) or "space" not in content:
-            raise AdarError(f"{origin}: is damaged (it has no space)")
+            raise damaged(origin, "it has no space", _REMEDY)
         space = Space.from_mapping(content["space"], origin)
         try:
             search = cls.model_validate({**content, "folder": folder, "space": space})
         except ValidationError as error:
-            raise AdarError(f"{origin}: is damaged ({explain(error)})") from error
+            raise damaged(origin, explain(error), _REMEDY) from error
         refuse_foreign_code(search.component_names(), origin, trust)
         return search
 
     def write(self) -> None:
-        self.owned().write_bytes(SEARCH, to_yaml(self.model_dump(mode="json")).encode())
+        self.owned().write_yaml(SEARCH, self.model_dump(mode="json"))
 
     def owned(self) -> Folder:
         """The folder, to write to; raises AdarError if another process has taken it over."""
@@ -143,23 +144,27 @@ class Search(BaseModel):
         return self.folder.folder(_trial_name(number))
 
     def write_trial(self, trial: Trial) -> None:
-        self.owned().write_json(f"{_trial_name(trial.number)}/{TRIAL}", trial.model_dump())
+        self.owned().write_record(f"{_trial_name(trial.number)}/{TRIAL}", trial)
 
     def read_trials(self) -> list[Trial]:
         """All trials so far, in the order in which they began."""
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
         names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
         folders = [self.folder.folder(f"trials/{name}") for name in names]
-        return [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+        trials = [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
+        for number, trial in enumerate(trials):
+            if trial.number != number:
+                raise AdarError(f"{self.folder}/{_trial_name(number)}/{TRIAL}: is missing; {_REMEDY}")
+        return trials
 
     def _read_trial(self, folder: Folder) -> Trial:
-        trial = folder.read_record(TRIAL, Trial)
+        trial = folder.read_record(TRIAL, Trial, _REMEDY)
         problem = None if trial.name == folder.path.rpartition("/")[2] else f"it is trial {trial.name}"
         for name, value in trial.values.items():
             if name not in self.space.parameters or not self.space.parameters[name].allows(value):
                 problem = one_line(f"{name} cannot be {value!r} in this space", 200)
         if problem is not None:
-            raise AdarError(f"{folder}/{TRIAL}: is damaged ({problem})")
+            raise damaged(f"{folder}/{TRIAL}", problem, _REMEDY)
         return trial
 
     def read_epochs(self, number: int) -> list[EpochRecord]:
@@ -246,7 +251,8 @@ def summary(folder: Folder) -> dict[str, Any]:
     if best is not None:
         row |= {"best trial": best.name, f"valid {search.space.metric}": best.value, **best.values}
     if folder.exists(RESULT):
-        test = folder.read_record(RESULT, WinnerResult).test
+        remedy = f"remove it, then `adar-ray tune --resume {folder}` makes it again"
+        test = folder.read_record(RESULT, WinnerResult, remedy).test
         cut_off = search.space.metric.partition("@")[2]
         for name in [name for name in test if name.partition("@")[2] == cut_off] or test:
             row[f"test {name}"] = test[name].mean

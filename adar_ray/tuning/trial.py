@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
 Mode = Literal["max", "min"]
@@ -34,8 +34,8 @@ class Trial(BaseModel):
     values: dict[str, bool | int | float | str]
     started: float
     status: Status = "running"
-    epochs: int = 0
-    best_epoch: int | None = None
+    epochs: NonNegativeInt = 0
+    best_epoch: PositiveInt | None = None
     value: float | None = None
     seconds: float = 0.0
     error: str | None = None

@@ -28,7 +28,7 @@ def run_winner(search: Search, dataset: Dataset, best: Trial) -> None:
         seeds=search.seeds,
         test={name: _over_seeds([metrics[name] for metrics in tests]) for name in tests[0]},
     )
-    search.folder.write_json(RESULT, result.model_dump())
+    search.folder.write_record(RESULT, result)
 
 
 def _run(search: Search, dataset: Dataset, best: Trial, seed: int) -> Run:

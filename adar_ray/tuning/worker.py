@@ -21,13 +21,19 @@ from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, loaded_data, local_data
 from adar_ray.training.loop import Worker, fit
-from adar_ray.training.records import EpochRecord
+from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import CONFIG, METRICS, Run, read_epochs
 from adar_ray.training.trainer import device_of
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.schedulers import results
 
 _ERROR = "error.json"
+
+
+class TrialError(Record):
+    """`error.json`: why a trial failed."""
+
+    error: str
 
 
 def run_trial(
@@ -80,10 +86,15 @@ def _train(
 
 
 def value_of(record: EpochRecord, metric: str) -> float:
-    """The metric in a line of `metrics.jsonl`; all but the loss are validation metrics."""
+    """The metric in a line of `metrics.jsonl`; all but the loss are validation metrics.
+
+    Raises:
+        AdarError: it is not there, although a search refuses a dataset without validation interactions.
+    """
     if metric == "loss":
         return record.loss
-    assert record.valid is not None  # a search refuses a dataset without validation interactions
+    if record.valid is None or metric not in record.valid:
+        raise AdarError(f"{METRICS} of a trial: epoch {record.epoch} has no {metric}; restore the file")
     return record.valid[metric]
 
 
@@ -113,13 +124,14 @@ def _errors_written(folder: Folder) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error).partition("\n")[0] if isinstance(error, AdarError) else ""
-        folder.write_json(_ERROR, {"error": text or one_line(f"{type(error).__name__}: {error}", 300)})
+        text = text or one_line(f"{type(error).__name__}: {error}", 300)
+        folder.write_record(_ERROR, TrialError(error=text))
         raise
 
 
 def read_error(folder: Folder) -> str | None:
     """Why the trial failed; None if it did not get to say."""
-    return folder.read_json(_ERROR)["error"] if folder.exists(_ERROR) else None
+    return folder.read_record(_ERROR, TrialError).error if folder.exists(_ERROR) else None
 
 
 def forget_weights(folder: Folder) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from adar_ray import evaluate, prepare, train
 from adar_ray.config import load_config
-from adar_ray.tuning.folder import RESULT, SEARCH, Search
+from adar_ray.tuning.folder import RESULT, SEARCH, Search, WinnerResult
 from adar_ray.tuning.search import resume_search, tune
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import best_of
@@ -89,7 +89,7 @@ def _outcome(arguments: argparse.Namespace, arm: str, repeat: int) -> dict[str, 
     best = best_of(trials, search.space.mode)
     return {
         "valid": best.value,
-        "test": search.folder.read_json(RESULT)["test"][METRIC]["mean"],
+        "test": search.folder.read_record(RESULT, WinnerResult).test[METRIC].mean,
         "trials": len(trials),
         "epochs": sum(trial.epochs for trial in trials),
         "best": best.values,

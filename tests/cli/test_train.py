@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -18,6 +17,7 @@ from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar
 from tests.cli.conftest import SET, SMALL
+from tests.training.checkpoints import last_epoch
 
 
 def test_show_config_loads_as_a_configuration(adar: Adar, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_an_interrupted_training_tells_how_to_continue(
     )
     try:
         deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "last.json").exists():
+        while not last_epoch(run):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -177,7 +177,7 @@ def test_an_interrupted_training_tells_how_to_continue(
     assert err.splitlines()[-1] == (
         f"adar-ray: interrupted; continue after the last finished epoch with `adar-ray train --resume {run}`"
     )
-    finished = json.loads((run / "checkpoints" / "last.json").read_text())["epoch"]
+    finished = last_epoch(run)
     assert 1 <= finished < 5
     resumed = adar("train", "--resume", run, "--json")
     assert resumed.json()["epochs"] == 5

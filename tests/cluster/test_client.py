@@ -27,6 +27,7 @@ import yaml
 
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar, caller
+from tests.training.checkpoints import last_epoch
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -257,12 +258,12 @@ def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
     long = ["train.epochs=100000", "train.patience=100000"]
     file = write(tmp_path / "long.yaml", store, train, workers={"number": 0}, ship="project")
     file.write_text(file.read_text().replace("train.epochs=2", long[0]))
-    checkpoint = store / "runs" / "long" / "checkpoints" / "last.json"
+    run = store / "runs" / "long"
 
     # Ctrl-C while following.
     words = [*COMMAND, "job", "submit", file, "--wait", "--json", "--set", long[1]]
     follower = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: follower.poll() is not None or checkpoint.exists())
+    wait_for(lambda: follower.poll() is not None or last_epoch(run))
     time.sleep(2)  # the log is read once a second
     follower.send_signal(signal.SIGINT)
     out, err = follower.communicate(timeout=120)

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from adar_ray.cluster import driver
 from adar_ray.cluster.driver import ProgressFile, run_job
@@ -20,7 +19,10 @@ from adar_ray.cluster.job import Job
 from adar_ray.data.dataset import Dataset
 from adar_ray.lease import hold
 from adar_ray.storage import Folder
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import revised
 from tests.cluster.jobs import TRAIN, job_of, write
+from tests.training.checkpoints import last_epoch
 
 
 def test_a_step_that_began_resumes_or_starts_over(tmp_path: Path) -> None:
@@ -90,15 +92,13 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
         assert first.stderr.splitlines()[-1] == (
             "adar-ray job: the time limit of 12 s has passed; submit the job again to continue"
         )
-        if (run / "checkpoints" / "last.json").exists():
+        if last_epoch(run):
             break
     finished = len((run / "metrics.jsonl").read_text().splitlines())
     assert 1 <= finished < 999
 
     # From here on the configuration in the run folder counts: fewer epochs end the run.
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    config["train"]["epochs"] = finished + 2
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    revised(Run.open(run), [f"train.epochs={finished + 2}"]).write_config()
     second = drive(file, "--set", "train.epochs=999")
     assert second.returncode == 0, second.stderr
     assert f"train --resume {run}" in second.stderr
@@ -116,7 +116,7 @@ def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> 
     command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "store" / "runs" / "me" / "checkpoints" / "last.json").exists():
+    while not last_epoch(tmp_path / "store" / "runs" / "me"):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -104,8 +105,11 @@ TEXT = """\
 
 def test_text_is_kept_byte_for_byte(tmp_path):
     manifest = Manifest.model_validate_json(TEXT)
-    Folder.at(tmp_path).write_json("dataset.json", manifest.model_dump())
-    assert (tmp_path / "dataset.json").read_bytes() == TEXT.encode()
+    Folder.at(tmp_path).write_record("dataset.json", manifest)
+    head = TEXT.removesuffix("\n}\n") + ',\n  "sha256": "'
+    checksum = hashlib.sha256(head.encode()).hexdigest()
+    assert (tmp_path / "dataset.json").read_text() == f'{head}{checksum}"\n}}\n'
+    assert Folder.at(tmp_path).read_record("dataset.json", Manifest) == manifest
     assert Manifest.model_validate(json.loads(TEXT)) == manifest
 
 
@@ -148,6 +152,10 @@ def test_count_rows_by_kind():
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
+        *(
+            (lambda m, v=version: m.update(schema_version=v), "schema_version: ")
+            for version in (0, 1, 2, 3, 5, "four", None)
+        ),
         (lambda m: m["counts"].update(users=-1), "counts.users"),
         (lambda m: m["counts"].update(users=2), "counts.users is 2, but the files hold 1"),
         (lambda m: m["counts"].update(items=10**12), "counts.items"),

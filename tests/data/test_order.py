@@ -43,10 +43,10 @@ class World:
             mine = slice(*np.searchsorted(user, [bounds[0], bounds[-1]]))
             yield arrange(user[mine], item[mine], bounds, first, 3, epoch, int(number))
 
-    def batches(self, worker: int, workers: int, size: int, epoch: int = 1) -> list[Batch]:
+    def batches(self, worker: int, workers: int, size: int, epoch: int = 1, done: int = 0) -> list[Batch]:
         first, last = lane_range(worker, workers, len(self.lane_rows))
         chunks, bounds = self.chunks(worker, workers, epoch), self.bounds[first : last + 1]
-        return list(batches(chunks, bounds, first, self.lane_rows, size))
+        return list(batches(chunks, bounds, first, self.lane_rows, size, done))
 
     def whole_batches(self, workers: int, size: int, epoch: int = 1) -> list[list[tuple[int, ...]]]:
         """The rows of each step, in the order of the workers."""
@@ -91,6 +91,23 @@ def test_every_row_once_an_epoch_and_in_the_same_batch_for_any_number_of_workers
     batches = world.whole_batches(workers, size)
     assert sorted(row for rows in batches for row in rows) == world.rows()
     assert batches == world.whole_batches(1, size)
+
+
+def test_a_batch_without_rows_has_their_shape():
+    bounds, lane_rows = np.arange(3), np.array([1, 0, 0, 3])
+    (first, *_) = batches(iter([]), bounds, 1, lane_rows, 1, row_shape=(5,))
+    assert first.item.shape == (0, 5)
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_an_epoch_goes_on_at_any_step(name):
+    world = World(WORLDS[name])
+    whole = world.batches(2, 5, 9)
+    for done in {0, 1, len(whole) // 2, len(whole)}:
+        rest = world.batches(2, 5, 9, done=done)
+        for one, expected in zip(rest, whole[done:], strict=True):
+            assert rows_of(one) == rows_of(expected)
+            assert (one.first, one.rows) == (expected.first, expected.rows)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -16,6 +16,7 @@ import pytest
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
+from tests import sealed
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 SPLITS = ("train", "valid", "test")
@@ -139,7 +140,7 @@ def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
     assert rows_of(out, "test") == [("10", "d", 9), ("9", "Ä", 3), ("ann", "c", 30)]
     assert pq.read_table(out / "users.parquet")["interactions"].to_pylist() == [4, 2, 1, 3, 3]
     assert pq.read_table(out / "items.parquet")["interactions"].to_pylist() == [4, 3, 3, 1, 1, 1]
-    manifest = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    manifest = sealed.read(out / "dataset.json")
     assert manifest["counts"] == {
         "users": 5,
         "items": 6,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import shutil
 from pathlib import Path
@@ -26,6 +26,7 @@ from adar_ray.inference.recommend import recommend
 from adar_ray.ranking.top_items import TILE
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
+from tests import sealed
 
 KS = [1, 5, 20]
 TINY = ["model.embedding_dim=4", "train.device=cpu", "adar.pool=8"]
@@ -304,8 +305,12 @@ def test_a_finished_run_needs_no_dataset(
 
 def test_what_model_json_says(run: Run, sequential: Run, dataset: Dataset) -> None:
     for trained, length in ((run, None), (sequential, 50)):
-        info = json.loads((Path(trained.folder.path) / "model" / "model.json").read_text())
+        folder = Path(trained.folder.path) / "model"
+        info = sealed.read(folder / "model.json")
         assert info.pop("settings") == trained.config.used()
+        assert (
+            info.pop("weights") == hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+        )
         assert info == {
             "users": dataset.n_users,
             "items": dataset.n_items,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.inference.publish import publish
 from adar_ray.training.records import RunResult
 from adar_ray.training.run import Run
+from tests import sealed
 from tests.cluster.jobs import message_of
 
 
@@ -22,7 +22,7 @@ def finished(folder: Path, dataset: Dataset, ndcg: float, metric: str = "ndcg@20
 
 def write_result(run: Run, valid: dict[str, float] | None) -> None:
     result = RunResult(best_epoch=1, epochs=1, valid=valid, train_seconds=1.0)
-    run.folder.write_json("result.json", result.model_dump())
+    run.folder.write_record("result.json", result)
 
 
 def test_the_better_run_is_published(dataset: Dataset, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_the_better_run_is_published(dataset: Dataset, tmp_path: Path) -> None:
     )
 
     def current() -> dict[str, Any]:
-        return json.loads((place / "published.json").read_text())
+        return sealed.read(place / "published.json")
 
     assert publish(good, place, "top").published
     assert current() == {

@@ -6,7 +6,6 @@ Workers are processes that talk through gloo and run the loop that Ray Train's w
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -34,7 +33,9 @@ from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, revised, train
+from tests import sealed
 from tests.data.making import make_dataset
+from tests.training.checkpoints import last_epoch, places, state
 
 EPOCHS = 4
 SMALL = ["model.embedding_dim=8", "train.batch_size=128", f"train.epochs={EPOCHS}", "train.device=cpu"]
@@ -95,7 +96,7 @@ def continue_in_processes(out: Path, workers: int, until: int, how: Callable[...
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = sealed.read_lines(run / "metrics.jsonl")
     return [{"loss": line["loss"], "penalty": line["penalty"], **line["valid"]} for line in lines]
 
 
@@ -123,7 +124,8 @@ def test_a_run_goes_on_with_any_number_of_workers_as_if_it_had_never_stopped(mad
     run = tmp_path / "run"
     begin(made, run, kind, until=1)
     continue_in_processes(run, workers=2, until=2)
-    assert parts(run)["00002"] == ["00000-of-00002.safetensors", "00001-of-00002.safetensors"]
+    two = ["00000-of-00002.safetensors", "00001-of-00002.safetensors", "state.json"]
+    assert parts(run)["00002"] == two
     continue_in_processes(run, workers=3, until=3)
     resume(run)
     for ours, expected in zip(figures(run), figures(whole(kind)), strict=True):
@@ -142,7 +144,7 @@ def test_tables_may_be_shared_out_and_brought_together_on_the_way(made, whole, t
         continue_in_processes(run, workers, until)
         held = {
             len(safetensors.torch.load_file(part)["model.item.weight"])
-            for part in (run / "checkpoints" / f"{until:05d}").iterdir()
+            for part in (run / "checkpoints" / f"{until:05d}").glob("*.safetensors")
             if "model.item.weight" in safetensors.torch.load_file(part)
         }
         assert held == ({20} if tables == "sharded" else {60})
@@ -151,12 +153,11 @@ def test_tables_may_be_shared_out_and_brought_together_on_the_way(made, whole, t
         assert ours == pytest.approx(expected, rel=2e-5, abs=1e-9)
 
 
-def test_only_the_last_and_the_best_checkpoint_stay(whole):
+def test_only_the_newest_and_the_best_checkpoints_stay(whole):
     run = whole("mf")
-    last = json.loads((run / "checkpoints" / "last.json").read_text())
-    kept = {last["epoch"], last["best_epoch"]}
-    assert parts(run) == {f"{epoch:05d}": ["00000-of-00001.safetensors"] for epoch in kept}
-    assert {epoch: len(parts) for epoch, parts in last["parts"].items()} == {str(epoch): 1 for epoch in kept}
+    kept = {EPOCHS, EPOCHS - 1} | {state(run, epoch)["best_epoch"] for epoch in (EPOCHS, EPOCHS - 1)}
+    assert parts(run) == {f"{epoch:05d}": ["00000-of-00001.safetensors", "state.json"] for epoch in kept}
+    assert [len(state(run, epoch)["files"]) for epoch in kept] == [1] * len(kept)
 
 
 def same_end(run: Path, expected: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_run_that_dies_before_it_writes_goes_on_from_the_checkpoint_before(
         patch.setattr(Run, "_owned", dying)
         with pytest.raises(_CutOffError):
             resume(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "checkpoints" / "last.json").read_text())["epoch"] == 2
+    assert last_epoch(tmp_path / "run") == 2
     same_end(tmp_path / "run", whole("mf"))
 
 
@@ -212,7 +213,7 @@ def test_a_run_that_is_killed_in_a_write_goes_on_as_if_nothing_had_been(
     for writes in kills:
         with pytest.raises(ProcessExitedException):
             continue_in_processes(run, workers, writes, killed)
-    assert json.loads((run / "checkpoints" / "last.json").read_text())["epoch"] == last
+    assert last_epoch(run) == last
     resume(run)
     for ours, expected in zip(figures(run), figures(whole("mf")), strict=True):
         assert ours == pytest.approx(expected, rel=2e-5, abs=1e-9)
@@ -225,7 +226,7 @@ def test_a_part_that_another_worker_cannot_write_stops_all(made, whole, tmp_path
     (obstacle / "a folder where a file has to be").mkdir(parents=True)
     with pytest.raises(ProcessRaisedException, match=r"IsADirectoryError.*00001-of-00002"):
         continue_in_processes(run, workers=2, until=EPOCHS)
-    assert json.loads((run / "checkpoints" / "last.json").read_text())["epoch"] == 1
+    assert last_epoch(run) == 1
     assert len(figures(run)) == 1
     shutil.rmtree(obstacle)
     same_end(run, whole("mf"))
@@ -275,37 +276,46 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_damaged_part_is_named(in_two_parts: Path, number: int) -> None:
-    part = in_two_parts / "checkpoints" / "00002" / f"0000{number}-of-00002.safetensors"
-    good, before = part.read_bytes(), figures(in_two_parts)
-    for damage in DAMAGES.values():
+def test_the_checkpoint_before_a_damaged_one_takes_its_place(
+    in_two_parts: Path, whole, tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    for name, damage in DAMAGES.items():
+        run = tmp_path / name
+        shutil.copytree(in_two_parts, run)
+        part = run / "checkpoints" / "00002" / f"0000{number}-of-00002.safetensors"
         damage(part)
-        message = refusal(lambda: resume(in_two_parts))
-        assert message.startswith(f"{part}: cannot be read (")
-        assert message.endswith("; start again with --replace")
-        part.write_bytes(good)
+        same_end(run, whole("mf"))
+        assert caplog.messages[-1].startswith(f"{part}: cannot be read (")
+        assert caplog.messages[-1].endswith("; the checkpoint before it takes its place")
+        assert places(run)[-1] == (EPOCHS, 0)
+
+
+def test_with_all_checkpoints_damaged_the_newest_is_named(in_two_parts: Path) -> None:
+    before = figures(in_two_parts)
+    for part in (in_two_parts / "checkpoints").glob("*/00000-of-*.safetensors"):
+        part.write_bytes(b"")
+    message = refusal(lambda: resume(in_two_parts))
+    newest = in_two_parts / "checkpoints" / "00002" / "00000-of-00002.safetensors"
+    assert message.startswith(f"{newest}: cannot be read (wrong checksum)")
+    assert message.endswith("; there is no other checkpoint: start again with --replace")
     assert figures(in_two_parts) == before
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    "change",
     [
-        (lambda last: "{", "last.json"),
-        (lambda last: json.dumps({**last, "epoch": "many"}), "last.json"),
-        (lambda last: json.dumps({**last, "parts": {}}), "lacks its checkpoints"),
-        (lambda last: json.dumps({**last, "best_epoch": 7}), "lacks its checkpoints"),
-        (
-            lambda last: json.dumps({**last, "parts": {"1": ["a"], "2": ["a", "b", "c"]}}),
-            "00000-of-00003.safetensors",
-        ),
+        lambda state: {**state, "epoch": "many"},
+        lambda state: {**state, "epoch": 1},
+        lambda state: {**state, "files": []},
+        lambda state: {**state, "best_epoch": 7},
+        lambda state: {**state, "files": ["a", "b", "c"]},
     ],
 )
-def test_a_damaged_record_of_the_checkpoint(in_two_parts: Path, change, told: str) -> None:
-    path = in_two_parts / "checkpoints" / "last.json"
-    path.write_text(change(json.loads(path.read_text())))
-    message = refusal(lambda: resume(in_two_parts))
-    assert message.startswith(f"{in_two_parts}/checkpoints/")
-    assert told in message
+def test_a_damaged_record_of_a_checkpoint(in_two_parts: Path, whole, change, caplog) -> None:
+    path = in_two_parts / "checkpoints" / "00002" / "state.json"
+    sealed.write(path, change(sealed.read(path)))
+    same_end(in_two_parts, whole("mf"))
+    assert caplog.messages[0].startswith(f"{path.parent}/")
 
 
 def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
@@ -321,8 +331,8 @@ def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
 
 def test_metrics_that_end_before_the_checkpoint_are_refused(made, tmp_path):
     begin(made, tmp_path / "run", "mf", until=2)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    run = Run.open(tmp_path / "run")
+    run.write_epochs(run.epochs()[:1])
     assert "metrics.jsonl ends at epoch 1, the checkpoint is of epoch 2" in refusal(
         lambda: resume(tmp_path / "run")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
+from adar_ray.documents import to_lines, to_record
 from adar_ray.errors import AdarError
 from adar_ray.training.records import (
     EpochRecord,
@@ -22,16 +23,18 @@ from adar_ray.training.records import (
     TrainingState,
 )
 from adar_ray.training.run import Run, read_epochs
+from tests import sealed
 
-LINES = (
-    '{"epoch": 1, "loss": 0.6931471805599453, "penalty": 1e-05, "sampler": {"hardness": 0.5}, '
-    '"time": {"train_seconds": 1.5, "valid_seconds": 0.0, "interactions_per_second": 1e+16}, '
-    '"best_epoch": 1}\n'
-    '{"epoch": 2, "loss": 0.5, "penalty": 0.0, "sampler": {"hardness": 0.25, "timestep": 0.75, '
-    '"uncrossed": 0.5, "timesteps": [0.0, 1.0]}, "valid": {"ndcg@20": NaN, "recall@20": 1.0}, '
-    '"time": {"train_seconds": 1.5, "valid_seconds": 0.125, "interactions_per_second": 3.0}, '
-    '"best_epoch": 1}\n'
+HEAD = (
+    b'{"epoch": 1, "loss": 0.6931471805599453, "penalty": 1e-05, "sampler": {"hardness": 0.5}, '
+    b'"time": {"train_seconds": 1.5, "valid_seconds": 0.0, "interactions_per_second": 1e+16}, '
+    b'"best_epoch": 1}\n'
+    b'{"epoch": 2, "loss": 0.5, "penalty": 0.0, "sampler": {"hardness": 0.25, "timestep": 0.75, '
+    b'"uncrossed": 0.5, "timesteps": [0.0, 1.0]}, "valid": {"ndcg@20": NaN, "recall@20": 1.0}, '
+    b'"time": {"train_seconds": 1.5, "valid_seconds": 0.125, "interactions_per_second": 3.0}, '
+    b'"best_epoch": 1, "sha256": "'
 )
+LINES = HEAD + hashlib.sha256(HEAD).hexdigest().encode() + b'"}\n'
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def run(dataset: Dataset, tmp_path: Path) -> Run:
 
 
 def test_epochs_are_read_and_written_byte_for_byte(run: Run) -> None:
-    run.folder.write_bytes("metrics.jsonl", LINES.encode())
+    run.folder.write_bytes("metrics.jsonl", LINES)
     first, second = run.epochs()
     assert read_epochs(run.folder)[0] == first
     assert (first.valid, first.sampler.timestep) == (None, None)
@@ -48,7 +51,9 @@ def test_epochs_are_read_and_written_byte_for_byte(run: Run) -> None:
     assert math.isnan(second.valid["ndcg@20"])
     assert second.sampler.timesteps == [0, 1]
     run.write_epochs([first, second])
-    assert run.folder.read_bytes("metrics.jsonl").decode() == LINES
+    assert run.folder.read_bytes("metrics.jsonl") == LINES
+    run.write_epochs([])
+    assert run.epochs() == []
 
 
 def test_weights_are_put_together_from_what_each_worker_has(run: Run) -> None:
@@ -59,9 +64,9 @@ def test_weights_are_put_together_from_what_each_worker_has(run: Run) -> None:
         if worker == 0:
             part |= {"model.bias": bias_D, "mean:model.bias": torch.zeros(2)}
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in part.items()})
-        digests.append(run.write_part(1, worker, 2, content).hex())
-    dealt = {1: ["model.item.weight"]}
-    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: digests}, dealt=dealt))
+        digests.append(run.write_part((1, 0), worker, 2, content))
+    dealt = ["model.item.weight"]
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, files=digests, dealt=dealt))
     weights = run.weights()
     expected = {"item.weight": item_ID, "user.weight": user_UD, "bias": bias_D}
     assert weights.keys() == expected.keys()
@@ -70,8 +75,8 @@ def test_weights_are_put_together_from_what_each_worker_has(run: Run) -> None:
 
 def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Dataset) -> None:
     result = RunResult(best_epoch=2, epochs=3, valid=None, train_seconds=1.0)
-    digest = run.write_part(1, 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
-    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, parts={1: [digest.hex()]}))
+    digest = run.write_part((1, 0), 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, files=[digest]))
     run.write_progress(StepProgress(epoch=1, step=2, steps=3))
     assert run.progress() == StepProgress(epoch=1, step=2, steps=3)
     run.finish(dataset, result)
@@ -79,14 +84,16 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     assert run.progress() is None
     folder = Path(run.folder.path)
     assert (folder / "result.json").read_text() == (
-        '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0\n}\n'
+        '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0,\n  "sha256": "'
+        '08398c587b1e6353808e3dd71af5c9f5eba8a8cb42d30c41cb01bf0e6ed0bb13"\n}\n'
     )
-    model = json.loads((folder / "model" / "model.json").read_text())
-    assert list(model) == ["settings", "users", "items", "history_length", "dataset", "dataset_checksum"]
+    model = sealed.read(folder / "model" / "model.json")
+    assert " ".join(model) == "settings users items history_length dataset dataset_checksum weights"
     expected = {"name": "mf", "embedding_dim": 64, "cosine": False, "tables": "replicated"}
     assert model["settings"]["model"] == expected
-    run.folder.write_json("evaluation/test.json", {"split": "test", "users": 3, "metrics": {"mrr@5": 0.5}})
-    assert run.evaluations() == {"test": Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})}
+    evaluation = Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})
+    run.folder.write_record("evaluation/test.json", evaluation)
+    assert run.evaluations() == {"test": evaluation}
 
 
 def test_run_info_is_the_run_section_of_the_configuration(run: Run, dataset: Dataset) -> None:
@@ -101,14 +108,21 @@ def test_run_info_is_the_run_section_of_the_configuration(run: Run, dataset: Dat
 @pytest.mark.parametrize(
     ("name", "content", "read"),
     [
-        ("metrics.jsonl", "{", Run.epochs),
-        ("metrics.jsonl", '{"epoch": 1}\n', Run.epochs),
-        ("result.json", "{}", Run.result),
-        ("evaluation/test.json", '{"split": "test", "users": "all", "metrics": {}}', Run.evaluations),
+        ("metrics.jsonl", b"", Run.epochs),
+        ("metrics.jsonl", LINES[:-1], Run.epochs),
+        ("metrics.jsonl", LINES[: LINES.index(b"\n") + 1], Run.epochs),
+        ("metrics.jsonl", LINES.replace(b"0.5", b"0.6"), Run.epochs),
+        ("metrics.jsonl", to_lines([{"epoch": 1}]), Run.epochs),
+        ("result.json", to_record({}), Run.result),
+        (
+            "evaluation/test.json",
+            to_record({"split": "test", "users": "all", "metrics": {}}),
+            Run.evaluations,
+        ),
     ],
 )
-def test_a_damaged_record_is_refused_by_its_file(run: Run, name: str, content: str, read) -> None:
-    run.folder.write_bytes(name, content.encode())
+def test_a_damaged_record_is_refused_by_its_file(run: Run, name: str, content: bytes, read) -> None:
+    run.folder.write_bytes(name, content)
     with pytest.raises(AdarError, match="is damaged") as caught:
         read(run)
     assert str(caught.value).startswith(f"{run.folder}/{name}: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,14 @@ import torch
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import Run
 from adar_ray.training.saver import Saver
 from adar_ray.training.trainer import resume, train
+from tests import sealed
 from tests.data.making import make_dataset
+from tests.training.checkpoints import last_epoch, places
 
 PART = {
     "model.weight": torch.arange(12.0).reshape(3, 4),
@@ -49,7 +51,7 @@ def part_of(run: Run, epoch: int) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_saved_is_what_was_there_when_saving_began(run: Run) -> None:
-    saver = Saver(run, 0, 1, {})
+    saver = Saver(run, 0, 1)
     part, state = (
         {name: tensor.clone() for name, tensor in PART.items()},
         TrainingState(epoch=1, best_epoch=1),
@@ -66,18 +68,38 @@ def test_what_is_saved_is_what_was_there_when_saving_began(run: Run) -> None:
         assert saved[name].dtype == tensor.dtype
         assert torch.equal(saved[name], tensor)
     assert run.epochs() == [record(1)]
-    assert run.load_checkpoint().epoch == 1
+    assert run.newest_checkpoint().place == (1, 0)
 
 
-def test_the_best_and_the_last_epoch_are_kept_whatever_their_sizes(run: Run) -> None:
-    saver = Saver(run, 0, 1, {})
-    for epoch in (1, 2, 3):
+def test_the_best_and_the_newest_checkpoints_are_kept_whatever_their_sizes(run: Run) -> None:
+    saver = Saver(run, 0, 1)
+    for epoch in (1, 2, 3, 4):
         state = TrainingState(epoch=epoch, best_epoch=1)
         saver.start(state, record(epoch), {"weight": torch.full((epoch,), 1.0 * epoch)})
         assert saver.saved(waits=True) == record(epoch)
     assert [part_of(run, epoch)["weight"].tolist() for epoch in (1, 3)] == [[1.0], [3.0, 3.0, 3.0]]
-    assert run.load_checkpoint().parts.keys() == {1, 3}
+    assert places(Path(run.folder.path)) == [(1, 0), (3, 0), (4, 0)]
+    for step in (10, 20, 30):
+        saver.start(
+            TrainingState(epoch=4, step=step, best_epoch=1), None, {"weight": torch.ones(1)}, [0.5, step]
+        )
+        assert saver.saved(waits=True) is None
+    # The end of the last epoch stays too: a population's trials take over from there.
+    assert places(Path(run.folder.path)) == [(1, 0), (4, 0), (4, 20), (4, 30)]
+    assert run.newest_checkpoint().sums == [[0.5, 30]]
     assert not Path(run.folder.path, "checkpoints", "00002").exists()
+
+
+def test_a_checkpoint_counts_only_with_that_of_its_best_epoch(run: Run) -> None:
+    saver, folder = Saver(run, 0, 1), Path(run.folder.path, "checkpoints")
+    for epoch, best in ((1, 1), (2, 1), (3, 3)):
+        saver.start(TrainingState(epoch=epoch, best_epoch=best), record(epoch), {"weight": torch.ones(1)})
+        saver.saved(waits=True)
+    (folder / "00001" / "00000-of-00001.safetensors").write_bytes(b"")
+    assert run.newest_checkpoint().place == (3, 0)
+    (folder / "00003" / "state.json").write_text("{")
+    with pytest.raises(AdarError, match=r"/00003/state.json: is damaged .*; there is no other checkpoint"):
+        run.newest_checkpoint()
 
 
 # In training.
@@ -99,12 +121,8 @@ def whole(made: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = sealed.read_lines(run / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
-
-
-def last_epoch(run: Path) -> int:
-    return json.loads((run / "checkpoints" / "last.json").read_text())["epoch"]
 
 
 def same_end(run: Path, expected: Path) -> None:
@@ -135,7 +153,7 @@ def test_an_epoch_trains_while_the_one_before_is_saved(
     def on_step(epoch: int, step: int, steps: int) -> None:
         happened.append(f"step {epoch}.{step}")
         if (epoch, step) == (2, 3):
-            assert not (tmp_path / "run" / "metrics.jsonl").read_text()
+            assert not (tmp_path / "run" / "metrics.jsonl").exists()
             gate.set()
 
     def on_epoch(record: EpochRecord) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+import yaml
 
+from adar_ray.documents import to_record, to_sealed_yaml
 from adar_ray.storage import Folder
 from adar_ray.tuning.folder import Search, check_new
 from adar_ray.tuning.trial import Trial
+from tests import sealed
 from tests.tuning.spaces import a_search, refusal, space
 
 
@@ -33,7 +35,7 @@ def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
     read = search.read_trials()
     assert read == trials
     assert [type(value) for value in read[0].values.values()] == [float, int, bool, str]
-    content = json.loads(Path(tmp_path, "search", "trials", "00000", "trial.json").read_text())
+    content = sealed.read(Path(tmp_path, "search", "trials", "00000", "trial.json"))
     assert list(content) == [
         *(
             "number",
@@ -72,13 +74,17 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     search.write()
     file = Path(tmp_path, "search", "search.yaml")
     written = file.read_text()
-    for damaged in ("3", written.replace("trials: 20", "trials: many"), written + "more: 1\n"):
-        file.write_text(damaged)
+    content = yaml.safe_load(written)
+    for damaged in (
+        *(b"3", written[:200].encode(), written.replace("trials: 20", "trials: 21").encode()),
+        *(to_sealed_yaml(other) for other in (3, {**content, "trials": "many"}, {**content, "more": 1})),
+    ):
+        file.write_bytes(damaged)
         assert f"{file}: is damaged" in refusal(Search.open, file.parent)
     Path(tmp_path, "search", "trials", "00000").mkdir(parents=True)
     trial = Path(tmp_path, "search", "trials", "00000", "trial.json")
-    for damaged in ("{", '{"number": 0}'):
-        trial.write_text(damaged)
+    for damaged in (b"{", to_record({"number": 0})):
+        trial.write_bytes(damaged)
         assert f"{trial}: is damaged" in refusal(search.read_trials)
 
 
@@ -100,3 +106,13 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     check_new(Folder.at(tmp_path / "search"), replace=True)
     assert (tmp_path / "search" / "search.yaml").exists()  # it stays until another takes its place
     assert (tmp_path / "mine").exists()
+
+
+def test_a_trial_that_is_missing_is_named(tmp_path: Path) -> None:
+    search = a_search(tmp_path)
+    for number in range(3):
+        search.write_trial(Trial(number=number, values={}, started=0))
+    search.folder.delete("trials/00001")
+    assert f"{search.folder}/trials/00001/trial.json: is missing" in refusal(search.read_trials)
+    search.folder.move("trials/00002", "trials/00001")
+    assert "trials/00001/trial.json: is missing, or of another trial" in refusal(search.read_trials)

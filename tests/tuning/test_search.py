@@ -29,6 +29,7 @@ from adar_ray.tuning.progress import Progress
 from adar_ray.tuning.search import resume_search, tune
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial
+from tests import sealed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
@@ -47,7 +48,7 @@ def space(parameters: dict[str, Any] = LR, **sections: Any) -> Space:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without the times."""
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = sealed.read_lines(folder / "metrics.jsonl")
     for line in found:
         del line["time"]
     return found
@@ -202,8 +203,8 @@ def test_a_search_has_one_writer(dataset: Dataset, tmp_path: Path) -> None:
         if len(progress.trials) < 2:
             return
         assert f"in use by process {os.getpid()}" in message_of(lambda: resume_search(out))
-        lease = json.loads((out / "lease.json").read_text())
-        (out / "lease.json").write_text(json.dumps({**lease, "id": "another", "pid": 1, "host": "far"}))
+        lease = sealed.read(out / "lease.json")
+        sealed.write(out / "lease.json", {**lease, "id": "another", "pid": 1, "host": "far"})
 
     search = space(search={"algorithm": "grid"})
     message = message_of(
