@@ -20,7 +20,7 @@ from adar_ray.component import Settings
 from adar_ray.config import Config, nearest, read_setting
 from adar_ray.documents import explain, parse_json, parse_yaml, read_yaml
 from adar_ray.durations import LONGEST, parse_duration
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, has_secret, one_line
 from adar_ray.limits import MOST_REPEATS
 from adar_ray.workers import WorkerRange
 
@@ -35,7 +35,6 @@ _REFUSED = {
     "--debug": "everyone who can see the job would see a traceback",
 }
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
-_PASSWORD = re.compile(r"://[^/\s@:]*:[^/\s@]+@|((secret|token|passw|signature)[\w-]*|\bsig)=", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 
 
@@ -188,7 +187,7 @@ class Job(Settings):
             if _SECRET.search(name):
                 raise AdarError(f"environment.{name}: looks like a secret, {visible}")
         for text in (self.storage, *self.steps, *self.parameters.values(), *self.environment.values()):
-            if _PASSWORD.search(text):
+            if has_secret(text):
                 raise AdarError(f"an address or a step contains a password or a key, {visible}")
         self.commands("name")
 

@@ -21,7 +21,7 @@ from adar_ray.registry import LOSSES, MODELS
 from adar_ray.training.data_source import keeps_data, training_kind
 
 # Bytes.
-_PROCESS, _RAY = 0.4e9, 0.3e9  # of a worker without data, and what Ray adds to it
+_PROCESS, _RAY = 0.3e9, 0.3e9  # of a worker without data, and what Ray adds to it
 _LOADING, _LOOKED_UP = 60, 12  # of an interaction while it is loaded, and from then on
 _ID = _NUMBER = 4
 
