@@ -2,14 +2,14 @@
 
     python -m benchmarks.chaos --work DIR [--minutes 30] [--seed 0]
 
-Trains, searches and prepares on small data, in one process, on Ray's workers, and as jobs on a cluster of three
-nodes on this machine. Meanwhile it kills, interrupts and stops processes, cuts networks, fills a disk, stops an
-object store and damages files. After each fault, the command is started again as a user would, with what its
-message names; the result has to be that of an undisturbed run, bit for bit, with nothing left behind. Linux
-only; a small disk and the networks need root, and are left out, and counted, without.
+Trains, searches and prepares on small data, in one process, on Ray's workers, and as jobs on a cluster of
+three nodes on this machine. Meanwhile it kills, interrupts and stops processes, cuts networks, fills a disk,
+stops an object store and damages files. After each fault, the command is started again as a user would, with
+what its message names; the result has to be that of an undisturbed run, bit for bit, with nothing left behind.
+Linux only; a small disk and the networks need root, and are left out without.
 
-What is broken follows from the seed; what the moment hits does not. What a lost fault has left is in DIR/lives.
-The exit status is 1 if any was lost.
+What is broken follows from the seed; what the moment hits does not. What a lost fault has left is in
+DIR/lives. The exit status is 1 if any was lost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from random import Random
 
 from benchmarks import record
 from benchmarks.arguments import add_work, argument_parser
-from benchmarks.chaos import alone
+from benchmarks.chaos import alone, on_ray
 from benchmarks.chaos.lab import Lab
 from benchmarks.chaos.life import Fault
 
@@ -34,7 +34,14 @@ NAME = "chaos"
 Case = Callable[[Lab, Random, str, list[Fault]], None]
 # Each lane runs one case after the other, chosen by its weight.
 LANES: Mapping[str, Mapping[Case, float]] = {
-    "alone": {alone.train: 5, alone.prepare: 1},
+    "alone": {alone.train: 8, alone.prepare: 1, alone.train_into_bucket: 1},
+    "ray": {
+        on_ray.train: 5,
+        on_ray.search: 1,
+        on_ray.train_on_cluster: 4,
+        on_ray.prepare_on_cluster: 1,
+        on_ray.job_on_cluster: 2,
+    },
 }
 
 
@@ -50,8 +57,8 @@ def main() -> None:
     record.write(
         NAME,
         {"faults": [dataclasses.asdict(fault) for fault in faults]},
-        description="What was broken, when, what came of it, how many seconds that took, and the promise that was "
-        "lost, if any was.",
+        description="What was broken and when, what came of it, how many seconds that took, and the promise "
+        "that was lost, if any was.",
         seeds=[arguments.seed],
     )
     if any(fault.lost for fault in faults):
@@ -99,7 +106,10 @@ def table(faults: list[Fault]) -> list[str]:
     """Faults by kind and what they hit."""
     rows = Counter((fault.process, fault.kind.partition(":")[0]) for fault in faults)
     lost = Counter((fault.process, fault.kind.partition(":")[0]) for fault in faults if fault.lost)
-    lines = [f"{process:<34}{kind:<30}{count:>6}{lost[process, kind]:>6}" for (process, kind), count in sorted(rows.items())]
+    lines = [
+        f"{process:<34}{kind:<30}{count:>6}{lost[process, kind]:>6}"
+        for (process, kind), count in sorted(rows.items())
+    ]
     head = f"{'process':<34}{'fault':<30}{'faults':>6}{'lost':>6}"
     return [head, *lines, f"{'all':<64}{rows.total():>6}{lost.total():>6}"]
 

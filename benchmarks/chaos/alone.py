@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.chaos.damage import damage
-from benchmarks.chaos.lab import SETTINGS, Lab, preparing, training
+from benchmarks.chaos.lab import ALONE, SETTINGS, Lab, preparing, training
 from benchmarks.chaos.life import (
     END_SECONDS,
     INTERRUPT,
@@ -19,7 +19,10 @@ from benchmarks.chaos.life import (
     Fault,
     Kind,
     Life,
+    Place,
 )
+from benchmarks.chaos.outages import MODES
+from benchmarks.chaos.processes import wait_until
 from benchmarks.chaos.promises import BrokenError, check_words, files
 
 _KINDS = (KILL, TERMINATE, INTERRUPT, PAUSE, TWIN)
@@ -28,7 +31,7 @@ _ODDS = (4, 3, 2, 1, 2)
 
 def _fill_disk(life: Life) -> None:
     """Fills the disk until the command has ended of it."""
-    filler = Path(life.place.out).parents[1] / "filler"
+    filler = Path(life.out).parents[1] / "filler"
     try:
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while file.write(bytes(1 << 16)):
@@ -38,7 +41,7 @@ def _fill_disk(life: Life) -> None:
         filler.unlink()
 
 
-FULL_DISK = Kind("a full disk", _fill_disk, [1], 0)
+FULL_DISK = Kind("a full disk", _fill_disk, (1,), 0)
 
 
 def kinds(lab: Lab, random: Random, most: int) -> list[Kind]:
@@ -50,11 +53,12 @@ def kinds(lab: Lab, random: Random, most: int) -> list[Kind]:
 def train(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
     """A training that is struck while it runs; its files are damaged while it does not."""
     work = training(random.choice(list(SETTINGS)))
-    with lab.life(work, name, random, faults, on_disk=True) as life:
+    with lab.life(work, ALONE, name, random, faults) as life:
         if random.random() < 0.5:
             if life.suffer([*kinds(lab, random, 2), KILL], rests=True):
-                run, data = Path(life.place.out), life.place.folder / "data"
-                damaged(life, [*_parts(run, "tensorboard"), *_parts(data)], life.words_again)
+                run, data = Path(life.out), life.folder / "data"
+                words = ["train", "--resume", str(run)] if (run / "config.yaml").exists() else life.words
+                damaged(life, [*_parts(run, "tensorboard"), *_parts(data)], words)
                 life.check_whole()
         else:
             life.suffer(kinds(lab, random, 4))
@@ -63,13 +67,31 @@ def train(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
 
 
 def prepare(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
-    with lab.life(preparing("large"), name, random, faults, on_disk=True) as life:
+    with lab.life(preparing("large"), ALONE, name, random, faults) as life:
         life.suffer(kinds(lab, random, 4))
+
+
+def train_into_bucket(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
+    """A training whose run is on an object store that fails for a while."""
+    bucket = lab.bucket
+
+    def fail(mode: str) -> Kind:
+        def strike(life: Life) -> None:
+            bucket.mode = mode
+            wait_until(lambda: life.command.status is not None, life.random.uniform(1, 20))
+            bucket.mode = None
+
+        return Kind(f"object storage: {mode}", strike, (1,))
+
+    place = Place(environment=bucket.environment, pause=0.3)
+    outages = [fail(random.choice(MODES)) for _ in range(random.randint(1, 3))]
+    with lab.life(training("mf"), place, name, random, faults, bucket=bucket) as life:
+        life.suffer(outages)
 
 
 def _damage_model(life: Life) -> None:
     """Damages files of a finished run, and reads it."""
-    run, top = life.place.out, life.place.folder / "top"
+    run, top = life.out, life.folder / "top"
     words = ["evaluate", run, "--json"]
     if life.random.random() < 0.5:
         words = ["recommend", run, "--out", str(top), "--replace"]
@@ -89,8 +111,8 @@ def _damage_model(life: Life) -> None:
 def damaged(life: Life, candidates: Sequence[Path], words: Sequence[str]) -> list[Fault]:
     """Damages up to three files, and starts a command until it has finished.
 
-    A file that it refuses by name is restored. The others, if any, it has accepted: what it has written has to
-    be as if they were not damaged.
+    A file that it refuses by name is restored. The others, if any, it has accepted: what it has written has
+    to be as if they were not damaged.
 
     Returns:
         The faults that it has accepted.

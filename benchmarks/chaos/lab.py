@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import shlex
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+import yaml
+
 from benchmarks.chaos.life import Fault, Life, Place, Whole, Work
+from benchmarks.chaos.outages import Bucket
 from benchmarks.chaos.processes import Command
-from benchmarks.chaos.promises import BrokenError, check_epochs, check_files, check_run, epochs
+from benchmarks.chaos.promises import BrokenError, check_epochs, check_files, check_run, check_trials, epochs
 
 EPOCHS = 6
 _SMALL = ["model.embedding_dim=8", "adar.pool=16", "train.device=cpu", f"train.epochs={EPOCHS}"]
 _SMALL += ["train.patience=99", "train.batch_size=48", "optimizer.lr=0.01"]
+TRIALS = 3
+_SPACE = {
+    "base": {
+        "model": {"embedding_dim": 8},
+        "adar": {"pool": 16},
+        "train": {"epochs": EPOCHS, "batch_size": 48, "device": "cpu"},
+    },
+    "parameters": {"optimizer.lr": {"choice": [0.003, 0.01, 0.03]}},
+    "search": {"algorithm": "grid"},
+    "scheduler": {"name": "none"},
+    "budget": {"trials": TRIALS},
+}
 SETTINGS: dict[str, list[str]] = {
     "mf": [],
     "mf, streamed": ["data.cache=never"],
     "lightgcn": ["model.name=lightgcn", "sampler.name=uniform", "train.batch_size=128"],
     "sasrec": ["model.name=sasrec", "loss.name=sampled_softmax", "train.batch_size=64"],
 }
+ALONE = Place()
 _DISK_BYTES = 64 << 20
 
 
@@ -37,7 +55,32 @@ def training(name: str, workers: int = 0) -> Work:
         done=lambda run: len(epochs(run)),
         check_part=check_epochs,
         check_whole=check_run,
-        uses_ray=workers > 0,
+        same_as=training(name) if workers == 1 else None,
+    )
+
+
+def job(name: str, workers: int) -> Work:
+    """A job that is a training."""
+    same = training(name, workers)
+    words = same.words[: same.words.index("--workers")], same.words[same.words.index("--workers") + 2 :]
+    return dataclasses.replace(
+        same,
+        name=f"a job, {workers} workers ({name})",
+        words=["job", "submit", "{job}", "--name", "{name}", "--wait"],
+        same_as=same.same_as or same,
+        steps=[shlex.join([*words[0], *words[1]])],
+    )
+
+
+def searching() -> Work:
+    """A search of a small grid."""
+    return Work(
+        name="a search",
+        words=["tune", "--data", "{data}", "--space", "{space}", "--out", "{out}", "--concurrent", "1"],
+        units=TRIALS * EPOCHS,
+        done=lambda search: sum(len(epochs(trial)) for trial in search.glob("trials/*")),
+        check_part=check_trials,
+        check_whole=check_files,
     )
 
 
@@ -72,11 +115,14 @@ class Lab:
         self.lives.mkdir(parents=True)
         self._wholes: dict[str, Whole] = {}
         self._lock = threading.Lock()
-        self.addresses = {"small": str(self.work / "small.csv"), "large": str(self.work / "large.csv")}
+        self.addresses = {name: str(self.work / name) for name in ("small.csv", "large.csv", "space.yaml")}
+        self.addresses = {name.partition(".")[0]: address for name, address in self.addresses.items()}
+        Path(self.addresses["space"]).write_text(yaml.safe_dump(_SPACE))
         _write_source(Path(self.addresses["small"]), users=300, items=400, rows=6000)
         _write_source(Path(self.addresses["large"]), users=4000, items=2000, rows=150_000)
         self.addresses["data"] = str(self.whole(preparing("small")).folder)
         self.disk = self._mounted()
+        self.bucket = Bucket()
 
     def _mounted(self) -> Path | None:
         disk = self.work / "disk"
@@ -85,74 +131,86 @@ class Lab:
         return disk if subprocess.run(mount, capture_output=True).returncode == 0 else None
 
     def close(self) -> None:
+        self.bucket.close()
         if self.disk is not None:
             subprocess.run(["umount", "-l", str(self.disk)], check=True)
 
-    def whole(
-        self, work: Work, environment: Mapping[str, str] | None = None, prefix: Sequence[str] | None = None
-    ) -> Whole:
+    def whole(self, work: Work, place: Place = ALONE) -> Whole:
         """The undisturbed result of a work, which is made the first time."""
+        if work.same_as is not None:
+            return self.whole(work.same_as, place if "--workers" in work.words else ALONE)
         key = " ".join(work.words)
         with self._lock:
-            number = len(self._wholes)
-            if key in self._wholes:
-                return self._wholes[key]
-        folder = self.work / "whole" / f"{number:02d}-{threading.get_ident()}"
+            if key not in self._wholes:
+                self._wholes[key] = self._make_whole(work, place)
+            return self._wholes[key]
+
+    def _make_whole(self, work: Work, place: Place) -> Whole:
+        folder = self.work / "whole" / f"{len(self._wholes):02d}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         began = time.monotonic()
         words = [word.format(**self.addresses, out=folder / "out") for word in work.words]
-        command = Command(words, folder / "log", f"whole-{number}", environment, prefix)
+        command = Command(words, folder / "log", f"whole-{folder.name}", place.environment, place.prefix)
         if command.wait(600) != 0:
             raise RuntimeError(f"{work.name} failed undisturbed: {command.messages[-3:]}")
-        whole = Whole(folder / "out", time.monotonic() - began)
-        with self._lock:
-            self._wholes[key] = whole
-        return whole
+        return Whole(folder / "out", time.monotonic() - began)
 
     @contextlib.contextmanager
     def life(
         self,
         work: Work,
+        place: Place,
         name: str,
         random: Random,
         faults: list[Fault],
         *,
-        on_disk: bool = False,
-        environment: Mapping[str, str] | None = None,
-        prefix: Sequence[str] | None = None,
+        bucket: Bucket | None = None,
     ) -> Iterator[Life]:
         """Starts a work in a folder of its own, with a copy of the dataset, which may be damaged.
 
-        The folder stays if a promise is not kept.
+        What runs alone has its output on the small disk, if there is one. The folder stays if a promise is
+        not kept.
 
         Args:
             faults: where the life's are added.
-            on_disk: whether its output is on the small disk.
+            bucket: where its output is instead.
         """
-        whole = self.whole(work, environment, prefix)
+        whole = self.whole(work, place)
         folder = self.lives / name
-        data, out = folder / "data", (self.disk if on_disk and self.disk else folder) / name / "out"
-        out.parent.mkdir(parents=True)
+        data, out = folder / "data", (folder if place.uses_ray or not self.disk else self.disk / name) / "out"
+        out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(self.addresses["data"], data)
-        place = Place(folder, str(out), lambda: out, name, environment or {}, prefix)
+        addresses = {**self.addresses, "data": str(data), "out": str(out), "name": name}
+        addresses["job"] = str(folder / "job.yaml")
+        if work.steps:
+            steps = [step.format(**addresses) for step in work.steps]
+            workers = {"number": int(work.name.split()[2])}
+            content = {"storage": str(folder), "steps": steps, "workers": workers, "retries": 2}
+            Path(addresses["job"]).write_text(yaml.safe_dump(content))
+        look = lambda: out  # noqa: E731
+        if bucket is not None:
+            addresses["out"] = bucket.address(name)
+            look = lambda: bucket.download(name, out)  # noqa: E731
         began, before = time.monotonic(), len(faults)
-        life = Life(work, place, {**self.addresses, "data": str(data)}, whole, random, faults)
+        life = Life(work, place, folder, addresses, look, whole, random, faults)
         try:
             yield life
         except BrokenError as broken:
             new = faults[before:]
             if new and not any(fault.lost for fault in new):
                 new[-1].lost = str(broken)
-            shutil.copytree(out, folder / "lost", dirs_exist_ok=True) if out.exists() else None
-        else:
-            shutil.rmtree(folder)
+            if out.exists():
+                shutil.copytree(out, folder / "lost")
         finally:
             life.end()
             lost = max(time.monotonic() - began - whole.seconds, 0)
             for fault in faults[before:]:
                 fault.seconds = lost / len(faults[before:])
-            shutil.rmtree(out.parent, ignore_errors=True)
+            if out.parent != folder:
+                shutil.rmtree(out.parent)
+        if not any(fault.lost for fault in faults[before:]):
+            shutil.rmtree(folder)
 
 
 def _write_source(path: Path, users: int, items: int, rows: int) -> None:

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from benchmarks.chaos.processes import Command, kill_marked, marked, wait_until
+from benchmarks.chaos.processes import Command, Seen, marked, wait_until
 from benchmarks.chaos.promises import BrokenError, check_words, next_words
 
 KILLED = 128 + signal.SIGKILL
 START_SECONDS = 120.0
 END_SECONDS = 300.0  # of a command that nothing disturbs any more, on a busy machine
 ORPHAN_SECONDS = 10.0
+ORPHAN_SECONDS_KILLED = 90.0  # Ray's agents notice only after a while that their driver has been killed
 TWIN_SECONDS = 60.0
+RAY_SECONDS = 8.0  # that Ray takes to start
+IGNORED_SECONDS = 5.0  # after which a command that finishes has not heard what should end it
 
 
 @dataclass
@@ -50,7 +53,8 @@ class Work:
         units: what it does one after the other, such as epochs, and `done` counts them in its folder.
         check_part: what is there before the end agrees with the undisturbed folder.
         check_whole: what is there in the end does.
-        uses_ray: whether it starts Ray, or needs a cluster.
+        same_as: what has the same result when nothing disturbs it; by default itself.
+        steps: of the job that `{job}` is, if its words submit one.
     """
 
     name: str
@@ -59,7 +63,8 @@ class Work:
     done: Callable[[Path], int]
     check_part: Callable[[Path, Path], None]
     check_whole: Callable[[Path, Path], None]
-    uses_ray: bool = False
+    same_as: Work | None = None
+    steps: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -80,22 +85,22 @@ class Kind:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command works.
+    """Where a command runs.
 
     Attributes:
-        folder: for its logs, and for the data that it reads and that may be damaged.
-        out: the address of its output.
-        look: returns a folder with what is at `out` now.
-        environment, prefix: those of its processes, see `Command`.
-        mark: that of all processes which work for it.
+        environment, prefix: see `Command`.
+        left: what is not allowed to be there once a command has ended, given its mark.
+        pause: seconds between two looks at what it has written.
     """
 
-    folder: Path
-    out: str
-    look: Callable[[], Path]
-    mark: str
     environment: Mapping[str, str] = field(default_factory=dict)
     prefix: Sequence[str] | None = None
+    left: Callable[[str], list[Seen]] = marked
+    pause: float = 0.02
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.prefix is not None
 
 
 @dataclass(frozen=True)
@@ -109,31 +114,36 @@ class Whole:
 class Life:
     """Starts a command, strikes it, starts it again as a user would, and checks the promises each time.
 
-    Attributes:
-        faults: those so far, last of them this life's.
-        command: the one that runs, or ran last.
+    Args:
+        folder: for the messages of its commands. Its name marks its processes.
+        addresses: what the words of the work are filled with.
+        look: returns a folder with what is at `addresses["out"]` now.
+        faults: where this life's are added.
     """
 
     def __init__(
         self,
         work: Work,
         place: Place,
+        folder: Path,
         addresses: Mapping[str, str],
+        look: Callable[[], Path],
         whole: Whole,
         random: Random,
         faults: list[Fault],
     ) -> None:
-        self.work, self.place, self.whole, self.random, self.faults = work, place, whole, random, faults
-        self.words = [word.format(**addresses, out=place.out) for word in work.words]
+        self.work, self.place, self.folder, self.mark = work, place, folder, folder.name
+        self.out, self.look = addresses["out"], look
+        self.whole, self.random, self.faults = whole, random, faults
+        self.words = [word.format(**addresses) for word in work.words]
         self.commands: list[Command] = []
         self._may_be_told = False
         self.command = self.start(self.words)
 
     def start(self, words: Sequence[str]) -> Command:
         """Starts a command of this life's; the caller decides whether it is the one that counts."""
-        place = self.place
-        log = place.folder / f"{len(self.commands):02d}"
-        command = Command(words, log, place.mark, place.environment, place.prefix)
+        log = self.folder / f"{len(self.commands):02d}"
+        command = Command(words, log, self.mark, self.place.environment, self.place.prefix)
         self.commands.append(command)
         return command
 
@@ -165,13 +175,15 @@ class Life:
             if self.command.wait(kind.ends_within) is None:
                 raise BrokenError(f"had not ended after {kind.ends_within:g} s")
             fault.outcome = f"ended with status {self.command.status}"
-            if time.monotonic() - began > 1:
-                fault.outcome += f" after {time.monotonic() - began:.0f} s"
+            took = time.monotonic() - began
+            if took > 1:
+                fault.outcome += f" after {took:.0f} s"
+            if self.command.status == 0 and took > IGNORED_SECONDS:
+                raise BrokenError(f"finished {took:.0f} s later as if nothing had been")
             words = self._words_again(kind)
             if words is None:
                 return False
             if rests and number == len(kinds):
-                self.words_again = words
                 return True
             self.command = self.start(words)
         deadline = time.monotonic() + END_SECONDS
@@ -184,31 +196,32 @@ class Life:
 
     def check_whole(self) -> None:
         self._check_left()
-        self.work.check_whole(self.place.look(), self.whole.folder)
+        self.work.check_whole(self.look(), self.whole.folder)
 
     def _moment(self, last: Kind | None) -> str | None:
         """Waits for a random moment; returns it in words, or None if the command finishes before."""
-        folder, began = self.place.look(), time.monotonic()
-        wanted = self.work.done(folder) + self.random.choice((0, 0, 1))
+        folder, began = self.look(), time.monotonic()
+        wanted = self.work.done(folder) + self.random.randint(0, self.work.units // 3)
         pause = self.random.uniform(0, self.whole.seconds / self.work.units)
+        if self.place.uses_ray and not wanted:  # which takes a while to start
+            pause += self.random.uniform(0, RAY_SECONDS)
         at_write = self.random.random() < 0.3
         deadline = began + END_SECONDS
 
         def is_there() -> bool:
             return self.command.status is not None or (
-                self.command.is_ready and self.work.done(self.place.look()) >= wanted
+                self.command.is_ready and self.work.done(self.look()) >= wanted
             )
 
         while True:
-            if not wait_until(is_there, deadline - time.monotonic()):
+            if not wait_until(is_there, deadline - time.monotonic(), self.place.pause):
                 raise BrokenError(f"had come no further after {END_SECONDS:g} s")
             if self.command.status is None:
-                until = time.monotonic() + pause
-                wait_until(lambda: self.command.status is not None or time.monotonic() > until, END_SECONDS)
-                if at_write and not self.work.uses_ray:
+                self.command.wait(pause)
+                if at_write and not self.place.uses_ray:
                     wait_until(lambda: self.command.status is not None or _is_written(folder), pause)
             if self.command.status is None:
-                done = self.work.done(self.place.look())
+                done = self.work.done(self.look())
                 written = ", within a write" if at_write and _is_written(folder) else ""
                 return f"{done} of {self.work.units} done, {time.monotonic() - began:.2f} s on{written}"
             words = self._words_again(last)
@@ -229,7 +242,7 @@ class Life:
             self.check_whole()
             return None
         was_killed = status == KILLED
-        message = "" if was_killed else check_words(command)
+        message = "" if was_killed else check_words(command, is_job=bool(self.work.steps))
         may_be_told, self._may_be_told = self._may_be_told, False
         named = next_words(message)
         if not (kind is not None and status in kind.statuses) and not (may_be_told and named and status == 1):
@@ -237,7 +250,7 @@ class Life:
         if kind is not None and status in kind.statuses and kind.ends_within is None:
             self.faults[-1].outcome = f"ended with status {status}"
         self._check_left()
-        folder = self.place.look()
+        folder = self.look()
         self.work.check_part(folder, self.whole.folder)
         if "nothing was written" in message and folder.exists() and any(folder.iterdir()):
             raise BrokenError(f"said that nothing was written, and {next(folder.iterdir()).name} is there")
@@ -246,14 +259,13 @@ class Life:
         return named or self.words
 
     def _check_left(self) -> None:
-        """None of its processes is left."""
-        if self.place.prefix is None:
-            return
-        if not wait_until(lambda: not marked(self.place.mark), ORPHAN_SECONDS):
-            left = marked(self.place.mark)
-            kill_marked(self.place.mark)
-            titles = sorted({seen.title.split(" ")[0].rpartition("/")[2] for seen in left})
-            raise BrokenError(f"{len(left)} processes were left: {', '.join(titles)[:200]}")
+        """Nothing that it has started is left."""
+        seconds = ORPHAN_SECONDS if self.command.status != KILLED else ORPHAN_SECONDS_KILLED
+        if not wait_until(lambda: not self.place.left(self.mark), seconds, 0.1):
+            titles = sorted(
+                {seen.title.split(" ")[0].rpartition("/")[2] for seen in self.place.left(self.mark)}
+            )
+            raise BrokenError(f"processes were left: {', '.join(titles)[:200]}")
 
     def end(self) -> None:
         """Ends all of its processes."""
@@ -293,10 +305,8 @@ def _twin(life: Life) -> None:
         raise BrokenError(f"a second driver ended with status {refused.status}")
 
 
-KILL = signal_of("SIGKILL", signal.SIGKILL, [KILLED], 10)
-TERMINATE = signal_of("SIGTERM", signal.SIGTERM, [143], 30)
-INTERRUPT = Kind(
-    "Ctrl-C", lambda life: life.command.send(signal.SIGINT, group=True), [130], 30
-)
+KILL = signal_of("SIGKILL", signal.SIGKILL, (KILLED,), 10)
+TERMINATE = signal_of("SIGTERM", signal.SIGTERM, (143,), 30)
+INTERRUPT = Kind("Ctrl-C", lambda life: life.command.send(signal.SIGINT, group=True), (130,), 30)
 PAUSE = Kind("SIGSTOP for a while", _pause)
 TWIN = Kind("a second driver", _twin)

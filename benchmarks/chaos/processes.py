@@ -154,11 +154,15 @@ def kill_marked(mark: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Waits until a condition holds, at most so long; returns whether it does."""
+def wait_until(condition: Callable[[], object], seconds: float, pause: float = _POLL_SECONDS) -> bool:
+    """Waits until a condition holds, at most so long; returns whether it does.
+
+    Args:
+        pause: seconds after which it looks again.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_POLL_SECONDS)
+        time.sleep(pause)
     return True

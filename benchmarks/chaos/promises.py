@@ -51,6 +51,12 @@ def check_epochs(run: Path, whole: Path) -> None:
             raise BrokenError(f"epoch {line['epoch']} differs in {', '.join(names)}")
 
 
+def check_trials(search: Path, whole: Path) -> None:
+    """The epochs so far of each trial of a search are those of the undisturbed one."""
+    for trial in search.glob("trials/*"):
+        check_epochs(trial, whole / "trials" / trial.name)
+
+
 def check_run(run: Path, whole: Path) -> None:
     """A finished run is, file by file, the undisturbed one."""
     check_epochs(run, whole)
@@ -103,17 +109,20 @@ _UNTIMED: dict[str, Callable[[bytes], Any]] = {
 }
 
 
-def check_words(command: Command) -> str:
-    """A command that failed says why in one line; returns it."""
+def check_words(command: Command, *, is_job: bool = False) -> str:
+    """A command that failed says why in one line; returns it.
+
+    Args:
+        is_job: whether it follows a job, whose log may end with something else.
+    """
     messages = command.messages
     if any("Traceback" in line for line in messages):
         raise BrokenError(f"a traceback: {messages[-1][:200]}")
-    if not messages or not messages[-1].startswith("adar-ray: "):
-        last = messages[-1][:200] if messages else "nothing"
-        raise BrokenError(f"ended with status {command.status} and said {last}")
     told = [line for line in messages if line.startswith("adar-ray: ")]
-    if len(told) != 1:
-        raise BrokenError(f"said {len(told)} last lines: {told[0][:200]}")
+    if is_job:
+        return told[-1].removeprefix("adar-ray: ") if told else ""
+    if len(told) != 1 or messages[-1] != told[0]:
+        raise BrokenError(f"ended with status {command.status} and said at last: {messages[-1:]}")
     return told[0].removeprefix("adar-ray: ")
 
 
