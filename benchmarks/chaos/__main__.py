@@ -5,8 +5,8 @@
 Trains, searches and prepares on small data, in one process, on Ray's workers, and as jobs on a cluster of
 three nodes on this machine. Meanwhile it kills, interrupts and stops processes, cuts networks, fills a disk,
 stops an object store and damages files. After each fault, the command is started again as a user would, with
-what its message names; the result has to be that of an undisturbed run, bit for bit, with nothing left behind.
-Linux only; a small disk and the networks need root, and are left out without.
+what its message names; the result has to be that of an undisturbed run, bit for bit, with nothing left
+behind. Linux only; a small disk and the networks need root, and are left out without.
 
 What is broken follows from the seed; what the moment hits does not. What a lost fault has left is in
 DIR/lives. The exit status is 1 if any was lost.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import shutil
 import subprocess
@@ -122,7 +123,6 @@ class Lab:
         _write_source(Path(self.addresses["large"]), users=4000, items=2000, rows=150_000)
         self.addresses["data"] = str(self.whole(preparing("small")).folder)
         self.disk = self._mounted()
-        self.bucket = Bucket()
 
     def _mounted(self) -> Path | None:
         disk = self.work / "disk"
@@ -130,8 +130,14 @@ class Lab:
         mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(disk)]
         return disk if subprocess.run(mount, capture_output=True).returncode == 0 else None
 
+    @functools.cached_property
+    def bucket(self) -> Bucket:
+        """An object store."""
+        return Bucket()
+
     def close(self) -> None:
-        self.bucket.close()
+        if "bucket" in self.__dict__:
+            self.bucket.close()
         if self.disk is not None:
             subprocess.run(["umount", "-l", str(self.disk)], check=True)
 

@@ -147,11 +147,12 @@ class Life:
         self.commands.append(command)
         return command
 
-    def suffer(self, kinds: Sequence[Kind], *, rests: bool = False) -> bool:
+    def suffer(self, kinds: Sequence[Kind], *, rests: bool = False, after: int = 0) -> bool:
         """Strikes the command at random moments, in this order, and lets it finish.
 
         Args:
             rests: whether to stop after the last of them, of which the command ends.
+            after: units that are done before the first.
 
         Returns:
             Whether it rests, not having finished.
@@ -161,7 +162,7 @@ class Life:
         """
         last = None
         for number, kind in enumerate(kinds, 1):
-            moment = self._moment(last)
+            moment = self._moment(last, after)
             if moment is None:
                 return False
             fault = Fault(self.work.name, kind.name, moment)
@@ -198,10 +199,10 @@ class Life:
         self._check_left()
         self.work.check_whole(self.look(), self.whole.folder)
 
-    def _moment(self, last: Kind | None) -> str | None:
+    def _moment(self, last: Kind | None, after: int) -> str | None:
         """Waits for a random moment; returns it in words, or None if the command finishes before."""
         folder, began = self.look(), time.monotonic()
-        wanted = self.work.done(folder) + self.random.randint(0, self.work.units // 3)
+        wanted = max(after, self.work.done(folder) + self.random.randint(0, self.work.units // 3))
         pause = self.random.uniform(0, self.whole.seconds / self.work.units)
         if self.place.uses_ray and not wanted:  # which takes a while to start
             pause += self.random.uniform(0, RAY_SECONDS)

@@ -30,7 +30,8 @@ from benchmarks.chaos.promises import BrokenError
 WORKER = r"^ray::(RayTrainWorker|_RayTrainWorker|.*run_trial|ImplicitFunc)"
 CONTROLLER = r"^ray::TrainController"
 RAYLET = r"/raylet/raylet "
-BUSY = r"^ray::(?!IDLE)"
+# What belongs to no command: processes of a node, and Ray Data's actors, which serve whoever comes next.
+BUSY = r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent|_AutoscalingCoordinatorActor|_StatsActor)"
 LOCAL = Place(prefix=[])
 HEAD_SECONDS = 120.0
 _LOST = (1,)
