@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
@@ -65,6 +65,11 @@ ALONE = raised(ConnectionError("worker 2 is gone"))
             [died("The actor died because its node has died. Node Id: 55")],
             TransientError,
             "a worker died (its machine on 10.0.0.7 is gone)",
+        ),
+        (
+            [ActorUnavailableError("RPC error", b"0" * 16)],
+            TransientError,
+            "a worker died (it no longer answers)",
         ),
         ([ALONE], TransientError, "a worker failed (ConnectionError: worker 2 is gone)"),
     ],
