@@ -12,13 +12,18 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from adar_ray.errors import AdarError
+
+GRACE_SECONDS = 30
+_SAME_SIGNAL_SECONDS = 1.0
 
 
 def usable_cpus() -> int:
@@ -129,6 +134,42 @@ def signal_handlers_kept() -> Iterator[None]:
             # None is a handler that was not installed from Python and cannot be put back.
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_noticed(grace: float = GRACE_SECONDS) -> Iterator[Callable[[], bool]]:
+    """Until the block ends, the first SIGTERM only makes the function that this yields return True.
+
+    A second one, or the end of the grace period, does what SIGTERM did before. Within a second of the first
+    it counts as the same: a group of processes gets the signal, and one of them passes it on to another.
+
+    Only the main thread can do so; in any other the function returns False.
+
+    Args:
+        grace: seconds that the block has from the first signal on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    noticed: float | None = None
+    timer = threading.Timer(grace, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        nonlocal noticed
+        if noticed is None:
+            noticed = time.monotonic()
+            timer.start()
+        elif time.monotonic() - noticed >= min(_SAME_SIGNAL_SECONDS, grace):
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+    with signal_handlers_kept():
+        before = signal.signal(signal.SIGTERM, notice)
+        try:
+            yield lambda: noticed is not None
+        finally:
+            timer.cancel()
 
 
 @contextlib.contextmanager

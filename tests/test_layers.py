@@ -28,7 +28,7 @@ LAYERS = [
     {"losses", "models"},
     {"component", "ray_session"},
     {"lease", "outputs"},
-    {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
+    {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage", "workers"},
     {"documents", "kernels", "limits", "memory", "neighbors", "process", "ray_address", "waiting"},
     {"errors"},
 ]

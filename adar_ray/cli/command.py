@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from adar_ray.errors import INTERRUPTED, AdarError, one_line
+from adar_ray.errors import INTERRUPTED, TERMINATED, AdarError, TerminatedError, one_line
 
 
 def command(
@@ -35,6 +35,8 @@ def command(
                 raise  # click reports wrong usage itself
             except KeyboardInterrupt:
                 _fail(f"interrupted; {hint(**arguments)}", debug, INTERRUPTED)
+            except TerminatedError as error:
+                _fail(f"{error}; {hint(**arguments)}", debug, TERMINATED, error)
             except AdarError as error:
                 _fail(str(error), debug, cause=error)
             except OSError as error:

@@ -9,21 +9,21 @@ import click
 
 from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
 from adar_ray.cli.output import show
-from adar_ray.limits import MOST_WORKERS
 
 if TYPE_CHECKING:
     from adar_ray.training.run import Run
 
 
-@command("train", hint=resume_hint("config.yaml", "train", "continue after the last finished epoch"))
+@command("train", hint=resume_hint("config.yaml", "train", "continue"))
 @click.option("--data", "data_address", help="Address of a dataset; with --resume, if it has moved.")
 @click.option("--out", help="Address of the new run folder.")
 @click.option("--config", "config_file", help="YAML file with the configuration.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
 @click.option(
     "--workers",
-    type=click.IntRange(0, MOST_WORKERS),
-    help="Ray Train workers; 0 trains in this process.  [default: 0, on a cluster 1; those of the run]",
+    metavar="N|LEAST:MOST",
+    help="Ray Train workers; 0 trains in this process; 1:4 takes as many as there is room for.  "
+    "[default: 0, on a cluster 1; those of the run]",
 )
 @click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
@@ -37,7 +37,7 @@ def train_command(
     out: str | None,
     config_file: str | None,
     settings: tuple[str, ...],
-    workers: int | None,
+    workers: str | None,
     resume: str | None,
     trust: bool,
     replace: bool,
@@ -72,7 +72,7 @@ def _finish(
     *,
     data: str | None = None,
     settings: Sequence[str] = (),
-    workers: int | None = None,
+    workers: str | None = None,
 ) -> None:
     """Train a run to its end, with the changes that `resume` takes, and show it."""
     from adar_ray.memory import keep_freed_memory

@@ -21,7 +21,8 @@ from adar_ray.config import Config, nearest, read_setting
 from adar_ray.documents import explain, parse_json, parse_yaml, read_yaml
 from adar_ray.durations import LONGEST, parse_duration
 from adar_ray.errors import AdarError, has_secret, one_line
-from adar_ray.limits import MOST_REPEATS, MOST_WORKERS
+from adar_ray.limits import MOST_REPEATS
+from adar_ray.workers import WorkerRange
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "export", "publish")
 WITH_OUT = ("prepare", "train", "tune", "recommend", "export")
@@ -48,11 +49,19 @@ class EntryPoint(Settings):
 class Workers(Settings):
     """Resources of each `train`, and of each trial of a `tune`."""
 
-    number: int = Field(
-        1, ge=0, le=MOST_WORKERS, description="Ray Train workers; 0 trains in the entry point."
+    number: int | str = Field(
+        1, description="Ray Train workers, or a range such as 1:4; 0 trains in the entry point."
     )
     cpus: int | None = Field(None, ge=1, le=4_096, description="CPUs per worker; sets train.threads.")
     gpus: Literal[0, 1] | None = Field(None, description="GPUs per worker; sets train.device.")
+
+    @field_validator("number")
+    @classmethod
+    def _is_a_number_or_a_range(cls, number: int | str) -> int | str:
+        try:
+            return WorkerRange.parse(number, "workers.number").asked
+        except AdarError as error:
+            raise ValueError(str(error)) from error
 
 
 class Job(Settings):
@@ -215,7 +224,9 @@ class Job(Settings):
         if command not in _WORKERS:
             return []
         workers = self.workers
-        number = workers.number if command == "train" else max(workers.number, 1)
+        number = workers.number
+        if command == "tune":  # trials do not grow: there would be fewer of them at a time
+            number = max(WorkerRange.parse(number).least, 1)
         words = [_WORKERS[command], str(number)]
         if workers.cpus is not None:
             words += ["--set", f"train.threads={workers.cpus}"]

@@ -46,7 +46,7 @@ class TrainedModel:
 
         Args:
             data: where the run's dataset is now, if the model needs it and it has moved. A finished run has
-                all it needs in its `model/`; an unfinished one, and one of an earlier version, need it.
+                all it needs in its `model/`; an unfinished one needs it.
             trust: whether custom components that the folder names may run. A `Run` knows it by itself.
 
         Raises:

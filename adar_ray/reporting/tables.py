@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adar_ray.training.run import Run
+from adar_ray.errors import AdarError
+from adar_ray.training.run import METRICS, Run
 
 TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
 
@@ -27,6 +28,10 @@ def _row(run: Run) -> dict[str, Any]:
     }
     result = run.result()
     if result is not None:
+        if len(epochs) < result.epochs:
+            raise AdarError(
+                f"{run.folder}/{METRICS}: has {len(epochs)} epochs, not {result.epochs}; restore the file"
+            )
         metric = config.train.metric
         row["best epoch"] = result.best_epoch
         row["train seconds"] = result.train_seconds

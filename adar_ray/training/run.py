@@ -73,7 +73,13 @@ class Run:
 
     @classmethod
     def create(
-        cls, address: str | Path, config: Config, dataset: Dataset, workers: int, *, replace: bool = False
+        cls,
+        address: str | Path,
+        config: Config,
+        dataset: Dataset,
+        workers: int | str,
+        *,
+        replace: bool = False,
     ) -> Run:
         """Starts a run folder. Refuses one with content unless `replace`.
 
@@ -89,7 +95,7 @@ class Run:
                 return cls.begin(folder, config, dataset, workers)
 
     @classmethod
-    def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:
+    def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int | str) -> Run:
         """Writes the configuration of a run into a folder and leaves other files there alone."""
         info = RunInfo(
             dataset=dataset.folder.address,

@@ -39,8 +39,7 @@ class SavedModel:
 
     @classmethod
     def open(cls, folder: Folder, *, trust: bool = False) -> SavedModel | None:
-        """Opens a model folder; None if the folder is none, or that of an earlier version without ids and
-        interactions.
+        """Opens a model folder; None if the folder is none, or is not complete.
 
         Args:
             trust: whether code that it names may run.

@@ -78,7 +78,7 @@ def _train(
     if search.workers > 1:
         from adar_ray.training.ray_workers import fit_on_workers
 
-        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None)
+        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None, lambda: False)
         return
     rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
     data = loaded_data(run.config, rows) if rows else local_data(run.config, dataset, worker)

@@ -121,3 +121,37 @@ def test_use_after_the_dataset_is_gone(adar: Adar, data: str, tmp_path: Path) ->
         assert f"{run}: its dataset is no longer at {tmp_path / 'data'}; say with --data" in line
         assert adar(*command, "--data", tmp_path / "moved").status == 0
         shutil.rmtree(tmp_path / "x", ignore_errors=True)
+
+
+DAMAGE = {
+    "a bit": lambda data: bytes([*data[:99], data[99] ^ 1, *data[100:]]),
+    "the end": lambda data: data[: len(data) // 2],
+    "everything": lambda data: b"",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_whoever_reads_a_damaged_file_names_it(adar: Adar, run: str, tmp_path: Path, kind: str) -> None:
+    folder, out = Path(run), tmp_path / "out"
+    model = [["evaluate", run], ["recommend", run, "--out", out], ["export", run, "--out", out]]
+    assert adar(*model[0]).status == 0
+    uses = [["report", run], ["publish", run, "--to", out], ["train", "--resume", run]]
+    readers = {
+        "config.yaml": uses,
+        "metrics.jsonl": [["report", run]],
+        "result.json": uses,
+        "evaluation/test.json": [["report", run]],
+        **{f"model/{name}": model for name in ("model.json", "weights.safetensors", "dataset.json")},
+        **{f"model/{split}/00000.parquet": model[1:2] for split in ("train", "valid", "test")},
+        **{f"model/{name}.parquet": model[1:] for name in ("users", "items")},
+    }
+    for name, commands in readers.items():
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(DAMAGE[kind](good))
+        for command in commands:
+            assert f"{run}/{name}: " in adar(*command).line()
+            assert not out.exists()
+        (folder / name).write_bytes(good)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    rest = {name.partition("/")[0] for name in files - readers.keys()}
+    assert rest == {"checkpoints", "tensorboard"}  # the first has others, the second is for people

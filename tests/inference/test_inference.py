@@ -337,7 +337,7 @@ def test_an_unfinished_run_needs_its_dataset(dataset: Dataset, movable: Dataset,
         evaluate(tmp_path / "run", data=other.folder.path)
 
 
-def test_a_run_of_an_earlier_version_needs_its_dataset(
+def test_a_run_whose_model_lacks_interactions_needs_its_dataset(
     dataset: Dataset, movable: Dataset, tmp_path: Path
 ) -> None:
     settings = load_config(settings=["train.epochs=1", *TINY])

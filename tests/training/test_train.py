@@ -519,6 +519,13 @@ def test_metrics_of_other_epochs(dataset: Dataset, tmp_path: Path, edit, problem
         assert message_of(lambda: compare([tmp_path / "run"])) == message
 
 
+def test_a_finished_run_without_its_metrics(whole: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole.folder.path, tmp_path / "run"))
+    (copy / "metrics.jsonl").unlink()
+    message = message_of(lambda: compare([copy]))
+    assert message == f"{copy}/metrics.jsonl: has 0 epochs, not 4; restore the file"
+
+
 # What is refused.
 
 
