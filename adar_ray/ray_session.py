@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import ray
 import ray.exceptions
+from ray._private import ray_constants
 from ray._private import state as ray_state
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -179,6 +180,7 @@ def _started(worker_cpus: int) -> Iterator[None]:
             else:
                 cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
                 stack.enter_context(_processes_ended())
+                stack.enter_context(_on_loopback())
                 # Otherwise Ray starts a process for each CPU before it knows what they are for.
                 stack.enter_context(environment_kept(RAY_prestart_worker_first_driver="0"))
                 with waiting(f"{where} to start", START_SECONDS), signal_handlers_kept():
@@ -190,6 +192,18 @@ def _started(worker_cpus: int) -> Iterator[None]:
         except Exception as error:  # a start that takes too long raises a bare Exception
             raise TransientError(f"{where} cannot be reached or started ({_why(error)})") from error
         yield
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that starts here listens on 127.0.0.1 only, as it does by itself where it cannot form clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # of this process; the environment tells those that it starts
+    try:
+        with environment_kept(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from adar_ray import evaluate, export, recommend, train
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
+from adar_ray.storage import Folder
+from adar_ray.training.records import ModelInfo
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.search import resume_search
 from adar_ray.tuning.space import Space
@@ -120,9 +120,10 @@ def test_every_component_of_a_configuration_is_looked_at(
     run = tmp_path / "run"
     train(dataset, run, load_config(settings=SMALL), workers=0)
     (run / "result.json").unlink()
-    content = yaml.safe_load((run / "config.yaml").read_text())
+    folder = Folder.at(run)
+    content = folder.read_yaml("config.yaml", "")
     content[key]["name"] = NAME
-    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    folder.write_yaml("config.yaml", content)
     assert f"config.yaml: names code that would run ({NAME})" in adar("train", "--resume", run).line()
     assert not mark.exists()
 
@@ -130,9 +131,10 @@ def test_every_component_of_a_configuration_is_looked_at(
 def test_a_model_that_names_other_code_than_its_run(dataset: Dataset, mark: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(dataset, run, load_config(settings=SMALL), workers=0)
-    info = json.loads((run / "model" / "model.json").read_text())
-    info["settings"]["model"]["name"] = NAME
-    (run / "model" / "model.json").write_text(json.dumps(info))
+    folder = Folder.at(run / "model")
+    info = folder.read_record("model.json", ModelInfo, "")
+    info.settings["model"]["name"] = NAME
+    folder.write_record("model.json", info)
     with pytest.raises(AdarError, match=r"model\.json: names code"):
         evaluate(run)
     assert not mark.exists()

@@ -215,7 +215,7 @@ def _check(config: Config, dataset: Dataset, workers: WorkerRange) -> None:
         raise AdarError(
             f"--workers {workers.asked}: the dataset has {lanes} lanes of users to share; ask for fewer"
         )
-    check_memory(config, dataset, workers.most)
+    check_memory(config, dataset, workers.least)
     if workers.most:
         from adar_ray.training.ray_workers import check_workers
 

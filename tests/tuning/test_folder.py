@@ -115,4 +115,4 @@ def test_a_trial_that_is_missing_is_named(tmp_path: Path) -> None:
     search.folder.delete("trials/00001")
     assert f"{search.folder}/trials/00001/trial.json: is missing" in refusal(search.read_trials)
     search.folder.move("trials/00002", "trials/00001")
-    assert "trials/00001/trial.json: is missing, or of another trial" in refusal(search.read_trials)
+    assert "trials/00001/trial.json: is damaged (it is trial 00002)" in refusal(search.read_trials)
