@@ -79,6 +79,7 @@ class LossConfig(Settings):
         "L2 regularization: times half the squared length of the batch's vectors, mean per row.",
         search={"loguniform": [1e-5, 1e-1]},
         ge=0,
+        le=1e6,
     )
 
     @field_validator("name")
@@ -104,7 +105,7 @@ class SamplerConfig(Settings):
 class OptimizerConfig(Settings):
     """How Adam follows the gradient. Of an embedding table it moves the rows of the batch only."""
 
-    lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0)
+    lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0, le=1e30)
 
 
 class TrainConfig(Settings):
@@ -121,7 +122,10 @@ class TrainConfig(Settings):
     )
     patience: int = setting(10, "Stop after this many epochs without a better one.", ge=1, le=1_000_000)
     threads: int = setting(
-        1, "CPU threads per worker. Another number adds in another order and rounds differently.", ge=1
+        1,
+        "CPU threads per worker. Another number adds in another order and rounds differently.",
+        ge=1,
+        le=4_096,
     )
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "auto gives each worker a GPU if there are enough."
@@ -194,6 +198,10 @@ class Config(_Blocks):
         """The settings block of a component of the registry; an empty one if it has no settings."""
         block: Settings | None = getattr(self, name, None)
         return Settings() if block is None else block
+
+    def component_names(self) -> list[str]:
+        """What `model.name`, `loss.name` and `sampler.name` say."""
+        return [self.model.name, self.loss.name, self.sampler.name]
 
     def sampler_names(self) -> list[str]:
         """The samplers that train: that of the loss, then the one that joins it, if any; the last one is

@@ -18,6 +18,22 @@ def is_custom(name: str) -> bool:
     return re.fullmatch(r"\w+(\.\w+)*:\w+", name) is not None
 
 
+def refuse_foreign_code(names: Iterable[str], origin: str, trust: bool) -> None:
+    """Refuses a file that was read, rather than given by the user, if it names custom components.
+
+    Args:
+        names: of the components that the file names.
+        origin: the file, for the message.
+        trust: whether the user has said that whoever wrote the file may run code here.
+    """
+    code = sorted(filter(is_custom, names))
+    if code and not trust:
+        raise AdarError(
+            f"{origin}: names code that would run ({one_line(', '.join(code), 200)}); if you trust whoever "
+            "wrote it, add --trust (in Python, trust=True)"
+        )
+
+
 def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:
     """Imports the callable that a name such as `my_models:two_tower` refers to.
 

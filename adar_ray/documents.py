@@ -2,7 +2,7 @@
 
 The YAML says what JSON can say: mappings, lists, text, numbers, truth values and null. It has no tags, no
 aliases and no dates, and no key is in a mapping twice. What is read takes no more memory than the text
-suggests.
+suggests. What is written like a time, such as 1:30, is text.
 
 What this program writes and reads back is sealed: it ends with the SHA-256 of everything before that, as a
 key or, in YAML, as a remark. What was cut off or has changed is refused.
@@ -269,6 +269,8 @@ def _number(construct: Callable[[Any, yaml.ScalarNode], Any]) -> Callable[[Any, 
     """`construct`, except for numbers that nothing here can hold."""
 
     def bounded(loader: _Loader, node: yaml.ScalarNode) -> Any:
+        if ":" in node.value:  # to the base 60, which YAML 1.1 reads 1:30 as
+            return loader.construct_text(node)
         try:
             number = construct(loader, node) if len(node.value) <= LONGEST_NUMBER else None
         except ValueError as error:  # YAML 1.1 takes 0x_ for a number

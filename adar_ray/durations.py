@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
+
+LONGEST = 10 * 365 * 86400.0  # seconds
 
 
 def parse_duration(text: str | float) -> float:
     """Seconds in `text`: a number of seconds, or days, hours, minutes and seconds such as `1h30m`.
 
     Raises:
-        AdarError: it is not a duration, or not above 0.
+        AdarError: it is not a duration, or not above 0, or above ten years.
     """
     number = r"(\d+(?:\.\d+)?)"
     units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -25,5 +27,9 @@ def parse_duration(text: str | float) -> float:
     else:
         seconds = 0.0
     if seconds <= 0:
-        raise AdarError(f"{text!r} is no duration: give seconds, or such as 30m, 2h or 1h30m")
+        raise AdarError(
+            f"{one_line(repr(text), 40)} is no duration: give seconds, or such as 30m, 2h or 1h30m"
+        )
+    if seconds > LONGEST:
+        raise AdarError(f"{one_line(text, 30)} is too long: give at most 3650d")
     return seconds

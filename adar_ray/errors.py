@@ -1,5 +1,7 @@
 """The exception for errors that a user can fix, and what messages share."""
 
+import re
+
 # Exit statuses of a command.
 FAILED = 1
 WRONG_USAGE = 2
@@ -8,6 +10,12 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 LONGEST_MESSAGE = 800
+# The password in an address, and the values of options that are called like a secret.
+_SECRET = re.compile(
+    r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"
+    r"|((?:secret|token|passw|signature|credential)[\w-]*|\bsig)=[^&\s]*[^&\s:;,)]",
+    re.IGNORECASE,
+)
 _LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
@@ -15,11 +23,11 @@ class AdarError(Exception):
     """An error that the user can fix: one line that names the file, row, key or flag and what to do.
 
     The command line prints it and exits with status 1. It is one line whatever it quotes: what cannot be
-    printed becomes a space, and the middle of a long message is left out.
+    printed becomes a space, secrets become ***, and the middle of a long message is left out.
     """
 
     def __init__(self, message: str) -> None:
-        line = "".join(c if c.isprintable() else " " for c in message)
+        line = "".join(c if c.isprintable() else " " for c in without_secrets(message))
         if len(line) > LONGEST_MESSAGE:
             half = LONGEST_MESSAGE // 2 - 3
             line = f"{line[:half]} ... {line[-half:]}"
@@ -48,7 +56,17 @@ def may_pass(error: BaseException | None) -> bool:
     return not isinstance(error, _LASTING)
 
 
+def has_secret(text: str) -> bool:
+    """Whether a text holds a password in an address, or an option such as `secret_key=...`."""
+    return _SECRET.search(text) is not None
+
+
+def without_secrets(text: str) -> str:
+    """`text` with `***` in the place of secrets."""
+    return _SECRET.sub(lambda found: f"{found[1]}=***" if found[1] else "***", text)
+
+
 def one_line(text: object, limit: int = 300) -> str:
-    """`text` without line breaks, cut to `limit` characters; for messages of other libraries."""
-    line = " ".join(str(text).split())
+    """`text` without line breaks and secrets, cut to `limit` characters; for messages of other libraries."""
+    line = without_secrets(" ".join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 3] + "..."

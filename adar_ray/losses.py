@@ -115,7 +115,7 @@ class BCESettings(Settings):
 class SampledSoftmaxSettings(Settings):
     """Softmax over the positive and sampled negatives that the batch shares."""
 
-    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0)
+    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0, le=1e6)
     log_q: bool = setting(True, "Correct for popular items being drawn more often, where they are.")
     shared_negatives: int = setting(
         512,
@@ -129,7 +129,7 @@ class SampledSoftmaxSettings(Settings):
 class CrossEntropySettings(Settings):
     """Softmax over all items."""
 
-    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0)
+    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0, le=1e6)
 
 
 def _build_sampled_softmax(settings: SampledSoftmaxSettings) -> LossFunction:

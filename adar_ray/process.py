@@ -12,12 +12,18 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from adar_ray.errors import AdarError
+
+GRACE_SECONDS = 30
+_SAME_SIGNAL_SECONDS = 1.0
 
 
 def usable_cpus() -> int:
@@ -25,6 +31,31 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def usable_memory() -> int | None:
+    """Bytes of memory, swap space included, that this process may use; None if the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = {name: int(rest.split()[0]) for name, rest in (line.split(":", 1) for line in lines)}
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    limits = [limit for group in groups for limit in _limits(*group.split(":", 2))]
+    return min([kilobytes["MemTotal"] << 10, *limits]) + (kilobytes["SwapTotal"] << 10)
+
+
+def _limits(number: str, controllers: str, path: str) -> Iterator[int]:
+    """The limits in bytes of a control group and of those that it is in, whose memory is limited."""
+    if number == "0":
+        root, name = Path("/sys/fs/cgroup"), "memory.max"
+    else:
+        root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    group = root / path.lstrip("/")
+    for folder in (group, *group.parents) if number == "0" or "memory" in controllers.split(",") else ():
+        if folder.is_relative_to(root):  # inside a container the group may have another path
+            with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
+                yield int((folder / name).read_text())
 
 
 @contextlib.contextmanager
@@ -103,6 +134,42 @@ def signal_handlers_kept() -> Iterator[None]:
             # None is a handler that was not installed from Python and cannot be put back.
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_noticed(grace: float = GRACE_SECONDS) -> Iterator[Callable[[], bool]]:
+    """Until the block ends, the first SIGTERM only makes the function that this yields return True.
+
+    A second one, or the end of the grace period, does what SIGTERM did before. Within a second of the first
+    it counts as the same: a group of processes gets the signal, and one of them passes it on to another.
+
+    Only the main thread can do so; in any other the function returns False.
+
+    Args:
+        grace: seconds that the block has from the first signal on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    noticed: float | None = None
+    timer = threading.Timer(grace, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        nonlocal noticed
+        if noticed is None:
+            noticed = time.monotonic()
+            timer.start()
+        elif time.monotonic() - noticed >= min(_SAME_SIGNAL_SECONDS, grace):
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+
+    with signal_handlers_kept():
+        before = signal.signal(signal.SIGTERM, notice)
+        try:
+            yield lambda: noticed is not None
+        finally:
+            timer.cancel()
 
 
 @contextlib.contextmanager

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 import ray
 import ray.exceptions
+from ray._private import ray_constants
+from ray._private import state as ray_state
+from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.grpc_utils import init_grpc_channel
@@ -55,7 +59,7 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
     ):
         try:
             _check_cpus(worker_cpus, may_wait)
-            with _quiet_and_ordered_data():
+            with quiet_and_ordered_data():
                 yield
         except ray.exceptions.RayError as error:
             raise _cause(error) from error
@@ -106,6 +110,34 @@ def check_room(needs: Iterable[Need], workers: int, option: str) -> None:
             )
 
 
+def count_room(each: Mapping[str, float]) -> int:
+    """How many workers there is room for now, beside a CPU for Ray Data.
+
+    Args:
+        each: what a worker reserves, by Ray's name of the resource.
+    """
+    leaving = leaving_nodes()
+    free = [free for node, free in ray_state.available_resources_per_node().items() if node not in leaving]
+    room = sum(min(int(node.get(name, 0) // amount) for name, amount in each.items()) for node in free)
+    return min(room, int((sum(node.get("CPU", 0) for node in free) - 1) // each["CPU"]))
+
+
+def leaving_nodes() -> set[str]:
+    """The ids of the cluster's machines that are about to be taken away."""
+    return {*ray_state.state.get_draining_nodes()}
+
+
+def is_connected() -> bool:
+    """Whether the part of Ray on this machine that a session goes through is alive."""
+    node = ray_worker.global_worker.node
+    with socket.socket(socket.AF_UNIX) as raylet:
+        try:
+            raylet.connect(node.raylet_socket_name if node else "")
+        except OSError:
+            return False
+    return True
+
+
 def _check_cpus(worker_cpus: int, may_wait: bool) -> None:
     # The entry point of a cluster job, this process, occupies CPUs that nobody else can use.
     total = ray.cluster_resources().get("CPU", 0) - float(os.environ.get("ADAR_RAY_ENTRY_POINT_CPUS", 0))
@@ -138,18 +170,20 @@ def _started(worker_cpus: int) -> Iterator[None]:
     where = f"Ray at {address}" if address else "Ray on this machine"
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_silent())
         try:
             if address:
                 check_answers(address)
                 stack.callback(ray.shutdown)
-                with waiting(f"a node of {where} on this machine", START_SECONDS):
+                with waiting(f"a node of {where} on this machine", START_SECONDS), signal_handlers_kept():
                     ray.init(**common)
             else:
                 cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
                 stack.enter_context(_processes_ended())
+                stack.enter_context(_on_loopback())
                 # Otherwise Ray starts a process for each CPU before it knows what they are for.
                 stack.enter_context(environment_kept(RAY_prestart_worker_first_driver="0"))
-                with waiting(f"{where} to start", START_SECONDS):
+                with waiting(f"{where} to start", START_SECONDS), signal_handlers_kept():
                     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
         except AdarError:
             raise
@@ -158,6 +192,29 @@ def _started(worker_cpus: int) -> Iterator[None]:
         except Exception as error:  # a start that takes too long raises a bare Exception
             raise TransientError(f"{where} cannot be reached or started ({_why(error)})") from error
         yield
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that starts here listens on 127.0.0.1 only, as it does by itself where it cannot form clusters."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # of this process; the environment tells those that it starts
+    try:
+        with environment_kept(**{ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}):
+            yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps Ray from printing, among the results, what its processes report: twenty lines if one has died."""
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = lambda data, ignore_prefix: None
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
 
 
 def check_answers(address: str) -> None:
@@ -251,7 +308,7 @@ def _processes_ended() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_and_ordered_data() -> Iterator[None]:
+def quiet_and_ordered_data() -> Iterator[None]:
     """Makes Ray Data keep the order of rows, which everything here relies on, and print no progress bars."""
     context = DataContext.get_current()
     before = (

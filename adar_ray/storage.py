@@ -31,7 +31,7 @@ from adar_ray.documents import (
     to_record,
     to_sealed_yaml,
 )
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, has_secret, one_line
 
 R = TypeVar("R", bound=BaseModel)
 _LARGEST_COPY = 5 * 10**9  # bytes that S3 copies in one request
@@ -57,6 +57,11 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
         AdarError: no file system can open the address.
     """
     address = str(address)
+    if has_secret(address):
+        raise AdarError(
+            f"{address}: an address with a secret in it would be in files and messages for all to read; give "
+            "the secret to the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if "\0" in address:
         raise AdarError(f"{address}: an address cannot hold a zero byte")
     if "://" not in address:
@@ -65,7 +70,7 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(local.resolve() if ".." in local.parts else local)
     place, options = split_options(address)
     scheme, _, rest = place.partition("://")
-    host, slash, key = rest.partition("/")  # a host may hold escapes: those of a password
+    host, slash, key = rest.partition("/")
     try:
         return pafs.FileSystem.from_uri(f"{scheme}://{quote(host, safe=':@%')}{slash}{quote(key)}{options}")
     except pa.ArrowNotImplementedError:

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from adar_ray.errors import without_secrets
+
 logger = logging.getLogger(__name__)
 
 SILENT_SECONDS = 10.0
@@ -33,7 +35,9 @@ def waiting(reason: str | Callable[[], str | None], limit: float | None = None) 
             if not text:
                 began, pause = time.monotonic(), SILENT_SECONDS
             elif not ended.is_set():
-                logger.warning("waiting for %s, %s (%.0f s so far)", text, end, time.monotonic() - began)
+                logger.warning(
+                    "waiting for %s, %s (%.0f s so far)", without_secrets(text), end, time.monotonic() - began
+                )
                 pause = SECONDS_BETWEEN_MESSAGES
 
     thread = threading.Thread(target=tell, daemon=True)

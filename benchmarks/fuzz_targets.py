@@ -397,7 +397,7 @@ def _change_table(random: Random, table: pa.Table) -> pa.Table:
 
 
 def _run(dataset: Dataset, out: Path) -> Run:
-    settings = ["model.embedding_dim=4", "train.epochs=2", "sampler.name=uniform"]
+    settings = ["model.embedding_dim=4", "train.epochs=2", "sampler.name=uniform", "checkpoints.keep=1"]
     run = train(dataset, out, load_config(settings=settings), workers=0)
     evaluate(run)
     run.write_progress(StepProgress(epoch=2, step=1, steps=3))
@@ -436,10 +436,9 @@ def _runs(run: Run) -> list[Target]:
         rest = {name: data for name, data in files.items() if name != RESULT}
         saved = [name for name in files if name.startswith(f"{CHECKPOINTS}/")]
         part = random.choice([name for name in saved if name.endswith(".safetensors")])
-        state = random.choice([name for name in saved if name.endswith(STATE)])
         kind = random.random()
         if kind < 0.3:
-            return rest | {state: _change_record(random, files[state])}
+            return rest | {state_of(part): _change_record(random, files[state_of(part)])}
         if kind < 0.6:
             return with_checksum(rest, state_of(part), part, mutate_bytes(random, files[part]))
         tensors = load_safetensors(files[part])

@@ -191,17 +191,6 @@ def test_a_value_that_nothing_can_mean_is_refused(setting, problem):
     assert problem in refusal(None, setting)
 
 
-def test_every_whole_number_has_an_upper_bound():
-    for name, field in ((f"{s}.{k}", f) for s, b in _blocks() for k, f in b.model_fields.items()):
-        if field.annotation is int and name != "train.threads":  # the machine bounds the threads
-            assert name in refusal(None, f"{name}={2**62}")
-
-
-def _blocks():
-    sections = {name: field.annotation for name, field in Config.model_fields.items() if name != "custom"}
-    return sections.items()
-
-
 def test_a_long_file_is_not_quoted_back(tmp_path):
     for text in (
         "a: " + "x" * 50_000,
@@ -356,7 +345,7 @@ def test_a_configuration_cannot_be_changed_by_accident():
     [
         [],
         ["optimizer.lr=1e-5", "loss.l2=0", "adar.gamma=-0.5", "model.cosine=true", "train.metric=map@5"],
-        ["optimizer.lr=1e-12", "adar.weight=1e9", "train.seed=2147483647", "loss.name=bce"],
+        ["optimizer.lr=1e-12", "adar.weight=1e6", "train.seed=2147483647", "loss.name=bce"],
     ],
 )
 def test_the_explained_configuration_reads_back_as_the_same(tmp_path, settings):

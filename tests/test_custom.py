@@ -74,7 +74,7 @@ def test_trials_find_the_example_where_the_driver_does(
     content = {"base": QUICK | {"model": {"name": "custom_model:build", "embedding_dim": 8}}}
     content |= {"parameters": {"adar.beta": {"choice": [0.7, 0.9]}}, "scheduler": {"name": "none"}}
     search = tune(dataset, Space.from_mapping(content, "test"), tmp_path / "search", trials=1, seeds=0)
-    (trial,) = Search.open(search.address).read_trials()
+    (trial,) = Search.open(search.address, trust=True).read_trials()
     assert (trial.status, trial.epochs) == ("finished", 2)
 
 

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from adar_ray.errors import AdarError, TransientError, may_pass
+from adar_ray.errors import AdarError, TransientError, has_secret, may_pass, one_line
 
 
 def caused(error: AdarError, cause: Exception) -> AdarError:
@@ -34,3 +34,25 @@ def caused(error: AdarError, cause: Exception) -> AdarError:
 )
 def test_what_may_pass(error: Exception, passes: bool) -> None:
     assert may_pass(error) is passes
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:hunter2@host:8265 is down", "http://***@host:8265 is down"),
+        ("s3://:hunter2@bucket/x", "s3://***@bucket/x"),
+        ("s3://bucket/x?secret_key=hunter2&region=here", "s3://bucket/x?secret_key=***&region=here"),
+        ("https://host/x?X-Amz-Signature=hunter2", "https://host/x?X-Amz-Signature=***"),
+        ("https://host/x?sig=hunter2", "https://host/x?sig=***"),
+        ("--token=hunter2", "--token=***"),
+    ],
+)
+def test_no_message_holds_a_secret(text: str, shown: str) -> None:
+    assert has_secret(text)
+    assert str(AdarError(text)) == one_line(text) == shown
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/a@b:c", "http://host:8265/x", "design=1", "/me:you@here"])
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert not has_secret(text)
+    assert str(AdarError(text)) == one_line(text) == text

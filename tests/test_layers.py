@@ -28,8 +28,8 @@ LAYERS = [
     {"losses", "models"},
     {"component", "ray_session"},
     {"lease", "outputs"},
-    {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage"},
-    {"documents", "kernels", "memory", "neighbors", "process", "ray_address", "waiting"},
+    {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage", "workers"},
+    {"documents", "kernels", "limits", "memory", "neighbors", "process", "ray_address", "waiting"},
     {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

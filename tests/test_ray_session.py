@@ -119,3 +119,28 @@ def test_room_that_a_cluster_never_has(ray_cluster: None) -> None:
         check_room([cpus], 1, "--workers")
     with pytest.raises(AdarError, match=r"^--workers 5: needs 5 CPUs, but the Ray cluster has 4"):
         check_room([cpu], 5, "--workers")
+
+
+LISTEN = """
+from adar_ray.ray_session import ray_session
+
+if __name__ == "__main__":
+    with ray_session(1):
+        import psutil  # found once Ray, which brings it, is imported
+        import ray
+
+        ray.get(ray.remote(lambda: 0).remote())  # so that there is a worker
+        here = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        sockets = [socket for process in here for socket in process.net_connections("inet")]
+        print(*{socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN})
+"""
+
+
+@pytest.mark.slow
+def test_ray_on_this_machine_listens_on_this_machine_only(tmp_path: Path) -> None:
+    (tmp_path / "listen.py").write_text(LISTEN)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, str(tmp_path / "listen.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    found = {address.removeprefix("::ffff:") for address in done.stdout.split()}
+    assert found == {"127.0.0.1"}, done

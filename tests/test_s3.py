@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
@@ -141,6 +143,48 @@ def test_a_run_has_one_writer(s3, run: Run, data: Dataset, config, monkeypatch: 
     found, weights = objects(s3, "runs/contested/"), "model/weights.safetensors"
     assert found[weights] == objects(s3, "runs/whole/")[weights]
     assert "lease.json" not in found
+
+
+HOLD = """
+import sys, time
+from adar_ray.errors import AdarError
+from adar_ray.lease import hold
+from adar_ray.storage import Folder
+
+folder = Folder.at(sys.argv[1])
+folder.exists()  # whatever has to be loaded is
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    with hold(folder) as lease:
+        time.sleep(3)
+        lease.check()
+        folder.write_bytes(f"written by {sys.argv[2]}", b"")
+except AdarError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("time", range(3))
+def test_of_processes_that_start_at_the_same_moment_one_writes(s3, time: int) -> None:
+    """There is no conditional write through pyarrow: each writes the lease, waits, and reads whose it is."""
+    address = f"s3://{BUCKET}/runs/at-once-{time}"
+    command = [sys.executable, "-c", HOLD, address]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen([*command, str(number)], **pipes) for number in range(3)]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0]
+    (winner,) = [number for number, text in enumerate(said) if not text]
+    assert list(objects(s3, f"runs/at-once-{time}/")) == [f"written by {winner}"]
+    for text in said[:winner] + said[winner + 1 :]:
+        (line,) = text.splitlines()
+        assert line.startswith(f"{address}: in use by process {started[winner].pid} ")
 
 
 def test_what_a_run_replaces_stays_until_it_is_finished(s3, data: Dataset, config) -> None:

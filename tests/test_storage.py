@@ -107,3 +107,10 @@ def test_moving_files_and_folders(scheme: str, tmp_path: Path, monkeypatch: pyte
     assert folder.files() == ["large", "old/deep/er/small"]
     assert folder.read_bytes("large") == b"abcd"
     assert not folder.exists("deep")
+
+
+@pytest.mark.parametrize("address", ["s3://me:hunter2@bucket/x", "s3://bucket/x?secret_key=hunter2"])
+def test_an_address_with_a_secret_is_refused_and_not_printed(address: str) -> None:
+    with pytest.raises(AdarError, match=r"\*\*\*.*: an address with a secret in it") as caught:
+        Folder.at(address)
+    assert "hunter2" not in str(caught.value)

@@ -64,6 +64,7 @@ class AdarSettings(Settings):
         "Hidden positives to expect per seen item; active users get fewer candidates. 0 turns this off.",
         search={"choice": [0, 4, 16, 64]},
         ge=0,
+        le=1e6,
     )
     negatives: int = setting(4, "K: negatives per positive.", search={"integer": [1, 8]}, ge=1, le=4_096)
     phi_min: float = setting(
@@ -97,6 +98,7 @@ class AdarSettings(Settings):
         "Weight of generated negatives beside ordinary ones, with any loss but bpr.",
         search={"loguniform": [0.2, 1.5]},
         gt=0,
+        le=1e6,
     )
 
 

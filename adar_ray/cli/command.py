@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from adar_ray.errors import INTERRUPTED, AdarError, one_line
+from adar_ray.errors import INTERRUPTED, TERMINATED, AdarError, TerminatedError, one_line
 
 
 def command(
@@ -35,6 +35,8 @@ def command(
                 raise  # click reports wrong usage itself
             except KeyboardInterrupt:
                 _fail(f"interrupted; {hint(**arguments)}", debug, INTERRUPTED)
+            except TerminatedError as error:
+                _fail(f"{error}; {hint(**arguments)}", debug, TERMINATED, error)
             except AdarError as error:
                 _fail(str(error), debug, cause=error)
             except OSError as error:
@@ -50,6 +52,13 @@ def command(
     return decorate
 
 
+def trust_option(whose: str) -> Callable[[Any], Any]:
+    """The option `--trust` of a command that opens a folder which may name code."""
+    return click.option(
+        "--trust", is_flag=True, help=f"Run custom components that the files of {whose} name."
+    )
+
+
 def refuse_all_but_resume(what: str, **but: str) -> None:
     """Refuse options beside `--resume`, which takes everything else from the run or search it resumes.
 
@@ -62,6 +71,12 @@ def refuse_all_but_resume(what: str, **but: str) -> None:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             rest = f" but {', '.join(but.values())}" if but else ""
             raise click.UsageError(f"--resume takes everything{rest} from the {what}; drop the other options")
+
+
+def refuse_trust(trust: bool) -> None:
+    """Refuse `--trust` without `--resume`: what the user names himself needs none."""
+    if trust:
+        raise click.UsageError("--trust goes with --resume; components that you name yourself need none")
 
 
 def _fail(message: str, debug: bool, status: int = 1, cause: Exception | None = None) -> None:

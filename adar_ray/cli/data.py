@@ -11,6 +11,7 @@ from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
 from adar_ray.data.options import NULL_WORDS
 from adar_ray.errors import AdarError
+from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, LONGEST_HISTORY, MOST_IDS, MOST_ROWS
 from adar_ray.ray_address import ray_address
 
 if TYPE_CHECKING:
@@ -54,10 +55,14 @@ def fetch_command(name: str, as_json: bool) -> None:
 
 
 @command("synthetic")
-@click.option("--users", type=click.IntRange(1), required=True, help="Number of users.")
-@click.option("--items", type=click.IntRange(2), required=True, help="Number of items.")
-@click.option("--interactions", type=click.IntRange(1), required=True, help="Number of interactions.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
+@click.option("--users", type=click.IntRange(1, MOST_IDS), required=True, help="Number of users.")
+@click.option("--items", type=click.IntRange(2, MOST_IDS), required=True, help="Number of items.")
+@click.option(
+    "--interactions", type=click.IntRange(1, MOST_ROWS), required=True, help="Number of interactions."
+)
+@click.option(
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=0, show_default=True, help="Random seed."
+)
 @click.option("--out", required=True, help="Address of the new dataset.")
 @click.option("--replace", is_flag=True, help="Overwrite the dataset at --out.")
 def synthetic_command(as_json: bool, **arguments: Any) -> None:
@@ -128,7 +133,7 @@ class _FormatName(click.ParamType):
 )
 @click.option(
     "--max-bad-rows",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_ROWS),
     default=0,
     show_default=True,
     help="Rows that may be skipped because they cannot be read; bad_rows.jsonl lists them.",
@@ -140,9 +145,16 @@ class _FormatName(click.ParamType):
     show_default=True,
     help="Which of a user's interactions with one item to keep; keep keeps them all.",
 )
-@click.option("--min-rating", type=float, help="Drop interactions with a lower rating.")
 @click.option(
-    "--core", type=click.IntRange(0), default=0, help="Drop users and items with fewer interactions."
+    "--min-rating",
+    type=click.FloatRange(-LARGEST_RATING, LARGEST_RATING),
+    help="Drop interactions with a lower rating.",
+)
+@click.option(
+    "--core",
+    type=click.IntRange(0, MOST_ROWS),
+    default=0,
+    help="Drop users and items with fewer interactions.",
 )
 @click.option(
     "--split",
@@ -163,17 +175,23 @@ class _FormatName(click.ParamType):
     show_default=True,
     help="Share of the training interactions for validation.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of a random split.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, LARGEST_SEED),
+    default=0,
+    show_default=True,
+    help="Seed of a random split.",
+)
 @click.option(
     "--sequence-length",
-    type=click.IntRange(1),
+    type=click.IntRange(1, LONGEST_HISTORY),
     default=50,
     show_default=True,
     help="Longest history in a row for sequential models.",
 )
 @click.option(
     "--sequence-stride",
-    type=click.IntRange(1),
+    type=click.IntRange(1, LONGEST_HISTORY),
     help="Items between the rows of a user; 1 makes a row for every item. Default: the sequence length.",
 )
 @click.option("--name", help="Name of the dataset. Default: the name of the source.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from types import FrameType
 
 import click
 
@@ -39,10 +40,15 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command in a process of its own."""
+
     # SIGTERM, which schedulers send, cleans up like Ctrl-C. Both work even if a shell started this process in
-    # the background, which makes it ignore SIGINT.
+    # the background, which makes it ignore SIGINT. Cleaning up is not interrupted by another SIGTERM.
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGINT)
+
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt)
     # Ray Tune's own handler of Ctrl-C waits for trials. They end with this process, and continue later.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # What a command imports stays. Python would look through it for garbage a hundred times meanwhile.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from adar_ray.cli.command import command
+from adar_ray.cli.command import command, trust_option
 from adar_ray.cli.output import message, show
+from adar_ray.limits import LARGEST_K
 
 _data = click.option(
     "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
@@ -15,9 +16,10 @@ _data = click.option(
 @command("evaluate")
 @click.argument("run")
 @_data
+@trust_option("RUN")
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option("--k", "ks", default="10,20,50", show_default=True, help="Cutoffs, separated by commas.")
-def evaluate_command(run: str, data: str | None, split: str, ks: str, as_json: bool) -> None:
+def evaluate_command(run: str, data: str | None, trust: bool, split: str, ks: str, as_json: bool) -> None:
     """Rank all items for every user and compute the metrics of RUN's model."""
     from adar_ray.inference.evaluate import evaluate
     from adar_ray.memory import keep_freed_memory
@@ -28,7 +30,7 @@ def evaluate_command(run: str, data: str | None, split: str, ks: str, as_json: b
             f"{ks!r} is not a list of positive whole numbers such as 10,20", param_hint="--k"
         )
     cutoffs = sorted({int(k) for k in ks.split(",")})
-    result = evaluate(run, split, cutoffs, data=data)
+    result = evaluate(run, split, cutoffs, data=data, trust=trust)
     if as_json:
         show(result.model_dump(), True)
         return
@@ -40,12 +42,20 @@ def evaluate_command(run: str, data: str | None, split: str, ks: str, as_json: b
 @command("recommend")
 @click.argument("run")
 @_data
-@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Items per user.")
+@trust_option("RUN")
+@click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="Items per user.")
 @click.option("--out", required=True, help="Address of a new folder for the Parquet files.")
 @click.option("--users", "users_file", help="Address of a file of user ids, one a line.")
 @click.option("--replace", is_flag=True, help="Overwrite the recommendations at --out.")
 def recommend_command(
-    run: str, data: str | None, k: int, out: str, users_file: str | None, replace: bool, as_json: bool
+    run: str,
+    data: str | None,
+    trust: bool,
+    k: int,
+    out: str,
+    users_file: str | None,
+    replace: bool,
+    as_json: bool,
 ) -> None:
     """Write the top items of all users, or of the users in a file, to Parquet."""
     from adar_ray.inference.recommend import UNKNOWN_USERS, recommend
@@ -62,6 +72,7 @@ def recommend_command(
             users,
             replace=replace,
             data=data,
+            trust=trust,
             on_progress=lambda done, total: progress("ranking", done),
         )
     if result.repeated_users:
@@ -100,13 +111,14 @@ def _read_users(address: str) -> list[str]:
 @command("export")
 @click.argument("run")
 @_data
+@trust_option("RUN")
 @click.option("--out", required=True, help="Address of a new folder for users.parquet and items.parquet.")
 @click.option("--replace", is_flag=True, help="Overwrite the vectors at --out.")
-def export_command(run: str, data: str | None, out: str, replace: bool, as_json: bool) -> None:
+def export_command(run: str, data: str | None, trust: bool, out: str, replace: bool, as_json: bool) -> None:
     """Write user and item vectors to Parquet."""
     from adar_ray.inference.export import export
 
-    show({"vectors": export(run, out, replace=replace, data=data).address}, as_json)
+    show({"vectors": export(run, out, replace=replace, data=data, trust=trust).address}, as_json)
 
 
 @command("report")

@@ -7,26 +7,28 @@ from typing import TYPE_CHECKING
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
+from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
 from adar_ray.cli.output import show
 
 if TYPE_CHECKING:
     from adar_ray.training.run import Run
 
 
-@command("train", hint=resume_hint("config.yaml", "train", "continue after the last finished epoch"))
+@command("train", hint=resume_hint("config.yaml", "train", "continue"))
 @click.option("--data", "data_address", help="Address of a dataset; with --resume, if it has moved.")
 @click.option("--out", help="Address of the new run folder.")
 @click.option("--config", "config_file", help="YAML file with the configuration.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
 @click.option(
     "--workers",
-    type=click.IntRange(0),
-    help="Ray Train workers; 0 trains in this process.  [default: 0, on a cluster 1; those of the run]",
+    metavar="N|LEAST:MOST",
+    help="Ray Train workers; 0 trains in this process; 1:4 takes as many as there is room for.  "
+    "[default: 0, on a cluster 1; those of the run]",
 )
 @click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
 )
+@trust_option("the resumed run")
 @click.option("--replace", is_flag=True, help="Overwrite the run at --out.")
 @click.option("--show-config", is_flag=True, help="Print the configuration with explanations, and exit.")
 def train_command(
@@ -35,18 +37,22 @@ def train_command(
     out: str | None,
     config_file: str | None,
     settings: tuple[str, ...],
-    workers: int | None,
+    workers: str | None,
     resume: str | None,
+    trust: bool,
     replace: bool,
     show_config: bool,
 ) -> None:
     """Train a model, or resume an unfinished run."""
     if resume is not None:
-        refuse_all_but_resume("run", data_address="--data", settings="--set", workers="--workers")
+        refuse_all_but_resume(
+            "run", data_address="--data", settings="--set", workers="--workers", trust="--trust"
+        )
         from adar_ray.training.run import Run
 
-        _finish(Run.open(resume), as_json, data=data_address, settings=settings, workers=workers)
+        _finish(Run.open(resume, trust=trust), as_json, data=data_address, settings=settings, workers=workers)
         return
+    refuse_trust(trust)
     from adar_ray.config import explained, load_config
 
     config = load_config(config_file, settings)
@@ -66,7 +72,7 @@ def _finish(
     *,
     data: str | None = None,
     settings: Sequence[str] = (),
-    workers: int | None = None,
+    workers: str | None = None,
 ) -> None:
     """Train a run to its end, with the changes that `resume` takes, and show it."""
     from adar_ray.memory import keep_freed_memory

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume, resume_hint
+from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
 from adar_ray.cli.output import show
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 
 
 @command("tune", hint=resume_hint("search.yaml", "tune", "continue"))
@@ -18,28 +19,37 @@ from adar_ray.cli.output import show
 @click.option(
     "--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key in all trials."
 )
-@click.option("--trials", type=click.IntRange(1), help="Maximum number of trials. Default: the space's.")
+@click.option(
+    "--trials", type=click.IntRange(1, MOST_TRIALS), help="Maximum number of trials. Default: the space's."
+)
 @click.option("--time", "time_limit", help="Maximum duration, such as 90s, 30m or 2h. Default: the space's.")
-@click.option("--concurrent", type=click.IntRange(1), help="Trials at a time. Default: as many as fit.")
+@click.option(
+    "--concurrent", type=click.IntRange(1, MOST_WORKERS), help="Trials at a time. Default: as many as fit."
+)
 @click.option(
     "--workers-per-trial",
     "workers",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_WORKERS),
     default=1,
     show_default=True,
     help="Ray Train workers per trial.",
 )
 @click.option(
-    "--retries", type=click.IntRange(0), default=1, show_default=True, help="Retries of a failed trial."
+    "--retries",
+    type=click.IntRange(0, MOST_REPEATS),
+    default=1,
+    show_default=True,
+    help="Retries of a failed trial.",
 )
 @click.option(
     "--seeds",
-    type=click.IntRange(0),
+    type=click.IntRange(0, MOST_REPEATS),
     default=1,
     show_default=True,
     help="Seeds to train and test the best configuration with; 0 skips this.",
 )
 @click.option("--resume", metavar="SEARCH", help="Resume an unfinished search.")
+@trust_option("the resumed search")
 @click.option("--replace", is_flag=True, help="Overwrite the search at --out.")
 def tune_command(
     as_json: bool,
@@ -48,15 +58,17 @@ def tune_command(
     out: str | None,
     time_limit: str | None,
     resume: str | None,
+    trust: bool,
     **options: Any,
 ) -> None:
     """Search a space for the best configuration, and test that one."""
     if resume is not None:
-        refuse_all_but_resume("search")
+        refuse_all_but_resume("search", trust="--trust")
         from adar_ray.tuning.search import resume_search
 
-        search = partial(resume_search, resume)
+        search = partial(resume_search, resume, trust=trust)
     elif data_address and space_file and out:
+        refuse_trust(trust)
         from adar_ray.durations import parse_duration
         from adar_ray.tuning.search import tune
 

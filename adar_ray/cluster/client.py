@@ -31,7 +31,7 @@ from adar_ray.cluster.driver import JOB, NAME, STOP_SECONDS
 from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
-from adar_ray.errors import INTERRUPTED, AdarError, one_line
+from adar_ray.errors import INTERRUPTED, AdarError, one_line, without_secrets
 from adar_ray.waiting import waiting
 
 logger = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class Cluster:
                         break
                     answered = time.monotonic()
                 except (*_LOST, RuntimeError) as error:
-                    logger.info("%s: no answer; trying again", self.address)
+                    logger.info("%s: no answer; trying again", without_secrets(self.address))
                     if time.monotonic() - answered > LOST_SECONDS:
                         raise AdarError(
                             f"{self.address}: the head no longer answers; "

@@ -23,15 +23,16 @@ import click
 from pydantic import BaseModel, ConfigDict
 
 from adar_ray.cluster.job import Job, check_name, option
-from adar_ray.errors import FAILED, INTERRUPTED, WRONG_USAGE, AdarError
+from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE, AdarError
 from adar_ray.lease import wait_until_free
+from adar_ray.process import GRACE_SECONDS
 from adar_ray.storage import Folder, describe_os_error
 
 JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
 STEP = "adar_ray.cli.step"  # run as a module: the command line uses this package, not the reverse
 RETRY_SECONDS = 10.0
 POLL_SECONDS = 10.0
-STOP_SECONDS = 30  # for a step to clean up
+STOP_SECONDS = GRACE_SECONDS + 10  # for a step to save and clean up
 _RESUMED_BY = {
     "train": "config.yaml",
     "tune": "search.yaml",
@@ -118,7 +119,8 @@ class ProgressFile:
             self._write(self._progress.model_copy(update={"begun": begun}))
             return words
         if command in _RESUMED_BY and folder.exists(_RESUMED_BY[command]):
-            return [command, "--resume", folder.address]
+            # The code that its folder names is what this job named.
+            return [command, "--resume", folder.address, "--trust"]
         folder.remove()
         return words
 
@@ -147,7 +149,7 @@ def run_job(job: Job, name: str) -> int:
             running = progress.begin(words)
             _say(f"{step}: {shlex.join(running)}")
             status = _run_step(running, job, progress, deadline)
-            if status == INTERRUPTED:  # the step may get the signal before the driver
+            if status in (INTERRUPTED, TERMINATED):  # the step may get the signal before the driver
                 raise KeyboardInterrupt
             if status in (0, FAILED, WRONG_USAGE) or not tries_left:  # the user has to change something
                 break
@@ -179,10 +181,10 @@ def _run_step(words: list[str], job: Job, progress: ProgressFile, deadline: floa
             with contextlib.suppress(OSError):  # the storage may be unreachable for a moment
                 if not progress.is_ours:
                     raise AdarError("another driver has taken over the job; this one ends")
-    except AdarError:
+    except (AdarError, KeyboardInterrupt):  # the signal that stops the job may have reached the step already
         process.terminate()
         raise
-    finally:  # the step gets the signal that stops the job, too
+    finally:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS - 5)
         process.kill()

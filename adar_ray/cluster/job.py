@@ -19,8 +19,10 @@ from pydantic import ByteSize, Field, ValidationError, field_validator, model_va
 from adar_ray.component import Settings
 from adar_ray.config import Config, nearest, read_setting
 from adar_ray.documents import explain, parse_json, parse_yaml, read_yaml
-from adar_ray.durations import parse_duration
-from adar_ray.errors import AdarError, one_line
+from adar_ray.durations import LONGEST, parse_duration
+from adar_ray.errors import AdarError, has_secret, one_line
+from adar_ray.limits import MOST_REPEATS
+from adar_ray.workers import WorkerRange
 
 COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "export", "publish")
 WITH_OUT = ("prepare", "train", "tune", "recommend", "export")
@@ -33,24 +35,33 @@ _REFUSED = {
     "--debug": "everyone who can see the job would see a traceback",
 }
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
-_PASSWORD = re.compile(r"://[^/\s@:]*:[^/\s@]+@|((secret|token|passw|signature)[\w-]*|\bsig)=", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 
 
 class EntryPoint(Settings):
     """Resources of the process that runs the steps."""
 
-    cpus: float = Field(1, ge=0, description="CPUs; 0 runs it on the head, without a reservation.")
-    gpus: float = Field(0, ge=0, description="GPUs.")
-    memory: ByteSize = Field(ByteSize(0), description="Memory, such as 2GiB.")
+    cpus: float = Field(1, ge=0, le=4_096, description="CPUs; 0 runs it on the head, without a reservation.")
+    gpus: float = Field(0, ge=0, le=4_096, description="GPUs.")
+    memory: ByteSize = Field(ByteSize(0), ge=0, le=2**50, description="Memory, such as 2GiB.")
 
 
 class Workers(Settings):
     """Resources of each `train`, and of each trial of a `tune`."""
 
-    number: int = Field(1, ge=0, description="Ray Train workers; 0 trains in the entry point.")
-    cpus: int | None = Field(None, ge=1, description="CPUs per worker; sets train.threads.")
+    number: int | str = Field(
+        1, description="Ray Train workers, or a range such as 1:4; 0 trains in the entry point."
+    )
+    cpus: int | None = Field(None, ge=1, le=4_096, description="CPUs per worker; sets train.threads.")
     gpus: Literal[0, 1] | None = Field(None, description="GPUs per worker; sets train.device.")
+
+    @field_validator("number")
+    @classmethod
+    def _is_a_number_or_a_range(cls, number: int | str) -> int | str:
+        try:
+            return WorkerRange.parse(number, "workers.number").asked
+        except AdarError as error:
+            raise ValueError(str(error)) from error
 
 
 class Job(Settings):
@@ -65,8 +76,12 @@ class Job(Settings):
     environment: dict[str, str] = Field({}, description="Environment variables of all processes; no secrets.")
     ship: str | None = Field(None, description="Folder to send along, relative to the job file.")
     image: str | None = Field(None, description="Container image to run the processes in.")
-    retries: int = Field(0, ge=0, description="Retries of a step whose failure may pass by itself.")
-    time_limit: float | None = Field(None, description="Longest duration: seconds, or such as 30m or 2h.")
+    retries: int = Field(
+        0, ge=0, le=MOST_REPEATS, description="Retries of a step whose failure may pass by itself."
+    )
+    time_limit: float | None = Field(
+        None, gt=0, le=LONGEST, description="Longest duration: seconds, or such as 30m or 2h."
+    )
 
     @classmethod
     def load(cls, file: str | Path, settings: Iterable[str] = ()) -> Job:
@@ -172,7 +187,7 @@ class Job(Settings):
             if _SECRET.search(name):
                 raise AdarError(f"environment.{name}: looks like a secret, {visible}")
         for text in (self.storage, *self.steps, *self.parameters.values(), *self.environment.values()):
-            if _PASSWORD.search(text):
+            if has_secret(text):
                 raise AdarError(f"an address or a step contains a password or a key, {visible}")
         self.commands("name")
 
@@ -209,7 +224,9 @@ class Job(Settings):
         if command not in _WORKERS:
             return []
         workers = self.workers
-        number = workers.number if command == "train" else max(workers.number, 1)
+        number = workers.number
+        if command == "tune":  # with more workers a trial there are fewer trials at a time
+            number = max(WorkerRange.parse(number).least, 1)
         words = [_WORKERS[command], str(number)]
         if workers.cpus is not None:
             words += ["--set", f"train.threads={workers.cpus}"]

@@ -44,6 +44,8 @@ _TIMEOUT = 30.0  # seconds without a byte
 _WAITS = (0.5, 2.0, 4.0)  # seconds before each further try
 _PIP_TIMEOUT = 900.0
 _RECEIPT = ".fetched.json"
+_MOST_UNPACKED = 100  # times the size of an archive; text shrinks to a tenth
+_ANY_MAY_HOLD = 1 << 26  # bytes
 
 
 class _SourceError(AdarError):
@@ -343,12 +345,24 @@ def _take_out(archive: Path, name: str, member: Member, into: Path) -> Path:
     try:
         with _opened(archive, name, member.path) as content, target.open("wb") as stream:
             stream.write(member.header.encode())
-            shutil.copyfileobj(content, stream, _BLOCK)
+            most = max(_MOST_UNPACKED * archive.stat().st_size, _ANY_MAY_HOLD)
+            _copy(content, stream, most, f"{name}: {member.path}")
     except KeyError as error:
         raise _SourceError(f"{name}: there is no {member.path} in this archive") from error
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise _SourceError(f"{name}: the archive is damaged ({one_line(error)})") from error
     return target
+
+
+def _copy(content: IO[bytes], stream: IO[bytes], most: int, label: str) -> None:
+    done = 0
+    while block := content.read(_BLOCK):
+        done += len(block)
+        if done > most:
+            raise _SourceError(
+                f"{label} is more than {_MOST_UNPACKED} times as large as the archive: refused"
+            )
+        stream.write(block)
 
 
 @contextlib.contextmanager

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
-from adar_ray.data.sequences import LONGEST
 from adar_ray.errors import one_line
+from adar_ray.limits import LONGEST_HISTORY
 from adar_ray.storage import FileEntry
 
 SCHEMA_VERSION = 4
@@ -127,8 +127,8 @@ class Counts(_Record):
 class Sequences(_Record):
     """The sequence rows: `length` L and `stride` (see `sequences.Windows`), and the number of `rows`."""
 
-    length: int = Field(ge=1, le=LONGEST)
-    stride: int = Field(ge=1, le=LONGEST)
+    length: int = Field(ge=1, le=LONGEST_HISTORY)
+    stride: int = Field(ge=1, le=LONGEST_HISTORY)
     rows: NonNegativeInt
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adar_ray.errors import AdarError
+from adar_ray.limits import MOST_ROWS, check_number
 
 TimestampUnit = Literal["s", "ms", "us", "ns"]
 TIMESTAMP_UNITS: tuple[TimestampUnit, ...] = ("s", "ms", "us", "ns")
@@ -49,8 +50,7 @@ class ReadOptions:
             raise AdarError("--timestamp-unit is for numbers, --timestamp-format for text; give one of them")
         if self.separator is not None and (not self.separator or set(self.separator) & set('\r\n"')):
             raise AdarError(f"--separator {self.separator!r}: give the characters between two fields")
-        if self.max_bad_rows < 0:
-            raise AdarError(f"--max-bad-rows {self.max_bad_rows}: give 0 or more")
+        check_number("--max-bad-rows", self.max_bad_rows, 0, MOST_ROWS)
 
 
 def _check_encoding(encoding: str) -> None:

@@ -85,6 +85,7 @@ def batches(
     lane_rows: np.ndarray,
     batch_size: int,
     done: int = 0,
+    row_shape: tuple[int, ...] = (),
 ) -> Iterator[Batch]:
     """Cut the chunks of one worker into its rows of each step.
 
@@ -92,13 +93,14 @@ def batches(
         bounds: see `arrange`; those of the worker's lanes.
         lane_rows: rows of every lane, `[L]`.
         done: steps to pass over.
+        row_shape: `()` for pairs, `(N,)` for sequences; of a batch in which the worker has no row, too.
 
     Raises:
         AdarError: the chunks have other numbers of rows.
     """
     chunks = iter(chunks)
     mine = slice(first_lane, first_lane + len(bounds) - 1)
-    held = _Held.none(len(bounds) - 1)
+    held = _Held.none(len(bounds) - 1, row_shape)
     steps = steps_per_epoch(int(lane_rows.sum()), batch_size)
     after = np.zeros_like(lane_rows)
     for step in range(steps):
@@ -123,9 +125,9 @@ class _Held:
         self.rows, self.start, self.end = rows, start, end
 
     @classmethod
-    def none(cls, lanes: int) -> _Held:
+    def none(cls, lanes: int, row_shape: tuple[int, ...]) -> _Held:
         nothing = np.zeros(lanes, np.int64)
-        return cls((np.empty(0, np.int32), np.empty(0, np.int32)), nothing, nothing)
+        return cls((np.empty(0, np.int32), np.empty((0, *row_shape), np.int32)), nothing, nothing)
 
     def take(self, count: np.ndarray) -> Rows:
         """Take this many rows of each lane."""

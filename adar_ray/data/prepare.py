@@ -34,6 +34,7 @@ from adar_ray.data.sources import SourceFile, find_source
 from adar_ray.data.split import SplitProtocol
 from adar_ray.data.write import ROWS_PER_SHARD, write_manifest
 from adar_ray.errors import AdarError
+from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, MOST_ROWS, check_number
 from adar_ray.outputs import new_folder
 from adar_ray.storage import Folder
 
@@ -94,6 +95,10 @@ def prepare(
     Raises:
         AdarError: the source cannot be read, or no interaction is left.
     """
+    check_number("--core", core, 0, MOST_ROWS)
+    check_number("--seed", seed, 0, LARGEST_SEED)
+    if min_rating is not None:
+        check_number("--min-rating", min_rating, -LARGEST_RATING, LARGEST_RATING)
     windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
     options = ReadOptions(
         separator, header, encoding, tuple(null_words), timestamp_unit, timestamp_format, max_bad_rows

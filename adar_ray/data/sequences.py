@@ -12,9 +12,9 @@ import numpy as np
 from adar_ray.data.sorting import runs
 from adar_ray.errors import AdarError
 from adar_ray.interactions import PADDING
+from adar_ray.limits import LONGEST_HISTORY, check_number
 
 DEFAULT_LENGTH = 50
-LONGEST = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Windows:
     with stride 1, every target has its own row, with the longest history that fits.
 
     Args:
-        length: L, from 1 to `LONGEST`.
+        length: L, from 1 to `LONGEST_HISTORY`.
         stride: from 1 to L.
     """
 
@@ -35,8 +35,7 @@ class Windows:
     stride: int = DEFAULT_LENGTH
 
     def __post_init__(self) -> None:
-        if not 1 <= self.length <= LONGEST:
-            raise AdarError(f"--sequence-length {self.length}: give 1 to {LONGEST}")
+        check_number("--sequence-length", self.length, 1, LONGEST_HISTORY)
         if not 1 <= self.stride <= self.length:
             raise AdarError(
                 f"--sequence-stride {self.stride} would skip items: "

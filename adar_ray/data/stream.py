@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ import ray
 import ray.data
 
 from adar_ray.data.chunks import WorkerRows
-from adar_ray.data.order import Rows
+from adar_ray.data.order import Chunks, Rows
 
 
 def stream_epochs(rows: WorkerRows, first_epoch: int, last_epoch: int) -> ray.data.Dataset:
@@ -30,23 +32,19 @@ def stream_epochs(rows: WorkerRows, first_epoch: int, last_epoch: int) -> ray.da
     return source.map_batches(functools.partial(_read_chunk, rows), batch_size=None, batch_format="pyarrow")
 
 
-class EpochStream:
-    """The blocks of `stream_epochs`, cut into epochs.
+def streamed_chunks(rows: WorkerRows, last_epoch: int) -> Chunks:
+    """The chunks of each epoch. Epochs must be asked for in increasing order; the first starts the stream."""
+    blocks: Iterator[Any] | None = None
 
-    After a restart, a worker that starts later than the stream drops the epochs before its first.
-    """
-
-    def __init__(self, blocks: Iterable[dict[str, np.ndarray]], chunks: int, first_epoch: int) -> None:
-        self._blocks, self._chunks, self._next = iter(blocks), chunks, first_epoch
-
-    def chunks(self, epoch: int) -> Iterator[Rows]:
-        """Yield the chunks of an epoch. Epochs must be asked for in increasing order."""
-        for _ in range((epoch - self._next) * self._chunks):
-            next(self._blocks)
-        self._next = epoch + 1
-        for _ in range(self._chunks):
-            block = next(self._blocks)
+    def chunks(epoch: int) -> Iterator[Rows]:
+        nonlocal blocks
+        if blocks is None:
+            stream = stream_epochs(rows, epoch, last_epoch)
+            blocks = iter(stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
+        for block in itertools.islice(blocks, rows.chunks):
             yield block["user"], block["item"]
+
+    return chunks
 
 
 def _read_chunk(rows: WorkerRows, descriptor: pa.Table) -> dict[str, np.ndarray]:

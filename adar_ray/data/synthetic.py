@@ -33,6 +33,7 @@ from adar_ray.data.write import (
     write_shard,
 )
 from adar_ray.errors import AdarError
+from adar_ray.limits import LARGEST_SEED, MOST_IDS, MOST_ROWS, check_number
 from adar_ray.outputs import new_folder
 from adar_ray.storage import Folder
 
@@ -105,6 +106,10 @@ def synthesize(
     Raises:
         AdarError: there are too few or too many interactions for these users and items.
     """
+    check_number("--users", users, 1, MOST_IDS)
+    check_number("--items", items, 2, MOST_IDS)
+    check_number("--interactions", interactions, 1, MOST_ROWS)
+    check_number("--seed", seed, 0, LARGEST_SEED)
     if interactions < users:
         raise AdarError(f"--interactions {interactions:,} is fewer than one for each of {users:,} users")
     most = items // 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
+from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.records import Evaluation
 from adar_ray.training.run import Run
@@ -21,6 +22,7 @@ def evaluate(
     ks: Sequence[int] = KS,
     *,
     data: str | Path | None = None,
+    trust: bool = False,
 ) -> Evaluation:
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
 
@@ -30,12 +32,15 @@ def evaluate(
 
     Args:
         data: where the dataset of a run that is not finished is now, if it has moved.
+        trust: whether custom components that the folder names may run.
 
     Raises:
         AdarError: the split is empty, a sequential model has no histories before the split, or the run is not
             finished and its dataset is not there or has changed.
     """
-    run = Run.open(run)
+    for k in ks:
+        check_number("--k", k, 1, LARGEST_K)
+    run = Run.open(run, trust=trust)
     trained = TrainedModel.load(run, data)
     truth = user_items(trained.dataset, split)
     if not len(truth):

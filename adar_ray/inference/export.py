@@ -21,7 +21,12 @@ from adar_ray.training.run import Run
 
 
 def export(
-    run: str | Path | Run, out: str | Path, *, replace: bool = False, data: str | Path | None = None
+    run: str | Path | Run,
+    out: str | Path,
+    *,
+    replace: bool = False,
+    data: str | Path | None = None,
+    trust: bool = False,
 ) -> Folder:
     """Writes `users.parquet` and `items.parquet` with the columns `key, vector`, by dense id.
 
@@ -31,8 +36,9 @@ def export(
     Args:
         run: a run, or a copy of its `model/`.
         data: where the dataset of a run that is not finished is now, if it has moved.
+        trust: whether custom components that the folder names may run.
     """
-    trained = TrainedModel.load(run, data)
+    trained = TrainedModel.load(run, data, trust=trust)
     dataset = trained.dataset
     with new_folder(out, replace=replace, mark="*.parquet") as folder, torch.no_grad():
         model, history = snapshot(trained.model), trained.history(*SPLITS)

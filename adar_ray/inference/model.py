@@ -39,19 +39,23 @@ class TrainedModel:
     sequential: bool
 
     @classmethod
-    def load(cls, run: str | Path | Run, data: str | Path | None = None) -> TrainedModel:
+    def load(
+        cls, run: str | Path | Run, data: str | Path | None = None, *, trust: bool = False
+    ) -> TrainedModel:
         """Loads the best model of a run, or of a run's `model/`, wherever that has been copied to.
 
         Args:
             data: where the run's dataset is now, if the model needs it and it has moved. A finished run has
                 all it needs in its `model/`; an unfinished one needs it.
+            trust: whether custom components that the folder names may run. A `Run` knows it by itself.
 
         Raises:
             AdarError: it is neither, or the dataset is not there or has changed since training.
         """
-        saved = _saved(run) if data is None else None
+        trust = run.trust if isinstance(run, Run) else trust
+        saved = _saved(run, trust) if data is None else None
         if saved is None:
-            run = Run.open(run)
+            run = Run.open(run, trust=trust)
             saved = SavedModel(run.config, run.dataset(data), run.weights())
         config, dataset = saved.config, saved.dataset
         observed = user_items(dataset, "train")
@@ -87,9 +91,9 @@ def left_out(dataset: Dataset, *splits: str) -> UserItems:
     return user_items(dataset, *(() if dataset.keeps_repeats else splits))
 
 
-def _saved(run: str | Path | Run) -> SavedModel | None:
+def _saved(run: str | Path | Run, trust: bool) -> SavedModel | None:
     folder = run.folder if isinstance(run, Run) else Folder.at(run)
-    return SavedModel.open(folder) or SavedModel.open(folder.folder(MODEL))
+    return SavedModel.open(folder, trust=trust) or SavedModel.open(folder.folder(MODEL), trust=trust)
 
 
 def _interactions(dataset: Dataset, *splits: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.inference.parts import PartWriter, parts_of, write_parts
+from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.outputs import new_folder
 from adar_ray.ray_address import joins_cluster
 from adar_ray.storage import Folder
@@ -55,6 +56,7 @@ def recommend(
     *,
     replace: bool = False,
     data: str | Path | None = None,
+    trust: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> Recommendations:
     """Writes the top k items of all users, or of the users with the given keys, to Parquet.
@@ -69,12 +71,14 @@ def recommend(
         run: a run, or a copy of its `model/`.
         users: keys of users, as in the source. Each is answered once; unknown ones are reported.
         data: where the dataset of a run that is not finished is now, if it has moved.
+        trust: whether custom components that the folder names may run.
         on_progress: called with the number of users done and the number of all users.
 
     Raises:
         AdarError: none of the users is known, or `out` is not empty. Nothing is written.
     """
-    trained = TrainedModel.load(run, data)
+    check_number("--k", k, 1, LARGEST_K)
+    trained = TrainedModel.load(run, data, trust=trust)
     dataset, history = trained.dataset, trained.history(*SPLITS)
     ids, unknown = (np.arange(dataset.n_users), []) if users is None else _user_ids(dataset, users)
     done = 0

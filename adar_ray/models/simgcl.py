@@ -29,12 +29,13 @@ class SimGCLSettings(Settings):
         "Length of the noise in a view, added after every step.",
         search={"loguniform": [0.03, 0.3]},
         ge=0,
+        le=1e6,
     )
     contrast: float = setting(
-        0.2, "Weight of the loss between views.", search={"loguniform": [0.02, 1.0]}, ge=0
+        0.2, "Weight of the loss between views.", search={"loguniform": [0.02, 1.0]}, ge=0, le=1e6
     )
     temperature: float = setting(
-        0.2, "Divides the cosines between views.", search={"loguniform": [0.05, 1.0]}, gt=0
+        0.2, "Divides the cosines between views.", search={"loguniform": [0.05, 1.0]}, gt=0, le=1e6
     )
 
 

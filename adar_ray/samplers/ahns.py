@@ -25,12 +25,15 @@ class AHNSSettings(Settings):
         ge=1,
         le=65_536,
     )
-    alpha: float = setting(1.0, "Added to the positive's score.", search={"loguniform": [0.1, 10]}, gt=0)
-    beta: float = setting(0.1, "Hardness of negatives.", search={"loguniform": [0.01, 1]}, gt=0)
+    alpha: float = setting(
+        1.0, "Added to the positive's score.", search={"loguniform": [0.1, 10]}, gt=0, le=1e6
+    )
+    beta: float = setting(0.1, "Hardness of negatives.", search={"loguniform": [0.01, 1]}, gt=0, le=1e6)
     p: float = setting(
         -2.0,
         "At -1 the target is fixed; the lower, the faster it falls with the positive's score.",
         search={"quantized": [-4, -1, 0.5]},
+        ge=-100,
         le=-1,
     )
 

@@ -34,7 +34,7 @@ class DENSSettings(Settings):
         ge=1,
         le=1_000_000,
     )
-    gamma: float = setting(0.3, "Weight of the gates' own loss.", search={"uniform": [0, 1]}, ge=0)
+    gamma: float = setting(0.3, "Weight of the gates' own loss.", search={"uniform": [0, 1]}, ge=0, le=1e6)
 
 
 class DENSSampler(BaseSampler):

@@ -23,7 +23,11 @@ class PopularitySettings(Settings):
 
     negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     alpha: float = setting(
-        0.75, "Power of the popularity; 0 is uniform, 1 proportional.", search={"uniform": [0, 1]}, ge=0
+        0.75,
+        "Power of the popularity; 0 is uniform, 1 proportional.",
+        search={"uniform": [0, 1]},
+        ge=0,
+        le=10,
     )
 
 

@@ -42,7 +42,7 @@ class SRNSSettings(Settings):
         le=65_536,
     )
     alpha: float = setting(
-        1.0, "Weight of the deviation of a candidate's score.", search={"loguniform": [0.1, 10]}, ge=0
+        1.0, "Weight of the deviation of a candidate's score.", search={"loguniform": [0.1, 10]}, ge=0, le=1e6
     )
     warmup: int = setting(
         50,
@@ -52,7 +52,7 @@ class SRNSSettings(Settings):
         le=1_000_000,
     )
     temperature: float = setting(
-        1.0, "The lower, the harder the items in the memory.", search={"loguniform": [0.3, 10]}, gt=0
+        1.0, "The lower, the harder the items in the memory.", search={"loguniform": [0.3, 10]}, gt=0, le=1e6
     )
 
     @model_validator(mode="after")

@@ -233,7 +233,9 @@ class WorkerLoop:
         total = self._sums_so_far()
         self.step.train()
         chunks, users = self.data.chunks(epoch), self.data.users
-        epoch_batches = batches(chunks, users.bounds, users.lane, rows, batch_size, state.step)
+        is_sequential = self.data.history is not None
+        row_shape = (self.data.dataset.sequences.length + 1,) if is_sequential else ()
+        epoch_batches = batches(chunks, users.bounds, users.lane, rows, batch_size, state.step, row_shape)
         for step, batch in enumerate(epoch_batches, state.step):
             user_B, positive = (
                 torch.from_numpy(array.astype(np.int64)).to(worker.device)

@@ -49,9 +49,7 @@ class Trainer(DataParallelTrainer):
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         """All but those which start a process for nothing."""
-        needless: list[type[RayTrainCallback]] = []
-        if not self.datasets:
-            needless.append(DatasetsCallback)
+        needless: list[type[RayTrainCallback]] = [DatasetsCallback]  # workers make streams of their own
         if not self._goes_on:
             needless.append(PlacementGroupCleanerCallback)
         callbacks = super()._create_default_callbacks()
@@ -64,8 +62,12 @@ class Trainer(DataParallelTrainer):
         try:
             return super().fit()
         except KeyboardInterrupt:
-            if hasattr(self, "_controller"):  # it may be waiting for workers
-                if self._goes_on:  # only the controller can give the room back
-                    ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
-                ray.kill(self._controller)  # its workers end with it
+            if self._goes_on and hasattr(self, "_controller"):  # only the controller can give the room back
+                ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
+            self.end()
             raise
+
+    def end(self) -> None:
+        """Ends the controller, which may wait for workers, and with it the workers. `fit` raises an error."""
+        if hasattr(self, "_controller"):
+            ray.kill(self._controller)

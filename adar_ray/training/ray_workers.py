@@ -1,41 +1,44 @@
-"""Ray Train workers that run the training loop on rows from Ray Data, and the driver that follows them."""
+"""Ray Train workers that train a run, and the driver that follows them and goes on when some are lost."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from datetime import timedelta
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import ray.exceptions
 import ray.train
 import torch
-import torch.distributed as dist
-from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from adar_ray.config import TrainConfig
-from adar_ray.custom import look_in, search_path
+from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.stream import EpochStream, stream_epochs
-from adar_ray.errors import AdarError, TransientError, one_line
-from adar_ray.memory import keep_freed_memory
+from adar_ray.errors import AdarError, TerminatedError, TransientError
 from adar_ray.process import check_threads, environment_kept
 from adar_ray.ray_address import joins_cluster
-from adar_ray.ray_session import Need, check_room, ray_session
-from adar_ray.training.data_source import keeps_data, local_data, streamed_data, training_rows
-from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
+from adar_ray.ray_session import Need, check_room, count_room, is_connected, leaving_nodes, ray_session
+from adar_ray.training.data_source import keeps_data
+from adar_ray.training.loop import OnEpoch, OnStep
+from adar_ray.training.ray_failures import cause_of
 from adar_ray.training.ray_trainer import Trainer
-from adar_ray.training.records import EpochRecord, StepProgress
-from adar_ray.training.run import Run
+from adar_ray.training.ray_worker import STOP, train_worker
+from adar_ray.training.records import Place
+from adar_ray.training.run import PROGRESS, Run
 from adar_ray.waiting import waiting
+from adar_ray.workers import WorkerRange
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-PROGRESS_SECONDS = 2.0
-SILENCE = timedelta(minutes=30)  # of a worker, after which the others give up
+LOOK_SECONDS = 2.0  # between looks at the cluster
+GROW_SECONDS = 60.0  # before workers are stopped because more have room
+SETTLE_SECONDS = 5.0  # for the room of workers that have ended to become free
+MOST_FAILURES = 3
 
 
 def needs_of_worker(train: TrainConfig) -> list[Need]:
@@ -45,7 +48,7 @@ def needs_of_worker(train: TrainConfig) -> list[Need]:
 
 
 def check_workers(train: TrainConfig, workers: int) -> None:
-    """Refuses workers that Ray could never place, before anything is written.
+    """Refuses workers that Ray could never place, at the least this many, before anything is written.
 
     Connects to the cluster if there is one. A Ray that starts on this machine has the machine's GPUs, and as
     many CPUs as workers ask for.
@@ -66,177 +69,198 @@ def check_workers(train: TrainConfig, workers: int) -> None:
         )
 
 
-def fit_on_workers(run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnStep) -> None:
-    """Trains as `loop.fit` does, on the number of Ray Train workers that the run asks for.
+def fit_on_workers(
+    run: Run, dataset: Dataset, on_epoch: OnEpoch, on_step: OnStep, should_stop: Callable[[], bool]
+) -> None:
+    """Trains as `loop.fit` does, on as many Ray Train workers as the run asks for and there is room for.
+
+    When workers or their machines die, training goes on from the last checkpoint with new ones.
 
     Raises:
-        AdarError: a worker failed, or the cluster cannot hold the workers.
+        TerminatedError: `should_stop` returned True, and the workers have saved.
+        AdarError: a worker raised it; or workers died again and again, or the cluster cannot hold them.
     """
-    with _followed(run, on_epoch, on_step):
-        _train(run, dataset)
+    train, goes_on = run.config.train, joins_cluster()
+    asked = WorkerRange.parse(run.info.workers)
+    with _followed(run, on_epoch, on_step), ray_session(asked.least * train.threads):
+        check_room(needs_of_worker(train), asked.least, "--workers")
+        _Driver(run, dataset, asked, _reserved(train, asked.least), goes_on, should_stop).train()
 
 
-def _train(run: Run, dataset: Dataset) -> None:
-    config, workers = run.config, run.info.workers
-    # The checkpoint may be one epoch behind the metrics; a worker drops what it does not need.
-    first_epoch = max(1, len(run.epochs()))
-    goes_on = joins_cluster()
-    with ray_session(workers * config.train.threads):
-        check_room(needs_of_worker(config.train), workers, "--workers")
-        keeps = keeps_data(config, dataset, workers)
-        # Rows that are streamed come from Ray Data, a stream for each worker's lanes.
-        streams: dict[str, Any] = {}
-        if not keeps:
-            for rank in range(workers):
-                rows = training_rows(config, dataset, Worker(rank, workers))
-                streams[_stream_of(rank)] = stream_epochs(rows, first_epoch, config.train.epochs)
-        use_gpu = config.train.device == "cuda" or (
-            config.train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
-        )
+def _reserved(train: TrainConfig, workers: int) -> dict[str, float]:
+    """What each worker reserves. With `train.device=auto` they have GPUs if there is one for each."""
+    use_gpu = train.device == "cuda" or (
+        train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
+    )
+    return {"CPU": float(train.threads)} | ({"GPU": 1.0} if use_gpu else {})
+
+
+@dataclass
+class _Driver:
+    """Starts workers, and others when those cannot go on.
+
+    Attributes:
+        each: what a worker reserves.
+        goes_on: whether Ray goes on after the training.
+        should_stop: whether training has to save and stop.
+        number: of the workers that train, or that trained last.
+        reason: why these stop before the end, so that others go on; "" if they do not.
+    """
+
+    run: Run
+    dataset: Dataset
+    asked: WorkerRange
+    each: dict[str, float]
+    goes_on: bool
+    should_stop: Callable[[], bool]
+    number: int = 0
+    reason: str = ""
+
+    def train(self) -> None:
+        reached, failures = None, 0
+        while True:
+            self._choose_number(reached)
+            self.reason, failure = "", None
+            try:
+                self._run_workers()
+            except TransientError as error:
+                if isinstance(error, TerminatedError) or self.should_stop() or not is_connected():
+                    raise
+                self.reason, failure = str(error), error
+            if not self.reason:
+                return
+            before, reached = reached, self._reached()
+            failures = 0 if failure is None else failures + 1 if reached == before else 1
+            if failures == MOST_FAILURES:
+                raise TransientError(
+                    f"{failure}; training stops: {failures} such failures without a checkpoint between them"
+                ) from failure
+
+    def _reached(self) -> Place:
+        """The point of the training that workers go on from."""
+        state = self.run.newest_checkpoint()
+        return state.place if state else (0, 0)
+
+    def _choose_number(self, reached: Place | None) -> None:
+        """Chooses as many workers as there is room for, and says so unless all is as it was asked for."""
+        least, most = self.asked
+        deadline = time.monotonic() + SETTLE_SECONDS
+        room = most if least == most else count_room(self.each)
+        # The room of workers before these may become free in a moment.
+        while room < most and self.number and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            room = count_room(self.each)
+        self.number = max(least, min(room, most))
+        workers = f"with {self.number} worker{'s' if self.number > 1 else ''}"
+        if reached is not None:
+            step = f", step {reached[1]}" if reached[1] else ""
+            logger.warning("%s; going on from epoch %d%s %s", self.reason, reached[0] + 1, step, workers)
+        elif self.number < most:
+            logger.warning("there is no room for %d workers; training %s", most, workers)
+
+    def _run_workers(self) -> None:
+        """Trains until the end, or until others have to go on."""
+        run, use_gpu = self.run, "GPU" in self.each
+        _remove(run, STOP, PROGRESS)
         # Ray would resume a run of the same name from files of its own. RUN/checkpoints is what resumes here,
         # so every start has a new name, and the files that Ray leaves are removed.
         scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
-        resources = {"CPU": float(config.train.threads)} | ({"GPU": 1.0} if use_gpu else {})
         trainer = Trainer(
-            _train_worker,
+            train_worker,
             train_loop_config={
                 "run": run.folder.address,
                 "lease": run.lease,
                 "gpu": use_gpu,
-                "keeps": keeps,
-                "first_epoch": first_epoch,
+                "keeps": keeps_data(run.config, self.dataset, self.number),
                 "modules": search_path(),
             },
             scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=use_gpu, resources_per_worker=resources
+                num_workers=self.number, use_gpu=use_gpu, resources_per_worker=self.each
             ),
             run_config=ray.train.RunConfig(
                 name=scratch.path.rpartition("/")[2],
                 storage_filesystem=run.folder.filesystem,
                 storage_path=run.folder.join("checkpoints"),
             ),
-            datasets=streams,
-            dataset_config=ray.train.DataConfig(datasets_to_split=[]),
-            goes_on=goes_on,
+            goes_on=self.goes_on,
         )
         # Ray Train asks its workers for news every two seconds by default, which small runs would spend
-        # waiting. Only a cluster takes machines away, which Ray Train has a process watch for.
-        variables = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"}
-        if not goes_on:
-            variables["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        # waiting. It would end workers on a machine that leaves before all of them have saved.
+        variables = {
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        }
         try:
-            with (
-                environment_kept(**variables),
-                waiting(lambda: _wanted_room(run, resources, workers)),
-            ):
+            with environment_kept(**variables), waiting(self._wanted_room), self._watched(trainer):
                 trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
+        except (TrainingFailedError, ray.exceptions.RayActorError) as error:
+            if not is_connected():
+                raise TransientError("Ray on this machine has died; start it again, and resume") from error
+            cause = cause_of(error)
+            if not (self.reason and isinstance(cause, TerminatedError)):
+                raise cause from error
         finally:
             with contextlib.suppress(OSError):
                 scratch.remove()
+                _remove(run, STOP)
 
+    @contextlib.contextmanager
+    def _watched(self, trainer: Trainer) -> Iterator[None]:
+        """Meanwhile a thread asks the workers to save and stop if they have to."""
+        ended = threading.Event()
 
-def _wanted_room(run: Run, resources: dict[str, float], workers: int) -> str | None:
-    """What workers that have not been placed yet wait for."""
-    if run.progress() is not None:
+        def watch() -> None:
+            began, has_asked = time.monotonic(), False
+            while not ended.wait(LOOK_SECONDS):
+                if not is_connected():
+                    return trainer.end()  # Ray itself would notice in a quarter of a minute
+                with contextlib.suppress(OSError, ray.exceptions.RayError):
+                    if not has_asked and (self.should_stop() or self._wants_others(time.monotonic() - began)):
+                        self.run.folder.write_bytes(STOP, b"{}\n")
+                        has_asked = True
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _wants_others(self, seconds: float) -> bool:
+        """Whether other workers have to go on, after so many seconds."""
+        if self._machines() & leaving_nodes():
+            self.reason = "a machine is about to be taken away"
+        elif self.number < self.asked.most and seconds >= GROW_SECONDS and count_room(self.each) > 0:
+            self.reason = "there is room for more workers"
+        return bool(self.reason)
+
+    def _machines(self) -> set[str]:
+        """The ids of the machines where workers that reserve as much as these are placed."""
+        return {
+            node
+            for group in ray.util.placement_group_table().values()
+            if group["state"] == "CREATED" and self.each in group["bundles"].values()
+            for node in group["bundles_to_node_id"].values()
+        }
+
+    def _wanted_room(self) -> str | None:
+        """What workers that have not been placed yet wait for."""
+        if self.run.progress() is not None:
+            return None
+        for group in ray.util.placement_group_table().values():
+            if group["state"] == "PENDING" and list(group["bundles"].values()) == [self.each] * self.number:
+                free = ray.available_resources()
+                each = " and ".join(f"{amount:g} {name}s" for name, amount in self.each.items())
+                left = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self.each)
+                return f"room for {self.number} workers with {each} each, while {left} are free"
         return None
-    for group in ray.util.placement_group_table().values():
-        if group["state"] == "PENDING" and list(group["bundles"].values()) == [resources] * workers:
-            free = ray.available_resources()
-            each = " and ".join(f"{amount:g} {name}s" for name, amount in resources.items())
-            left = " and ".join(f"{free.get(name, 0):g} {name}s" for name in resources)
-            return f"room for {workers} workers with {each} each, while {left} are free"
-    return None
 
 
-def _stream_of(rank: int) -> str:
-    return f"train-{rank}"
-
-
-def _train_worker(arguments: dict[str, Any]) -> None:
-    """Runs in each Ray Train worker."""
-    keep_freed_memory()
-    look_in(arguments["modules"])
-    context = ray.train.get_context()
-    worker = Worker(context.get_world_rank(), context.get_world_size(), _device(arguments["gpu"]))
-    run = dataclasses.replace(Run.open(arguments["run"]), lease=arguments["lease"])
-    dataset = run.dataset()
-    if arguments["keeps"]:
-        data = local_data(run.config, dataset, worker)
-    else:
-        rows = training_rows(run.config, dataset, worker)
-        shard = ray.train.get_dataset_shard(_stream_of(worker.rank))
-        blocks = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
-        stream = EpochStream(blocks, rows.chunks, arguments["first_epoch"])
-        data = streamed_data(run.config, rows, stream.chunks)
-
-    def write_progress(epoch: int, step: int, steps: int) -> None:
-        run.write_progress(StepProgress(epoch=epoch, step=step, steps=steps))
-
-    def report(record: EpochRecord) -> None:
-        ray.train.report(record.to_dict())
-
-    with _connected(worker):
-        fit(run, data, worker, report, _at_most_every(PROGRESS_SECONDS, write_progress))
-
-
-def _device(gpu: bool) -> str:
-    """This worker's own GPU, or the CPU."""
-    if not gpu:
-        return "cpu"
-    from ray.train.torch import get_device  # here, because it loads more of torch than a CPU needs
-
-    device = get_device()
-    torch.cuda.set_device(device)
-    return str(device)
-
-
-@contextlib.contextmanager
-def _connected(worker: Worker) -> Iterator[None]:
-    """Lets torch send tensors between workers. They meet at a store of worker 0."""
-    if worker.size == 1:
-        yield
-        return
-    store = meeting = None
-    if worker.rank == 0:
-        address = ray.util.get_node_ip_address()
-        store = dist.TCPStore(address, 0, worker.size, is_master=True, wait_for_workers=False)
-        meeting = address, store.port
-    address, port = broadcast_from_rank_zero(meeting)
-    dist.init_process_group(
-        "gloo" if worker.device == "cpu" else "nccl",
-        store=store or dist.TCPStore(address, port, worker.size),
-        rank=worker.rank,
-        world_size=worker.size,
-        timeout=SILENCE,
-    )
-    yield  # after an error, workers end without waiting for each other
-    dist.destroy_process_group()
-
-
-def _at_most_every(seconds: float, call: OnStep) -> OnStep:
-    """Limits how often a fast loop makes a slow call, such as writing a file."""
-    last = time.monotonic()
-
-    def limited(epoch: int, step: int, steps: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            call(epoch, step, steps)
-            last = time.monotonic()
-
-    return limited
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The worker's own AdarError where that is why Ray gave up."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        original = getattr(failure, "cause", None) or failure.__cause__ or failure
-        for candidate in (failure, original):
-            if isinstance(candidate, AdarError):
-                return candidate
-        return TransientError(f"a worker failed: {one_line(original, 400)}")
-    return TransientError(f"training failed: {one_line(error, 400)}")
+def _remove(run: Run, *names: str) -> None:
+    for name in names:
+        if run.folder.exists(name):
+            run.folder.delete(name)
 
 
 @contextlib.contextmanager

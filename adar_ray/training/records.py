@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from adar_ray.errors import AdarError
+from adar_ray.workers import WorkerRange
 
 Place = tuple[int, int]
 """A point of the training: finished epochs, and steps of the one after them that are done."""
@@ -108,16 +111,24 @@ class RunInfo(Record):
 
     Attributes:
         dataset: address of the dataset.
-        workers: Ray Train workers; 0 for training in the calling process.
+        workers: Ray Train workers, a number or a range such as `1:4`; 0 for training in the calling process.
         versions: of Python and the packages, by name.
         resumed: the resumptions that changed something; the file leaves it out if there were none.
     """
 
     dataset: str
     dataset_checksum: str
-    workers: NonNegativeInt
+    workers: int | str
     versions: dict[str, str]
     resumed: list[Resumption] = []
+
+    @field_validator("workers")
+    @classmethod
+    def _are_workers(cls, workers: int | str) -> int | str:
+        try:
+            return WorkerRange.parse(workers, "workers").asked
+        except AdarError as error:
+            raise ValueError(str(error)) from error
 
 
 class ModelInfo(Record):

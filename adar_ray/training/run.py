@@ -12,7 +12,7 @@ import math
 import platform
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from adar_ray.config import Config, build_config
+from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.documents import damaged, explain
 from adar_ray.errors import AdarError, one_line
@@ -61,16 +62,24 @@ class Run:
     Attributes:
         lease: the right to write, which is checked before each epoch and checkpoint; None if nothing is to be
             checked.
+        trust: whether code that its files name may run: the user has said so, or named it himself.
     """
 
     folder: Folder
     config: Config
     info: RunInfo
     lease: Lease | None = None
+    trust: bool = field(default=False, compare=False)
 
     @classmethod
     def create(
-        cls, address: str | Path, config: Config, dataset: Dataset, workers: int, *, replace: bool = False
+        cls,
+        address: str | Path,
+        config: Config,
+        dataset: Dataset,
+        workers: int | str,
+        *,
+        replace: bool = False,
     ) -> Run:
         """Starts a run folder. Refuses one with content unless `replace`.
 
@@ -86,7 +95,7 @@ class Run:
                 return cls.begin(folder, config, dataset, workers)
 
     @classmethod
-    def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int) -> Run:
+    def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int | str) -> Run:
         """Writes the configuration of a run into a folder and leaves other files there alone."""
         info = RunInfo(
             dataset=dataset.folder.address,
@@ -94,13 +103,20 @@ class Run:
             workers=workers,
             versions=_versions(),
         )
-        run = cls(folder, config, info)
+        run = cls(folder, config, info, trust=True)
         run.write_config()
         return run
 
     @classmethod
-    def open(cls, address: str | Path | Run) -> Run:
-        """Opens an existing run folder."""
+    def open(cls, address: str | Path | Run, *, trust: bool = False) -> Run:
+        """Opens an existing run folder; returns a run as it is.
+
+        Args:
+            trust: whether code that its files name may run.
+
+        Raises:
+            AdarError: it is not a run, a file is damaged, or it names code that is not trusted.
+        """
         if isinstance(address, Run):
             return address
         folder = Folder.at(address)
@@ -120,7 +136,9 @@ class Run:
             info = RunInfo.model_validate(content["run"])
         except ValidationError as error:
             raise damaged(origin, f"run.{explain(error)}", remedy) from error
-        return cls(folder, build_config([(origin, content)], origin), info)
+        config = build_config([(origin, content)], origin)
+        refuse_foreign_code(config.component_names(), origin, trust)
+        return cls(folder, config, info, trust=trust)
 
     def write_config(self) -> None:
         content = {"run": self.info.model_dump(exclude_defaults=True), **self.config.used()}

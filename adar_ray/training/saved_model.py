@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 
 from adar_ray.config import Config, load_config
-from adar_ray.custom import is_custom
+from adar_ray.custom import is_custom, refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.data.write import copy_interactions
 from adar_ray.documents import damaged
@@ -38,12 +38,17 @@ class SavedModel:
     weights: dict[str, torch.Tensor]
 
     @classmethod
-    def open(cls, folder: Folder) -> SavedModel | None:
-        """Opens a model folder; None if the folder is none, or is not complete."""
+    def open(cls, folder: Folder, *, trust: bool = False) -> SavedModel | None:
+        """Opens a model folder; None if the folder is none, or is not complete.
+
+        Args:
+            trust: whether code that it names may run.
+        """
         if not (folder.exists(INFO) and folder.exists(MANIFEST)):
             return None
         info = folder.read_record(INFO, ModelInfo, _REMEDY)
         config = load_config(values=info.settings)
+        refuse_foreign_code(config.component_names(), f"{folder}/{INFO}", trust)
         return cls(config, Dataset.open(folder.address), _read_weights(folder, info))
 
 

@@ -16,13 +16,15 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import Lease, hold
 from adar_ray.outputs import forget_replaced, put_back
-from adar_ray.process import check_threads
+from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
 from adar_ray.training.data_source import local_data, training_kind
+from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, METRICS, Run
 from adar_ray.training.tensorboard import EventWriter
+from adar_ray.workers import WorkerRange
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ def train(
     out: str | Path,
     config: Config | None = None,
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     replace: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
@@ -42,8 +44,9 @@ def train(
     Args:
         data: a dataset.
         out: address of the run folder; must be empty or absent unless `replace`.
-        workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. The
-            default is 1 if `RAY_ADDRESS` names a cluster, else 0.
+        workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. With a
+            range such as `1:4` there are always as many as there is room for. The default is 1 if
+            `RAY_ADDRESS` names a cluster, else 0.
         on_epoch: called with each epoch's record once the epoch is saved, while the next one trains.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
 
@@ -59,7 +62,7 @@ def new_run(
     out: str | Path,
     config: Config | None = None,
     *,
-    workers: int | None = None,
+    workers: int | str | None = None,
     replace: bool = False,
 ) -> Run:
     """Writes a new run folder for `resume` to train. Takes the arguments of `train`.
@@ -71,8 +74,9 @@ def new_run(
     config = config or load_config()
     if workers is None:
         workers = 1 if joins_cluster() else 0
-    _check(config, dataset, workers)
-    return Run.create(out, config, dataset, workers, replace=replace)
+    asked = WorkerRange.parse(workers)
+    _check(config, dataset, asked)
+    return Run.create(out, config, dataset, asked.asked, replace=replace)
 
 
 def resume(
@@ -80,7 +84,8 @@ def resume(
     *,
     data: str | Path | None = None,
     settings: Iterable[str] = (),
-    workers: int | None = None,
+    workers: int | str | None = None,
+    trust: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
@@ -91,20 +96,22 @@ def resume(
     Args:
         data: where the dataset is now, if it has moved.
         settings: `section.key=value`, for settings that may change on the way (see `revised`).
-        workers: Ray Train workers from now on; the run's own number by default.
+        workers: Ray Train workers from now on, as for `train`; the run's own number by default.
+        trust: whether custom components that the folder of the run names may run.
 
     Raises:
         AdarError: it is not a run, its dataset is not there or has changed, a setting may not change, or
             another process trains it.
+        TerminatedError: SIGTERM came, and where the training was is saved.
     """
-    before = Run.open(run)
+    before = Run.open(run, trust=trust)
     run = revised(before, settings, workers)
     if run.result() is not None:
         return run
     with hold(run.folder) as lease:
         if run.result() is None:  # nobody has finished it meanwhile
             dataset = run.dataset(data)
-            _check(run.config, dataset, run.info.workers)
+            _check(run.config, dataset, WorkerRange.parse(run.info.workers))
             run = replace(run, info=run.info.model_copy(update={"dataset": dataset.folder.address}))
             owned = replace(run, lease=lease)
             if run != before:
@@ -116,15 +123,15 @@ def resume(
 def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:
     try:
         logger.info("%s: training from epoch %d", run.folder, len(run.epochs()) + 1)
-        with _events(run, on_epoch) as tell_epoch:
+        with _events(run, on_epoch) as tell_epoch, sigterm_noticed() as should_stop:
             if run.info.workers:
                 from adar_ray.training.ray_workers import fit_on_workers
 
-                fit_on_workers(run, dataset, tell_epoch, on_step)
+                fit_on_workers(run, dataset, tell_epoch, on_step, should_stop)
             else:
                 worker = Worker(device=device_of(run.config))
                 data = local_data(run.config, dataset, worker)
-                fit(run, data, worker, tell_epoch, on_step)
+                fit(run, data, worker, tell_epoch, on_step, should_stop)
     except Exception:
         if not run.folder.exists(METRICS):
             lease.check()
@@ -144,7 +151,7 @@ def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step:
     logger.info("%s: finished after %d epochs", run.folder, len(epochs))
 
 
-def revised(run: Run, settings: Iterable[str] = (), workers: int | None = None) -> Run:
+def revised(run: Run, settings: Iterable[str] = (), workers: int | str | None = None) -> Run:
     """The run as it continues with other settings and another number of workers. Writes nothing.
 
     Settings may change unless the weights would not fit any more, or the epochs so far would no longer be
@@ -154,7 +161,7 @@ def revised(run: Run, settings: Iterable[str] = (), workers: int | None = None) 
         AdarError: names the setting and says why it may not change.
     """
     config = load_config(settings=settings, values=run.config.used())
-    workers = run.info.workers if workers is None else workers
+    workers = run.info.workers if workers is None else WorkerRange.parse(workers).asked
     changes = _changes(run, config, workers)
     if not changes:
         return run
@@ -170,7 +177,7 @@ def revised(run: Run, settings: Iterable[str] = (), workers: int | None = None) 
     return replace(run, config=config, info=info)
 
 
-def _changes(run: Run, config: Config, workers: int) -> dict[str, list[Any]]:
+def _changes(run: Run, config: Config, workers: int | str) -> dict[str, list[Any]]:
     """The old and the new value of all that is different, by `section.key`."""
     before, after = (
         {f"{section}.{key}": value for section, keys in used.items() for key, value in keys.items()}
@@ -199,19 +206,20 @@ def _fixed_because(name: str, before: Config, after: Config, done: int) -> str |
     return None
 
 
-def _check(config: Config, dataset: Dataset, workers: int) -> None:
+def _check(config: Config, dataset: Dataset, workers: WorkerRange) -> None:
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
     training_kind(config, dataset)  # refuses a sequential model without sequences
     lanes = len(dataset.lanes.users)
-    if workers > lanes:
+    if workers.most > lanes:
         raise AdarError(
-            f"--workers {workers}: the dataset has {lanes} lanes of users to share; ask for fewer"
+            f"--workers {workers.asked}: the dataset has {lanes} lanes of users to share; ask for fewer"
         )
-    if workers:
+    check_memory(config, dataset, workers.least)
+    if workers.most:
         from adar_ray.training.ray_workers import check_workers
 
-        check_workers(config.train, workers)
+        check_workers(config.train, workers.least)
     else:
         check_threads(config.train.threads)
         device_of(config)

@@ -19,13 +19,16 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
-from adar_ray.config import Config
+from adar_ray.config import Config, read_setting
+from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import Dataset
 from adar_ray.documents import damaged, explain, to_yaml
+from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, read_holder
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 from adar_ray.outputs import check_replaceable
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Record
@@ -65,19 +68,22 @@ class Search(BaseModel):
     data: str
     checksum: str
     settings: tuple[str, ...]
-    trials: PositiveInt
-    seconds: float | None
-    concurrent: PositiveInt | None
-    workers: NonNegativeInt
-    retries: NonNegativeInt
-    seeds: NonNegativeInt
+    trials: int = Field(ge=1, le=MOST_TRIALS)
+    seconds: float | None = Field(ge=0, le=LONGEST)
+    concurrent: int | None = Field(ge=1, le=MOST_WORKERS)
+    workers: int = Field(ge=1, le=MOST_WORKERS)
+    retries: int = Field(ge=0, le=MOST_REPEATS)
+    seeds: int = Field(ge=0, le=MOST_REPEATS)
 
     @classmethod
-    def open(cls, address: str | Path) -> Search:
+    def open(cls, address: str | Path, *, trust: bool = False) -> Search:
         """Open an existing search folder.
 
+        Args:
+            trust: whether code that it names may run.
+
         Raises:
-            AdarError: it is not a search, or its `search.yaml` is damaged.
+            AdarError: it is not a search, its `search.yaml` is damaged, or it names code that is not trusted.
         """
         folder = Folder.at(address)
         if not folder.exists(SEARCH):
@@ -88,9 +94,11 @@ class Search(BaseModel):
             raise damaged(origin, "it has no space", _REMEDY)
         space = Space.from_mapping(content["space"], origin)
         try:
-            return cls.model_validate({**content, "folder": folder, "space": space})
+            search = cls.model_validate({**content, "folder": folder, "space": space})
         except ValidationError as error:
             raise damaged(origin, explain(error), _REMEDY) from error
+        refuse_foreign_code(search.component_names(), origin, trust)
+        return search
 
     def write(self) -> None:
         self.owned().write_yaml(SEARCH, self.model_dump(mode="json"))
@@ -115,6 +123,21 @@ class Search(BaseModel):
         """The configuration of a trial."""
         return self.space.config(values, self.settings)
 
+    def component_names(self) -> list[str]:
+        """All that `model.name`, `loss.name` and `sampler.name` can be in a trial."""
+        layers: list[Mapping[str, Any]] = [
+            self.space.base,
+            *(read_setting(setting)[1] for setting in self.settings),
+        ]
+        fixed = [keys["name"] for layer in layers for keys in layer.values() if keys and "name" in keys]
+        searched = [
+            value
+            for name, parameter in self.space.parameters.items()
+            if name.endswith(".name")
+            for value in parameter.points()
+        ]
+        return [name for name in (*fixed, *searched) if isinstance(name, str)]
+
     # Trials.
 
     def trial_folder(self, number: int) -> Folder:
@@ -128,12 +151,21 @@ class Search(BaseModel):
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
         names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
         folders = [self.folder.folder(f"trials/{name}") for name in names]
-        trials = [folder.read_record(TRIAL, Trial, _REMEDY) for folder in folders if folder.exists(TRIAL)]
+        trials = [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
         for number, trial in enumerate(trials):
             if trial.number != number:
-                origin = f"{self.folder}/{_trial_name(number)}/{TRIAL}"
-                raise AdarError(f"{origin}: is missing, or of another trial; {_REMEDY}")
+                raise AdarError(f"{self.folder}/{_trial_name(number)}/{TRIAL}: is missing; {_REMEDY}")
         return trials
+
+    def _read_trial(self, folder: Folder) -> Trial:
+        trial = folder.read_record(TRIAL, Trial, _REMEDY)
+        problem = None if trial.name == folder.path.rpartition("/")[2] else f"it is trial {trial.name}"
+        for name, value in trial.values.items():
+            if name not in self.space.parameters or not self.space.parameters[name].allows(value):
+                problem = one_line(f"{name} cannot be {value!r} in this space", 200)
+        if problem is not None:
+            raise damaged(f"{folder}/{TRIAL}", problem, _REMEDY)
+        return trial
 
     def read_epochs(self, number: int) -> list[EpochRecord]:
         """The lines of `metrics.jsonl` of a trial."""
@@ -210,7 +242,7 @@ def check_new(folder: Folder, replace: bool) -> None:
 
 def summary(folder: Folder) -> dict[str, Any]:
     """What came of a search, in one row: counts, the best on validation, the winner on test."""
-    search = Search.open(folder.address)
+    search = Search.open(folder.address, trust=True)  # nothing here runs its code
     trials = search.read_trials()
     best = best_of(trials, search.space.mode)
     row: dict[str, Any] = {"search": folder.address, "trials": len(trials)}

@@ -112,6 +112,12 @@ class Parameter(Settings):
             return [float(start + k * step) for k in range(int((end - start) / step) + 1)]
         return []
 
+    def allows(self, value: Any) -> bool:
+        """Whether a trial can have this value."""
+        if self.choice:
+            return value in self.choice
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
     def corners(self) -> list[Any]:
         """All choices, or both ends."""
         return self.choice or [self.low, self.high]

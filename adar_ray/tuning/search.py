@@ -11,8 +11,10 @@ from ray import tune as ray_tune
 
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
+from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS, check_number
 from adar_ray.outputs import forget_replaced, put_back, replacing
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
@@ -67,6 +69,15 @@ def tune(
         AdarError: the space, the dataset or the cluster does not fit; nothing is written then.
         KeyboardInterrupt: interrupted; `resume_search` continues.
     """
+    check_number("--retries", retries, 0, MOST_REPEATS)
+    check_number("--seeds", seeds, 0, MOST_REPEATS)
+    check_number("--workers-per-trial", workers, 1, MOST_WORKERS)
+    if seconds is not None:
+        check_number("--time", seconds, 0, LONGEST)
+    if trials is not None:
+        check_number("--trials", trials, 1, MOST_TRIALS)
+    if concurrent is not None:
+        check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
     space = space if isinstance(space, Space) else Space.load(space)
     check(space, settings)
@@ -105,9 +116,15 @@ def tune(
         return _run(search, dataset, on_progress)
 
 
-def resume_search(address: str | Path, *, on_progress: OnProgress = lambda progress: None) -> Folder:
-    """Continue a search: trials that have ended stay as they are, others continue from their checkpoint."""
-    search = Search.open(address)
+def resume_search(
+    address: str | Path, *, trust: bool = False, on_progress: OnProgress = lambda progress: None
+) -> Folder:
+    """Continue a search: trials that have ended stay as they are, others continue from their checkpoint.
+
+    Args:
+        trust: whether custom components that the folder of the search names may run.
+    """
+    search = Search.open(address, trust=trust)
     dataset = search.dataset()
     with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -24,19 +25,19 @@ _TPE: dict[str, Any] = {"constant_liar": True, "n_startup_trials": 8}
 
 
 def build_study(space: Space) -> optuna.Study:
-    """An empty study that samples as the space says."""
-    settings = space.search
-    samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
-        # The study gets every point of a grid from outside, and samples nothing.
-        "grid": lambda: optuna.samplers.RandomSampler(seed=settings.seed),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=settings.seed, **_TPE),
+    """An empty study of the space's metric; `build_sampler` makes what it samples with."""
+    return optuna.create_study(direction="maximize" if space.mode == "max" else "minimize")
+
+
+def build_sampler(space: Space, number: int) -> optuna.samplers.BaseSampler:
+    """What proposes a trial. Its random numbers belong to the trial, however often the search was resumed."""
+    seed = int(np.random.SeedSequence([space.search.seed, number]).generate_state(1)[0])
+    if space.search.algorithm == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, **_TPE)
+    if space.search.algorithm == "bohb":
         # Falkner et al., "BOHB" (ICML 2018): Hyperband over a model of all parameters together.
-        "bohb": lambda: optuna.samplers.TPESampler(seed=settings.seed, multivariate=True, group=True, **_TPE),
-    }
-    return optuna.create_study(
-        sampler=samplers[settings.algorithm](), direction="maximize" if space.mode == "max" else "minimize"
-    )
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, **_TPE)
+    return optuna.samplers.RandomSampler(seed=seed)  # a grid gets its points from outside
 
 
 class StudySearcher(Searcher):
@@ -56,7 +57,7 @@ class StudySearcher(Searcher):
         self._asked: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._again: list[tuple[Trial, optuna.Trial]] = []
         for trial in known:
-            asked, _ = self._ask(trial.values)
+            asked, _ = self._ask(trial.number, trial.values)
             if trial.has_ended:
                 self._tell(asked, trial, trial.status == "failed")
             else:
@@ -79,8 +80,9 @@ class StudySearcher(Searcher):
             trial, asked = self._again.pop(0)
             trial.status = "running"
         else:
-            asked, values = self._ask(self._grid.pop(0) if self._grid is not None else None)
-            trial = Trial(number=len(self.trials), values=values, started=self.clock())
+            number = len(self.trials)
+            asked, values = self._ask(number, self._grid.pop(0) if self._grid is not None else None)
+            trial = Trial(number=number, values=values, started=self.clock())
             self.trials[trial.number] = trial
         self.search.write_trial(trial)
         self._asked[trial_id] = trial, asked
@@ -92,10 +94,11 @@ class StudySearcher(Searcher):
         trial, asked = self._asked.pop(trial_id)
         self._tell(asked, trial, error)
 
-    def _ask(self, values: dict[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
+    def _ask(self, number: int, values: dict[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
         """A trial with these values, or with values that the study proposes; and the values."""
         if values is not None:
             self._study.enqueue_trial(values)
+        self._study.sampler = build_sampler(self.search.space, number)
         asked = self._study.ask()
         return asked, self.search.space.suggest(asked)
 

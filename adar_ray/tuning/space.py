@@ -41,8 +41,9 @@ from adar_ray.config import (
     search_range,
 )
 from adar_ray.documents import explain, read_yaml
-from adar_ray.durations import parse_duration
+from adar_ray.durations import LONGEST, parse_duration
 from adar_ray.errors import AdarError, one_line
+from adar_ray.limits import LARGEST_SEED, MOST_TRIALS
 from adar_ray.registry import LOSSES, SAMPLERS
 from adar_ray.tuning.combinations import combinations, in_order, pick_values
 from adar_ray.tuning.parameter import Parameter
@@ -67,24 +68,32 @@ class SearchSettings(Settings):
     """What proposes the trials' parameters."""
 
     algorithm: Literal["random", "grid", "tpe", "bohb"] = "tpe"
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
 class SchedulerSettings(Settings):
     """What stops poor trials early."""
 
     name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
-    grace: int = Field(4, ge=1, description="Epochs that every trial gets; for asha and median.")
-    reduction: int = Field(3, ge=2, description="One trial in this many goes on; for asha and hyperband.")
-    interval: int = Field(4, ge=1, description="Epochs between exploitations; for pbt.")
+    grace: int = Field(
+        4, ge=1, le=1_000_000, description="Epochs that every trial gets; for asha and median."
+    )
+    reduction: int = Field(
+        3, ge=2, le=1_000, description="One trial in this many goes on; for asha and hyperband."
+    )
+    interval: int = Field(4, ge=1, le=1_000_000, description="Epochs between exploitations; for pbt.")
 
 
 class BudgetSettings(Settings):
     """When the search ends: at whatever comes first."""
 
-    trials: int = Field(64, ge=1)
-    time: float | None = Field(None, description="Seconds, or a duration such as 30m, 2h or 1h30m.")
-    patience: int | None = Field(None, ge=1, description="Trials in a row without a better one.")
+    trials: int = Field(64, ge=1, le=MOST_TRIALS)
+    time: float | None = Field(
+        None, gt=0, le=LONGEST, description="Seconds, or a duration such as 30m, 2h or 1h30m."
+    )
+    patience: int | None = Field(
+        None, ge=1, le=MOST_TRIALS, description="Trials in a row without a better one."
+    )
 
     _time_is_a_duration = field_validator("time", mode="before")(_seconds)
 
@@ -92,8 +101,8 @@ class BudgetSettings(Settings):
 class ResourceSettings(Settings):
     """What a worker reserves."""
 
-    cpu: FiniteFloat = Field(1, gt=0)
-    gpu: FiniteFloat = Field(0, ge=0)
+    cpu: FiniteFloat = Field(1, gt=0, le=4_096)
+    gpu: FiniteFloat = Field(0, ge=0, le=4_096)
 
 
 class Space(Settings):

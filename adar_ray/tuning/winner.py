@@ -35,8 +35,10 @@ def _run(search: Search, dataset: Dataset, best: Trial, seed: int) -> Run:
     config = search.config(best.values)
     config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
     folder = search.folder.folder(f"winner/seed-{seed}")
-    if folder.exists(CONFIG) and Run.open(folder.address).config.used() == config.used():
-        return resume(folder.address)
+    if folder.exists(CONFIG):
+        run = Run.open(folder.address, trust=True)
+        if run.config.used() == config.used():
+            return resume(run)
     workers = search.workers if search.workers > 1 else 0
     return train(dataset, folder.address, config, workers=workers, replace=True)
 

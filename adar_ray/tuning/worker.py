@@ -78,7 +78,7 @@ def _train(
     if search.workers > 1:
         from adar_ray.training.ray_workers import fit_on_workers
 
-        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None)
+        fit_on_workers(run, dataset, report, lambda epoch, step, steps: None, lambda: False)
         return
     rows, worker = loaded.get(is_sequential(run.config)), Worker(device=device_of(run.config))
     data = loaded_data(run.config, rows) if rows else local_data(run.config, dataset, worker)
@@ -105,7 +105,7 @@ def _open(
     folder, config = search.trial_folder(number), search.config(values)
     if not folder.exists(CONFIG):
         return Run.begin(folder, config, dataset, search.workers)
-    run = Run.open(folder.address)
+    run = Run.open(folder.address, trust=True)  # if it names other code than the search, it begins anew
     if run.config.used() != config.used():
         run = Run.begin(folder, config, dataset, search.workers)
     if checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
+from adar_ray.training.run import Run
 from tests.calling import Adar
 from tests.cli.conftest import SET, SMALL
 from tests.training.checkpoints import last_epoch
@@ -171,12 +173,17 @@ def test_an_interrupted_training_tells_how_to_continue(
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
     assert out == ""
     assert "Traceback" not in err
-    assert err.splitlines()[-1] == (
-        f"adar-ray: interrupted; continue after the last finished epoch with `adar-ray train --resume {run}`"
+    told = re.fullmatch(
+        r"adar-ray: (interrupted|\S+: terminated; saved at epoch (\d), step (\d+))"
+        rf"; continue with `adar-ray train --resume {run}`",
+        err.splitlines()[-1],
     )
+    assert told is not None, err
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    place = None if number == signal.SIGINT else (int(told[2]) - 1, int(told[3]))
+    assert told[1] == "interrupted" or Run.open(run).newest_checkpoint().place == place
     finished = last_epoch(run)
     assert 1 <= finished < 5
     resumed = adar("train", "--resume", run, "--json")
@@ -232,9 +239,7 @@ def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(
         _, err = process.communicate(timeout=60)
         assert time.monotonic() - began < 20  # Ray's own way takes half a minute
         assert process.returncode == 130
-        assert err.splitlines()[-1].startswith(
-            "adar-ray: interrupted; continue after the last finished epoch"
-        )
+        assert err.splitlines()[-1].startswith("adar-ray: interrupted; continue with ")
         time.sleep(1)
         assert not processes()
     finally:

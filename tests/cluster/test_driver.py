@@ -33,7 +33,7 @@ def test_a_step_that_began_resumes_or_starts_over(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "me"
     run.mkdir(parents=True)
     (run / "config.yaml").touch()
-    assert ProgressFile(job, "me").begin(train) == ["train", "--resume", str(run)]
+    assert ProgressFile(job, "me").begin(train) == ["train", "--resume", str(run), "--trust"]
 
     assert progress.begin(prepare) == prepare
     (tmp_path / "set").mkdir()

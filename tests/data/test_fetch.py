@@ -26,6 +26,14 @@ BODY = bytes(range(256)) * 4096  # 1 MiB
 HALF = len(BODY) // 2
 
 
+def tarred(name: str, content: bytes, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    sink, entry = io.BytesIO(), tarfile.TarInfo(name)
+    entry.size, entry.type, entry.linkname = len(content), kind, link
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        archive.addfile(entry, io.BytesIO(content))
+    return sink.getvalue()
+
+
 class Server(ThreadingHTTPServer):
     """Serves `files`; `cuts` says after how many bytes of the next answers the connection is to break."""
 
@@ -119,7 +127,7 @@ def zipped(**files: bytes) -> bytes:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
         for name, data in files.items():
-            archive.writestr(name, data)
+            archive.writestr(name, data, zipfile.ZIP_DEFLATED)
     return sink.getvalue()
 
 
@@ -247,6 +255,31 @@ def test_member_outside_the_archive_is_refused(server, tmp_path, member):
     with pytest.raises(AdarError, match="refused"):
         fetch_dataset(described((Download(server.url("set.zip"), None, (Member(member),)),)), tmp_path)
     assert list(tmp_path.rglob("*evil*")) == []
+
+
+@pytest.mark.parametrize("name", ["set.zip", "set.tar.gz", "pairs.txt.gz"])
+def test_an_archive_that_unpacks_to_far_more_is_refused(server, tmp_path, name):
+    bomb = bytes(80 << 20)
+    if name.endswith(".zip"):
+        server.files[name] = zipped(**{"pairs.txt": bomb})
+    else:
+        server.files[name] = gzip.compress(tarred("pairs.txt", bomb) if ".tar" in name else bomb, 1)
+    with pytest.raises(
+        AdarError, match=r"pairs\.txt is more than 100 times as large as the archive: refused"
+    ):
+        fetch_dataset(described((Download(server.url(name), None, (Member("pairs.txt"),)),)), tmp_path)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_a_link_in_an_archive_leads_nowhere_outside(server, tmp_path, kind):
+    (tmp_path / "secret").write_text("hidden")
+    server.files["set.tar.gz"] = gzip.compress(tarred("pairs.txt", b"", kind, str(tmp_path / "secret")))
+    with pytest.raises(AdarError, match=r"there is no pairs\.txt in this archive"):
+        fetch_dataset(
+            described((Download(server.url("set.tar.gz"), None, (Member("pairs.txt"),)),)), tmp_path / "cache"
+        )
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "pairs.txt"]
 
 
 def test_missing_member_and_damaged_archive(server, tmp_path):

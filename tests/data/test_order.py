@@ -93,6 +93,12 @@ def test_every_row_once_an_epoch_and_in_the_same_batch_for_any_number_of_workers
     assert batches == world.whole_batches(1, size)
 
 
+def test_a_batch_without_rows_has_their_shape():
+    bounds, lane_rows = np.arange(3), np.array([1, 0, 0, 3])
+    (first, *_) = batches(iter([]), bounds, 1, lane_rows, 1, row_shape=(5,))
+    assert first.item.shape == (0, 5)
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_an_epoch_goes_on_at_any_step(name):
     world = World(WORLDS[name])

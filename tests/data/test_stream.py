@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import ray.data
 
+from adar_ray.data import stream
 from adar_ray.data.chunks import WorkerRows
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.stream import EpochStream, stream_epochs
+from adar_ray.data.stream import stream_epochs, streamed_chunks
 
 
 @pytest.fixture
@@ -40,15 +41,18 @@ def test_a_worker_without_rows_streams_nothing(dataset: Dataset) -> None:
     rows = WorkerRows(dataset, "train", 3, 0, 1)
     rows._shards = []
     assert rows.chunks == 0
-    blocks = stream_epochs(rows, 1, 3).iter_batches(batch_size=None, batch_format="numpy")
-    stream = EpochStream(blocks, rows.chunks, 1)
-    assert [[*stream.chunks(epoch)] for epoch in (1, 2, 3)] == [[], [], []]
+    chunks = streamed_chunks(rows, 3)
+    assert [[*chunks(epoch)] for epoch in (1, 2, 3)] == [[], [], []]
 
 
-def test_epochs_before_the_first_that_is_asked_for_are_dropped() -> None:
-    blocks = [
-        {"user": np.array([epoch]), "item": np.array([chunk])} for epoch in (2, 3, 4) for chunk in (0, 1)
-    ]
-    stream = EpochStream(blocks, 2, first_epoch=2)
-    for epoch in (3, 4):
-        assert [(user[0], item[0]) for user, item in stream.chunks(epoch)] == [(epoch, 0), (epoch, 1)]
+@pytest.mark.usefixtures("in_order")
+def test_the_stream_starts_where_training_does(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, asked = WorkerRows(dataset, "train", 3, 1, 3), []
+    monkeypatch.setattr(
+        stream, "stream_epochs", lambda *epochs: asked.append(epochs) or stream_epochs(*epochs)
+    )
+    chunks = streamed_chunks(rows, 3)
+    for epoch in (2, 3):
+        for ours, expected in zip(chunks(epoch), rows.epoch(epoch), strict=True):
+            assert np.array_equal(ours, expected)
+    assert asked == [(rows, 2, 3)]

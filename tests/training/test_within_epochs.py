@@ -6,7 +6,6 @@ Workers are processes that talk through gloo and run the loop that Ray Train's w
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -29,6 +28,7 @@ from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import new_run, resume, train
+from tests import sealed
 from tests.data.making import make_dataset
 from tests.training.checkpoints import places
 
@@ -59,14 +59,12 @@ def settings(kind: str, *more: str) -> list[str]:
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = sealed.read_lines(run / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name != "time"} for line in lines]
 
 
 def seconds(run: Path) -> list[float]:
-    return [
-        json.loads(line)["time"]["train_seconds"] for line in (run / "metrics.jsonl").read_text().splitlines()
-    ]
+    return [line["time"]["train_seconds"] for line in sealed.read_lines(run / "metrics.jsonl")]
 
 
 def assert_same(run: Path, expected: Path) -> None:

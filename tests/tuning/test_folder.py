@@ -12,7 +12,7 @@ from adar_ray.storage import Folder
 from adar_ray.tuning.folder import Search, check_new
 from adar_ray.tuning.trial import Trial
 from tests import sealed
-from tests.tuning.spaces import a_search, refusal
+from tests.tuning.spaces import a_search, refusal, space
 
 
 def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -22,8 +22,10 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
-    search = a_search(tmp_path)
     values = {"adar.beta": 0.5, "adar.negatives": 4, "model.cosine": True, "loss.name": "bpr"}
+    choices = {name: {"choice": [values[name]]} for name in ("model.cosine", "loss.name")}
+    parameters = {"adar.beta": {"uniform": [0.5, 0.9]}, "adar.negatives": {"integer": [1, 8]}, **choices}
+    search = a_search(tmp_path, space=space(parameters))
     trials = [
         Trial(number=0, values=values, started=1.5, status="finished", value=0.25, curve=[0.1, 0.25]),
         Trial(number=1, values={}, started=3.0, status="failed", error="no"),
@@ -113,4 +115,4 @@ def test_a_trial_that_is_missing_is_named(tmp_path: Path) -> None:
     search.folder.delete("trials/00001")
     assert f"{search.folder}/trials/00001/trial.json: is missing" in refusal(search.read_trials)
     search.folder.move("trials/00002", "trials/00001")
-    assert "trials/00001/trial.json: is missing, or of another trial" in refusal(search.read_trials)
+    assert "trials/00001/trial.json: is damaged (it is trial 00002)" in refusal(search.read_trials)

@@ -299,7 +299,7 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
         rates,
         base=BASE | {"train": BASE["train"] | {"epochs": 8, "batch_size": 128}},
         scheduler={"name": "pbt", "interval": 1},
-        search={"algorithm": "random", "seed": 5},  # two rates that learn, two that do not
+        search={"algorithm": "random", "seed": 3},  # two rates that learn, two that do not
     )
     began: dict[int, float] = {}
 

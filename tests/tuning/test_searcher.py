@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
+from adar_ray.tuning.process import quiet_optuna
 from adar_ray.tuning.searcher import StudySearcher
 from adar_ray.tuning.trial import Trial
 from tests.tuning.spaces import a_search, space
@@ -74,3 +77,38 @@ def test_a_quantized_value_is_written_as_one_would_write_it(tmp_path: Path) -> N
     written = [trial.values["adar.beta"] for trial in searcher.search.read_trials()]
     assert {str(beta) for beta in written} <= {f"{k / 20:.2f}".rstrip("0") for k in range(1, 20)}
     assert 0.15 in written
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe", "bohb"])
+@pytest.mark.parametrize("resumed_at", [1, 5, 12])
+def test_a_search_that_was_resumed_proposes_what_it_would_have_proposed(
+    tmp_path: Path, algorithm: str, resumed_at: int
+) -> None:
+    """Trials run one at a time; some fail; the last one had begun when the search was killed."""
+    scheduler = {"name": "hyperband" if algorithm == "bohb" else "none"}
+    searched = space(
+        {"adar.beta": {"uniform": [0.5, 0.9]}, "model.name": {"choice": ["mf", "lightgcn"]}},
+        search={"algorithm": algorithm, "seed": 7},
+        scheduler=scheduler,
+    )
+
+    def go_on(searcher: StudySearcher, until: int) -> None:
+        while (config := searcher.suggest("x")) is not searcher.FINISHED:
+            trial = searcher.trials[config["number"]]
+            if trial.number == until:
+                return
+            failed = trial.number % 4 == 2
+            trial.status, trial.value = "failed" if failed else "finished", trial.values["adar.beta"]
+            searcher.on_trial_complete("x", error=failed)
+            searcher.search.write_trial(trial)
+
+    with quiet_optuna():
+        whole = StudySearcher(a_search(tmp_path / "whole", space=searched), [], lambda: 0.0)
+        go_on(whole, 20)
+        cut = a_search(tmp_path / "cut", space=searched)
+        go_on(StudySearcher(cut, [], lambda: 0.0), resumed_at)
+        resumed = StudySearcher(cut, cut.read_trials(), lambda: 0.0)
+        assert len(resumed.trials) == resumed_at + 1
+        go_on(resumed, 20)
+    assert [trial.values for trial in resumed.trials.values()] == [t.values for t in whole.trials.values()]
+    assert len({trial.values["adar.beta"] for trial in whole.trials.values()}) == 20

@@ -1,0 +1,25 @@
+"""The largest numbers that commands and functions take: far above any honest use, far below what breaks."""
+
+from __future__ import annotations
+
+from adar_ray.errors import AdarError
+
+MOST_IDS = 2**31 - 1  # an id is an int32
+MOST_ROWS = 10**12
+LARGEST_SEED = 2**31 - 1
+LARGEST_K = 999_999
+LARGEST_RATING = 1e15
+LONGEST_HISTORY = 65_536
+MOST_WORKERS = 100_000
+MOST_TRIALS = 1_000_000
+MOST_REPEATS = 1_000  # of something that fails, or for another seed
+
+
+def check_number(flag: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside `low` to `high`, both included, or one that is not a number.
+
+    Raises:
+        AdarError: names the flag and what it takes.
+    """
+    if not low <= value <= high:
+        raise AdarError(f"{flag} {value}: give {low:,} to {high:,}")
