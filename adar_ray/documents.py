@@ -25,7 +25,9 @@ from pydantic_core import from_json
 from adar_ray.errors import AdarError, one_line
 
 LONGEST_YAML = 1 << 18  # bytes; people write these files, and PyYAML takes seconds for more
-LONGEST_JSON = 1 << 26  # bytes; a manifest takes some hundred for each file
+LONGEST_JSON = 1 << 23  # bytes; a manifest takes 200 for each file
+LONGEST_LINES = 1 << 26
+MOST_VALUES = 1 << 17  # in JSON; pydantic takes kilobytes to say what is wrong with one
 DEEPEST_YAML = 32
 LONGEST_NUMBER = 100  # characters
 # What comes before and after the checksum at the end of a sealed document.
@@ -79,7 +81,10 @@ def parse_json(data: bytes | str, origin: str, remedy: str = "") -> Any:
         AdarError: it is not JSON, or nested too deep.
     """
     try:
-        return from_json(_text(data, LONGEST_JSON))
+        text = _text(data, LONGEST_JSON)
+        if text.count(",") > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        return from_json(text)
     except ValueError as error:
         raise damaged(origin, one_line(error, 200), remedy) from error
 
@@ -93,7 +98,7 @@ def parse_record(data: bytes, origin: str, record: type[R], remedy: str = "") ->
     Raises:
         AdarError: it is damaged, or no such record.
     """
-    _check_seal(data, _RECORD_SEAL, origin, remedy)
+    _unsealed(data, _RECORD_SEAL, LONGEST_JSON, origin, remedy)
     content = parse_json(data, origin, remedy)
     del content["sha256"]
     try:
@@ -102,19 +107,26 @@ def parse_record(data: bytes, origin: str, record: type[R], remedy: str = "") ->
         raise damaged(origin, explain(error), remedy) from error
 
 
-def parse_lines(data: bytes, origin: str, remedy: str = "") -> list[dict[str, Any]]:
-    """The contents of sealed JSON lines.
+def parse_lines(data: bytes, origin: str, record: type[R], remedy: str = "") -> list[R]:
+    """The records in sealed JSON lines.
 
     Args:
         origin, remedy: where they come from, and what to do if they are damaged; for the message.
 
     Raises:
-        AdarError: they are damaged.
+        AdarError: they are damaged, or no such records.
     """
-    _check_seal(data, _LINES_SEAL, origin, remedy)
-    contents = [parse_json(line, origin, remedy) for line in data.splitlines()]
-    del contents[-1]["sha256"]
-    return contents
+    text = _unsealed(data, _LINES_SEAL, LONGEST_LINES, origin, remedy).removesuffix(b", ") + b"}"
+    records = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            if line.count(b",") > MOST_VALUES:
+                raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+            records.append(record.model_validate_json(line))
+        except ValueError as error:
+            problem = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise damaged(origin, f"line {number}: {problem}", remedy) from error
+    return records
 
 
 def parse_sealed_yaml(data: bytes, origin: str, remedy: str = "") -> Any:
@@ -126,8 +138,7 @@ def parse_sealed_yaml(data: bytes, origin: str, remedy: str = "") -> Any:
     Raises:
         AdarError: it is damaged.
     """
-    _check_seal(data, _YAML_SEAL, origin, remedy)
-    return parse_yaml(data, origin)
+    return parse_yaml(_unsealed(data, _YAML_SEAL, LONGEST_YAML, origin, remedy), origin)
 
 
 def to_record(content: Mapping[str, Any]) -> bytes:
@@ -179,16 +190,19 @@ def _sealed(text: str, seal: tuple[bytes, bytes]) -> bytes:
     return head + hashlib.sha256(head).hexdigest().encode() + seal[1]
 
 
-def _check_seal(data: bytes, seal: tuple[bytes, bytes], origin: str, remedy: str) -> None:
+def _unsealed(data: bytes, seal: tuple[bytes, bytes], longest: int, origin: str, remedy: str) -> bytes:
+    """What comes before the seal of a document, which has to be right."""
     before, after = seal
     end = len(data) - len(after)
     head, checksum = data[: max(end - 64, 0)], data[max(end - 64, 0) : end]
-    if not (head.endswith(before) and data.endswith(after)):
+    if len(data) > longest:
+        problem = f"it is longer than {longest:,} bytes"
+    elif not (head.endswith(before) and data.endswith(after)):
         problem = "it does not end with a checksum: it was cut off, edited, or written by an earlier version"
     elif hashlib.sha256(head).hexdigest().encode() != checksum:
         problem = "wrong checksum: it has changed since it was written"
     else:
-        return
+        return head.removesuffix(before)
     raise damaged(origin, problem, remedy)
 
 

@@ -21,6 +21,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from adar_ray.documents import (
+    LONGEST_JSON,
+    LONGEST_LINES,
+    LONGEST_YAML,
     parse_lines,
     parse_record,
     parse_sealed_yaml,
@@ -181,9 +184,10 @@ class Folder:
         # A link may lead to a folder that is yet to come.
         self.filesystem.create_dir(os.path.realpath(path) if self.is_local else path, recursive=True)
 
-    def read_bytes(self, name: str) -> bytes:
+    def read_bytes(self, name: str, most: int | None = None) -> bytes:
+        """The content of a file, or the first `most` bytes of it."""
         with self.filesystem.open_input_stream(self.join(name)) as stream:
-            return stream.read()
+            return stream.read(most)
 
     def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Replace the whole file: a reader sees the old content or the new, never a part of it."""
@@ -212,13 +216,13 @@ class Folder:
         Raises:
             AdarError: it is damaged.
         """
-        return parse_record(self.read_bytes(name), f"{self}/{name}", record, remedy)
+        return parse_record(self.read_bytes(name, LONGEST_JSON + 1), f"{self}/{name}", record, remedy)
 
     def write_record(self, name: str, record: BaseModel) -> None:
         self.write_bytes(name, to_record(record.model_dump()))
 
-    def read_lines(self, name: str, remedy: str = "") -> list[dict[str, Any]]:
-        """The contents of the JSON lines that `write_lines` wrote.
+    def read_lines(self, name: str, record: type[R], remedy: str = "") -> list[R]:
+        """The records in JSON lines that `write_lines` wrote.
 
         Args:
             remedy: what to do if they are damaged, for the message.
@@ -226,7 +230,7 @@ class Folder:
         Raises:
             AdarError: they are damaged.
         """
-        return parse_lines(self.read_bytes(name), f"{self}/{name}", remedy)
+        return parse_lines(self.read_bytes(name, LONGEST_LINES + 1), f"{self}/{name}", record, remedy)
 
     def write_lines(self, name: str, contents: Iterable[Mapping[str, Any]]) -> None:
         self.write_bytes(name, to_lines(contents))
@@ -240,7 +244,7 @@ class Folder:
         Raises:
             AdarError: it is damaged.
         """
-        return parse_sealed_yaml(self.read_bytes(name), f"{self}/{name}", remedy)
+        return parse_sealed_yaml(self.read_bytes(name, LONGEST_YAML + 1), f"{self}/{name}", remedy)
 
     def write_yaml(self, name: str, content: Any) -> None:
         self.write_bytes(name, to_sealed_yaml(content))

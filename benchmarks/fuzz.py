@@ -11,6 +11,7 @@ the exit status is 1.
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import resource
 import shutil
@@ -108,6 +109,7 @@ def _read_all(
 ) -> None:
     """What the process does that reads the inputs."""
     torch.set_num_threads(1)
+    logging.disable()  # a run tells of each checkpoint that it passes over
     (work / "files").mkdir()
     known = targets(work / "files")
     with open("/proc/self/statm") as pages:

@@ -225,7 +225,7 @@ class Job(Settings):
             return []
         workers = self.workers
         number = workers.number
-        if command == "tune":  # trials do not grow: there would be fewer of them at a time
+        if command == "tune":  # with more workers a trial there are fewer trials at a time
             number = max(WorkerRange.parse(number).least, 1)
         words = [_WORKERS[command], str(number)]
         if workers.cpus is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError
 
@@ -36,6 +36,8 @@ def _original(failure: BaseException) -> BaseException:
 
 def _death(error: RayActorError) -> str:
     """How a worker died, of which Ray tells in some twenty lines."""
+    if isinstance(error, ActorUnavailableError):
+        return "it no longer answers"
     text = str(error)
     address, process = re.search(r"\bip: (\S+)", text), re.search(r"\bpid: (\d+)", text)
     where = f" on {address[1]}" if address else ""

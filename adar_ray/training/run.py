@@ -456,18 +456,15 @@ def read_epochs(folder: Folder) -> list[EpochRecord]:
     if not folder.exists(METRICS):
         return []
     remedy = "restore the file, or train again with --replace"
-    epochs: list[EpochRecord] = []
-    for number, line in enumerate(folder.read_lines(METRICS, remedy), 1):
-        try:
-            record = EpochRecord.model_validate(line)
-            if record.epoch != number:
-                raise ValueError(f"it is epoch {record.epoch}")
-            if not 1 <= record.best_epoch <= number:
-                raise ValueError(f"it names {record.best_epoch} as the best epoch so far")
-        except ValueError as error:
-            problem = explain(error) if isinstance(error, ValidationError) else str(error)
-            raise damaged(f"{folder}/{METRICS}", f"line {number}: {problem}", remedy) from error
-        epochs.append(record)
+    epochs = folder.read_lines(METRICS, EpochRecord, remedy)
+    for number, record in enumerate(epochs, 1):
+        problem = None
+        if record.epoch != number:
+            problem = f"it is epoch {record.epoch}"
+        elif record.best_epoch > number:
+            problem = f"it names {record.best_epoch} as the best epoch so far"
+        if problem is not None:
+            raise damaged(f"{folder}/{METRICS}", f"line {number}: {problem}", remedy)
     return epochs
 
 

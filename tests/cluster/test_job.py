@@ -58,6 +58,16 @@ def test_workers_of_a_search_are_per_trial(tmp_path: Path) -> None:
     assert Job.load(file).commands("x")[0][:3] == ["tune", "--workers-per-trial", "1"]
 
 
+def test_a_range_of_workers(tmp_path: Path) -> None:
+    steps = ["train --data /d --out /r", "tune --data /d --space s.yaml --out /s"]
+    file = write(tmp_path, steps=steps)
+    file.write_text(file.read_text() + "workers: {number: 2:4}\n")  # which YAML 1.1 reads as 124
+    commands = Job.load(file).commands("x")
+    assert commands[0][1:3] == ["--workers", "2:4"]
+    assert commands[1][1:3] == ["--workers-per-trial", "2"]
+    assert Job.load(file, ["workers.number=1:3"]).workers.number == "1:3"
+
+
 def test_durations_sizes_and_scalars_are_parsed(tmp_path: Path) -> None:
     file = write(
         tmp_path, time_limit="1h30m", entry_point={"memory": "2GiB"}, environment={"N": 3, "ON": True}
@@ -80,6 +90,7 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"storge": "/data"}, ["job.yaml", "storge", "storage?"]),
         ({"workers": {"nmber": 2}}, ["job.yaml", "workers.nmber", "number?"]),
         ({"workers": {"number": -1}}, ["workers.number", "-1"]),
+        ({"workers": {"number": "4:1"}}, ["workers.number 4:1", "such as 1:4"]),
         ({"steps": []}, ["steps"]),
         ({"environment": {"A": [["x"] * 9000]}}, ["environment.A"]),
         ({"time_limit": "9" * 400}, ["time_limit", "too long"]),

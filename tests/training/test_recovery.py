@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
@@ -20,7 +20,8 @@ from adar_ray.training import ray_workers
 from adar_ray.training.ray_failures import cause_of
 from adar_ray.training.ray_workers import MOST_FAILURES, _Driver
 from adar_ray.training.records import EpochRecord, Place, RunInfo
-from adar_ray.training.trainer import train
+from adar_ray.training.run import Run
+from adar_ray.training.trainer import resume, train
 from adar_ray.workers import WorkerRange
 from tests.data.making import make_dataset
 
@@ -29,6 +30,9 @@ SMALL = ["model.embedding_dim=16", "train.batch_size=256", "train.device=cpu", "
 
 def config(*settings: str) -> Config:
     return load_config(settings=[*SMALL, "train.epochs=4", "train.patience=99", *settings])
+
+
+STREAMED = config("data.cache=never", "train.batch_size=4", "train.epochs=3")
 
 
 def raised(error: Exception) -> Exception:
@@ -61,6 +65,11 @@ ALONE = raised(ConnectionError("worker 2 is gone"))
             [died("The actor died because its node has died. Node Id: 55")],
             TransientError,
             "a worker died (its machine on 10.0.0.7 is gone)",
+        ),
+        (
+            [ActorUnavailableError("RPC error", b"0" * 16)],
+            TransientError,
+            "a worker died (it no longer answers)",
         ),
         ([ALONE], TransientError, "a worker failed (ConnectionError: worker 2 is gone)"),
     ],
@@ -192,42 +201,64 @@ def test_a_run_folder_holds_what_was_asked() -> None:
 # On Ray Train.
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_killed_worker_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return make_dataset(tmp_path_factory.mktemp("made"), users=70, rows_per_shard=300)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, made: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(made, tmp_path_factory.mktemp("undisturbed") / "run", STREAMED, workers=2)
+
+
+def what_counts(run: Run) -> tuple[list[Any], bytes]:
+    """The metrics, and the weights."""
+    weights = Path(run.folder.path, "model", "weights.safetensors").read_bytes()
+    return [record.model_copy(update={"time": None}) for record in run.epochs()], weights
+
+
+def left_behind(run: Path) -> set[str]:
+    """What only a training that is under way has in its folder."""
+    names = {*os.listdir(run), *os.listdir(run / "checkpoints")}
+    return {name for name in names if name.startswith("ray-") or name == "stop.json"}
+
+
+def test_a_killed_worker_changes_nothing(
+    undisturbed: Run, made: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     import psutil  # found once Ray, which brings it, is imported
 
-    data = make_dataset(tmp_path / "data", users=70, rows_per_shard=300)
-    settings = config("data.cache=never")
-
-    def what_counts(run: Any) -> tuple[list[Any], bytes]:
-        lines = [json.loads(line) for line in Path(run.folder.path, "metrics.jsonl").read_text().splitlines()]
-        weights = Path(run.folder.path, "model", "weights.safetensors").read_bytes()
-        return [{name: line[name] for name in line if name != "time"} for line in lines], weights
-
-    def workers() -> list[psutil.Process]:
+    def workers() -> set[psutil.Process]:
         found = psutil.process_iter(["cmdline"])
-        return [one for one in found if any("RayTrainWorker" in word for word in one.info["cmdline"] or ())]
+        return {one for one in found if any("RayTrainWorker" in word for word in one.info["cmdline"] or ())}
 
-    others, killed = {one.pid for one in workers()}, []
+    others, killed, told = workers(), [], []
 
     def kill(record: EpochRecord) -> None:
+        told.append(record)
         if record.epoch == 1:
-            victim = max((one for one in workers() if one.pid not in others), key=lambda one: one.pid)
+            victim = max(workers() - others, key=lambda worker: worker.pid)
             victim.kill()
             killed.append(victim.pid)
 
-    undisturbed = train(data, tmp_path / "undisturbed", settings, workers=2)
-    told: list[EpochRecord] = []
-    disturbed = train(
-        data,
-        tmp_path / "disturbed",
-        settings,
-        workers="1:2",
-        on_epoch=lambda record: (told.append(record), kill(record)),
-    )
-    assert what_counts(disturbed) == what_counts(undisturbed)
-    assert told == disturbed.epochs()
-    assert any(f"a worker died (process {killed[0]} on " in message for message in caplog.messages)
-    assert disturbed.info.workers == "1:2"
-    left = {*os.listdir(tmp_path / "disturbed"), *os.listdir(tmp_path / "disturbed" / "checkpoints")}
-    assert not {name for name in left if name.startswith("ray-") or name in ("stop.json", "progress.json")}
+    run = train(made, tmp_path / "run", STREAMED, workers="1:2", on_epoch=kill)
+    assert what_counts(run) == what_counts(undisturbed)
+    assert told == run.epochs()
+    assert [f"process {killed[0]} on " in message for message in caplog.messages] == [True]
+    assert run.info.workers == "1:2"
+    assert not left_behind(tmp_path / "run")
+
+
+def test_workers_save_on_sigterm(undisturbed: Run, made: Dataset, tmp_path: Path) -> None:
+    def terminate(record: EpochRecord) -> None:
+        if record.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TerminatedError, match=r"run: terminated; saved at epoch \d, step \d+$") as caught:
+        train(made, tmp_path / "run", STREAMED, workers=2, on_epoch=terminate)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    epoch, step = Run.open(tmp_path / "run").newest_checkpoint().place
+    assert str(caught.value).endswith(f"saved at epoch {epoch + 1}, step {step}")
+    assert not left_behind(tmp_path / "run")
+    assert what_counts(resume(tmp_path / "run")) == what_counts(undisturbed)
