@@ -83,9 +83,8 @@ def test_a_dataset_is_the_same_as_on_disk(s3, data: Dataset, hand_made: Path, tm
     assert stored.keys() == on_disk.keys()
     for name in stored.keys() - {"dataset.json"}:
         assert stored[name] == on_disk[name].read_bytes()
-    manifest = json.loads(stored["dataset.json"])
-    assert manifest == data.manifest.model_dump()
-    assert manifest["counts"]["interactions"] == 13
+    assert stored["dataset.json"] == to_record(data.manifest.model_dump())
+    assert data.manifest.counts.interactions == 13
 
 
 def test_a_folder_of_sources(s3, hand_made: Path) -> None:

@@ -231,8 +231,9 @@ class _Driver:
         """Whether other workers have to go on, after so many seconds."""
         if self._machines() & leaving_nodes():
             self.reason = "a machine is about to be taken away"
-        elif self.number < self.asked.most and seconds >= GROW_SECONDS and count_room(self.each) > 0:
-            self.reason = "there is room for more workers"
+        elif self.number < self.asked.most and seconds >= GROW_SECONDS and self.run.progress() is not None:
+            # These train, so what is free is not meant for them.
+            self.reason = "there is room for more workers" if count_room(self.each) else ""
         return bool(self.reason)
 
     def _machines(self) -> set[str]:

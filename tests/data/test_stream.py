@@ -13,7 +13,7 @@ from adar_ray.data.stream import stream_epochs, streamed_chunks
 
 
 @pytest.fixture
-def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_order(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ray.data.DataContext.get_current()
     monkeypatch.setattr(context.execution_options, "preserve_order", True)
     monkeypatch.setattr(context, "enable_progress_bars", False)
