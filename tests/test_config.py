@@ -256,7 +256,16 @@ def test_every_component_can_be_chosen_and_its_block_is_explained():
 
 
 def test_only_the_blocks_that_have_an_effect_are_written():
-    assert set(Config().used()) == {"data", "model", "loss", "sampler", "adar", "optimizer", "train"}
+    assert set(Config().used()) == {
+        "data",
+        "model",
+        "loss",
+        "sampler",
+        "adar",
+        "optimizer",
+        "train",
+        "checkpoints",
+    }
     joined = load_config(settings=["loss.name=bce", "adar.joins=popularity"])
     assert joined.sampler_names() == ["popularity", "adar"]
     assert set(joined.used()) - set(Config().used()) == {"popularity"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+import adar_ray
 from adar_ray import evaluate, export, recommend, train
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -168,3 +170,20 @@ def test_a_trial_has_only_values_of_its_space(tmp_path: Path) -> None:
         search.write_trial(Trial(number=0, values=values, started=0))
         with pytest.raises(AdarError, match=rf"trial\.json: is damaged \({problem}"):
             search.read_trials()
+
+
+def test_nothing_is_unpickled_or_evaluated() -> None:
+    """No file of the package imports a module that unpickles, or calls a function that runs text."""
+    modules = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+    calls = {"eval", "exec", "torch.load", "np.load", "numpy.load", "yaml.unsafe_load", "yaml.full_load"}
+    files = list(Path(adar_ray.__file__).parent.rglob("*.py"))
+    assert len(files) > 150
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = (
+                    [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                )
+                assert not modules & {name.partition(".")[0] for name in names}, file
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in calls, (file, node.lineno)

@@ -35,7 +35,7 @@ _PLACEHOLDERS = {
 }
 _START_BYTES = 1 << 12
 _HEAD_BYTES = 1 << 16
-_LONGEST_LINE = 1 << 28
+_LONGEST_LINE = 1 << 26
 
 
 def bad_line(path: str, number: int, problem: str, remedy: str) -> AdarError:
@@ -60,19 +60,19 @@ def chunks(path: str, block_bytes: int, encoding: str | None = None) -> Iterator
 
 
 def _line_chunks(path: str, block_bytes: int, encoding: str | None) -> Iterator[tuple[int, bytes]]:
-    number, rest = 1, b""
+    number, rest, size = 1, list[bytes](), 0  # the pieces of a line that has not ended, and their size
     for block in _text_blocks(path, block_bytes, encoding):
         head, newline, tail = block.rpartition(b"\n")
         if newline:
-            chunk = rest + head + newline
+            chunk = b"".join([*rest, head, newline])
             yield number, chunk
-            number, rest = number + chunk.count(b"\n"), tail
-        else:
-            rest += block
-        if len(rest) > _LONGEST_LINE:
-            raise bad_line(path, number, f"longer than {_LONGEST_LINE} bytes", "pass the right --format")
-    if rest:
-        yield number, rest
+            number, rest, size = number + chunk.count(b"\n"), [], 0
+        rest.append(tail)
+        size += len(tail)
+        if size > _LONGEST_LINE:
+            raise bad_line(path, number, f"longer than {_LONGEST_LINE:,} bytes", "pass the right --format")
+    if size:
+        yield number, b"".join(rest)
 
 
 def _text_blocks(path: str, block_bytes: int, encoding: str | None) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, loaded_data, local_data
+from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import CONFIG, METRICS, Run, read_epochs
@@ -59,6 +60,7 @@ def _train(
 ) -> None:
     run = _open(search, dataset, number, values, tune.get_checkpoint())
     run = dataclasses.replace(run, lease=search.lease)
+    check_memory(run.config, dataset, 0 if search.workers == 1 else search.workers)
     curve = [value_of(record, search.space.metric) for record in run.epochs()]
     keeps_weights = search.space.scheduler.name == "pbt"
 

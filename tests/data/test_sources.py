@@ -154,3 +154,9 @@ def test_sure_names_belong_to_one_format(format):
 def test_lines_of_numbers(name, lines, user_items, pairs):
     assert FORMATS["user-items"].recognize(name, lines) is user_items
     assert FORMATS["pairs"].recognize(name, lines) is pairs
+
+
+def test_a_small_file_of_one_endless_line_is_refused_soon(tmp_path):
+    path = tmp_path / "pairs.csv.gz"
+    path.write_bytes(gzip.compress(b"user,item\n" + bytes([97]) * (65 << 20), 1))
+    assert "pairs.csv.gz: line 2: longer than 67,108,864 bytes" in error_of(str(path))
