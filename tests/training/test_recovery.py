@@ -32,7 +32,7 @@ def config(*settings: str) -> Config:
     return load_config(settings=[*SMALL, "train.epochs=4", "train.patience=99", *settings])
 
 
-STREAMED = "data.cache=never", "train.batch_size=8"
+STREAMED = "data.cache=never", "train.batch_size=16"
 
 
 def raised(error: Exception) -> Exception:
