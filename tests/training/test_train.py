@@ -690,10 +690,14 @@ def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_error_in_a_worker_comes_out_as_its_own_line(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_error_in_a_worker_comes_out_as_its_own_line_and_at_once(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = config("optimizer.lr=1e30")
     alone = message_of(lambda: train(dataset, tmp_path / "alone", settings, workers=0))
-    assert message_of(lambda: train(dataset, tmp_path / "ray", settings, workers=1)) == alone
+    of_worker = message_of(lambda: train(dataset, tmp_path / "ray", settings, workers=1))
+    assert of_worker == alone.replace(str(tmp_path / "alone"), str(tmp_path / "ray"))
+    assert "going on" not in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
