@@ -471,7 +471,11 @@ def test_a_run_that_another_process_trains(dataset: Dataset, whole: Run, tmp_pat
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=[pytest.mark.ray, pytest.mark.slow])])
-def test_whoever_loses_a_run_writes_nothing_more(dataset: Dataset, tmp_path: Path, workers: int) -> None:
+def test_whoever_loses_a_run_writes_nothing_more(
+    dataset: Dataset, tmp_path: Path, workers: int, request: pytest.FixtureRequest
+) -> None:
+    if workers:
+        request.getfixturevalue("ray_cluster")
     out = tmp_path / "run"
     epochs = 4 if workers == 0 else 400
     then: dict[str, bytes] = {}
