@@ -93,6 +93,8 @@ class Lease:
 def hold(folder: Folder) -> Iterator[Lease]:
     """Hold the lease of a folder, which need not exist yet.
 
+    Files that holders which were killed had begun to write are removed.
+
     Raises:
         AdarError: another process holds it.
     """
@@ -114,6 +116,7 @@ def hold(folder: Folder) -> Iterator[Lease]:
         now = read_holder(folder)
         if now is not None and now.id != me.id:
             raise _held(folder, now)
+        folder.remove_partial(but=LEASE)
         thread.start()
         yield Lease(folder, me.id)
     finally:

@@ -7,6 +7,7 @@ import errno
 import fnmatch
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -63,6 +64,18 @@ def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Fol
             raise
     except OSError as error:
         raise AdarError(f"{final}: {describe_os_error(error)}; nothing was written") from error
+
+
+def new_scratch(folder: Folder) -> Folder:
+    """A new name in a folder for files of Ray's own; those that killed processes have left are removed.
+
+    The caller is the only one who writes there.
+    """
+    for name in folder.content():
+        if re.fullmatch(r"ray-[0-9a-f]{8}", name):
+            with contextlib.suppress(OSError):
+                folder.delete(name)
+    return folder.folder(f"ray-{uuid.uuid4().hex[:8]}")
 
 
 def check_replaceable(folder: Folder, mark: str) -> None:

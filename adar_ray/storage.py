@@ -197,13 +197,25 @@ class Folder:
             with self.filesystem.open_output_stream(path) as stream:
                 stream.write(data)
             return
-        partial = Path(path).with_name(f".{uuid.uuid4().hex[:8]}.partial")
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
         try:
             partial.write_bytes(data)
-            partial.replace(path)
+            partial.replace(target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+
+    def remove_partial(self, but: str = "") -> None:
+        """Remove files, here and in the folders in it, that processes which were killed had begun to write.
+
+        Args:
+            but: the name of a file that others may be writing.
+        """
+        if self.is_local:
+            for path in Path(self.path).rglob(".*.partial"):
+                if path.is_file() and not path.name.startswith(f".{but}."):
+                    path.unlink(missing_ok=True)
 
     # Documents that this program reads back: all are sealed.
 

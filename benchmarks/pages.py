@@ -11,6 +11,8 @@ from typing import Any
 from adar_ray.storage import Folder
 from benchmarks import recbole_models, record
 from benchmarks.arguments import argument_parser
+from benchmarks.chaos.life import Fault
+from benchmarks.chaos.report import rows as rows_of_faults
 from benchmarks.quality.tables import TABLES, Table, cell_name, result_name
 from benchmarks.quality.times import NAME as TIMES
 from benchmarks.record import Environment, Result
@@ -56,6 +58,7 @@ def pages() -> dict[str, str]:
         "parity_recbole.md": _parity_recbole(),
         "recbole_models.md": _recbole_models(),
         "speed.md": _speed(),
+        "chaos.md": _chaos(),
     }
 
 
@@ -205,6 +208,31 @@ def _parity_recbole() -> str:
             "",
             f"{_where(result.environment)}; one thread.",
             f"Command: `{result.command}`, after `python -m benchmarks.parity.recbole_reference`.",
+        ]
+    )
+
+
+def _chaos() -> str:
+    result = _result("chaos")
+    faults = [Fault(**fault) for fault in result.figures["faults"]]
+    lost = [f"- {each.process}, {each.kind} ({each.moment}): {each.lost}" for each in faults if each.lost]
+    left_out = [f"- {kind}" for kind in result.figures["left_out"]]
+    return _text(
+        [
+            "# What was broken, and whether anything was lost",
+            "",
+            "`python -m benchmarks.chaos` breaks processes, machines, networks, disks and files at random "
+            "moments of small trainings, searches, preparations and jobs. After each fault the command goes "
+            "on, or is started again with what its message names. A fault is lost if the result is not, bit "
+            "for bit, that of an undisturbed run, if a command that fails says anything but one line, or if "
+            "a file or a process is left behind. Seconds are what a fault cost, the median and the most. "
+            "`chaos.json` lists every fault.",
+            "",
+            *_table(rows_of_faults(faults)),
+            *(["", "## Lost", "", *lost] if lost else []),
+            *(["", "## Not possible on this machine", "", *left_out] if left_out else []),
+            "",
+            f"`{result.command}`; {_where(result.environment)}",
         ]
     )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -11,7 +14,8 @@ import pytest
 
 from benchmarks.chaos import alone, damage
 from benchmarks.chaos.lab import ALONE, Lab, training
-from benchmarks.chaos.life import KILL, TERMINATE, TWIN, Fault
+from benchmarks.chaos.life import KILL, TWIN, Fault
+from benchmarks.chaos.processes import wait_until
 from benchmarks.chaos.promises import BrokenError, check_epochs, check_files, check_run, next_words
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks at processes in /proc")
@@ -44,16 +48,32 @@ def test_a_flipped_bit_of_a_checkpoint_changes_nothing(lab: Lab) -> None:
     assert not [fault for fault in faults if fault.lost]
 
 
-def test_a_training_that_is_terminated_goes_on_within_the_epoch(lab: Lab) -> None:
+def test_a_training_that_is_killed_within_an_epoch_goes_on_from_there(lab: Lab) -> None:
     faults: list[Fault] = []
-    with lab.life(training("mf"), ALONE, "terminated", Random(2), faults) as life:
-        assert life.suffer([TERMINATE], rests=True, after=1)
-        last = json.loads(Path(life.out, "checkpoints", "last.json").read_text())
-        assert last["step"] > 0
+    with lab.life(training("mf"), ALONE, "within", Random(2), faults) as life:
+        run = Path(life.out)
+
+        def newest() -> tuple[str, int]:
+            """The newest checkpoint, and how many steps of an epoch have been done."""
+            names = sorted(path.name for path in run.glob("checkpoints/*") if path.name[0].isdigit())
+            with contextlib.suppress(FileNotFoundError, IndexError):  # there is none, or it is not complete
+                return names[-1], json.loads((run / "checkpoints" / names[-1] / "state.json").read_text())[
+                    "step"
+                ]
+            return "", 0
+
+        assert wait_until(lambda: newest()[1] in (20, 40), 60)  # of 90 or so
+        life.command.send(signal.SIGKILL)
+        life.command.wait(10)
+        name, step = newest()
+        assert step > 0
+        for other in (run / "checkpoints").iterdir():  # nothing else is left to go on from
+            if other.is_dir() and other.name != name:
+                shutil.rmtree(other)
         life.command = life.start(["train", "--resume", life.out])
-        assert life.command.wait(60) == 0
+        assert life.command.wait(60) == 0, life.command.messages
         life.check_whole()
-    assert not [fault for fault in faults if fault.lost]
+    assert not faults
 
 
 def test_of_two_trainings_in_one_folder_one_is_refused(lab: Lab) -> None:

@@ -185,3 +185,17 @@ def test_a_damaged_lease(folder: Folder) -> None:
     for content in (b"", b"{}", b"[1", b'{"id": 5}', to_record({"id": 5})):
         folder.write_bytes("lease.json", content)
         assert f"{folder}/lease.json: is damaged" in message_of(lambda: take(folder))
+
+
+def test_what_a_killed_holder_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    begun = tmp_path / "checkpoints" / "00001" / ".state.json.1a2b3c4d.partial"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"half of it")
+    contender = tmp_path / f".{lease.LEASE}.1a2b3c4d.partial"
+    contender.write_bytes(b"")
+    (begun.parent / "state.json").write_bytes(b"whole")
+    with hold(folder):
+        assert not begun.exists()
+        assert contender.exists()
+        assert (begun.parent / "state.json").read_bytes() == b"whole"

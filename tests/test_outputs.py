@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from adar_ray.errors import AdarError
-from adar_ray.outputs import check_replaceable, forget_replaced, new_folder, put_back, replacing, set_aside
+from adar_ray.outputs import (
+    check_replaceable,
+    forget_replaced,
+    new_folder,
+    new_scratch,
+    put_back,
+    replacing,
+    set_aside,
+)
 from adar_ray.storage import Folder
 
 MARK = "made.json"
@@ -238,3 +246,13 @@ def test_setting_aside_goes_on_where_it_died(folder: Folder) -> None:
     folder.move("part", "replaced/part")
     set_aside(folder, MARK)
     assert folder.files() == [f"replaced/{name}" for name in sorted([MARK, "part/1", "old"])]
+
+
+def test_scratch_of_killed_processes_is_removed(tmp_path: Path) -> None:
+    for name in ("ray-0a1b2c3d", "ray-of-light", "00001"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(b"")
+    scratch = new_scratch(Folder.at(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00001", "ray-of-light"]
+    assert not scratch.exists()
+    assert scratch.path.startswith(f"{tmp_path}/ray-")

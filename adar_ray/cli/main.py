@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 from types import FrameType
 
 import click
@@ -26,6 +27,7 @@ COMMANDS = (
     *(evaluate_command, recommend_command, export_command, report_command, publish_command, job),
 )
 
+IMPORT_SECONDS = 0.05  # after which a signal that came during an import comes again
 GARBAGE_AFTER = 10_000
 """Objects more than at Python's last look for garbage, before it looks again; its own default is 700."""
 
@@ -40,20 +42,42 @@ def cli() -> None:
 
 def main() -> None:
     """Run a command in a process of its own."""
-
-    # SIGTERM, which schedulers send, cleans up like Ctrl-C. Both work even if a shell started this process in
-    # the background, which makes it ignore SIGINT. Cleaning up is not interrupted by another SIGTERM.
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.raise_signal(signal.SIGINT)
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, interrupt)
+    take_signals()
     # Ray Tune's own handler of Ctrl-C waits for trials. They end with this process, and continue later.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # What a command imports stays. Python would look through it for garbage a hundred times meanwhile.
     gc.set_threshold(GARBAGE_AFTER)
     cli()
+
+
+def take_signals() -> None:
+    """Make SIGTERM, which schedulers send, clean up like Ctrl-C.
+
+    Both work even if a shell started this process in the background, which makes it ignore SIGINT. Cleaning
+    up is not interrupted by another SIGTERM.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if _imports(frame):
+            later = threading.Timer(IMPORT_SECONDS, os.kill, (os.getpid(), number))
+            later.daemon = True
+            later.start()
+            return
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported. If C code does that, as pyarrow does, exceptions may be dropped."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from adar_ray.config import TrainConfig
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, TerminatedError, TransientError
+from adar_ray.outputs import new_scratch
 from adar_ray.process import check_threads, environment_kept
 from adar_ray.ray_address import joins_cluster
 from adar_ray.ray_session import Need, check_room, count_room, is_connected, leaving_nodes, ray_session
@@ -28,7 +28,7 @@ from adar_ray.training.ray_failures import cause_of
 from adar_ray.training.ray_trainer import Trainer
 from adar_ray.training.ray_worker import STOP, train_worker
 from adar_ray.training.records import Place
-from adar_ray.training.run import PROGRESS, Run
+from adar_ray.training.run import CHECKPOINTS, PROGRESS, Run
 from adar_ray.waiting import waiting
 from adar_ray.workers import WorkerRange
 
@@ -164,7 +164,7 @@ class _Driver:
         _remove(run, STOP, PROGRESS)
         # Ray would resume a run of the same name from files of its own. RUN/checkpoints is what resumes here,
         # so every start has a new name, and the files that Ray leaves are removed.
-        scratch = run.folder.folder(f"checkpoints/ray-{uuid.uuid4().hex[:8]}")
+        scratch = new_scratch(run.folder.folder(CHECKPOINTS))
         trainer = Trainer(
             train_worker,
             train_loop_config={
@@ -180,7 +180,7 @@ class _Driver:
             run_config=ray.train.RunConfig(
                 name=scratch.path.rpartition("/")[2],
                 storage_filesystem=run.folder.filesystem,
-                storage_path=run.folder.join("checkpoints"),
+                storage_path=run.folder.join(CHECKPOINTS),
             ),
             goes_on=self.goes_on,
         )

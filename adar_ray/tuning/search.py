@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS, check_number
-from adar_ray.outputs import forget_replaced, put_back, replacing
+from adar_ray.outputs import forget_replaced, new_scratch, put_back, replacing
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
@@ -175,7 +174,7 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
     for trial in follower.trials:
         if trial.has_ended:
             tell_scheduler(scheduler, trial, search.space.mode)
-    scratch = search.folder.folder(f"ray-{uuid.uuid4().hex[:8]}")
+    scratch = new_scratch(search.folder)
     trainable = ray_tune.with_parameters(
         run_trial, search=search, dataset=dataset, loaded=_load(search, dataset), modules=search_path()
     )

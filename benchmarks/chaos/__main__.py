@@ -15,11 +15,11 @@ DIR/lives. The exit status is 1 if any was lost.
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -29,8 +29,8 @@ from benchmarks.arguments import add_work, argument_parser
 from benchmarks.chaos import alone, on_ray
 from benchmarks.chaos.lab import Lab
 from benchmarks.chaos.life import Fault
+from benchmarks.chaos.report import lines, rows
 
-NAME = "chaos"
 Case = Callable[[Lab, Random, str, list[Fault]], None]
 # Each lane runs one case after the other, chosen by its weight.
 LANES: Mapping[str, Mapping[Case, float]] = {
@@ -51,12 +51,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    faults = chaos(arguments.work, arguments.minutes * 60, arguments.seed)
-    for line in table(faults):
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # cleans up
+    faults, left_out = chaos(arguments.work, arguments.minutes * 60, arguments.seed)
+    for line in lines(rows(faults)):
         print(line)
     record.write(
-        NAME,
-        {"faults": [dataclasses.asdict(fault) for fault in faults]},
+        "chaos",
+        {"faults": [dataclasses.asdict(fault) for fault in faults], "left_out": left_out},
         description="What was broken and when, what came of it, how many seconds that took, and the promise "
         "that was lost, if any was.",
         seeds=[arguments.seed],
@@ -65,8 +66,8 @@ def main() -> None:
         sys.exit(f"lost: see {arguments.work / 'lives'}")
 
 
-def chaos(work: Path, seconds: float, seed: int) -> list[Fault]:
-    """Breaks things for so long; returns what was broken."""
+def chaos(work: Path, seconds: float, seed: int) -> tuple[list[Fault], list[str]]:
+    """Breaks things for so long; returns what was broken, and what cannot be broken here."""
     faults: list[Fault] = []
     lab = Lab(work)
     deadline = time.monotonic() + seconds
@@ -86,32 +87,20 @@ def chaos(work: Path, seconds: float, seed: int) -> list[Fault]:
             faults.extend(own)
             number += 1
 
-    threads = [threading.Thread(target=run, args=(lane,)) for lane in LANES]
+    threads = [threading.Thread(target=run, args=(lane,), daemon=True) for lane in LANES]
     try:
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        return faults, lab.left_out
     finally:
         lab.close()
-    return faults
 
 
 def _line(name: str, fault: Fault) -> str:
     verdict = f"LOST: {fault.lost}" if fault.lost else fault.outcome
     return f"{name}  {fault.process}  {fault.kind}  ({fault.moment})  {verdict}"
-
-
-def table(faults: list[Fault]) -> list[str]:
-    """Faults by kind and what they hit."""
-    rows = Counter((fault.process, fault.kind.partition(":")[0]) for fault in faults)
-    lost = Counter((fault.process, fault.kind.partition(":")[0]) for fault in faults if fault.lost)
-    lines = [
-        f"{process:<34}{kind:<30}{count:>6}{lost[process, kind]:>6}"
-        for (process, kind), count in sorted(rows.items())
-    ]
-    head = f"{'process':<34}{'fault':<30}{'faults':>6}{'lost':>6}"
-    return [head, *lines, f"{'all':<64}{rows.total():>6}{lost.total():>6}"]
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def damaged(life: Life, candidates: Sequence[Path], words: Sequence[str]) -> lis
     chosen = life.random.sample(candidates, min(len(candidates), life.random.randint(1, 3)))
     pending = {path: damage(life.random, path) for path in chosen}
     faults = {
-        path: Fault(life.work.name, f"{found.kind}: {_short(path)}", f"between two starts, {words[0]} reads")
+        path: Fault(life.work.name, found.kind, f"{'/'.join(path.parts[-2:])}, before {words[0]}")
         for path, found in pending.items()
     }
     life.faults += faults.values()
@@ -153,7 +153,3 @@ def _parts(folder: Path, *but: str) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and path.stat().st_size and not {*but} & {*path.relative_to(folder).parts}
     )
-
-
-def _short(path: Path) -> str:
-    return "/".join(path.parts[-2:])

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import shlex
 import shutil
+import statistics
 import subprocess
 import threading
 import time
@@ -17,19 +18,27 @@ from random import Random
 import yaml
 
 from benchmarks.chaos.life import Fault, Life, Place, Whole, Work
+from benchmarks.chaos.nodes import Cluster
 from benchmarks.chaos.outages import Bucket
 from benchmarks.chaos.processes import Command
-from benchmarks.chaos.promises import BrokenError, check_epochs, check_files, check_run, check_trials, epochs
+from benchmarks.chaos.promises import (
+    BrokenError,
+    check_epochs,
+    check_files,
+    check_run,
+    check_trials,
+    epochs_of,
+    lines_of,
+)
 
-EPOCHS = 6
-_SMALL = ["model.embedding_dim=8", "adar.pool=16", "train.device=cpu", f"train.epochs={EPOCHS}"]
-_SMALL += ["train.patience=99", "train.batch_size=48", "optimizer.lr=0.01"]
-TRIALS = 3
+_SMALL = ["model.embedding_dim=8", "adar.pool=16", "train.device=cpu"]
+_SMALL += ["train.patience=99", "train.batch_size=48", "optimizer.lr=0.01", "checkpoints.steps=20"]
+TRIALS, TRIAL_EPOCHS = 3, 6
 _SPACE = {
     "base": {
         "model": {"embedding_dim": 8},
         "adar": {"pool": 16},
-        "train": {"epochs": EPOCHS, "batch_size": 48, "device": "cpu"},
+        "train": {"epochs": TRIAL_EPOCHS, "batch_size": 48, "device": "cpu"},
     },
     "parameters": {"optimizer.lr": {"choice": [0.003, 0.01, 0.03]}},
     "search": {"algorithm": "grid"},
@@ -46,23 +55,25 @@ ALONE = Place()
 _DISK_BYTES = 64 << 20
 
 
-def training(name: str, workers: int = 0) -> Work:
+def training(name: str, workers: int = 0, epochs: int = 6) -> Work:
     """A training with some of `SETTINGS`."""
-    settings = [word for setting in [*_SMALL, *SETTINGS[name]] for word in ("--set", setting)]
+    wanted = [*_SMALL, *SETTINGS[name], f"train.epochs={epochs}"]
+    settings = [word for setting in wanted for word in ("--set", setting)]
     return Work(
         name=f"train, {workers} workers ({name})",
         words=["train", "--data", "{data}", "--out", "{out}", "--workers", str(workers), *settings],
-        units=EPOCHS,
-        done=lambda run: len(epochs(run)),
+        units=epochs,
+        done=lambda run: len(epochs_of(run)),
         check_part=check_epochs,
         check_whole=check_run,
-        same_as=training(name) if workers == 1 else None,
+        same_as=training(name, 0, epochs) if workers == 1 else None,
+        uses_ray=workers > 0,
     )
 
 
 def job(name: str, workers: int) -> Work:
     """A job that is a training."""
-    same = training(name, workers)
+    same = training(name, workers, epochs=12)
     words = same.words[: same.words.index("--workers")], same.words[same.words.index("--workers") + 2 :]
     return dataclasses.replace(
         same,
@@ -78,10 +89,11 @@ def searching() -> Work:
     return Work(
         name="a search",
         words=["tune", "--data", "{data}", "--space", "{space}", "--out", "{out}", "--concurrent", "1"],
-        units=TRIALS * EPOCHS,
-        done=lambda search: sum(len(epochs(trial)) for trial in search.glob("trials/*")),
+        units=TRIALS * TRIAL_EPOCHS,
+        done=lambda search: sum(len(epochs_of(trial)) for trial in search.glob("trials/*")),
         check_part=check_trials,
         check_whole=check_files,
+        uses_ray=True,
     )
 
 
@@ -114,6 +126,7 @@ class Lab:
         self.lives = self.work / "lives"
         shutil.rmtree(self.lives, ignore_errors=True)
         self.lives.mkdir(parents=True)
+        self._lives: list[Life] = []
         self._wholes: dict[str, Whole] = {}
         self._lock = threading.Lock()
         self.addresses = {name: str(self.work / name) for name in ("small.csv", "large.csv", "space.yaml")}
@@ -135,16 +148,30 @@ class Lab:
         """An object store."""
         return Bucket()
 
+    @functools.cached_property
+    def cluster(self) -> Cluster:
+        """A Ray cluster."""
+        return Cluster()
+
+    @property
+    def left_out(self) -> list[str]:
+        """The kinds of faults that are not possible here."""
+        has_no_cables = "cluster" in self.__dict__ and self.cluster.cables is None
+        return [*(["a cut network"] if has_no_cables else []), *([] if self.disk else ["a full disk"])]
+
     def close(self) -> None:
-        if "bucket" in self.__dict__:
-            self.bucket.close()
+        """Ends all that runs still, and gives back what was mounted and connected."""
+        for life in self._lives:
+            life.end()
+        for name in {"bucket", "cluster"} & self.__dict__.keys():
+            getattr(self, name).close()
         if self.disk is not None:
             subprocess.run(["umount", "-l", str(self.disk)], check=True)
 
     def whole(self, work: Work, place: Place = ALONE) -> Whole:
         """The undisturbed result of a work, which is made the first time."""
         if work.same_as is not None:
-            return self.whole(work.same_as, place if "--workers" in work.words else ALONE)
+            return self.whole(work.same_as, place if work.same_as.uses_ray else ALONE)
         key = " ".join(work.words)
         with self._lock:
             if key not in self._wholes:
@@ -160,7 +187,9 @@ class Lab:
         command = Command(words, folder / "log", f"whole-{folder.name}", place.environment, place.prefix)
         if command.wait(600) != 0:
             raise RuntimeError(f"{work.name} failed undisturbed: {command.messages[-3:]}")
-        return Whole(folder / "out", time.monotonic() - began)
+        seconds = time.monotonic() - began
+        times = [line["time"]["train_seconds"] for line in lines_of(folder / "out")]
+        return Whole(folder / "out", seconds, statistics.median(times) if times else seconds / work.units)
 
     @contextlib.contextmanager
     def life(
@@ -200,6 +229,7 @@ class Lab:
             look = lambda: bucket.download(name, out)  # noqa: E731
         began, before = time.monotonic(), len(faults)
         life = Life(work, place, folder, addresses, look, whole, random, faults)
+        self._lives.append(life)
         try:
             yield life
         except BrokenError as broken:
@@ -210,6 +240,7 @@ class Lab:
                 shutil.copytree(out, folder / "lost")
         finally:
             life.end()
+            self._lives.remove(life)
             lost = max(time.monotonic() - began - whole.seconds, 0)
             for fault in faults[before:]:
                 fault.seconds = lost / len(faults[before:])

@@ -54,6 +54,7 @@ class Work:
         check_part: what is there before the end agrees with the undisturbed folder.
         check_whole: what is there in the end does.
         same_as: what has the same result when nothing disturbs it; by default itself.
+        uses_ray: whether it starts Ray, or needs a cluster.
         steps: of the job that `{job}` is, if its words submit one.
     """
 
@@ -64,6 +65,7 @@ class Work:
     check_part: Callable[[Path, Path], None]
     check_whole: Callable[[Path, Path], None]
     same_as: Work | None = None
+    uses_ray: bool = False
     steps: Sequence[str] = ()
 
 
@@ -105,10 +107,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Whole:
-    """The undisturbed result of a work, and the seconds that it took."""
+    """The undisturbed result of a work, and the seconds that it took, in all and for a unit."""
 
     folder: Path
     seconds: float
+    unit_seconds: float
 
 
 class Life:
@@ -137,6 +140,7 @@ class Life:
         self.whole, self.random, self.faults = whole, random, faults
         self.words = [word.format(**addresses) for word in work.words]
         self.commands: list[Command] = []
+        self._excused: Sequence[int] = ()  # the statuses with which the command may end once
         self._may_be_told = False
         self.command = self.start(self.words)
 
@@ -160,28 +164,26 @@ class Life:
         Raises:
             BrokenError: a promise was not kept after the last of the faults.
         """
-        last = None
         for number, kind in enumerate(kinds, 1):
-            moment = self._moment(last, after)
+            moment = self._moment(after)
             if moment is None:
                 return False
             fault = Fault(self.work.name, kind.name, moment)
             self.faults.append(fault)
             kind.strike(self)
-            last = kind
+            self._excused = kind.statuses
             if kind.ends_within is None:
                 fault.outcome = "went on"
                 continue
             began = time.monotonic()
             if self.command.wait(kind.ends_within) is None:
                 raise BrokenError(f"had not ended after {kind.ends_within:g} s")
-            fault.outcome = f"ended with status {self.command.status}"
             took = time.monotonic() - began
-            if took > 1:
-                fault.outcome += f" after {took:.0f} s"
+            fault.outcome = "had finished"
             if self.command.status == 0 and took > IGNORED_SECONDS:
                 raise BrokenError(f"finished {took:.0f} s later as if nothing had been")
-            words = self._words_again(kind)
+            words = self._words_again()
+            fault.outcome += f" after {took:.1f} s"
             if words is None:
                 return False
             if rests and number == len(kinds):
@@ -189,7 +191,7 @@ class Life:
             self.command = self.start(words)
         deadline = time.monotonic() + END_SECONDS
         while self.command.wait(max(deadline - time.monotonic(), 0)) is not None:
-            words = self._words_again(last)
+            words = self._words_again()
             if words is None:
                 return False
             self.command = self.start(words)
@@ -199,11 +201,11 @@ class Life:
         self._check_left()
         self.work.check_whole(self.look(), self.whole.folder)
 
-    def _moment(self, last: Kind | None, after: int) -> str | None:
+    def _moment(self, after: int) -> str | None:
         """Waits for a random moment; returns it in words, or None if the command finishes before."""
         folder, began = self.look(), time.monotonic()
         wanted = max(after, self.work.done(folder) + self.random.randint(0, self.work.units // 3))
-        pause = self.random.uniform(0, self.whole.seconds / self.work.units)
+        pause = self.random.uniform(0, self.whole.unit_seconds)
         if self.place.uses_ray and not wanted:  # which takes a while to start
             pause += self.random.uniform(0, RAY_SECONDS)
         at_write = self.random.random() < 0.3
@@ -225,37 +227,31 @@ class Life:
                 done = self.work.done(self.look())
                 written = ", within a write" if at_write and _is_written(folder) else ""
                 return f"{done} of {self.work.units} done, {time.monotonic() - began:.2f} s on{written}"
-            words = self._words_again(last)
+            words = self._words_again()
             if words is None:
                 return None
             self.command = self.start(words)
 
-    def _words_again(self, kind: Kind | None) -> list[str] | None:
-        """With which words a user starts the command again that has ended; None if it has finished.
-
-        Args:
-            kind: the fault that it may have ended of.
-        """
-        command = self.command
-        status = command.status
-        assert status is not None
+    def _words_again(self) -> list[str] | None:
+        """With which words a user starts the command again that has ended; None if it has finished."""
+        command, status = self.command, self.command.status
         if status == 0:
             self.check_whole()
             return None
-        was_killed = status == KILLED
-        message = "" if was_killed else check_words(command, is_job=bool(self.work.steps))
-        may_be_told, self._may_be_told = self._may_be_told, False
+        message = "" if status == KILLED else check_words(command, is_job=bool(self.work.steps))
         named = next_words(message)
-        if not (kind is not None and status in kind.statuses) and not (may_be_told and named and status == 1):
-            raise BrokenError(f"ended with status {status}: {message or command.messages[-1:]}")
-        if kind is not None and status in kind.statuses and kind.ends_within is None:
+        is_told = self._may_be_told and status == 1 and named is not None
+        if status in self._excused:
+            self._excused = ()
             self.faults[-1].outcome = f"ended with status {status}"
+        elif not is_told:
+            raise BrokenError(f"ended with status {status}: {message or command.messages[-1:]}")
         self._check_left()
         folder = self.look()
         self.work.check_part(folder, self.whole.folder)
         if "nothing was written" in message and folder.exists() and any(folder.iterdir()):
             raise BrokenError(f"said that nothing was written, and {next(folder.iterdir()).name} is there")
-        # Who is told nothing tries the same again, and may be told then.
+        # Who is not told what to do tries the same again, and may be told then.
         self._may_be_told = named is None
         return named or self.words
 
@@ -307,7 +303,7 @@ def _twin(life: Life) -> None:
 
 
 KILL = signal_of("SIGKILL", signal.SIGKILL, (KILLED,), 10)
-TERMINATE = signal_of("SIGTERM", signal.SIGTERM, (143,), 30)
+TERMINATE = signal_of("SIGTERM", signal.SIGTERM, (143, 130), 30)  # 130 before and after the training
 INTERRUPT = Kind("Ctrl-C", lambda life: life.command.send(signal.SIGINT, group=True), (130,), 30)
 PAUSE = Kind("SIGSTOP for a while", _pause)
 TWIN = Kind("a second driver", _twin)

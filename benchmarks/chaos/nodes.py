@@ -21,7 +21,8 @@ from benchmarks.chaos.processes import MARK, Seen, kill_marked, marked, wait_unt
 NODES = 3
 CPUS = 3
 _OBJECT_STORE = 80_000_000  # bytes
-_START_SECONDS = 120.0
+_START_SECONDS = 60.0
+_TRIES = 3
 _RAY = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH")
 
 
@@ -112,18 +113,25 @@ class Cluster:
             kill_marked(self.node_mark(number))
 
     def repair(self) -> None:
-        """Starts the nodes that are not there any more, or that the head has given up."""
+        """Starts the nodes that are not there any more, or that the head has given up.
+
+        Raises:
+            RuntimeError: not all of them come up.
+        """
         if not self._alive():
             self.kill(range(NODES))
             self._start(0)
-            if not wait_until(self._alive, _START_SECONDS):
+            if not wait_until(self._alive, _START_SECONDS, 0.5):
                 raise RuntimeError("the head does not answer")
-        for number in range(1, NODES):
-            if self.ips[number] not in self._alive() or not self.processes("/raylet/raylet ", [number]):
-                self.kill([number])
-                self._start(number)
-        if not wait_until(lambda: {*self.ips} <= {*self._alive()}, _START_SECONDS, 0.5):
-            raise RuntimeError("a node does not join the cluster")
+        for _ in range(_TRIES):
+            alive = self._alive()
+            for number in range(1, NODES):
+                if self.ips[number] not in alive or not self.processes("/raylet/raylet ", [number]):
+                    self.kill([number])
+                    self._start(number)
+            if wait_until(lambda: {*self.ips} <= {*self._alive()}, _START_SECONDS, 0.5):
+                return
+        raise RuntimeError("a node does not join the cluster")
 
     def _start(self, number: int) -> None:
         words = ["start", "--block", f"--num-cpus={CPUS}", f"--node-ip-address={self.ips[number]}"]

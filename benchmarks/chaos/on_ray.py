@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import functools
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -28,58 +26,57 @@ from benchmarks.chaos.processes import Seen, marked, wait_until
 from benchmarks.chaos.promises import BrokenError
 
 WORKER = r"^ray::(RayTrainWorker|_RayTrainWorker|.*run_trial|ImplicitFunc)"
-CONTROLLER = r"^ray::TrainController"
 RAYLET = r"/raylet/raylet "
 # What belongs to no command: processes of a node, and Ray Data's actors, which serve whoever comes next.
-BUSY = r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent|_AutoscalingCoordinatorActor|_StatsActor)"
+BUSY = r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent|_[A-Z])"
 LOCAL = Place(prefix=[])
 HEAD_SECONDS = 120.0
-_LOST = (1,)
 _VICTIM_SECONDS = 120.0
 
 
-def _strike(life: Life, find: Callable[[], Sequence[Seen]], number: signal.Signals) -> None:
-    """Sends a signal to one of the processes, once there are any and unless the command ends before."""
+def _victim(life: Life, find: Callable[[], Sequence[Seen]]) -> Seen | None:
+    """One of the processes, once there are any; None if the command ends before."""
     found: list[Seen] = []
 
     def is_there() -> bool:
         found[:] = find()
         return bool(found) or life.command.status is not None
 
-    if not wait_until(is_there, _VICTIM_SECONDS):
+    if not wait_until(is_there, _VICTIM_SECONDS, 0.1):
         raise BrokenError(f"nothing to kill came up within {_VICTIM_SECONDS:g} s")
-    if found:
-        life.random.choice(found).send(number)
+    return life.random.choice(found) if found else None
 
 
-def kill_of(what: str, title: str, *, ends_within: float | None = None, statuses: Sequence[int] = ()) -> Kind:
-    """SIGKILL of one of the processes of this title that a command has started on this machine."""
-    return Kind(
-        f"SIGKILL of {what}",
-        lambda life: _strike(life, lambda: marked(life.mark, title), signal.SIGKILL),
-        statuses,
-        ends_within,
-    )
+def _signal(number: signal.Signals, find: Callable[[Life], Sequence[Seen]]) -> Callable[[Life], None]:
+    """Sends a signal to one of the processes."""
+
+    def strike(life: Life) -> None:
+        victim = _victim(life, lambda: find(life))
+        if victim is not None:
+            victim.send(number)
+
+    return strike
+
+
+def _of_command(title: str) -> Callable[[Life], Sequence[Seen]]:
+    """Processes of this title that a command has started on this machine."""
+    return lambda life: marked(life.mark, title)
 
 
 def _pause_worker(life: Life) -> None:
-    found: list[Seen] = []
-    _strike(life, lambda: found or found.extend(marked(life.mark, WORKER)[:1]) or found, signal.SIGSTOP)
-    time.sleep(life.random.uniform(0.5, 3.0))
-    for seen in found:
-        seen.send(signal.SIGCONT)
+    victim = _victim(life, lambda: marked(life.mark, WORKER))
+    if victim is not None:
+        victim.send(signal.SIGSTOP)
+        time.sleep(life.random.uniform(0.5, 3.0))
+        victim.send(signal.SIGCONT)
 
 
-KILL_WORKER = kill_of("a worker", WORKER)
 ON_WORKERS: dict[Kind, float] = {
-    KILL_WORKER: 5,
-    Kind(
-        "SIGTERM of a worker",
-        lambda life: _strike(life, lambda: marked(life.mark, WORKER), signal.SIGTERM),
-    ): 2,
+    Kind("SIGKILL of a worker", _signal(signal.SIGKILL, _of_command(WORKER))): 5,
+    Kind("SIGTERM of a worker", _signal(signal.SIGTERM, _of_command(WORKER))): 2,
     Kind("SIGSTOP of a worker for a while", _pause_worker): 1,
-    kill_of("the raylet", RAYLET, ends_within=30, statuses=_LOST): 2,
-    kill_of("the head's GCS", "/gcs_server ", ends_within=60, statuses=_LOST): 1,
+    Kind("SIGKILL of the raylet", _signal(signal.SIGKILL, _of_command(RAYLET)), (1,), 30): 2,
+    Kind("SIGKILL of the GCS", _signal(signal.SIGKILL, _of_command("/gcs_server ")), (1,), 60): 1,
     KILL: 3,
     TERMINATE: 2,
     INTERRUPT: 2,
@@ -94,7 +91,7 @@ def _chosen(random: Random, kinds: dict[Kind, float], most: int) -> list[Kind]:
 
 def train(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
     """A training on the workers of a Ray that the command starts."""
-    work = training(random.choice(("mf", "mf, streamed")), random.choice((1, 2, 2, 3, 3)))
+    work = training(random.choice(("mf", "mf, streamed")), random.choice((1, 2, 2, 3, 3)), epochs=12)
     with lab.life(work, LOCAL, name, random, faults) as life:
         life.suffer(_chosen(random, ON_WORKERS, 3))
 
@@ -107,91 +104,84 @@ def search(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
 # On a cluster of three nodes.
 
 
-@functools.cache
-def _cluster() -> Cluster:
-    cluster = Cluster()
-    atexit.register(cluster.close)
-    return cluster
-
-
-def _place() -> Place:
-    """The head, which has all nodes again."""
-    cluster = _cluster()
+def _place(cluster: Cluster) -> Place:
+    """The head, with all nodes."""
     cluster.repair()
 
     def left(mark: str) -> list[Seen]:
         return [*marked(mark), *cluster.processes(BUSY)]
 
-    return Place(cluster.environment, cluster.prefix, left)
+    return Place(cluster.environment, cluster.prefix, left, pause=0.1)
 
 
-def _of_cluster(title: str) -> Callable[[Life], None]:
-    return lambda life: _strike(life, lambda: _cluster().processes(title), signal.SIGKILL)
+def _kinds(cluster: Cluster, **titles: str) -> dict[Kind, float]:
+    """SIGKILL of what has these titles, and what happens to nodes."""
 
+    def kill(title: str) -> Callable[[Life], None]:
+        return _signal(signal.SIGKILL, lambda life: cluster.processes(title))
 
-def _kill_node(life: Life) -> None:
-    """A node that works, if one does, but not the head."""
-    cluster, numbers = _cluster(), range(1, NODES)
+    def kill_node(life: Life) -> None:
+        """A node that works, if one does, but not the head."""
 
-    def busy() -> list[int]:
-        return [number for number in numbers if cluster.processes(BUSY, [number])]
+        def busy() -> list[int]:
+            return [number for number in range(1, NODES) if cluster.processes(BUSY, [number])]
 
-    wait_until(lambda: busy() or life.command.status is not None, _VICTIM_SECONDS)
-    cluster.kill([life.random.choice(busy() or numbers)])
+        wait_until(lambda: busy() or life.command.status is not None, _VICTIM_SECONDS, 0.1)
+        cluster.kill([life.random.choice(busy() or range(1, NODES))])
 
+    def kill_head(life: Life) -> None:
+        """What runs ends with the head, which comes back empty."""
+        cluster.kill([0])
+        life.command.wait(HEAD_SECONDS)
+        cluster.repair()
 
-def _kill_head(life: Life) -> None:
-    """Everything ends with the head; it comes back empty."""
-    cluster = _cluster()
-    cluster.kill([0])
-    life.command.wait(HEAD_SECONDS)
-    cluster.repair()
+    def cut(life: Life) -> None:
+        assert cluster.cables is not None
+        number = life.random.randrange(1, NODES)
+        cluster.cables.switch(number, on=False)
+        time.sleep(life.random.choice((2, 5, 30)))
+        cluster.cables.switch(number, on=True)
 
-
-def _cut_cable(life: Life) -> None:
-    cables = _cluster().cables
-    assert cables is not None
-    number = life.random.randrange(1, NODES)
-    cables.switch(number, on=False)
-    time.sleep(life.random.choice((2, 5, 30)))
-    cables.switch(number, on=True)
-
-
-NODE = Kind("SIGKILL of a node", _kill_node, _LOST)
-HEAD = Kind("SIGKILL of the head", _kill_head, _LOST, 0)
-NETWORK = Kind("a cut network", _cut_cable, _LOST)
-
-
-def _kinds_of_cluster(*more: tuple[Kind, float]) -> dict[Kind, float]:
-    kinds = {NODE: 3.0, HEAD: 1.0, **dict(more)}
-    return kinds | ({NETWORK: 3.0} if _cluster().cables else {})
+    kinds = {
+        Kind("SIGKILL of a node", kill_node, (1,)): 3.0,
+        Kind("SIGKILL of the head", kill_head, (1,), 0): 1.0,
+    }
+    if cluster.cables is not None:
+        kinds[Kind("a cut network", cut, (1,))] = 3.0
+    return kinds | {
+        Kind(f"SIGKILL of {name.replace('_', ' ')}", kill(title)): 2.0 for name, title in titles.items()
+    }
 
 
 def train_on_cluster(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
-    place = _place()
-    work = training(random.choice(("mf", "mf, streamed")), random.choice((1, 2, 3)))
-    worker = Kind("SIGKILL of a worker", _of_cluster(WORKER))
-    kinds = _kinds_of_cluster((worker, 3), (KILL, 1), (TERMINATE, 1), (INTERRUPT, 1))
-    work = dataclasses.replace(work, name=f"{work.name}, on the cluster")
-    with lab.life(work, place, name, random, faults) as life:
+    work = training(random.choice(("mf", "mf, streamed")), random.choice((1, 2, 3)), epochs=12)
+    work = dataclasses.replace(work, name=f"{work.name}, on a cluster", same_as=work.same_as or work)
+    kinds = _kinds(lab.cluster, a_worker=WORKER) | {KILL: 1, TERMINATE: 1, INTERRUPT: 1}
+    with lab.life(work, _place(lab.cluster), name, random, faults) as life:
         life.suffer(_chosen(random, kinds, 2))
 
 
 def prepare_on_cluster(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
-    place = _place()
-    kinds = _kinds_of_cluster((Kind("SIGKILL of a task", _of_cluster(BUSY)), 3), (KILL, 1))
-    work = dataclasses.replace(preparing("large"), name="prepare, on the cluster", same_as=preparing("large"))
-    with lab.life(work, place, name, random, faults) as life:
+    work = preparing("large")
+    work = dataclasses.replace(work, name=f"{work.name}, on a cluster", same_as=work)
+    kinds = _kinds(lab.cluster, a_task=BUSY) | {KILL: 1}
+    with lab.life(work, _place(lab.cluster), name, random, faults) as life:
         life.suffer(_chosen(random, kinds, 2))
 
 
 def job_on_cluster(lab: Lab, random: Random, name: str, faults: list[Fault]) -> None:
-    place = _place()
-    kinds = _kinds_of_cluster(
-        (Kind("SIGKILL of the job's supervisor", _of_cluster("^ray::JobSupervisor"), (*_LOST, KILLED)), 2),
-        (Kind("SIGKILL of the job's driver", _of_cluster(r"adar_ray\.cluster\.driver"), (KILLED,)), 2),
-        (Kind("SIGKILL of the job's step", _of_cluster(r"adar_ray\.cli\.step")), 2),
-        (Kind("SIGKILL of a worker", _of_cluster(WORKER)), 2),
+    """A job, whose driver or supervisor ends it, and who has submitted it then does so again."""
+    kinds = _kinds(
+        lab.cluster,
+        a_worker=WORKER,
+        the_supervisor="^ray::JobSupervisor",
+        the_driver=r"adar_ray\.cluster\.driver",
+        the_step=r"adar_ray\.cli\.step",
     )
-    with lab.life(job("mf", random.choice((1, 2))), place, name, random, faults) as life:
+    ends = ("SIGKILL of the supervisor", "SIGKILL of the driver")
+    kinds = {
+        dataclasses.replace(kind, statuses=(1, KILLED)) if kind.name in ends else kind: odds
+        for kind, odds in kinds.items()
+    }
+    with lab.life(job("mf", random.choice((1, 2))), _place(lab.cluster), name, random, faults) as life:
         life.suffer(_chosen(random, kinds, 2))

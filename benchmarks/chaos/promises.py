@@ -16,6 +16,8 @@ from benchmarks.chaos.processes import Command
 _NOT_COMPARED = re.compile(r"(.*/)?(checkpoints|tensorboard|replaced)/.*|(.*/)?(lease|progress)\.json")
 _STRAY = re.compile(r"(^|/)(\.[^/]*\.partial|ray-[0-9a-f]{8}|lease\.json|progress\.json)(/|$)")
 
+_OF_RAY = re.compile(r"\[\d{4}-\d\d-\d\d [\d:,]+ [A-Z] \d+ \d+\] ")  # what Ray's processes log
+
 
 class BrokenError(Exception):
     """A promise that was not kept."""
@@ -30,18 +32,22 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def epochs(run: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` so far, without the times."""
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` so far; none if there is no such file."""
     try:
-        lines = (run / "metrics.jsonl").read_bytes().splitlines()
+        return [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     except FileNotFoundError:
         return []
-    return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
+
+
+def epochs_of(run: Path) -> list[dict[str, Any]]:
+    """The same without the times, and without the checksums, which cover them."""
+    return [{k: v for k, v in line.items() if k not in ("time", "sha256")} for line in lines_of(run)]
 
 
 def check_epochs(run: Path, whole: Path) -> None:
     """The epochs so far are those of the undisturbed run."""
-    found, expected = epochs(run), epochs(whole)
+    found, expected = epochs_of(run), epochs_of(whole)
     numbers = [line["epoch"] for line in found]
     if numbers != list(range(1, len(found) + 1)):
         raise BrokenError(f"metrics.jsonl has the epochs {numbers}")
@@ -100,9 +106,9 @@ def _without(*names: str) -> Callable[[bytes], Any]:
 
 
 _UNTIMED: dict[str, Callable[[bytes], Any]] = {
-    "metrics.jsonl": _without("time"),
-    "result.json": _without("train_seconds"),
-    "trial.json": _without("start", "end", "seconds"),
+    "metrics.jsonl": _without("time", "sha256"),
+    "result.json": _without("train_seconds", "sha256"),
+    "trial.json": _without("started", "seconds", "sha256"),
     "search.yaml": lambda content: None,
     "trials.parquet": lambda content: None,
     "report.html": lambda content: None,
@@ -115,7 +121,7 @@ def check_words(command: Command, *, is_job: bool = False) -> str:
     Args:
         is_job: whether it follows a job, whose log may end with something else.
     """
-    messages = command.messages
+    messages = [line for line in command.messages if not _OF_RAY.match(line)]
     if any("Traceback" in line for line in messages):
         raise BrokenError(f"a traceback: {messages[-1][:200]}")
     told = [line for line in messages if line.startswith("adar-ray: ")]

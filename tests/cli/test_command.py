@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +96,27 @@ def test_debug_shows_where(adar: Adar, tmp_path: Path) -> None:
     assert ended.status == 1
     assert "Traceback" in ended.err
     assert ended.err.splitlines()[-1].startswith(f"adar-ray: {tmp_path}: is not a run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_an_import_is_not_lost(tmp_path: Path, number: int) -> None:
+    """C code that imports a module, as pyarrow does with pandas, drops what is raised meanwhile."""
+    (tmp_path / "hit.py").write_text(f"import signal\nsignal.raise_signal({int(number)})\n")
+    code = """if True:
+        import time
+        from adar_ray.cli.main import take_signals
+        take_signals()
+        try:
+            import hit
+        except KeyboardInterrupt:
+            print("lost")
+        try:
+            time.sleep(30)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert (process.stdout, process.stderr) == ("interrupted\n", "")
