@@ -26,8 +26,8 @@ class UserItems:
 
     def __init__(self, user_E: torch.Tensor, item_E: torch.Tensor, n_users: int, n_items: int) -> None:
         self.n_users, self.n_items = n_users, n_items
-        pair_E = torch.add(item_E, user_E.to(torch.int64), alpha=n_items)
-        self._pair_E = torch.unique(pair_E)  # sorted
+        pair_E = user_E.to(torch.int64, copy=True).mul_(n_items).add_(item_E)
+        self._pair_E = _sorted_distinct(pair_E)
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
         self._start = torch.searchsorted(self._pair_E, starts)
         self._rank_E: torch.Tensor | None = None
@@ -185,3 +185,14 @@ def _walk(start: torch.Tensor, group_G: torch.Tensor) -> tuple[torch.Tensor, tor
     position = torch.repeat_interleave(torch.arange(len(group_G), device=group_G.device), count_G)
     offset = torch.arange(len(position), device=group_G.device) - (count_G.cumsum(0) - count_G)[position]
     return position, start_G[position] + offset
+
+
+def _sorted_distinct(number_E: torch.Tensor) -> torch.Tensor:
+    """The numbers in order, each once. Those given may be in another order afterwards."""
+    if number_E.device.type != "cpu":
+        return torch.unique(number_E)
+    # In place, and by a method that makes use of order: pairs come by user, shard by shard.
+    number_E.numpy().sort(kind="stable")
+    is_first_E = torch.ones_like(number_E, dtype=torch.bool)
+    torch.ne(number_E[1:], number_E[:-1], out=is_first_E[1:])
+    return number_E if is_first_E.all() else number_E[is_first_E]
