@@ -144,7 +144,7 @@ TARGETS: tuple[Target, ...] = (
             8,
             at_most=True,
         )
-        for step in ("prepare", "train", "evaluate", "recommend")
+        for step in ("prepare", "train", "recommend")
     ),
 )
 
