@@ -5,6 +5,7 @@ Ray Train's controller, a process of its own, loads this module, so it does not 
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import ray
@@ -15,8 +16,10 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
-ABORT_SECONDS = 4.0
+KILL_SECONDS = 0.3  # that a controller which has just been killed may still be heard
 
 
 class _VisibleGpus(Backend):
@@ -59,15 +62,28 @@ class Trainer(DataParallelTrainer):
         self._controller = controller
 
     def fit(self) -> ray.train.Result:
+        before = _own_groups() if self._goes_on else set()
         try:
             return super().fit()
         except KeyboardInterrupt:
-            if self._goes_on and hasattr(self, "_controller"):  # only the controller can give the room back
-                ray.wait([self._controller.abort.remote()], timeout=ABORT_SECONDS)
             self.end()
+            if self._goes_on:
+                time.sleep(KILL_SECONDS)
+                for group in _own_groups() - before:  # the room of its workers
+                    remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
             raise
 
     def end(self) -> None:
         """Ends the controller, which may wait for workers, and with it the workers. `fit` raises an error."""
         if hasattr(self, "_controller"):
             ray.kill(self._controller)
+
+
+def _own_groups() -> set[str]:
+    """The placement groups of this process and its actors: an id ends with that of the job."""
+    job = ray.get_runtime_context().get_job_id()
+    return {
+        group
+        for group, entry in placement_group_table().items()
+        if group.endswith(job) and entry["state"] != "REMOVED"
+    }

@@ -18,6 +18,7 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from ray.util import placement_group_table
 
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
@@ -688,6 +689,7 @@ def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         train(dataset, tmp_path / "two", settings, workers=2, on_epoch=press_control_c)
     assert signal.getsignal(signal.SIGINT) is handler
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
     assert not (tmp_path / "two" / "result.json").exists()
     assert 1 <= len(metrics(tmp_path / "two")) < 10
     assert_close(resume(tmp_path / "two"), reference)
