@@ -9,6 +9,8 @@ import click
 
 from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
 from adar_ray.cli.output import show
+from adar_ray.errors import AdarError
+from adar_ray.workers import WorkerRange
 
 if TYPE_CHECKING:
     from adar_ray.training.run import Run
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers",
     metavar="N|LEAST:MOST",
+    callback=lambda context, parameter, value: _workers(value),
     help="Ray Train workers; 0 trains in this process; 1:4 takes as many as there is room for.  "
     "[default: 0, on a cluster 1; those of the run]",
 )
@@ -37,7 +40,7 @@ def train_command(
     out: str | None,
     config_file: str | None,
     settings: tuple[str, ...],
-    workers: str | None,
+    workers: int | str | None,
     resume: str | None,
     trust: bool,
     replace: bool,
@@ -66,13 +69,20 @@ def train_command(
     _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
 
 
+def _workers(value: str | None) -> int | str | None:
+    try:
+        return None if value is None else WorkerRange.parse(value).asked
+    except AdarError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _finish(
     run: Run,
     as_json: bool,
     *,
     data: str | None = None,
     settings: Sequence[str] = (),
-    workers: str | None = None,
+    workers: int | str | None = None,
 ) -> None:
     """Train a run to its end, with the changes that `resume` takes, and show it."""
     from adar_ray.memory import keep_freed_memory

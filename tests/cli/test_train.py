@@ -77,7 +77,7 @@ def test_resumes_after_a_loss_that_is_no_number(adar: Adar, dataset: Dataset, tm
     assert "is finished" in adar(*again, "--set", "optimizer.lr=0.1").line()
     refused = adar(*again, "--out", tmp_path / "other")
     assert refused.status == 2
-    assert "everything but --data, --set, --workers from the run" in refused.err
+    assert "everything but --data, --set, --workers, --trust from the run" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_a_shard_may_be_without_users(tmp_path: Path) -> None:
     [
         (10, 100, 9, "fewer than one for each of 10 users"),
         (10, 100, 501, "half of 100 items"),
-        (1, 1, 1, "half of 1 items"),
+        (1, 1, 1, "--items 1: give 2 to 2,147,483,647"),
     ],
 )
 def test_refuses_impossible_sizes(

@@ -296,7 +296,7 @@ def test_training_stops_at_the_step_whose_loss_is_no_number(made, tmp_path, brea
     batch = safetensors.torch.load_file(file)
     assert len(batch["user"]) == len(batch["item"]) > 0
     assert places(run) == [(0, 2)]
-    resume(run, settings=["optimizer.lr=0.001"])
+    resume(run, settings=["optimizer.lr=0.001"], trust=True)
     monkeypatch.setattr(breaking_loss, "breaks", set())
     reference = train(
         made, tmp_path / "reference", load_config(settings=[*breaking, "optimizer.lr=0.001"]), workers=0
