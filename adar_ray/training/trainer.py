@@ -14,7 +14,7 @@ import torch
 from adar_ray.config import Config, is_structural, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
-from adar_ray.lease import Lease, hold
+from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
@@ -107,6 +107,7 @@ def resume(
     before = Run.open(run, trust=trust)
     run = revised(before, settings, workers)
     if run.result() is not None:
+        _tidy(run)
         return run
     with hold(run.folder) as lease:
         if run.result() is None:  # nobody has finished it meanwhile
@@ -118,6 +119,14 @@ def resume(
                 owned.write_config()
             _train(owned, dataset, lease, on_epoch, on_step)
     return run
+
+
+def _tidy(run: Run) -> None:
+    """Removes what a process has left that was killed after it had finished the run."""
+    holder = read_holder(run.folder)
+    if holder is not None and holder.is_dead:
+        with hold(run.folder):
+            forget_replaced(run.folder)
 
 
 def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:

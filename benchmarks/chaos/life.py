@@ -19,7 +19,7 @@ ORPHAN_SECONDS = 10.0
 ORPHAN_SECONDS_KILLED = 90.0  # Ray's agents notice only after a while that their driver has been killed
 TWIN_SECONDS = 60.0
 RAY_SECONDS = 8.0  # that Ray takes to start
-IGNORED_SECONDS = 5.0  # after which a command that finishes has not heard what should end it
+IGNORED_SECONDS = 10.0  # after which a command that finishes has not heard what should end it
 
 
 @dataclass

@@ -471,6 +471,24 @@ def test_a_run_that_another_process_trains(dataset: Dataset, whole: Run, tmp_pat
     assert not (tmp_path / "run" / "lease.json").exists()
 
 
+DIE_HOLDING = """
+import os, signal, sys
+from adar_ray.lease import hold
+from adar_ray.storage import Folder
+with hold(Folder.at(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_process_leaves_that_dies_after_the_end_is_removed(whole: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(whole.folder.path, out)
+    subprocess.run([sys.executable, "-c", DIE_HOLDING, out], check=False)
+    assert (out / "lease.json").exists()
+    resume(out)
+    assert contents(out) == contents(Path(whole.folder.path))
+
+
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=[pytest.mark.ray, pytest.mark.slow])])
 def test_whoever_loses_a_run_writes_nothing_more(
     dataset: Dataset, tmp_path: Path, workers: int, request: pytest.FixtureRequest
