@@ -89,7 +89,7 @@ def resume(
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
 ) -> Run:
-    """Continues a run from the last epoch that was saved, with the same result as if it had never stopped.
+    """Continues a run from its last checkpoint, with the same result as if it had never stopped.
 
     Returns a finished run as it is. What the arguments change is written into the run's `config.yaml`.
 
