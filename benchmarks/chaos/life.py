@@ -240,6 +240,8 @@ class Life:
             return None
         message = "" if status == KILLED else check_words(command, is_job=bool(self.work.steps))
         named = next_words(message)
+        if "holds a finished run" in message:  # it was killed after the end; whoever looks at it tidies up
+            named = ["train", "--resume", self.words[self.words.index("--out") + 1]]
         is_told = self._may_be_told and status == 1 and named is not None
         if status in self._excused:
             self._excused = ()
