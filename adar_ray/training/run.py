@@ -200,15 +200,15 @@ class Run:
         The newest stay, the last that ends an epoch, and the best epochs of all these.
         """
         self._owned().write_record(_state(state.place), state)
-        newest = [state]
-        for place in self._places():
+        newest, places = [state], self._places()
+        for place in places:
             with contextlib.suppress(AdarError):
                 if place < state.place and (older := self.read_state(place)):
                     newest.append(older)
         last_epoch = next((one for one in newest if not one.step), state)
         needed = [*newest[: self.config.checkpoints.keep], last_epoch]
         kept = {one.place for one in needed} | {(one.best_epoch, 0) for one in needed}
-        for place in self._places():
+        for place in places:
             if place not in kept:
                 self.folder.folder(_checkpoint(place)).remove()
 

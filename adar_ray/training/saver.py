@@ -48,11 +48,6 @@ class Saver:
         if self._saving is not None and self._size == 1:
             wait([self._saving])
 
-    @property
-    def is_saving(self) -> bool:
-        """Whether a checkpoint has been begun that `saved` has not told of."""
-        return self._saving is not None
-
     def start(
         self,
         state: TrainingState,
@@ -67,7 +62,7 @@ class Saver:
             part: what this worker has to save, on any device. It may change once this returns.
             sums: the worker's own, over the steps of the epoch under way.
         """
-        assert not self.is_saving
+        assert self._saving is None
         saving: Future[EpochRecord | None] = Future()
         state, content = state.model_copy(), self._copy(part)
 
