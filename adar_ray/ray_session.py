@@ -128,13 +128,21 @@ def leaving_nodes() -> set[str]:
 
 
 def is_connected() -> bool:
-    """Whether the part of Ray on this machine that a session goes through is alive."""
+    """Whether the part of Ray on this machine that a session goes through is alive.
+
+    Where the session started Ray, that includes its head, which nobody starts again as a cluster may.
+    """
     node = ray_worker.global_worker.node
-    with socket.socket(socket.AF_UNIX) as raylet:
-        try:
-            raylet.connect(node.raylet_socket_name if node else "")
-        except OSError:
-            return False
+    if node is None:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as raylet:
+            raylet.connect(node.raylet_socket_name)
+        if node.is_head():
+            host, _, port = node.gcs_address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except OSError:
+        return False
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import threading
@@ -193,9 +194,11 @@ class _Driver:
         try:
             with environment_kept(**variables), waiting(self._wanted_room), self._watched(trainer):
                 trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayActorError) as error:
+        except (TrainingFailedError, ray.exceptions.RayActorError, KeyboardInterrupt) as error:
             if not is_connected():
                 raise TransientError("Ray on this machine has died; start it again, and resume") from error
+            if isinstance(error, KeyboardInterrupt):
+                raise
             cause = cause_of(error)
             if not (self.reason and isinstance(cause, TerminatedError)):
                 raise cause from error
@@ -208,12 +211,17 @@ class _Driver:
     def _watched(self, trainer: Trainer) -> Iterator[None]:
         """Meanwhile a thread asks the workers to save and stop if they have to."""
         ended = threading.Event()
+        is_main = threading.current_thread() is threading.main_thread()
 
         def watch() -> None:
             began, has_asked = time.monotonic(), False
             while not ended.wait(LOOK_SECONDS):
                 if not is_connected():
-                    return trainer.end()  # Ray itself would notice in a quarter of a minute
+                    # Ray itself would notice in a quarter of a minute, or end this process after a whole one.
+                    trainer.end()
+                    if is_main and not ended.wait(LOOK_SECONDS):  # the head, which passes that on, is dead
+                        _thread.interrupt_main()
+                    return
                 with contextlib.suppress(OSError, ray.exceptions.RayError):
                     if not has_asked and (self.should_stop() or self._wants_others(time.monotonic() - began)):
                         self.run.folder.write_bytes(STOP, b"{}\n")

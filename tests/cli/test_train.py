@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,57 +193,85 @@ def test_an_interrupted_training_tells_how_to_continue(
     assert resumed.err.count("epoch ") == 5 - finished
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["starting", "placing", "training"])
-def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(
-    ray_cluster: None, dataset: Dataset, tmp_path: Path, stage: str
-) -> None:
-    import psutil  # found once Ray, which brings it, is imported
+class OnWorkers:
+    """`adar-ray train` on workers of its own Ray, without an end, and its processes."""
 
-    run = tmp_path / "run"
-    words = ["train", "--data", dataset.folder.address, "--out", run, "--workers", "2"]
-    settings = [*SMALL, "train.epochs=100000", "train.patience=99999"]
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "adar_ray.cli.main"),
-            *words,
-            *(word for setting in settings for word in ("--set", setting)),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "MARK": str(tmp_path)},
-        start_new_session=True,
-    )
+    def __init__(self, dataset: Dataset, folder: Path) -> None:
+        self.run, self.mark = folder / "run", str(folder)
+        words = ["train", "--data", dataset.folder.address, "--out", self.run, "--workers", "2"]
+        settings = [*SMALL, "train.epochs=100000", "train.patience=99999"]
+        self.command = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "adar_ray.cli.main"),
+                *words,
+                *(word for setting in settings for word in ("--set", setting)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "MARK": self.mark},
+            start_new_session=True,
+        )
 
-    def processes() -> list[psutil.Process]:
+    def processes(self, name: str = "") -> list[Any]:
+        """Those that are left, whose name or command has this in it."""
+        import psutil  # found once Ray, which brings it, is imported
+
         found = []
         for other in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if other.environ().get("MARK") == str(tmp_path):
+                if other.environ().get("MARK") == self.mark and name in other.name() + "".join(
+                    other.cmdline()
+                ):
                     found.append(other)
         return found
 
-    def reached() -> bool:
-        if stage == "training":
-            return (run / "metrics.jsonl").exists()
-        wanted = "raylet" if stage == "starting" else "TrainController"
-        return any(wanted in other.name() or wanted in "".join(other.cmdline()) for other in processes())
-
-    try:
+    def wait_until(self, reached: Callable[[], object]) -> None:
         deadline = time.monotonic() + 300
         while not reached():
-            assert process.poll() is None, process.communicate()
+            assert self.command.poll() is None, self.command.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+
+    def wait_until_it_trains(self) -> None:
+        self.wait_until((self.run / "metrics.jsonl").exists)
+
+    def ends(self, within: float) -> tuple[int, str]:
+        """Its status and its last message, once it and all its processes have ended."""
         began = time.monotonic()
-        _, err = process.communicate(timeout=60)
-        assert time.monotonic() - began < 20  # Ray's own way takes half a minute
-        assert process.returncode == 130
-        assert err.splitlines()[-1].startswith("adar-ray: interrupted; continue with ")
+        _, err = self.command.communicate(timeout=60)
+        assert time.monotonic() - began < within
         time.sleep(1)
-        assert not processes()
-    finally:
-        for left in processes():
-            left.kill()
+        assert not self.processes()
+        return self.command.returncode, err.splitlines()[-1]
+
+
+@pytest.fixture
+def on_workers(ray_cluster: None, dataset: Dataset, tmp_path: Path) -> Iterator[OnWorkers]:
+    started = OnWorkers(dataset, tmp_path)
+    yield started
+    for left in started.processes():
+        left.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["starting", "placing", "training"])
+def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(on_workers: OnWorkers, stage: str) -> None:
+    if stage == "training":
+        on_workers.wait_until_it_trains()
+    else:
+        wanted = "raylet" if stage == "starting" else "TrainController"
+        on_workers.wait_until(lambda: on_workers.processes(wanted))
+    os.killpg(on_workers.command.pid, signal.SIGINT)  # as a terminal does
+    status, told = on_workers.ends(within=20)  # Ray's own way takes half a minute
+    assert status == 130
+    assert told.startswith("adar-ray: interrupted; continue with ")
+
+
+@pytest.mark.slow
+def test_training_ends_with_a_line_when_its_ray_dies(on_workers: OnWorkers) -> None:
+    on_workers.wait_until_it_trains()
+    for head in on_workers.processes("gcs_server"):
+        head.kill()
+    status, told = on_workers.ends(within=40)  # Ray's own way takes a minute
+    assert (status, told) == (1, "adar-ray: Ray on this machine has died; start it again, and resume")
