@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import os
 import socket
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +25,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 
-from adar_ray.errors import AdarError, TransientError, one_line
+from adar_ray.errors import AdarError, TerminatedError, TransientError, one_line
 from adar_ray.process import environment_kept, log_levels_kept, random_states_kept, signal_handlers_kept
 from adar_ray.ray_address import ray_address
 from adar_ray.waiting import waiting
@@ -35,6 +37,9 @@ DATA_CPUS = 2
 ANSWER_SECONDS = 20.0  # for a cluster's first answer
 # Ray's own limits: for its processes to start, and for a node on this machine to join a cluster.
 START_SECONDS = 60.0
+LOOK_SECONDS = 2.0  # between looks whether Ray on this machine is alive
+
+_watched = threading.Lock()  # held while it is looked after
 
 
 @contextlib.contextmanager
@@ -48,7 +53,8 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
         may_wait: for workers that take turns and do not all have to fit at once.
 
     Raises:
-        AdarError: the cluster cannot be reached, rejects the token, or has fewer CPUs than needed.
+        AdarError: the cluster cannot be reached, rejects the token, or has fewer CPUs than needed; or Ray on
+            this machine dies.
     """
     with (
         random_states_kept(),
@@ -56,6 +62,7 @@ def ray_session(worker_cpus: int = 0, *, may_wait: bool = False) -> Iterator[Non
         signal_handlers_kept(),
         log_levels_kept(),
         contextlib.nullcontext() if ray.is_initialized() else _started(worker_cpus),
+        _ended_with_ray(),
     ):
         try:
             _check_cpus(worker_cpus, may_wait)
@@ -144,6 +151,43 @@ def is_connected() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def _ended_with_ray() -> Iterator[None]:
+    """Ends the block if Ray on this machine dies, as Ctrl-C would.
+
+    Ray itself would notice in a quarter of a minute, or end this process without a word after a whole one. In
+    a thread other than the main one, which cannot be interrupted, it does.
+
+    Raises:
+        TransientError: Ray has died.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and _watched.acquire(blocking=False)):
+        yield
+        return
+    ended, has_died = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            if not is_connected():
+                has_died.set()
+                return _thread.interrupt_main()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    except (KeyboardInterrupt, ray.exceptions.RayError, TransientError) as error:
+        is_ctrl_c = isinstance(error, KeyboardInterrupt) and not has_died.is_set()
+        if is_ctrl_c or isinstance(error, TerminatedError) or is_connected():
+            raise
+        raise TransientError("Ray on this machine has died; start it again, and resume") from error
+    finally:
+        ended.set()
+        thread.join()
+        _watched.release()
 
 
 def _check_cpus(worker_cpus: int, may_wait: bool) -> None:

@@ -66,17 +66,13 @@ class Trainer(DataParallelTrainer):
         try:
             return super().fit()
         except KeyboardInterrupt:
-            self.end()
+            if hasattr(self, "_controller"):
+                ray.kill(self._controller)  # it may wait for workers, which end with it
             if self._goes_on:
                 time.sleep(KILL_SECONDS)
                 for group in _own_groups() - before:  # the room of its workers
                     remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
             raise
-
-    def end(self) -> None:
-        """Ends the controller, which may wait for workers, and with it the workers. `fit` raises an error."""
-        if hasattr(self, "_controller"):
-            ray.kill(self._controller)
 
 
 def _own_groups() -> set[str]:

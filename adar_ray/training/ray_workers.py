@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import logging
 import threading
@@ -192,13 +191,9 @@ class _Driver:
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         }
         try:
-            with environment_kept(**variables), waiting(self._wanted_room), self._watched(trainer):
+            with environment_kept(**variables), waiting(self._wanted_room), self._watched():
                 trainer.fit()
-        except (TrainingFailedError, ray.exceptions.RayActorError, KeyboardInterrupt) as error:
-            if not is_connected():
-                raise TransientError("Ray on this machine has died; start it again, and resume") from error
-            if isinstance(error, KeyboardInterrupt):
-                raise
+        except (TrainingFailedError, ray.exceptions.RayActorError) as error:
             cause = cause_of(error)
             if not (self.reason and isinstance(cause, TerminatedError)):
                 raise cause from error
@@ -208,24 +203,17 @@ class _Driver:
                 _remove(run, STOP)
 
     @contextlib.contextmanager
-    def _watched(self, trainer: Trainer) -> Iterator[None]:
+    def _watched(self) -> Iterator[None]:
         """Meanwhile a thread asks the workers to save and stop if they have to."""
         ended = threading.Event()
-        is_main = threading.current_thread() is threading.main_thread()
 
         def watch() -> None:
-            began, has_asked = time.monotonic(), False
+            began = time.monotonic()
             while not ended.wait(LOOK_SECONDS):
-                if not is_connected():
-                    # Ray itself would notice in a quarter of a minute, or end this process after a whole one.
-                    trainer.end()
-                    if is_main and not ended.wait(LOOK_SECONDS):  # the head, which passes that on, is dead
-                        _thread.interrupt_main()
-                    return
                 with contextlib.suppress(OSError, ray.exceptions.RayError):
-                    if not has_asked and (self.should_stop() or self._wants_others(time.monotonic() - began)):
-                        self.run.folder.write_bytes(STOP, b"{}\n")
-                        has_asked = True
+                    wants = self.should_stop() or self._wants_others(time.monotonic() - began)
+                    if wants and not ended.is_set():
+                        return self.run.folder.write_bytes(STOP, b"{}\n")
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -233,7 +221,7 @@ class _Driver:
             yield
         finally:
             ended.set()
-            thread.join()
+            thread.join(1)  # a head that has died never answers
 
     def _wants_others(self, seconds: float) -> bool:
         """Whether other workers have to go on, after so many seconds."""
