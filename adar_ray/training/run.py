@@ -153,10 +153,11 @@ class Run:
         Raises:
             AdarError: it is not there, or it has changed since training began.
         """
-        if moved_to is None and not Folder.at(self.info.dataset).exists(MANIFEST):
+        before = Folder.at(self.info.dataset)
+        if moved_to is None and not before.exists(MANIFEST):
+            why = f" (there is no {MANIFEST} in it)" if before.exists() else ""
             raise AdarError(
-                f"{self.folder}: its dataset is no longer at {self.info.dataset}; "
-                "say with --data where it is now"
+                f"{self.folder}: its dataset is no longer at {before}{why}; say with --data where it is now"
             )
         dataset = Dataset.open(moved_to or self.info.dataset)
         if dataset.checksum != self.info.dataset_checksum:

@@ -210,6 +210,9 @@ def test_resumes_with_the_dataset_elsewhere(dataset: Dataset, whole: Run, tmp_pa
     assert (
         message == f"{tmp_path / 'run'}: its dataset is no longer at {data}; say with --data where it is now"
     )
+    shutil.copytree(tmp_path / "moved", data, ignore=shutil.ignore_patterns("dataset.json"))
+    assert f"at {data} (there is no dataset.json in it);" in message_of(lambda: resume(tmp_path / "run"))
+    shutil.rmtree(data)
     (tmp_path / "moved" / "dataset.json").rename(tmp_path / "moved" / "kept.json")
     assert "is not a dataset" in message_of(lambda: resume(tmp_path / "run", data=tmp_path / "moved"))
     (tmp_path / "moved" / "kept.json").rename(tmp_path / "moved" / "dataset.json")
