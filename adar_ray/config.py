@@ -58,6 +58,14 @@ class ModelConfig(Settings):
         search={"choice": [True, False]},
         structural=True,
     )
+    length_power: float = setting(
+        0.0,
+        "With cosine: items are ranked by the cosine times the length of their vector to this power. 0 ranks "
+        "by the cosine, 1 by the dot product.",
+        search={"uniform": [0, 1]},
+        ge=-10,
+        le=10,
+    )
     tables: Literal["replicated", "sharded"] = setting(
         "replicated",
         "Every worker has all vectors of items (replicated), or its share of them, and asks the others for "

@@ -13,7 +13,7 @@ import torch
 from adar_ray.data.dataset import SPLITS
 from adar_ray.data.matrix import to_column
 from adar_ray.inference.model import TrainedModel
-from adar_ray.models.protocol import snapshot
+from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.outputs import new_folder
 from adar_ray.ranking.top_items import TILE, user_vectors
 from adar_ray.storage import Folder
@@ -46,7 +46,7 @@ def export(
         user_UD = torch.cat([user_vectors(model, user_B, history) for user_B in tiles])
         vectors = {
             "users": (dataset.user_keys(), user_UD),
-            "items": (dataset.item_keys(), model.items(torch.arange(dataset.n_items))),
+            "items": (dataset.item_keys(), ranking_items(model, torch.arange(dataset.n_items))),
         }
         for name, (keys, vector) in vectors.items():
             table = pa.table({"key": keys, "vector": to_column(vector.numpy())})

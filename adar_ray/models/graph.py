@@ -234,6 +234,9 @@ class GraphModel(DotProductModel):
     def items(self, item: torch.Tensor) -> torch.Tensor:
         return self.snapshot().items(item)
 
+    def ranking_items(self, item: torch.Tensor) -> torch.Tensor:
+        return self.snapshot().ranking_items(item)
+
     def l2_vectors(
         self, batch: dict[str, torch.Tensor], item: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,6 +271,9 @@ class PropagatedGraph:
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
         return self.model.represent(embedding(item, self.vectors.item_ID))
+
+    def ranking_items(self, item: torch.Tensor) -> torch.Tensor:
+        return self.model.represent_for_ranking(embedding(item, self.vectors.item_ID))
 
     def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
         return self.model.score(user_BD, item_BKD)

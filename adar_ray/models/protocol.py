@@ -61,6 +61,8 @@ class BaseModel(Protocol):
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
         ids
             of any shape, if they are not the representations; or None.
+        `ranking_items(item) -> [..., D]`: the vectors by which items are ranked and exported, for ids of any
+            shape, if they are not the representations.
         `pairs`, a property: a `TablePairs` if the score is the dot product of rows of two tables, or None.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
         `auxiliary_loss(batch, item_B, rng) -> [B]`: a term that the model adds to the loss.
@@ -90,6 +92,12 @@ def snapshot(model: Any) -> Any:
     """The model's snapshot, or the model itself if it has none to take."""
     take = getattr(model, "snapshot", None)
     return model if take is None else take()
+
+
+def ranking_items(model: Any, item: torch.Tensor) -> torch.Tensor:
+    """The vectors `[..., D]` by which items are ranked: `score` of a user and one of them is what counts."""
+    vectors = getattr(model, "ranking_items", None) or model.items
+    return vectors(item)
 
 
 def training_positions(

@@ -21,7 +21,7 @@ from adar_ray.distributed import gather_rows
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
-from adar_ray.models.protocol import snapshot
+from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.models.table import is_sharded
 from adar_ray.process import torch_threads
 
@@ -134,7 +134,9 @@ def _chunks(model: BaseModel, n_items: int, panel: int, device: torch.device) ->
     for start in range(0, n_items, width):
         end = min(start + width, n_items)
         item_C = torch.arange(start, end, device=device)
-        yield _Chunk(start, end, width, [model.items(item_P)[None] for item_P in item_C.split(panel)])
+        yield _Chunk(
+            start, end, width, [ranking_items(model, item_P)[None] for item_P in item_C.split(panel)]
+        )
 
 
 class _Ranking:

@@ -60,6 +60,8 @@ def build_model(
         sharded=config.model.tables == "sharded",
     )
     model = MODELS[name].build(inputs, config.settings_of(name))
+    if config.model.cosine:
+        model.length_power = config.model.length_power
     if users is not None:
         draw_by_lane(model, users, users.first)
     return model

@@ -30,6 +30,14 @@ LEAVE_ONE_OUT: dict[str, dict[str, Any]] = {
 }
 """The same for sequential models, which predict each user's last item."""
 
+_RATIO: dict[str, Any] = {"split": "ratio"}
+FAIR: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, _RATIO) for name in ("ml-100k", "ml-1m", "phone", "beauty", "video-games", "gowalla")},
+    "video-games-by-time": ("video-games", {"split": "leave-one-out"}),
+}
+"""Source and options: all interactions split anew. A published split may hold out other interactions for test
+than its training part has, and validation that is carved out of that is not like test."""
+
 
 def prepared(name: str, sources: Path, work: Path, options: dict[str, Any]) -> Dataset:
     """The dataset, prepared from `sources/NAME` with these options unless `work` has it already."""

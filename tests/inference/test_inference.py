@@ -448,9 +448,10 @@ def test_export(run: Run, dataset: Dataset, tmp_path: Path) -> None:
         export(run, tmp_path / "vectors")
 
 
-@pytest.mark.parametrize("cosine", [False, True])
-def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool) -> None:
-    settings = ["model.name=lightgcn", f"model.cosine={cosine}", "lightgcn.layers=3", "model.embedding_dim=8"]
+@pytest.mark.parametrize(("cosine", "power"), [(False, 0.5), (True, 0.0), (True, 0.5), (True, 1.0)])
+def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool, power: float) -> None:
+    settings = ["model.name=lightgcn", "lightgcn.layers=3", "model.embedding_dim=8"]
+    settings += [f"model.cosine={cosine}", f"model.length_power={power}"]
     run = train(
         dataset,
         tmp_path / "run",
@@ -471,7 +472,9 @@ def test_export_of_a_graph_model(dataset: Dataset, tmp_path: Path, cosine: bool)
         layers.append(normalized @ layers[-1])
     mean = np.mean(layers, axis=0)
     if cosine:
-        mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+        length = np.linalg.norm(mean, axis=1, keepdims=True)
+        mean /= length
+        mean[300:] *= length[300:] ** power
     exported = np.concatenate([vectors(tmp_path / "vectors", kind)[1] for kind in ("users", "items")])
     np.testing.assert_allclose(exported, mean, rtol=1e-4, atol=1e-6)
     expected = mean[:300] @ mean[300:].T

@@ -20,7 +20,7 @@ from adar_ray.models.graph import Graph, Nodes
 from adar_ray.models.lightgcn import LightGCNSettings
 from adar_ray.models.neumf import NeuMFSettings
 from adar_ray.models.ngcf import NGCFSettings
-from adar_ray.models.protocol import snapshot
+from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.models.simgcl import SimGCLSettings
 from adar_ray.ranking.top_items import top_items
 from adar_ray.rng import RowRng, uniform_numbers
@@ -97,6 +97,20 @@ def test_a_score_is_the_product_of_the_vectors_and_with_cosine_their_cosine(name
     if name.endswith("cosine"):
         torch.testing.assert_close(all_scores(model), cosine_similarity(user_BD[:, None], item_ID, dim=2))
         torch.testing.assert_close(item_ID.norm(dim=1), torch.ones(ITEMS))
+
+
+@pytest.mark.parametrize("name", [name for name in PRODUCT if name.endswith("cosine")])
+def test_length_power_leads_from_the_cosine_to_the_dot_product(name):
+    model, plain = build(name), build(name.split()[0])
+    user_BD, item_ID = plain.users({"user": torch.arange(USERS)}), plain.items(torch.arange(ITEMS))
+    cosine_BI = cosine_similarity(user_BD[:, None], item_ID, dim=2)
+    for power in (0.0, 0.5, 1.0):
+        model.length_power = power
+        ranked_ID = ranking_items(model, torch.arange(ITEMS))
+        score_BI = model.score(model.users({"user": torch.arange(USERS)}), ranked_ID[None])
+        torch.testing.assert_close(score_BI, cosine_BI * item_ID.norm(dim=1) ** power)
+        torch.testing.assert_close(all_scores(model), cosine_BI)  # what trains stays the cosine
+    assert ranking_items(plain, torch.arange(ITEMS)).equal(item_ID)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -89,7 +89,13 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     )
     model = sealed.read(folder / "model" / "model.json")
     assert " ".join(model) == "settings users items history_length dataset dataset_checksum weights"
-    expected = {"name": "mf", "embedding_dim": 64, "cosine": False, "tables": "replicated"}
+    expected = {
+        "name": "mf",
+        "embedding_dim": 64,
+        "cosine": False,
+        "length_power": 0.0,
+        "tables": "replicated",
+    }
     assert model["settings"]["model"] == expected
     evaluation = Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})
     run.folder.write_record("evaluation/test.json", evaluation)
