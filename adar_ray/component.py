@@ -94,6 +94,7 @@ class ModelComponent(Generic[S]):
         check: raises ValueError if the settings do not go with the embedding dimension.
         defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
             configuration's own defaults with this model.
+        defaults_with_loss: the same by the name of a loss, in place of those.
     """
 
     name: str
@@ -104,6 +105,7 @@ class ModelComponent(Generic[S]):
     shards_items: bool = False
     check: Callable[[int, S], None] = _fits_any
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults_with_loss: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

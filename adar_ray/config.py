@@ -59,7 +59,7 @@ class ModelConfig(Settings):
         structural=True,
     )
     length_power: float = setting(
-        0.0,
+        0.25,
         "With cosine: items are ranked by the cosine times the length of their vector to this power. 0 ranks "
         "by the cosine, 1 by the dot product.",
         search={"uniform": [0, 1]},
@@ -350,7 +350,11 @@ def _add_model_defaults(sections: dict[str, dict[str, Any]]) -> None:
     """Sets what the model declares a default for and no layer has set."""
     name = sections.get("model", {}).get("name", ModelConfig().name)
     model = MODELS.get(name) if isinstance(name, str) else None
-    for path, value in model.defaults.items() if model else ():
+    if model is None:
+        return
+    loss = sections.get("loss", {}).get("name", model.defaults.get("loss.name", LossConfig().name))
+    with_loss = model.defaults_with_loss.get(loss, {}) if isinstance(loss, str) else {}
+    for path, value in {**model.defaults, **with_loss}.items():
         section, _, key = path.partition(".")
         sections.setdefault(section, {}).setdefault(key, value)
 

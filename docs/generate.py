@@ -69,11 +69,14 @@ def searched(key: str) -> str:
 
 
 def defaults(path: str, field: FieldInfo) -> str:
-    """The default of a setting, and those of the models that declare another."""
+    """The default of a setting, and those of the models that declare another, some for a loss only."""
     models: dict[str, list[str]] = {}
     for name, model in MODELS.items():
         if path in model.defaults:
             models.setdefault(as_yaml(model.defaults[path]), []).append(f"`{name}`")
+        for loss, values in model.defaults_with_loss.items():
+            if path in values:
+                models.setdefault(as_yaml(values[path]), []).append(f"`{name}` and `{loss}`")
     others = (f"`{value}` with {', '.join(names)}" for value, names in models.items())
     return "; ".join((f"`{as_yaml(field.default)}`", *others))
 
@@ -93,7 +96,7 @@ def configuration() -> Iterator[str]:
         "A configuration is one YAML file; `--set section.key=value` takes precedence over it. `model.name`, "
         "`loss.name` and `sampler.name` pick components, and each component has a block of its own settings. "
         "Blocks of components that are not in use have no effect. Some models have defaults of their own, "
-        "which apply where nothing sets the key. *Searched over* is the range that a "
+        "some for one loss only, which apply where nothing sets the key. *Searched over* is the range that a "
         "[search space](../tuning.md) takes for `default`.\n"
     )
     for name in SECTIONS:

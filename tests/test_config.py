@@ -27,10 +27,11 @@ def refusal(file: Path | None = None, *settings: str) -> str:
 def test_without_anything_the_defaults_hold():
     config = load_config()
     assert config == load_config(settings=["model.name=mf"])
-    assert (config.model.name, config.loss.name, config.sampler.name) == ("mf", "bpr", "adar")
+    assert (config.model.name, config.loss.name, config.sampler.name) == ("mf", "sampled_softmax", "adar")
     assert (config.adar.beta, config.adar.gamma) == (0.9, 1)
     assert (config.adar.candidates, config.adar.negatives) == (16, 4)
-    assert (config.optimizer.lr, config.loss.l2) == (3e-3, 1e-2)
+    assert (config.model.cosine, config.sampled_softmax.temperature) == (True, 0.15)
+    assert (config.optimizer.lr, config.loss.l2) == (1e-2, 0)
 
 
 def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
@@ -315,7 +316,22 @@ def test_every_default_of_a_model_is_one_of_another_key_and_can_be_set():
         for path, value in model.defaults.items():
             assert path.split(".")[0] != "model"
             settings = [f"model.name={name}", f"{path}={value}"]
-            assert load_config(settings=settings) == load_config(settings=settings[:1])
+            replaced = any(path in values for values in model.defaults_with_loss.values())
+            assert replaced or load_config(settings=settings) == load_config(settings=settings[:1])
+        for loss, values in model.defaults_with_loss.items():
+            settings = [f"model.name={name}", f"loss.name={loss}"]
+            own = [f"{path}={value}" for path, value in values.items()]
+            assert load_config(settings=[*settings, *own]) == load_config(settings=settings)
+
+
+def test_a_default_that_goes_with_a_loss_holds_with_that_alone():
+    pairwise = load_config(settings=["loss.name=bpr"])
+    assert (pairwise.model.cosine, pairwise.optimizer.lr, pairwise.loss.l2) == (False, 3e-3, 1e-2)
+    chosen = load_config(settings=["loss.name=sampled_softmax", "optimizer.lr=0.5"])
+    assert chosen == load_config(settings=["optimizer.lr=0.5"])
+    assert not load_config(settings=["model.cosine=false"]).model.cosine
+    other = load_config(settings=["model.name=lightgcn", "loss.name=sampled_softmax"])
+    assert (other.model.cosine, other.optimizer.lr) == (Config().model.cosine, Config().optimizer.lr)
 
 
 # Components

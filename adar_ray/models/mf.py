@@ -85,5 +85,13 @@ COMPONENT = ModelComponent(
         inputs.sharded,
     ),
     shards_items=True,
-    defaults={"optimizer.lr": 3e-3, "loss.l2": 1e-2},
+    defaults={"loss.name": "sampled_softmax", "optimizer.lr": 3e-3, "loss.l2": 1e-2},
+    defaults_with_loss={
+        "sampled_softmax": {
+            "model.cosine": True,
+            "sampled_softmax.temperature": 0.15,
+            "optimizer.lr": 1e-2,
+            "loss.l2": 0.0,
+        },
+    },
 )

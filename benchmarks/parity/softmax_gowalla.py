@@ -31,6 +31,7 @@ SETTINGS = (
     "lightgcn.layers=3",
     "model.embedding_dim=64",
     "loss.name=sampled_softmax",
+    "model.cosine=false",
     # Scores are dot products: the length of a vector tells popular items from others. The penalty prevents
     # overfitting. It was chosen on validation interactions taken from training.
     "loss.l2=0.3",

@@ -7,6 +7,7 @@ scores of all items. Legend: U users, I items, B users of a tile, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -57,8 +58,8 @@ def ease(matrix_UI: csr_matrix, l2: float = 250.0) -> Scores:
 def als(
     matrix_UI: csr_matrix,
     dim: int = 64,
-    alpha: float = 10.0,
-    l2: float = 0.1,
+    alpha: float = 1.0,
+    l2: float = 0.01,
     rounds: int = 15,
     seed: int = 0,
 ) -> Scores:
@@ -84,6 +85,7 @@ BASELINES: dict[str, Callable[[csr_matrix], Scores]] = {
     "itemknn": item_knn,
     "ease": ease,
     "als": als,
+    "als-10": partial(als, alpha=10.0, l2=0.1),
 }
 
 

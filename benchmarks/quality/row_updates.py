@@ -52,7 +52,9 @@ def main() -> None:
         for mode, build in OPTIMIZERS.items():
             runs = []
             for seed in range(arguments.seeds):
-                config = load_config(settings=[*SETTINGS[data], f"train.seed={seed}", "train.patience=5"])
+                config = load_config(
+                    settings=["loss.name=bpr", *SETTINGS[data], f"train.seed={seed}", "train.patience=5"]
+                )
                 out = arguments.work / "row_updates" / f"{data}-{mode}-{seed}"
                 with patch.object(loop, "build_optimizer", build):
                     run = train(dataset, out, config, workers=0, replace=True)

@@ -41,7 +41,10 @@ SMALL += [
     "optimizer.lr=1e-3",
     "loss.l2=1e-4",
     "loss.name=bpr",
+    "model.cosine=false",
+    "model.length_power=0",
     "adar.pool=64",
+    "sampled_softmax.temperature=0.2",
     "sampled_softmax.shared_negatives=64",
 ]
 MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
