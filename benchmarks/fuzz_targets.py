@@ -158,7 +158,7 @@ def _config() -> Target:
     settings = (
         "model.name=lightgcn\nmodel.embedding_dim=8\nlightgcn.layers=3\noptimizer.lr=1e-3\n",
         "sampler.name=dns\ndns.top=2\ndns.candidates=8\ntrain.metric=recall@10\n",
-        "custom.names=[a, b]\ncustom.depth=3\nmodel.cosine=true\nadar.gamma=-0.5\n",
+        "custom.names=[a, b]\ncustom.depth=3\nmodel.cosine=true\nadar.gamma=0.5\n",
     )
     files = [
         (ROOT / "examples/demo.yaml").read_bytes(),

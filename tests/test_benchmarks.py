@@ -89,7 +89,7 @@ def test_a_rerun_keeps_the_notes_of_a_result(tmp_path, monkeypatch: pytest.Monke
 def test_ablations_stop_where_they_say() -> None:
     draw = torch.Generator().manual_seed(0)
     user_BD, item_ID = (torch.randn(rows, 8, generator=draw) for rows in (50, 90))
-    context, settings = SamplingContext(lambda item: item_ID[item], 90), AdarSettings(phi_min=0)
+    context, settings = SamplingContext(lambda item: item_ID[item], 90), AdarSettings()
     one, any_ = (
         sampler(user_BD, user_BD, context).timestep_BK
         for sampler in (OneTimestep(0.4, settings), AnyTimestep(settings))

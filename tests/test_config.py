@@ -77,10 +77,10 @@ def test_a_whole_number_may_be_written_with_an_exponent(tmp_path):
 
 
 def test_values_of_every_kind():
-    settings = ["model.cosine=true", "sampler.mask_seen=false", "adar.gamma=-1", "train.metric=recall@10"]
+    settings = ["model.cosine=true", "sampler.mask_seen=false", "adar.gamma=0.5", "train.metric=recall@10"]
     config = load_config(settings=settings)
     assert (config.model.cosine, config.sampler.mask_seen) == (True, False)
-    assert (config.adar.gamma, config.train.metric) == (-1, "recall@10")
+    assert (config.adar.gamma, config.train.metric) == (0.5, "recall@10")
 
 
 # Refusals
@@ -182,7 +182,9 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
         ("custom.\udc80=1", "section.key=value"),
         ("model.name=..:mf", "there is no model"),
         ("model.embedding_dim=1e15", "model.embedding_dim: Input should be less than or equal to 65536"),
-        ("adar.timesteps=1e12", "adar.timesteps: Input should be less than or equal to 1000000"),
+        ("adar.pool=1e12", "adar.pool: Input should be less than or equal to 1048576"),
+        ("adar.gamma=0.49", "adar.gamma: Input should be greater than or equal to 0.5"),
+        ("adar.gamma=1.01", "adar.gamma: Input should be less than or equal to 1"),
         ("train.batch_size=1e12", "train.batch_size: Input should be less than or equal to"),
         ("train.valid_users=1e12", "train.valid_users: Input should be less than"),
     ],
@@ -369,7 +371,7 @@ def test_a_configuration_cannot_be_changed_by_accident():
     "settings",
     [
         [],
-        ["optimizer.lr=1e-5", "loss.l2=0", "adar.gamma=-0.5", "model.cosine=true", "train.metric=map@5"],
+        ["optimizer.lr=1e-5", "loss.l2=0", "adar.gamma=0.75", "model.cosine=true", "train.metric=map@5"],
         ["optimizer.lr=1e-12", "adar.weight=1e6", "train.seed=2147483647", "loss.name=bce"],
     ],
 )

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from adar_ray import kernels
-from adar_ray.adar.schedule import Schedule
 from adar_ray.adar.transition import transition_angle
 from adar_ray.models.protocol import dot_score
 from adar_ray.samplers.base import Source
@@ -91,60 +90,63 @@ def test_the_hardest_of_each_window_is_found_by_hand(masks, pool, M):
     np.testing.assert_allclose(scores[2], (user_BD * positive_BD).double().sum(1), atol=1e-5)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
-@pytest.mark.parametrize("least", [0.0, 0.4])
-def test_positives_stop_at_the_transition_point_of_the_closed_form(schedule, least):
-    rows, pool, K, steps = 400, 20, 3, Schedule(schedule, 200)
-    scale = 1e-7  # at any, the angles are the same
+def stopped(*scores: torch.Tensor) -> torch.Tensor:
+    """Timesteps, cosines, sines and scores, `[4, B, K]`, where positives of these scores stop."""
+    answers = torch.empty(4, *scores[0].shape)
+    kernels.stop_at_boundary(*(tensor.numpy() for tensor in (*scores, *answers)))
+    return answers
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e7])
+def test_positives_stop_at_the_transition_point_of_the_closed_form(scale):
+    rows, pool, K = 400, 20, 3
     score_BP, positive_B = scale * numbers(rows, pool), scale * numbers(rows, seed=1).abs() * 2
     noise_BK = torch.randint(pool, (rows, K), generator=torch.Generator().manual_seed(2))
-    mean_B, deviation_B = score_BP.mean(1), score_BP.std(1, correction=0)
-    r_B = (positive_B - mean_B) / deviation_B
-    z_B = torch.minimum(r_B, numbers(rows, seed=3))
+    mean_B = score_BP.mean(1)
+    r_B = positive_B - mean_B
+    z_B = torch.minimum(r_B, scale * numbers(rows, seed=3))
     raw_BK = score_BP.gather(1, noise_BK)
-    share_BK, cos_BK, sin_BK, diffused_BK = torch.empty(4, rows, K)
-    given = (raw_BK, mean_B, positive_B, z_B * deviation_B)
-    tables = (steps.cos_between_T, steps.first_R, steps.cos_T, steps.sin_T)
-    found = (share_BK, cos_BK, sin_BK, diffused_BK)
-    arrays = (tensor.numpy() for tensor in (*tables, *found))
-    kernels.stop_at_boundary(*(tensor.numpy() for tensor in given), math.cos(least), *arrays)
-    timestep_BK = (share_BK * 200).round().long()
-    torch.testing.assert_close(timestep_BK / 200, share_BK)
+    timestep_BK, cos_BK, sin_BK, diffused_BK = stopped(raw_BK, mean_B, positive_B, z_B).double()
 
-    b_BK = (raw_BK.double() - mean_B[:, None]) / deviation_B[:, None]
+    b_BK = (raw_BK - mean_B[:, None]).double()
     r_BK, z_BK = (x.double()[:, None].expand_as(b_BK) for x in (r_B, z_B))
-    expected_BK = steps.timestep(transition_angle(r_BK, b_BK, z_BK).clamp_min(least))
-    assert (timestep_BK - expected_BK).abs().max() <= 1  # where rounding decides between two
-    assert (timestep_BK == expected_BK).double().mean() > 0.98
-    assert len(timestep_BK.unique()) > 50
-    angle_BK = steps.angle(timestep_BK)
-    torch.testing.assert_close(cos_BK.double(), angle_BK.cos(), rtol=0, atol=1e-6)
-    torch.testing.assert_close(sin_BK.double(), angle_BK.sin(), rtol=0, atol=1e-6)
-    mean_B1, off_B1 = mean_B[:, None], (positive_B - mean_B)[:, None]
-    on_the_way_BK = mean_B1 + angle_BK.cos() * off_B1 + angle_BK.sin() * (raw_BK - mean_B1)
-    torch.testing.assert_close(diffused_BK.double(), on_the_way_BK, rtol=0, atol=1e-5 * scale)
+    angle_BK = transition_angle(r_BK / scale, b_BK / scale, z_BK / scale)
+    torch.testing.assert_close(timestep_BK * math.pi / 2, angle_BK, rtol=0, atol=1e-6)
+    torch.testing.assert_close(cos_BK, angle_BK.cos(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(sin_BK, angle_BK.sin(), rtol=0, atol=1e-6)
+    crosses_BK = b_BK <= z_BK
+    assert crosses_BK.double().mean() > 0.2
+    expected_BK = mean_B[:, None] + torch.where(crosses_BK, z_BK, b_BK)
+    torch.testing.assert_close(diffused_BK, expected_BK, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("T", [1, 2, 30, 1000])
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
-def test_a_search_for_a_cosine_begins_at_or_just_before_its_step(schedule, T):
-    steps = Schedule(schedule, T)
-    angle_N = torch.linspace(0, math.pi / 2, 20_001, dtype=torch.float64)
-    wanted_N = steps.timestep(angle_N)
-    begin_N = steps.first_R[(angle_N.cos() * (len(steps.first_R) - 1)).long()]
-    assert (begin_N <= wanted_N).all()
-    assert (wanted_N - begin_N)[angle_N > 0.1].double().mean() < 1
+def test_where_positives_stop_by_hand():
+    """r, b, z above a mean of 1, and the angle in degrees."""
+    cases = torch.tensor(
+        [
+            [2, 0, 1, 60],  # cos phi = z / r
+            [2, -2, 0, 45],
+            [1, 1, 1, 90],  # the score rises, and is back at z with the noise
+            [2, 1, 1, 90],
+            [2, 1.5, 1, 90],  # the noise is beyond the boundary
+            [2, -1, 2, 0],
+            [-1, -1, -1, 0],
+            [-1, -2, -1, 0],
+            [0, 0, 0, 90],
+            [1, -1e-30, 1, 0],
+        ]
+    )
+    r_B, b_B, z_B, degrees_B = cases.T.contiguous()
+    timestep_BK, cos_BK, sin_BK, _ = stopped(b_B[:, None] + 1, torch.ones_like(r_B), r_B + 1, z_B)
+    assert (timestep_BK[:, 0] * 90).tolist() == pytest.approx(degrees_B.tolist(), abs=1e-5)
+    assert ((timestep_BK == 1)[:, 0] == (degrees_B == 90)).all()
+    torch.testing.assert_close(cos_BK.square() + sin_BK.square(), torch.ones_like(cos_BK))
 
 
 def test_scores_that_are_no_numbers_are_diffused_to_the_end():
-    steps = Schedule("cosine", 10)
     score_BK = torch.tensor([[math.nan], [math.inf], [-math.inf]])
-    answers = torch.empty(4, 3, 1)
-    rows = (torch.zeros(3), torch.full((3,), math.inf), torch.full((3,), math.inf))
-    tables = (steps.cos_between_T, steps.first_R, steps.cos_T, steps.sin_T)
-    arrays = (tensor.numpy() for tensor in (*tables, *answers))
-    kernels.stop_at_boundary(*(x.numpy() for x in (score_BK, *rows)), 1.0, *arrays)
-    assert answers[0].tolist() == [[1]] * 3
+    infinite_B = torch.full((3,), math.inf)
+    assert stopped(score_BK, torch.zeros(3), infinite_B, infinite_B)[0].tolist() == [[1]] * 3
 
 
 def test_gradients_of_diffused_scores_are_those_of_autograd():
@@ -153,16 +155,16 @@ def test_gradients_of_diffused_scores_are_those_of_autograd():
     noise_BK = torch.randint(pool, (rows, K), generator=torch.Generator().manual_seed(3))
     angle_BK, weight_BK = numbers(rows, K, seed=4).abs() % (math.pi / 2), numbers(rows, K, seed=5)
     mean_D, cos_BK, sin_BK = pool_PD.mean(0), angle_BK.cos(), angle_BK.sin()
-    ours = torch.empty(rows, dim), torch.empty(rows, dim), torch.zeros(pool, dim)
+    ours = torch.empty(rows, dim), torch.zeros(pool, dim)
     row_B = torch.arange(rows)
     tables = user_BD, row_B, positive_BD, row_B, pool_PD
     tensors = (*tables, mean_D, noise_BK, cos_BK, sin_BK, weight_BK, *ours)
     kernels.diffused_backward(*(tensor.numpy() for tensor in tensors))
-    leaves = [tensor.double().requires_grad_() for tensor in (user_BD, positive_BD, pool_PD)]
-    user, positive, member = leaves
+    leaves = [tensor.double().requires_grad_() for tensor in (user_BD, pool_PD)]
+    user, member = leaves
     mixed_BKD = (
         mean_D
-        + cos_BK[..., None] * (positive[:, None] - mean_D)
+        + cos_BK[..., None] * (positive_BD[:, None] - mean_D)
         + sin_BK[..., None] * (member[noise_BK] - mean_D)
     )
     ((user[:, None] * mixed_BKD).sum(2) * weight_BK).sum().backward()

@@ -1,4 +1,4 @@
-"""The method, in pure torch: schedule, noise, transition point and score-aware function, sampler."""
+"""The method, in pure torch: noise, transition point and score-aware function, sampler."""
 
 from adar_ray.adar.sampler import AdarSampler, AdarSettings
 from adar_ray.adar.transition import score_aware_boundary, transition_angle

@@ -20,8 +20,7 @@ import torch
 
 from adar_ray import kernels
 from adar_ray.adar.noise import NOISES, Pool
-from adar_ray.adar.schedule import Schedule, diffuse
-from adar_ray.adar.transition import score_aware_boundary, search_angle, transition_angle
+from adar_ray.adar.transition import diffuse, score_aware_boundary, search_angle, transition_angle
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.distributed import sum_over_workers
 from adar_ray.models.protocol import dot_score
@@ -30,6 +29,7 @@ from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source, need
 
 _TINY = 1e-6
+_QUARTER = math.pi / 2  # all the way from a positive to its noise
 _FEWEST = 4  # candidates that the most active users still get, unless M is lower
 _SOFTER = 0.25  # power by which the boundary falls with the candidates
 _ROUNDING = 1e-3  # what rounding may do to a linear score in single precision, in the user's units
@@ -47,10 +47,10 @@ class AdarSettings(Settings):
     )
     gamma: float = setting(
         1.0,
-        "Slope of the boundary over the positive's score: 1 a fixed share, 0 one boundary for all.",
-        search={"uniform": [-1, 1]},
-        ge=-3,
-        le=3,
+        "Slope of the boundary over the positive's score: 1 is a fixed share of it.",
+        search={"uniform": [0.5, 1]},
+        ge=0.5,
+        le=1,
     )
     candidates: int = setting(
         16,
@@ -67,28 +67,12 @@ class AdarSettings(Settings):
         le=1e6,
     )
     negatives: int = setting(4, "K: negatives per positive.", search={"integer": [1, 8]}, ge=1, le=4_096)
-    phi_min: float = setting(
-        0.1,
-        "Stay at least this share of the way away from the positive.",
-        search={"quantized": [0.0, 0.3, 0.05]},
-        ge=0,
-        le=1,
-    )
     pool: int = setting(
         256, "Noise vectors that the batch shares.", search={"choice": [64, 128, 256, 512]}, ge=2, le=2**20
     )
-    noise: Literal["catalog", "gaussian", "gaussian_diagonal", "isotropic"] = setting(
+    noise: Literal["catalog", "isotropic"] = setting(
         "catalog",
-        "What positives are diffused into: random items; Gaussian vectors with the catalog's mean and "
-        "covariance, or its diagonal; vectors of mean 0 and variance 1.",
-    )
-    schedule: Literal["cosine", "linear", "sigmoid"] = setting(
-        "cosine", "Where the timesteps lie between a positive and its noise."
-    )
-    timesteps: int = setting(1000, "T: number of timesteps.", ge=1, le=1_000_000)
-    warmup: int = setting(0, "First epochs, in which negatives are plain noise.", ge=0, le=1_000_000)
-    attach: bool = setting(
-        False, "Let the gradient of a negative also push the positive that it was made from."
+        "What positives are diffused into: random items, or standard normal vectors as in the paper's text.",
     )
     joins: Literal["uniform", "popularity", "in_batch"] = setting(
         "uniform", "The ordinary negatives that generated ones join, with bce and sampled_softmax."
@@ -110,26 +94,22 @@ class AdarSampler(BaseSampler):
     the positive enters detached, so that its own diffused copy never pushes it away.
 
     Settings `joins` and `weight` are for the training step, which combines these negatives with others.
-
-    Args:
-        dim: D of item representations; only Gaussian noise needs it.
     """
 
     reads_vectors = False
     r_mean: torch.Tensor
     momentum = 0.99  # of the running mean of the positives' scores, to which `gamma` refers
 
-    def __init__(self, settings: AdarSettings = AdarSettings(), dim: int | None = None) -> None:
+    def __init__(self, settings: AdarSettings = AdarSettings()) -> None:
         super().__init__()
         self.settings = settings
-        self.noise = NOISES[settings.noise](dim)
-        self.schedule = Schedule(settings.schedule, settings.timesteps)
+        self.noise = NOISES[settings.noise]
         self.register_buffer("r_mean", torch.tensor(0.0))
 
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
-        """Negatives `[B, K, D]` with their timesteps as shares of T.
+        """Negatives `[B, K, D]` with their timesteps.
 
         With `torch.distributed` initialized and `gamma != 1`, the running mean covers all workers: then every
         worker has to call the sampler equally often.
@@ -137,8 +117,6 @@ class AdarSampler(BaseSampler):
         settings = self.settings
         pool = self.noise(context, settings.pool, rng)
         pool_PD, mean_D = pool.vector_PD, pool.vector_PD.detach().mean(0)
-        is_plain = context.epoch <= settings.warmup
-        least = math.pi / 2 if is_plain else settings.phi_min * math.pi / 2
         compiled = context.score is dot_score and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
         users, positives = _Rows.of(user_BD), _Rows.of(positive_BD)
         if context.pairs is not None:
@@ -148,8 +126,6 @@ class AdarSampler(BaseSampler):
         with torch.no_grad():
             M_B = self._candidates(user_BD.new_empty(len(user_BD)), context)
             is_softened_B = settings.candidates > M_B
-            if is_plain:
-                M_B = torch.ones_like(M_B)
             offset_B = rng.integers(settings.pool, 1, stream=1)[:, 0]
             if compiled:
                 chosen = self._choose_compiled(users, positives, pool, mean_D, context, offset_B, M_B)
@@ -162,9 +138,8 @@ class AdarSampler(BaseSampler):
         noise_BK = chosen.noise_BK
 
         def vectors(phi_BK: torch.Tensor) -> torch.Tensor:
-            positive_BD = positives.vectors() if settings.attach else positives.vectors().detach()
             noise_BKD = pool_PD.index_select(0, noise_BK.flatten()).unflatten(0, noise_BK.shape)
-            return diffuse(positive_BD[:, None], noise_BKD, mean_D, phi_BK)
+            return diffuse(positives.vectors().detach()[:, None], noise_BKD, mean_D, phi_BK)
 
         known: dict[str, Any] = {
             "mask_BK": chosen.found_BK,
@@ -172,22 +147,14 @@ class AdarSampler(BaseSampler):
             "source": None if pool.item_P is None else Source(pool.item_P, pool_PD, noise_BK),
         }
         if compiled:
-            share_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(chosen, z_B1, least, self.schedule)
-            score_BK = _DiffusedScores.apply(
-                users.table_ND,
-                positives.table_ND if settings.attach else positives.table_ND.detach(),
-                pool_PD,
-                users,
-                positives,
-                (mean_D, noise_BK, cos_BK, sin_BK),
-                value_BK,
-            )
+            timestep_BK, cos_BK, sin_BK, value_BK = _stop_at_boundary(chosen, z_B1)
+            diffused = (mean_D, noise_BK, cos_BK, sin_BK)
+            score_BK = _DiffusedScores.apply(users.table_ND, pool_PD, users, positives, diffused, value_BK)
 
             def make_vectors() -> torch.Tensor:
-                t_BK = (share_BK * self.schedule.T).round().long()
-                return vectors(self.schedule.angle(t_BK).to(user_BD.dtype))
+                return vectors(timestep_BK * _QUARTER)
 
-            return LazyNegatives(make_vectors, score_BK=score_BK, timestep_BK=share_BK, **known)
+            return LazyNegatives(make_vectors, score_BK=score_BK, timestep_BK=timestep_BK, **known)
 
         def scores(vector_BKD: torch.Tensor) -> torch.Tensor:
             """In the user's units."""
@@ -195,16 +162,13 @@ class AdarSampler(BaseSampler):
 
         with torch.no_grad():
             b_BK = chosen.in_units(chosen.score_BK)
-            angle_BK = self._transition(r_B1, b_BK, z_B1)
-            if context.score is not dot_score and not is_plain:
+            phi_BK = self._transition(r_B1, b_BK, z_B1)
+            if context.score is not dot_score:
                 is_linear_B1 = self._is_linear(scores(mean_D[None, None]))
                 if not is_linear_B1.all():  # row by row: others in the batch do not matter
                     found_BK = search_angle(lambda phi_BK: scores(vectors(phi_BK)), b_BK, z_B1)
-                    angle_BK = torch.where(is_linear_B1, angle_BK, found_BK)
-            t_BK = self.schedule.timestep(angle_BK.double().clamp_min(least))
-            phi_BK = self.schedule.angle(t_BK).to(user_BD.dtype)
-        known["timestep_BK"] = t_BK.to(phi_BK.dtype) / self.schedule.T
-        return Negatives(vectors(phi_BK), **known)
+                    phi_BK = torch.where(is_linear_B1, phi_BK, found_BK)
+        return Negatives(vectors(phi_BK), timestep_BK=phi_BK / _QUARTER, **known)
 
     @staticmethod
     def _is_linear(off_B1: torch.Tensor) -> torch.Tensor:
@@ -366,15 +330,12 @@ def _arrays(*tensors: torch.Tensor) -> list[np.ndarray]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
-def _stop_at_boundary(
-    noise: _Noise, z_B1: torch.Tensor, least: float, schedule: Schedule
-) -> list[torch.Tensor]:
-    """Timesteps as shares of T, cosines and sines of their angles, and scores there, `[B, K]`."""
+def _stop_at_boundary(noise: _Noise, z_B1: torch.Tensor) -> list[torch.Tensor]:
+    """Timesteps, cosines and sines of their angles, and scores there, `[B, K]`."""
     answers = [torch.empty_like(noise.score_BK) for _ in range(4)]
     boundary_B1 = z_B1 if noise.unit_B1 is None else z_B1 * noise.unit_B1
     of_rows = (tensor[:, 0] for tensor in (noise.mean_B1, noise.positive_B1, boundary_B1))
-    steps = (schedule.cos_between_T, schedule.first_R, schedule.cos_T, schedule.sin_T)
-    kernels.stop_at_boundary(*_arrays(noise.score_BK, *of_rows), math.cos(least), *_arrays(*steps, *answers))
+    kernels.stop_at_boundary(*_arrays(noise.score_BK, *of_rows, *answers))
     return answers
 
 
@@ -385,42 +346,30 @@ class _DiffusedScores(torch.autograd.Function):
     def forward(
         ctx: Any,
         user_ND: torch.Tensor,
-        positive_ND: torch.Tensor,
         pool_PD: torch.Tensor,
         users: _Rows,
         positives: _Rows,
         diffused: tuple[torch.Tensor, ...],
         value_BK: torch.Tensor,
     ) -> torch.Tensor:
-        ctx.save_for_backward(user_ND, positive_ND, pool_PD)
+        ctx.save_for_backward(user_ND, pool_PD, positives.table_ND)
         ctx.users, ctx.positives, ctx.diffused = users, positives, diffused
         return value_BK
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient_BK: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        user_ND, positive_ND, pool_PD = ctx.saved_tensors
+        user_ND, pool_PD, positive_ND = ctx.saved_tensors
         users, positives = ctx.users, ctx.positives
-        rows, attached = len(gradient_BK), ctx.needs_input_grad[1]
-        gradients = (
-            user_ND.new_empty(rows, user_ND.shape[1]),
-            positive_ND.new_empty(rows if attached else 0, positive_ND.shape[1]),
-            torch.zeros_like(pool_PD),
-        )
+        of_user, of_pool = user_ND.new_empty(len(gradient_BK), user_ND.shape[1]), torch.zeros_like(pool_PD)
         vectors = user_ND, users.row_B, positive_ND, positives.row_B, pool_PD
-        kernels.diffused_backward(*_arrays(*vectors, *ctx.diffused, gradient_BK, *gradients))
-        of_user, of_positive, of_pool = gradients
-        return (
-            users.gradient(of_user),
-            positives.gradient(of_positive) if attached else None,
-            of_pool,
-            *(None,) * 4,
-        )
+        kernels.diffused_backward(*_arrays(*vectors, *ctx.diffused, gradient_BK, of_user, of_pool))
+        return users.gradient(of_user), of_pool, *(None,) * 4
 
 
 COMPONENT = SamplerComponent(
     name="adar",
     settings=AdarSettings,
-    build=lambda inputs, settings: AdarSampler(settings, inputs.vector_size),
+    build=lambda inputs, settings: AdarSampler(settings),
     joins=lambda settings: settings.joins,
 )

@@ -1,8 +1,8 @@
-"""Where a diffused positive stops being a positive, and the score-aware function that decides it.
+"""The forward process, where a positive turns negative in it, and the score-aware function that decides it.
 
-Scores are in the user's own units: the score less its mean over the catalog, divided by its standard
-deviation there. `r` is the positive's, `b` the noise item's. Along the trajectory the score is
-`r cos(phi) + b sin(phi)`.
+The process is continuous in its angle `phi`, from 0 (the positive itself) to pi / 2 (the noise itself). Scores
+are in the user's own units: the score less its mean over the catalog, divided by its standard deviation there.
+`r` is the positive's, `b` the noise item's. Along the trajectory the score is `r cos(phi) + b sin(phi)`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,22 @@ _TINY = 1e-6
 _HALVINGS = 10  # of a quarter turn: to a thousandth of it
 
 
+def diffuse(
+    positive: torch.Tensor, noise: torch.Tensor, mean: torch.Tensor, phi: torch.Tensor
+) -> torch.Tensor:
+    """`x = mu + cos(phi) (x_0 - mu) + sin(phi) (n - mu)`, broadcast over leading dimensions.
+
+    Args:
+        positive: `x_0`, `[..., D]`.
+        noise: `n`, `[..., D]`.
+        mean: `mu`, `[D]`, the mean of the noise.
+        phi: `[...]`, angles in `[0, pi / 2]`.
+    """
+    cos, sin = torch.cos(phi)[..., None], torch.sin(phi)[..., None]
+    # The same sum with mu's share collected, which saves a pass over the noise.
+    return cos * positive + sin * noise + (1 - cos - sin) * mean
+
+
 def score_aware_boundary(
     r: torch.Tensor, beta: torch.Tensor | float, gamma: float, r_mean: torch.Tensor | float
 ) -> torch.Tensor:
@@ -24,8 +40,8 @@ def score_aware_boundary(
     Args:
         r: scores of positives, in the user's units, any shape.
         beta: the boundary as a share of the positive's score, where `r = r_mean`.
-        gamma: its slope over the score: 1 is a fixed share of each score, 0 one boundary for all; below 0,
-            positives that the model has learned better get easier negatives.
+        gamma: its slope over the score: 1 is a fixed share of each score; the lower, the more alike are the
+            boundaries of all positives.
         r_mean: running mean of `r`; it cancels out at `gamma = 1`.
 
     A positive that scores no better than the average item (`r <= 0`) is its own boundary.

@@ -3,8 +3,8 @@
 A training step looks up and updates thousands of single rows. There, torch's operations spend their time on
 memory that nothing else needs. Numba compiles each loop once and keeps the result on disk.
 
-Legend: B rows, K numbers per row, E pairs, R rows of gradients, N rows of a table, P vectors of a pool, T
-timesteps, D dimensions.
+Legend: B rows, K numbers per row, E pairs, R rows of gradients, N rows of a table, P vectors of a pool, D
+dimensions.
 """
 
 from __future__ import annotations
@@ -393,11 +393,6 @@ def stop_at_boundary(
     mean_score: np.ndarray,
     positive_score: np.ndarray,
     boundary: np.ndarray,
-    cos_least: float,
-    cos_between: np.ndarray,
-    first: np.ndarray,
-    cos_at: np.ndarray,
-    sin_at: np.ndarray,
     timestep: np.ndarray,
     cos: np.ndarray,
     sin: np.ndarray,
@@ -408,12 +403,8 @@ def stop_at_boundary(
     Args:
         noise_score, mean_score, positive_score: as from `hardest_of_windows`.
         boundary: how far above the mean it lies, `[B]`.
-        cos_least: cosine of the least angle.
-        cos_between: cosines of the angles between each timestep and the next, `[T]`.
-        first: the first step that can be nearest, for equal ranges of cosines from 0 to 1, and for 1.
-        cos_at, sin_at: those of each timestep's angle, `[T + 1]`.
-        timestep, cos, sin, diffused: receive timesteps as shares of T, the cosines and sines of their angles,
-            and the scores there, `[B, K]`.
+        timestep, cos, sin, diffused: receive timesteps, the cosines and sines of their angles, and the scores
+            there, `[B, K]`.
     """
     for row in range(noise_score.shape[0]):
         middle = mean_score[row]
@@ -426,12 +417,9 @@ def stop_at_boundary(
             if b <= z and square > 0:
                 # Of the sum of delta and arccos(z / R), with R^2 = r^2 + b^2 and delta = atan2(b, r).
                 cosine = (r * z - b * math.sqrt(max(square - z * z, 0.0))) / square
-            cosine = min(cosine, cos_least) if cosine > 0 else 0.0
-            low = first[int(cosine * (len(first) - 1))]
-            while low < len(cos_between) and cos_between[low] > cosine:
-                low += 1
-            c, s = cos_at[low], sin_at[low]
-            timestep[row, k] = np.float32(low) / np.float32(len(cos_between))
+            cosine = min(cosine, 1.0) if cosine > 0 else 0.0
+            c, s = np.float32(cosine), np.float32(math.sqrt(1 - cosine * cosine))
+            timestep[row, k] = math.acos(cosine) * (2 / math.pi)
             cos[row, k], sin[row, k] = c, s
             diffused[row, k] = c * positive_score[row] + s * raw + (np.float32(1) - c - s) * middle
 
@@ -449,7 +437,6 @@ def diffused_backward(
     sin: np.ndarray,
     score_gradient: np.ndarray,
     user_gradient: np.ndarray,
-    positive_gradient: np.ndarray,
     pool_gradient: np.ndarray,
 ) -> None:
     """The gradients of dot products with diffused positives from that of the scores `[B, K]`.
@@ -458,8 +445,7 @@ def diffused_backward(
         user_table, user, positive_table, positive: as in `hardest_of_windows`.
         pool, mean: `[P, D]` and `[D]`.
         noise, cos, sin: `[B, K]`.
-        user_gradient, positive_gradient, pool_gradient: receive the gradients; the last is added to. That of
-            the positive has no rows if nobody wants it.
+        user_gradient, pool_gradient: receive the gradients; the second is added to. The positive gets none.
     """
     for row in range(noise.shape[0]):
         u, p = user[row], positive[row]
@@ -470,9 +456,6 @@ def diffused_backward(
             of_mean += g * (np.float32(1) - cos[row, k] - sin[row, k])
         for column in range(mean.shape[0]):
             user_gradient[row, column] = of_positive * positive_table[p, column] + of_mean * mean[column]
-        if len(positive_gradient):
-            for column in range(mean.shape[0]):
-                positive_gradient[row, column] = of_positive * user_table[u, column]
         for k in range(noise.shape[1]):
             g, at = score_gradient[row, k] * sin[row, k], noise[row, k]
             for column in range(mean.shape[0]):
@@ -513,7 +496,7 @@ def step_statistics(
     Args:
         positive, negative: scores, `[B]` and `[B, K]`.
         mask: False for negatives that do not count, `[B, K]`.
-        timestep: shares of T, `[B, K]`; no columns if there are none.
+        timestep: `[B, K]`; no columns if there are none.
         histogram: receives how many timesteps are in each of its equal parts.
 
     Returns:

@@ -121,7 +121,7 @@ class TrainingProgress(_Display):
             parts.append(f"valid {self.metric} {record.valid[self.metric]:.4f}")
         parts.append(f"hardness {record.sampler.hardness:.3f}")
         if record.sampler.timestep is not None:
-            parts.append(f"t*/T {record.sampler.timestep:.2f}")
+            parts.append(f"timestep {record.sampler.timestep:.2f}")
         parts.append(f"{record.time.interactions_per_second:,.0f} interactions/s")
         self.line("  ".join(parts))
         self._last_line = time.monotonic()

@@ -63,7 +63,7 @@ class Negatives:
         vector_BKD: representations; `[1, K, D]` if all rows share their negatives.
         mask_BK: False where a row has no negative, as for a user who has seen every item.
         item_BK: the items that the vectors are, `[1, K]` if shared; None if they are generated.
-        timestep_BK: for ADAR, the diffusion timestep of each negative, as a share of T; else None.
+        timestep_BK: for ADAR, how far each negative is diffused, as a share of the whole way; else None.
         softened_B: for ADAR, whether the noise was softened because the user is active; None if activity is
             not known.
         log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's

@@ -28,9 +28,9 @@ class SamplerStatistics(Record):
     Attributes:
         hardness: mean of sigmoid(negative's score - positive's score): 0 is trivial, 0.5 as hard as the
             positive.
-        timestep: mean timestep t*/T; ADAR only.
-        uncrossed: share of negatives that never reached the boundary, t* = T; ADAR only.
-        timesteps: histogram of t*/T, shares in equal bins; ADAR only.
+        timestep: mean timestep; ADAR only.
+        uncrossed: share of negatives that never reached the boundary, timestep 1; ADAR only.
+        timesteps: histogram of timesteps, shares in equal bins; ADAR only.
     """
 
     hardness: float

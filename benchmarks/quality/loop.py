@@ -1,6 +1,6 @@
 """The library's training step in a plain torch loop, without Ray, to study samplers.
 
-Legend: B rows of the batch, E (user, item) pairs, D dimensions.
+Legend: B rows of the batch, E (user, item) pairs.
 """
 
 from __future__ import annotations
@@ -42,20 +42,17 @@ class Fitted:
     samplers: nn.ModuleList
 
 
-def fit(config: Config, dataset: Dataset, sampler: Callable[[int], nn.Module] | None = None) -> Fitted:
+def fit(config: Config, dataset: Dataset, sampler: Callable[[], nn.Module] | None = None) -> Fitted:
     """Train until validation has not improved for `train.patience` epochs.
 
     Args:
-        sampler: D -> the sampler, in place of the configuration's.
+        sampler: makes the sampler, in place of the configuration's.
     """
     seed = config.train.seed
     torch.manual_seed(seed)
     observed, valid = user_items(dataset, "train"), user_items(dataset, "valid")
     model = build_model(config, observed, dataset)
-    if sampler:
-        samplers = nn.ModuleList([sampler(config.model.embedding_dim)])
-    else:
-        samplers = build_samplers(config, model, observed, dataset)
+    samplers = nn.ModuleList([sampler()]) if sampler else build_samplers(config, model, observed, dataset)
     optimizer = build_optimizer(config, model, samplers)
     popularity_I = observed.item_counts()
     step = TrainingStep(config, model, build_loss(config, dataset), samplers, observed, popularity_I)

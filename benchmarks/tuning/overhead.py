@@ -33,7 +33,7 @@ REPEATS = 3
 SEED = 0
 SPACE = {
     "base": {"train": {"epochs": 3}, "loss": {"l2": 2e-2}, "optimizer": {"lr": 3e-3}},
-    "parameters": {"adar.beta": {"uniform": [0.5, 0.95]}, "adar.gamma": {"uniform": [-1, 1]}},
+    "parameters": {"adar.beta": {"uniform": [0.5, 0.95]}, "adar.gamma": "default"},
     "search": {"algorithm": "random", "seed": SEED},
     "scheduler": {"name": "none"},
     "budget": {"trials": TRIALS},

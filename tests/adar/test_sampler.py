@@ -59,66 +59,49 @@ class World:
 # Where the negatives lie
 
 
-@pytest.mark.parametrize(("beta", "T"), [(0.9, 1000), (0.5, 1000), (0.7, 20)])
-def test_a_negative_scores_what_the_boundary_says_wherever_the_trajectory_crosses_it(beta, T):
+@pytest.mark.parametrize("beta", [0.9, 0.7, 0.5])
+def test_a_negative_scores_what_the_boundary_says_wherever_the_trajectory_crosses_it(beta):
     world = World()
-    negatives = world.negatives(
-        AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3, phi_min=0.1, timesteps=T))
-    )
+    negatives = world.negatives(AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3)))
     pool = world.pool_scores()
     center_B1 = pool.mean(1, keepdim=True)
     excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1
     boundary_B1 = center_B1 + torch.minimum(excess_B1, beta * excess_B1)
     score_BK = dot_score(world.user_BD, negatives.vector_BKD)
-    # The trajectory is no steeper than its amplitude, and a timestep is at most half a step off.
-    amplitude_B1 = torch.hypot(excess_B1, (pool - center_B1).abs().amax(1, keepdim=True))
-    slack_B1 = amplitude_B1 * math.pi / (4 * T) + 1e-9
 
-    t = negatives.timestep_BK
-    crosses, nearest, at_the_end = (t > 0.1) & (t < 1), t <= 0.1, t == 1
-    assert crosses.sum() > 60
-    assert ((score_BK - boundary_B1).abs() <= slack_B1)[crosses].all()
-    assert (score_BK <= boundary_B1 + slack_B1)[nearest].all()
-    assert (score_BK >= boundary_B1 - slack_B1)[at_the_end].all()
+    at_the_end = negatives.timestep_BK == 1
+    assert (~at_the_end).sum() > 60
+    assert ((score_BK - boundary_B1).abs() <= 1e-9)[~at_the_end].all()
+    assert (score_BK >= boundary_B1 - 1e-9)[at_the_end].all()
 
 
 def test_with_another_gamma_the_boundary_follows_the_running_mean():
     world = World()
-    sampler = AdarSampler(AdarSettings(beta=0.8, gamma=0, candidates=1, negatives=2))
+    sampler = AdarSampler(AdarSettings(beta=0.8, gamma=0.5, candidates=1, negatives=2))
     negatives = world.negatives(sampler)
     pool = world.pool_scores()
     center_B1, spread_B1 = pool.mean(1, keepdim=True), pool.std(1, correction=0, keepdim=True)
     r_B1 = ((world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1) / spread_B1
-    z_B1 = torch.minimum(r_B1, 0.8 * r_B1.mean())  # one boundary for all
+    z_B1 = torch.minimum(r_B1, 0.8 * (r_B1.clamp_min(1e-9) * r_B1.mean()).sqrt())
     t_BK = (dot_score(world.user_BD, negatives.vector_BKD) - center_B1) / spread_B1
-    crosses = (negatives.timestep_BK > 0.1) & (negatives.timestep_BK < 1)
-    slack_B1 = (
-        torch.hypot(r_B1, ((pool - center_B1) / spread_B1).abs().amax(1, keepdim=True)) * math.pi / 4000
-    )
+    crosses = negatives.timestep_BK < 1
     assert crosses.sum() > 60
-    assert ((t_BK - z_B1).abs() <= slack_B1 + 1e-6)[crosses].all()
+    torch.testing.assert_close(t_BK[crosses], z_B1.expand_as(t_BK)[crosses], rtol=0, atol=1e-6)
 
 
-def test_timesteps_are_whole_steps_between_phi_min_and_the_end():
-    t = (
-        World()
-        .negatives(
-            AdarSampler(AdarSettings(beta=0.99, candidates=1, negatives=8, phi_min=0.25, timesteps=40))
-        )
-        .timestep_BK
-        * 40
-    )
-    torch.testing.assert_close(t, t.round(), rtol=0, atol=1e-9)
-    assert t.min() == 10
-    assert t.max() == 40
-
-
-def test_all_the_way_to_noise_the_negatives_are_real_items():
+def test_a_positive_that_is_its_own_boundary_is_its_own_negative():
+    """It scores below the average item, and the noise below it: it falls to its score at once."""
     world = World()
-    negatives = world.negatives(AdarSampler(AdarSettings(phi_min=1)))
-    assert (negatives.timestep_BK == 1).all()
-    distance = (negatives.vector_BKD.flatten(0, 1)[:, None] - world.item_ID).abs().amax(2)
-    assert distance.amin(1).max() < 1e-14
+    world.positive_BD = -0.01 * world.user_BD + world.item_ID.mean(0)
+    negatives = world.negatives(AdarSampler(AdarSettings(candidates=1)))
+    pool = world.pool_scores()
+    own_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True)
+    is_harder_BK = pool.gather(1, negatives.source.at_BK) > own_B1
+    at_once_BK = ~is_harder_BK & (own_B1 < pool.mean(1, keepdim=True))
+    assert at_once_BK.sum() > 60
+    assert negatives.timestep_BK[at_once_BK].max() < 1e-7
+    own_BKD = world.positive_BD[:, None].expand_as(negatives.vector_BKD)
+    torch.testing.assert_close(negatives.vector_BKD[at_once_BK], own_BKD[at_once_BK])
 
 
 def test_rotating_the_embedding_space_rotates_the_negatives():
@@ -127,12 +110,12 @@ def test_rotating_the_embedding_space_rotates_the_negatives():
     turned.user_BD, turned.item_ID, turned.positive_BD = (
         vectors @ rotation for vectors in (world.user_BD, world.item_ID, world.positive_BD)
     )
-    for gamma in (1, 0.3):
+    for gamma in (1, 0.6):
         here, there = (
             world.negatives(AdarSampler(AdarSettings(gamma=gamma))),
             turned.negatives(AdarSampler(AdarSettings(gamma=gamma))),
         )
-        assert torch.equal(here.timestep_BK, there.timestep_BK)
+        torch.testing.assert_close(here.timestep_BK, there.timestep_BK)
         torch.testing.assert_close(here.vector_BKD @ rotation, there.vector_BKD)
 
 
@@ -142,12 +125,12 @@ def test_scaling_the_embeddings_scales_the_negatives(scale):
     scaled.user_BD, scaled.item_ID, scaled.positive_BD = (
         vectors * scale for vectors in (world.user_BD, world.item_ID, world.positive_BD)
     )
-    for gamma in (1, -0.5):
+    for gamma in (1, 0.5):
         here, there = (
             world.negatives(AdarSampler(AdarSettings(gamma=gamma))),
             scaled.negatives(AdarSampler(AdarSettings(gamma=gamma))),
         )
-        assert torch.equal(here.timestep_BK, there.timestep_BK)
+        torch.testing.assert_close(here.timestep_BK, there.timestep_BK)
         torch.testing.assert_close(here.vector_BKD * scale, there.vector_BKD)
 
 
@@ -156,7 +139,7 @@ def test_shifting_all_items_shifts_the_negatives():
     shift = random_vectors(DIM, seed=4)
     shifted.item_ID, shifted.positive_BD = world.item_ID + shift, world.positive_BD + shift
     here, there = world.negatives(AdarSampler()), shifted.negatives(AdarSampler())
-    assert torch.equal(here.timestep_BK, there.timestep_BK)
+    torch.testing.assert_close(here.timestep_BK, there.timestep_BK)
     torch.testing.assert_close(here.vector_BKD + shift, there.vector_BKD)
 
 
@@ -166,10 +149,8 @@ def test_the_models_own_score_decides_and_its_units_do_not_matter():
         plain.negatives(AdarSampler()).vector_BKD, other.negatives(AdarSampler()).vector_BKD
     )
     easiest = World(score=lambda user, item: -dot_score(user, item))
-    assert not torch.equal(
-        plain.negatives(AdarSampler(AdarSettings(phi_min=1))).vector_BKD,
-        easiest.negatives(AdarSampler(AdarSettings(phi_min=1))).vector_BKD,
-    )
+    at_BK = plain.negatives(AdarSampler()).source.at_BK
+    assert not torch.equal(at_BK, easiest.negatives(AdarSampler()).source.at_BK)
 
 
 def test_a_score_that_is_a_network_meets_its_boundary_too():
@@ -180,21 +161,17 @@ def test_a_score_that_is_a_network_meets_its_boundary_too():
         both = torch.cat([user_BD[:, None].expand(rows, K, -1), item_BKD.expand(rows, K, -1)], 2)
         return dot_score(user_BD, item_BKD) + torch.tanh(both @ hidden).sum(2)
 
-    world, beta, T = World(score=network), 0.7, 1000
-    negatives = world.negatives(
-        AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3, phi_min=0.1, timesteps=T))
-    )
+    world, settings = World(score=network), AdarSettings(beta=0.7, candidates=4, negatives=3)
+    negatives = world.negatives(AdarSampler(settings))
     pool = network(world.user_BD, world.item_ID[world.pool_P][None])
     center_B1 = pool.mean(1, keepdim=True)
     excess_B1 = network(world.user_BD, world.positive_BD[:, None]) - center_B1
-    boundary_B1 = center_B1 + torch.minimum(excess_B1, beta * excess_B1)
+    boundary_B1 = center_B1 + torch.minimum(excess_B1, 0.7 * excess_B1)
     off_BK = (network(world.user_BD, negatives.vector_BKD) - boundary_B1).abs() / pool.std(1, keepdim=True)
-    crosses = (negatives.timestep_BK > 0.1) & (negatives.timestep_BK < 1)
+    crosses = negatives.timestep_BK < 1
     assert crosses.sum() > 60
     assert off_BK[crosses].max() < 0.02
-    linear = World().negatives(
-        AdarSampler(AdarSettings(beta=beta, candidates=4, negatives=3, phi_min=0.1, timesteps=T))
-    )
+    linear = World().negatives(AdarSampler(settings))
     assert not torch.equal(linear.timestep_BK, negatives.timestep_BK)
 
 
@@ -213,7 +190,7 @@ def test_a_negative_tells_what_item_it_is_made_of():
     source = negatives.source
     assert torch.equal(source.vector_PD, world.item_ID[source.item_P])
     item_BK = source.item_P[source.at_BK]
-    angle_BK1 = (negatives.timestep_BK * math.pi / 2)[..., None]  # of the cosine schedule
+    angle_BK1 = (negatives.timestep_BK * math.pi / 2)[..., None]
     mean_D = world.item_ID[world.pool_P].mean(0)
     on_the_way_BKD = mean_D + angle_BK1.cos() * (world.positive_BD[:, None] - mean_D)
     torch.testing.assert_close(
@@ -221,8 +198,8 @@ def test_a_negative_tells_what_item_it_is_made_of():
     )
 
 
-def test_gaussian_noise_is_no_item():
-    assert World().negatives(AdarSampler(AdarSettings(noise="gaussian"), dim=DIM).double()).source is None
+def test_isotropic_noise_is_no_item():
+    assert World().negatives(AdarSampler(AdarSettings(noise="isotropic"))).source is None
 
 
 def test_with_candidates_enough_the_noise_is_the_hardest_unseen_item_of_the_pool():
@@ -238,10 +215,8 @@ def test_with_candidates_enough_the_noise_is_the_hardest_unseen_item_of_the_pool
 
 def test_one_candidate_makes_every_item_of_the_pool_equally_likely():
     world = World(rows=2000, items=8)
-    vector_BKD = world.negatives(
-        AdarSampler(AdarSettings(candidates=1, negatives=1, pool=64, phi_min=1))
-    ).vector_BKD
-    drawn = torch.cdist(vector_BKD[:, 0], world.item_ID).argmin(1)
+    source = world.negatives(AdarSampler(AdarSettings(candidates=1, negatives=1, pool=64))).source
+    drawn = source.item_P[source.at_BK[:, 0]]
     share = torch.bincount(world.pool_P, minlength=8) / 64
     counts, expected = torch.bincount(drawn, minlength=8), 2000 * share
     chi_square = ((counts - expected).square() / expected.clamp_min(1)).sum()
@@ -253,8 +228,8 @@ def test_the_more_candidates_the_harder_the_noise():
     world = World()
     hardness = []
     for M in (1, 4, 16, 64):
-        vector_BKD = world.negatives(AdarSampler(AdarSettings(candidates=M, phi_min=1))).vector_BKD
-        hardness.append(dot_score(world.user_BD, vector_BKD).mean().item())
+        source = world.negatives(AdarSampler(AdarSettings(candidates=M))).source
+        hardness.append(world.pool_scores().gather(1, source.at_BK).mean().item())
     assert hardness == sorted(hardness)
     assert hardness[-1] > hardness[0] + 3
 
@@ -268,11 +243,12 @@ def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: i
     world = World(rows=rows, items=N, seen_count_B=torch.full((rows,), count))
     world.positive_BD = world.item_ID[:1].expand(rows, -1)
     negatives = world.negatives(
-        AdarSampler(AdarSettings(candidates=16, negatives=4, hidden_positives=hidden, phi_min=1, pool=1500))
+        AdarSampler(AdarSettings(candidates=16, negatives=4, hidden_positives=hidden, pool=1500))
     )
     assert negatives.softened_B.tolist() == [M < 16] * rows
-    score_BK = dot_score(world.user_BD, negatives.vector_BKD)
-    harder_BK = (world.pool_scores()[:, None] > score_BK[..., None] + 1e-9).double().mean(2)
+    score_BP = world.pool_scores()
+    score_BK = score_BP.gather(1, negatives.source.at_BK)
+    harder_BK = (score_BP[:, None] > score_BK[..., None]).double().mean(2)
     # The share of harder ones is beta-distributed: its variance is below 1 / (M + 1)^2.
     assert abs(harder_BK.mean() - 1 / (M + 1)) < 4 / (M + 1) / math.sqrt(harder_BK.numel())
 
@@ -290,9 +266,7 @@ def test_with_the_candidates_the_boundary_falls():
     """A sixteenth of the candidates, half of the boundary: the fourth root."""
     seen_count_B = torch.full((ROWS,), ITEMS)
     world = World(seen_count_B=seen_count_B)
-    negatives = world.negatives(
-        AdarSampler(AdarSettings(beta=0.8, candidates=64, hidden_positives=1, phi_min=0))
-    )
+    negatives = world.negatives(AdarSampler(AdarSettings(beta=0.8, candidates=64, hidden_positives=1)))
     pool = world.pool_scores()
     center_B1 = pool.mean(1, keepdim=True)
     excess_B1 = (world.user_BD * world.positive_BD).sum(1, keepdim=True) - center_B1
@@ -340,7 +314,7 @@ def test_shapes(K, M, pool):
 
 
 def test_no_rows_give_no_negatives():
-    for gamma in (1, 0):
+    for gamma in (1, 0.5):
         world = World(rows=0)
         assert world.negatives(AdarSampler(AdarSettings(gamma=gamma))).vector_BKD.shape == (0, 4, DIM)
 
@@ -361,7 +335,7 @@ def test_a_row_gets_the_same_negatives_whichever_worker_holds_it():
     for worker in range(3):
         rows = torch.arange(worker, ROWS, 3)
         part = AdarSampler()(world.user_BD[rows], world.positive_BD[rows], world.items, RowRng(rows, 4))
-        assert torch.equal(part.timestep_BK, whole.timestep_BK[rows])
+        torch.testing.assert_close(part.timestep_BK, whole.timestep_BK[rows])
         torch.testing.assert_close(part.vector_BKD, whole.vector_BKD[rows])
 
 
@@ -430,7 +404,7 @@ def test_pairwise_gradients_are_those_of_the_method():
 # What it must not choke on
 
 
-@pytest.mark.parametrize("gamma", [1, 0, -1])
+@pytest.mark.parametrize("gamma", [1, 0.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(
     ("users", "items", "n_items"),
@@ -471,7 +445,7 @@ def test_single_precision_gives_the_negatives_of_double_precision():
         vectors.float() for vectors in (world.user_BD, world.item_ID, world.positive_BD)
     )
     double_t, single_t = (w.negatives(AdarSampler()).timestep_BK.double() for w in (world, single))
-    assert (double_t - single_t).abs().max() < 1.5e-3  # one step of a thousand, where rounding decides
+    assert (double_t - single_t).abs().max() < 1e-5
 
 
 # The running mean
@@ -505,7 +479,7 @@ def test_gamma_1_needs_no_running_mean():
 
 
 def test_a_batch_without_rows_leaves_the_running_mean_alone():
-    sampler = AdarSampler(AdarSettings(gamma=0))
+    sampler = AdarSampler(AdarSettings(gamma=0.5))
     World().negatives(sampler)
     before = sampler.r_mean.item()
     World(rows=0).negatives(sampler)
@@ -513,7 +487,7 @@ def test_a_batch_without_rows_leaves_the_running_mean_alone():
 
 
 def test_the_running_mean_is_saved_and_loaded():
-    trained, fresh = AdarSampler(AdarSettings(gamma=0)), AdarSampler(AdarSettings(gamma=0))
+    trained, fresh = AdarSampler(AdarSettings(gamma=0.5)), AdarSampler(AdarSettings(gamma=0.5))
     World().negatives(trained)
     fresh.load_state_dict(trained.state_dict())
     world = World()
@@ -541,9 +515,7 @@ def some_seen(share: float) -> UserItems:
 
 
 @pytest.mark.parametrize("share", [None, 0.005, 0.4])
-@pytest.mark.parametrize(
-    "settings", [{}, {"gamma": 0.5, "candidates": 7}, {"schedule": "linear", "phi_min": 0}]
-)
+@pytest.mark.parametrize("settings", [{}, {"gamma": 0.5, "candidates": 7}])
 def test_compiled_loops_choose_and_diffuse_like_plain_torch(share, settings):
     """In double precision everything is plain torch."""
     seen = None if share is None else some_seen(share)
@@ -557,13 +529,12 @@ def test_compiled_loops_choose_and_diffuse_like_plain_torch(share, settings):
     mask = expected.mask_BK
     assert mask.any(1).sum() >= ROWS - 1
     assert torch.equal(ours.source.at_BK[mask], expected.source.at_BK[mask])
-    assert (ours.timestep_BK - expected.timestep_BK)[mask].abs().max() < 1.5e-3
+    assert (ours.timestep_BK - expected.timestep_BK)[mask].abs().max() < 1e-5
     score_BK = dot_score(compiled.user_BD, ours.vector_BKD)
     torch.testing.assert_close(ours.score_BK, score_BK, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("attach", [False, True])
-def test_gradients_of_compiled_scores_are_those_of_the_negatives_vectors(attach):
+def test_gradients_of_compiled_scores_are_those_of_the_negatives_vectors():
     weight_BK = random_vectors(ROWS, 4, seed=7, dtype=torch.float32)
     gradients = []
     for by_vectors in (False, True):
@@ -571,10 +542,10 @@ def test_gradients_of_compiled_scores_are_those_of_the_negatives_vectors(attach)
         leaves = [world.user_BD, world.positive_BD, world.item_ID]
         for leaf in leaves:
             leaf.requires_grad_()
-        negatives = world.negatives(AdarSampler(AdarSettings(attach=attach)))
+        negatives = world.negatives(AdarSampler())
         score_BK = dot_score(world.user_BD, negatives.vector_BKD) if by_vectors else negatives.score_BK
         gradients.append(torch.autograd.grad((score_BK * weight_BK).sum(), leaves, allow_unused=True))
-    assert (gradients[0][1] is None) == (gradients[1][1] is None) == (not attach)
+    assert gradients[0][1] is gradients[1][1] is None  # the positives'
     for ours, expected in zip(*gradients, strict=True):
         if expected is not None:
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
@@ -607,10 +578,10 @@ def test_where_a_rows_transition_point_lies_does_not_depend_on_the_other_rows():
     for rows in (world.user_BD[:, 0] > 0, world.user_BD[:, 0] <= 0):
         at = rows.nonzero()[:, 0]
         part = AdarSampler()(world.user_BD[at], world.positive_BD[at], world.items, RowRng(at, 4))
-        assert torch.equal(part.timestep_BK, whole.timestep_BK[at])
+        torch.testing.assert_close(part.timestep_BK, whole.timestep_BK[at])
 
 
-@pytest.mark.parametrize("settings", [{}, {"attach": True, "gamma": 0.5}])
+@pytest.mark.parametrize("settings", [{}, {"gamma": 0.5}])
 def test_rows_of_tables_get_the_scores_and_gradients_of_their_vectors(settings):
     world = Compiled(some_seen(0.1))
     draw, weight_BK = torch.Generator().manual_seed(3), random_vectors(ROWS, 4, dtype=torch.float32)

@@ -160,11 +160,11 @@ def test_a_worker_without_rows_makes_as_many_look_ups_as_the_others(model, sampl
         assert look_ups(0, *settings) == look_ups(7, *settings) > 0
 
 
-@pytest.mark.parametrize("noise", ["catalog", "gaussian", "gaussian_diagonal", "isotropic"])
-@pytest.mark.parametrize("more", ["adar.warmup=3", "adar.attach=true", "loss.l2=0"])
-def test_adar_makes_as_many_look_ups_whatever_its_settings(noise, more):
+@pytest.mark.parametrize("noise", ["catalog", "isotropic"])
+@pytest.mark.parametrize("l2", [0, 0.1])
+def test_adar_makes_as_many_look_ups_whatever_its_settings(noise, l2):
     for model in ("mf", "neumf"):
-        settings = f"model.name={model}", f"adar.noise={noise}", more
+        settings = f"model.name={model}", f"adar.noise={noise}", f"loss.l2={l2}"
         assert look_ups(0, *settings) == look_ups(7, *settings)
 
 

@@ -336,7 +336,7 @@ def test_models_losses_and_samplers(
     for line in lines:
         assert ("timestep" in line["sampler"]) == has_timesteps
         if has_timesteps:
-            assert 0.1 <= line["sampler"]["timestep"] <= 1  # adar.phi_min is 0.1
+            assert 0.1 <= line["sampler"]["timestep"] <= 1
             assert sum(line["sampler"]["timesteps"]) == pytest.approx(1)
             assert 0 < line["sampler"]["uncrossed"] <= line["sampler"]["timesteps"][-1]
 

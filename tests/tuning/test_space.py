@@ -67,7 +67,7 @@ def test_a_parameter_is_drawn_where_its_conditions_hold_and_nowhere_else():
 
 def test_a_study_that_is_given_a_point_draws_that_point():
     a_space = space(
-        {"adar.candidates": {"choice": [1, 4]}, "adar.phi_min": {"quantized": [0, 0.3, 0.1]}},
+        {"adar.candidates": {"choice": [1, 4]}, "adar.beta": {"quantized": [0.6, 0.9, 0.1]}},
         search={"algorithm": "grid"},
     )
     study = optuna.create_study()

@@ -283,14 +283,14 @@ def test_the_importance_of_parameters_that_only_some_trials_have():
 
 def test_the_score_aware_functions_are_the_closed_form():
     settings = [
-        {"adar.beta": 0.5, "adar.gamma": -1.0},
-        {"adar.gamma": 0.0},
+        {"adar.beta": 0.5, "adar.gamma": 0.5},
+        {"adar.gamma": 0.75},
         {"adar.beta": 0.8},
     ]
     settings += [{"sampler.name": "uniform", "adar.beta": 0.1}, {"sampler.name": "adar", "adar.beta": 0.3}]
     trials = [trial(i, 1 - i / 10, **setting) for i, setting in enumerate(settings)]
     default = AdarSettings()
-    expected = [(0.5, -1.0), (default.beta, 0.0), (0.8, default.gamma), (0.3, default.gamma)]
+    expected = [(0.5, 0.5), (default.beta, 0.75), (0.8, default.gamma), (0.3, default.gamma)]
     lines = score_aware_lines(trials, "max", Config(), points=31)
     assert [t.number for t, _, _ in lines] == [0, 1, 2, 4]
     for (_, r, z), (beta, gamma) in zip(lines, expected, strict=True):
@@ -306,7 +306,7 @@ def test_the_score_aware_functions_are_the_closed_form():
 
 def test_the_score_aware_functions_have_what_all_trials_had_in_common():
     fixed = load_config(settings=["adar.beta=0.7", "sampler.name=dns"])
-    settings = [{"sampler.name": "adar", "adar.gamma": 0.5}, {"adar.gamma": 0.2}]
+    settings = [{"sampler.name": "adar", "adar.gamma": 0.5}, {"adar.gamma": 0.6}]
     trials = [trial(i, 1 - i / 10, **setting) for i, setting in enumerate(settings)]
     ((best, _, z),) = score_aware_lines(trials, "max", fixed)
     assert best is trials[0]
