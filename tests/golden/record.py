@@ -54,9 +54,8 @@ SOFTMAX = "loss.name=sampled_softmax"
 RUNS: dict[str, list[str]] = {
     **{f"model-{name}": [f"model.name={name}"] for name in MODELS},
     **{f"sampler-{name}": [f"sampler.name={name}"] for name in SAMPLERS},
-    "sampler-adar-gamma": ["adar.gamma=0.5", "adar.warmup=1"],
-    "sampler-adar-gaussian": ["adar.noise=gaussian", "adar.schedule=linear"],
-    "sampler-adar-isotropic": ["adar.noise=isotropic", "adar.schedule=sigmoid", "adar.attach=true"],
+    "sampler-adar-gamma": ["adar.gamma=0.5"],
+    "sampler-adar-isotropic": ["adar.noise=isotropic"],
     "sampler-mixgcf-hops": ["sampler.name=mixgcf", "model.name=lightgcn", "mixgcf.negatives=2"],
     "sampler-dns-top": ["sampler.name=dns", "dns.negatives=2", "dns.candidates=8", "dns.top=3"],
     "loss-bce": ["loss.name=bce", "sampler.name=uniform", "uniform.negatives=3"],
