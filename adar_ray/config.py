@@ -319,6 +319,23 @@ def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -
         raise AdarError(f"{blamed[-1] if blamed and where else origin}: {explain(error)}") from error
 
 
+def recorded_config(sections: Mapping[str, Any], origin: str) -> Config:
+    """The configuration that a run or a model was written with.
+
+    Raises:
+        AdarError: this version has other settings.
+    """
+    try:
+        return build_config([(origin, sections)], origin)
+    except AdarError as error:
+        # What a message suggests after its first clause is for who writes a configuration.
+        problem = str(error).removeprefix(f"{origin}: ").partition("; ")[0]
+        raise AdarError(
+            f"{origin}: was written by another version of adar-ray ({problem}); "
+            "use that version, or train again"
+        ) from error
+
+
 def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """`section.key=value` as a layer of `build_config`."""
     path, equals, text = setting.partition("=")

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from adar_ray.config import Config, build_config
+from adar_ray.config import Config, recorded_config
 from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.documents import damaged, explain
@@ -136,7 +136,7 @@ class Run:
             info = RunInfo.model_validate(content["run"])
         except ValidationError as error:
             raise damaged(origin, f"run.{explain(error)}", remedy) from error
-        config = build_config([(origin, content)], origin)
+        config = recorded_config(content, origin)
         refuse_foreign_code(config.component_names(), origin, trust)
         return cls(folder, config, info, trust=trust)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load as load_safetensors
 
-from adar_ray.config import Config, load_config
+from adar_ray.config import Config, recorded_config
 from adar_ray.custom import is_custom, refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.data.write import copy_interactions
@@ -47,8 +47,9 @@ class SavedModel:
         if not (folder.exists(INFO) and folder.exists(MANIFEST)):
             return None
         info = folder.read_record(INFO, ModelInfo, _REMEDY)
-        config = load_config(values=info.settings)
-        refuse_foreign_code(config.component_names(), f"{folder}/{INFO}", trust)
+        origin = f"{folder}/{INFO}"
+        config = recorded_config(info.settings, origin)
+        refuse_foreign_code(config.component_names(), origin, trust)
         return cls(config, Dataset.open(folder.address), _read_weights(folder, info))
 
 

@@ -17,12 +17,14 @@ from adar_ray.errors import AdarError
 from adar_ray.training.records import (
     EpochRecord,
     Evaluation,
+    ModelInfo,
     RunInfo,
     RunResult,
     StepProgress,
     TrainingState,
 )
 from adar_ray.training.run import Run, read_epochs
+from adar_ray.training.saved_model import SavedModel
 from tests import sealed
 
 HEAD = (
@@ -109,6 +111,38 @@ def test_run_info_is_the_run_section_of_the_configuration(run: Run, dataset: Dat
     assert (info.dataset, info.dataset_checksum) == (dataset.folder.address, dataset.checksum)
     assert info.workers == 2
     assert set(info.versions) == {"python", "adar-ray", "ray", "torch", "numpy", "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"phi_min": 0.1, "beta": 0.9}, "there is no key adar.phi_min"),
+        ({"noise": "gaussian"}, "adar.noise: Input should be 'catalog' or 'isotropic', not 'gaussian'"),
+        ({"gamma": -1.0}, "adar.gamma: Input should be greater than or equal to 0.5, not -1.0"),
+    ],
+)
+def test_runs_and_models_with_settings_that_are_gone_are_refused(
+    run: Run, dataset: Dataset, settings: dict[str, object], problem: str
+) -> None:
+    digest = run.write_part((1, 0), 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, files=[digest]))
+    run.finish(dataset, RunResult(best_epoch=1, epochs=1, valid=None, train_seconds=1.0))
+    remedy = "use that version, or train again"
+
+    model = run.folder.folder("model")
+    info = model.read_record("model.json", ModelInfo, "")
+    model.write_record("model.json", info.model_copy(update={"settings": info.settings | {"adar": settings}}))
+    with pytest.raises(AdarError) as caught:
+        SavedModel.open(model)
+    origin = f"{model}/model.json: was written by another version of adar-ray"
+    assert str(caught.value) == f"{origin} ({problem}); {remedy}"
+
+    content = run.folder.read_yaml("config.yaml", "")
+    run.folder.write_yaml("config.yaml", content | {"adar": settings})
+    with pytest.raises(AdarError) as caught:
+        Run.open(run.folder.address)
+    origin = f"{run.folder}/config.yaml: was written by another version of adar-ray"
+    assert str(caught.value) == f"{origin} ({problem}); {remedy}"
 
 
 @pytest.mark.parametrize(
