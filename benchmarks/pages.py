@@ -99,7 +99,7 @@ def _quality() -> str:
     ]
     for name, title in TITLES.items():
         table, result = TABLES[name], _result(result_name(name))
-        lines += ["", f"## {title}"]
+        lines += ["", f"## {title}", *(line for note in result.notes for line in ("", note))]
         for model, data in table.cells():
             cell = cell_name(model, data)
             if cell in result.figures:
