@@ -17,7 +17,7 @@ from adar_ray.adar.transition import score_aware_boundary, transition_angle
 from adar_ray.tuning.report.figures import STYLE
 
 DEFAULTS = AdarSettings()
-VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.0, -1.0), "candidates": (1, 4, 16, 64)}
+VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.75, 0.5), "candidates": (1, 4, 16, 64)}
 R_MEAN = 2.0  # standard deviations above the average item: what positives reach early in training
 # What the hardest of M standard normal scores is on average, for M = 1, 4, 16, 64.
 HARDEST = {1: 0.0, 4: 1.03, 16: 1.77, 64: 2.34}
@@ -36,16 +36,14 @@ def main() -> None:
                 z = score_aware_boundary(r, setting.beta, setting.gamma, R_MEAN)
                 # A noise item of average hardness.
                 phi = transition_angle(r, torch.full_like(r, HARDEST[setting.candidates]), z)
-                share = (phi / (math.pi / 2)).clamp_min(DEFAULTS.phi_min)
-                panels[f"{name}, t"].plot(r, share, label=f"{name} = {value:g}")
+                panels[f"{name}, t"].plot(r, phi / (math.pi / 2), label=f"{name} = {value:g}")
                 if name in panels:
                     panels[name].plot(r, z, label=f"{name} = {value:g}")
         for name in ("beta", "gamma"):
             panels[name].plot(r, r, color="#9aa5b1", linestyle=":", label="the positive")
             panels[name].set(ylim=(0, 5), ylabel="boundary z(r)")
         for name in VALUES:
-            panels[f"{name}, t"].axhline(DEFAULTS.phi_min, color="#9aa5b1", linestyle=":", label="phi_min")
-            panels[f"{name}, t"].set(ylim=(0, 1.05), ylabel="timestep t* / T", xlabel="positive's score r")
+            panels[f"{name}, t"].set(ylim=(0, 1.05), ylabel="timestep t*", xlabel="positive's score r")
         for axes in panels.values():
             axes.legend()
         figure.savefig(Path(__file__).parent / "score_aware.svg", metadata={"Date": None})
