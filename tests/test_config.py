@@ -250,7 +250,7 @@ def test_heads_have_to_divide_the_embedding_dimension_of_the_model_that_is_chose
 def test_every_component_can_be_chosen_and_its_block_is_explained():
     for section, components in (("model", MODELS), ("loss", LOSSES), ("sampler", SAMPLERS)):
         for name, component in components.items():
-            settings = [f"{section}.name={name}"]
+            settings = ["model.name=lightgcn", f"{section}.name={name}"]  # which has no defaults of its own
             if name == "all":
                 settings.append("loss.name=cross_entropy")
             used = load_config(settings=settings).used()

@@ -13,6 +13,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
+from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.user_tables import draw_by_lane, user_tables
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS
 from adar_ray.training.optimizer import Adam
@@ -60,7 +61,7 @@ def build_model(
         sharded=config.model.tables == "sharded",
     )
     model = MODELS[name].build(inputs, config.settings_of(name))
-    if config.model.cosine:
+    if isinstance(model, DotProductModel):
         model.length_power = config.model.length_power
     if users is not None:
         draw_by_lane(model, users, users.first)

@@ -94,12 +94,8 @@ def _trained(name: str, dataset: Dataset, out: Path, seed: int) -> dict[str, Fig
 
 def _by_power(run: Run, dataset: Dataset) -> Figures:
     """NDCG@20 on validation if the same model ranks by other powers of length."""
-    model, seen, valid = (
-        TrainedModel.load(run).model,
-        user_items(dataset, "train"),
-        user_items(dataset, "valid"),
-    )
-    figures = {}
+    model, figures = TrainedModel.load(run).model, {}
+    seen, valid = user_items(dataset, "train"), user_items(dataset, "valid")
     for power in POWERS:
         model.length_power = power
         figures[f"{power:g}"] = tally_users(model, seen, valid, [20]).metrics(seen.item_counts())["ndcg@20"]
