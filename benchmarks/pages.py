@@ -13,6 +13,8 @@ from benchmarks import recbole_models, record
 from benchmarks.arguments import argument_parser
 from benchmarks.chaos.life import Fault
 from benchmarks.chaos.report import rows as rows_of_faults
+from benchmarks.quality.cells import mean_and_deviation
+from benchmarks.quality.defaults import NAME as DEFAULTS
 from benchmarks.quality.tables import TABLES, Table, cell_name, result_name
 from benchmarks.quality.times import NAME as TIMES
 from benchmarks.record import Environment, Result
@@ -35,6 +37,17 @@ DATA = {
     "ml-100k": "MovieLens 100K",
     "gowalla": "Gowalla",
     "video-games": "Amazon Video Games",
+    "video-games-by-time": "Amazon Video Games, by time",
+}
+RECOMMENDERS = {
+    "popularity": "popularity",
+    "itemknn": "ItemKNN, cosine, 100 neighbors",
+    "ease": "EASE^R, L2 250",
+    "als": "ALS, alpha 1, L2 0.01",
+    "als-10": "ALS, alpha 10, L2 0.1",
+    "bpr": "MF, BPR, uniform negatives",
+    "uniform": "MF, defaults with uniform negatives",
+    "adar": "MF, defaults",
 }
 TITLES = {
     "pairwise": "BPR",
@@ -54,6 +67,7 @@ def pages() -> dict[str, str]:
     """The text of every page, by file name."""
     return {
         "quality.md": _quality(),
+        "defaults.md": _defaults(),
         "ml100k.md": _ml100k(),
         "parity_recbole.md": _parity_recbole(),
         "recbole_models.md": _recbole_models(),
@@ -106,6 +120,46 @@ def _quality() -> str:
                 lines += ["", f"### {MODELS[model]}, {DATA[data]}", ""]
                 lines += _cell(result.figures[cell], table, times.figures.get(name, {}).get(cell, {}))
     return _text(lines)
+
+
+def _defaults() -> str:
+    result = _result(DEFAULTS)
+    lines = [
+        "# The defaults against the usual",
+        "",
+        "What `adar-ray train` does without options, and recommenders at their usual settings. All",
+        "interactions of each source are split anew, at random per user or by time, so that validation and",
+        f"test are alike. All items are ranked; mean ± standard deviation over {len(result.seeds)} seeds of",
+        "what has any. `python -m benchmarks.pages` makes this page from the JSON next to it.",
+        f"Measured on {_where(result.environment)}.",
+    ]
+    for data, recommenders in result.figures.items():
+        rows = [
+            {
+                "recommender": label,
+                **{
+                    f"{metric}, {split}": _spread(run[split][metric] for run in recommenders[name])
+                    for split in ("valid", "test")
+                    for metric in recommenders[name][0][split]
+                },
+            }
+            for name, label in RECOMMENDERS.items()
+            if name in recommenders
+        ]
+        left_out = [label for name, label in RECOMMENDERS.items() if name not in recommenders]
+        lines += ["", f"## {DATA[data]}", "", *_table(rows)]
+        lines += ["", f"Left out: {', '.join(left_out)}."] if left_out else []
+    lines += ["", "## Powers of length", "", "NDCG@20 on validation of the defaults' models, if they rank by"]
+    lines += ["the cosine times the length of an item's vector to some power (`model.length_power`).", ""]
+    rows = []
+    for data, recommenders in result.figures.items():
+        runs = [run["by_power"] for run in recommenders["adar"]]
+        rows.append({"data": DATA[data], **{power: _spread(run[power] for run in runs) for power in runs[0]}})
+    return _text([*lines, *_table(rows)])
+
+
+def _spread(values: Iterable[float]) -> str:
+    return mean_and_deviation([*values])
 
 
 def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float]) -> list[str]:

@@ -64,7 +64,7 @@ def test_a_sequential_model_is_noted_by_its_own_rows(adar: Adar, dataset: Datase
 def test_resumes_after_a_loss_that_is_no_number(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
     run, data = tmp_path / "run", shutil.copytree(dataset.folder.path, tmp_path / "data")
     words = ["train", "--data", data, "--out", run, "--workers", 0, *SET]
-    ended = adar(*words, "--set", "optimizer.lr=1e30")
+    ended = adar(*words, "--set", "optimizer.lr=1e30", "--set", "loss.name=bpr")
     assert ended.status == 1
     assert "lower optimizer.lr" in ended.err.splitlines()[-1]
     data.rename(tmp_path / "moved")

@@ -505,7 +505,7 @@ def test_noise_has_its_length_and_the_vectors_signs_and_is_another_in_every_view
 
 
 def training_step(model: nn.Module, observed: UserItems, *settings: str) -> tuple[Config, TrainingStep]:
-    config = load_config(settings=settings)
+    config = load_config(settings=["loss.name=bpr", *settings])
     samplers = build_samplers(config, model, observed)
     return config, TrainingStep(config, model, build_loss(config), samplers, observed, observed.item_counts())
 

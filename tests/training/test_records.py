@@ -94,8 +94,8 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     expected = {
         "name": "mf",
         "embedding_dim": 64,
-        "cosine": False,
-        "length_power": 0.0,
+        "cosine": True,
+        "length_power": 0.25,
         "tables": "replicated",
     }
     assert model["settings"]["model"] == expected
