@@ -46,7 +46,8 @@ RECOMMENDERS = {
     "als": "ALS, alpha 1, L2 0.01",
     "als-10": "ALS, alpha 10, L2 0.1",
     "bpr": "MF, BPR, uniform negatives",
-    "uniform": "MF, defaults with uniform negatives",
+    "bpr-adar": "MF, BPR, ADAR",
+    "uniform": "MF, defaults but uniform negatives",
     "adar": "MF, defaults",
 }
 TITLES = {
@@ -148,13 +149,16 @@ def _defaults() -> str:
         ]
         left_out = [label for name, label in RECOMMENDERS.items() if name not in recommenders]
         lines += ["", f"## {DATA[data]}", "", *_table(rows)]
-        lines += ["", f"Left out: {', '.join(left_out)}."] if left_out else []
+        lines += ["", f"Not measured: {'; '.join(left_out)}."] if left_out else []
     lines += ["", "## Powers of length", "", "NDCG@20 on validation of the defaults' models, if they rank by"]
     lines += ["the cosine times the length of an item's vector to some power (`model.length_power`).", ""]
     rows = []
     for data, recommenders in result.figures.items():
-        runs = [run["by_power"] for run in recommenders["adar"]]
-        rows.append({"data": DATA[data], **{power: _spread(run[power] for run in runs) for power in runs[0]}})
+        runs = [run["by_power"] for run in recommenders.get("adar", ())]
+        if runs:
+            rows.append(
+                {"data": DATA[data], **{power: _spread(run[power] for run in runs) for power in runs[0]}}
+            )
     return _text([*lines, *_table(rows)])
 
 

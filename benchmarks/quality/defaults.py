@@ -2,10 +2,9 @@
 
     python -m benchmarks.quality.defaults --sources path/to/data --work scratch/
 
-Popularity, ItemKNN, EASE^R, ALS, MF with BPR and uniform negatives, and the library's defaults, with ADAR's
-negatives and without. All interactions of a source are split anew, at random per user, so that validation
-and test are alike; Amazon Video Games also by time, each user's last interaction. The best epoch is chosen
-on validation.
+Popularity, ItemKNN, EASE^R, ALS, and MF with BPR and with the default loss, each with uniform negatives and
+with ADAR's. All interactions of a source are split anew, at random per user, so that validation and test are
+alike; Amazon Video Games also by time, each user's last interaction. The best epoch is chosen on validation.
 """
 
 from __future__ import annotations
@@ -32,10 +31,11 @@ POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 EASE_ITEMS = 20_000  # with which EASE^R takes 5 GiB, and a quarter of an hour on one core
 TRAINED: dict[str, tuple[str, ...]] = {
     "bpr": ("loss.name=bpr", "sampler.name=uniform"),
+    "bpr-adar": ("loss.name=bpr",),
     "uniform": ("sampler.name=uniform",),
     "adar": (),
 }
-"""Settings of what is trained, MF: BPR, and the defaults without ADAR and with it."""
+"""Settings of what is trained, MF: BPR, and the default loss, each with uniform negatives and with ADAR's."""
 
 
 def main() -> None:
