@@ -130,8 +130,8 @@ def _defaults() -> str:
         "",
         "What `adar-ray train` does without options, and recommenders at their usual settings. All",
         "interactions of each source are split anew, at random per user or by time, so that validation and",
-        f"test are alike. All items are ranked; mean ± standard deviation over {len(result.seeds)} seeds of",
-        "what has any. `python -m benchmarks.pages` makes this page from the JSON next to it.",
+        "test are alike. All items are ranked; mean ± standard deviation where there are several seeds.",
+        "`python -m benchmarks.pages` makes this page from the JSON next to it.",
         f"Measured on {_where(result.environment)}.",
     ]
     for data, recommenders in result.figures.items():

@@ -60,12 +60,13 @@ def main() -> None:
                 runs = [_trained(name, dataset, out, seed) for seed in range(arguments.seeds)]
             print(data, name, runs, flush=True)
             figures = record.read_figures(NAME)  # what other processes measured meanwhile, too
+            figures = figures | {data: figures.get(data, {}) | {name: runs}}
             record.write(
                 NAME,
-                figures | {data: figures.get(data, {}) | {name: runs}},
+                figures,
                 description="The library's defaults and recommenders at their usual settings: figures on "
                 "validation and test of each run, all items ranked.",
-                seeds=range(arguments.seeds),
+                seeds=range(max(len(runs) for row in figures.values() for runs in row.values())),
                 packages=["scipy"],
             )
 

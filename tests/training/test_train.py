@@ -42,6 +42,7 @@ SMALL = [
     "train.device=cpu",
     "adar.pool=64",
     "adar.gamma=0.5",
+    "loss.name=bpr",
 ]
 
 

@@ -36,7 +36,8 @@ EPOCHS = 3
 SMALL = ["model.embedding_dim=8", "train.batch_size=64", f"train.epochs={EPOCHS}", "train.device=cpu"]
 SMALL += ["adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]
 KINDS = {
-    "mf": ["adar.gamma=0.5"],  # the running mean is part of the state
+    "default": [],
+    "mf": ["loss.name=bpr", "adar.gamma=0.5"],  # the running mean is part of the state
     "lightgcn": ["model.name=lightgcn", "sampler.name=mixgcf"],
     "simgcl": ["model.name=simgcl", "sampler.name=uniform"],  # which draws from torch's own generator
     "neumf": ["model.name=neumf", "neumf.dropout=0.5", "sampler.name=dns"],

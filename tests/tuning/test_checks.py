@@ -111,7 +111,9 @@ def test_models_with_different_losses_are_not_compared_by_the_loss():
     models = {"model.name": {"choice": ["mf", "sasrec"]}}
     by_loss = {"metric": "loss", "mode": "min"}
     message = check_refusal(space(models, **by_loss))
-    assert message.startswith("parameters.model.name: models have different default losses (bce, bpr)")
+    assert message.startswith(
+        "parameters.model.name: models have different default losses (bce, sampled_softmax)"
+    )
     check(space(models))
     check(space(models, **by_loss), ["loss.name=bpr"])
     check(space(models, **by_loss, base={"loss": {"name": "bce"}}))

@@ -23,6 +23,7 @@ COMMAND = (sys.executable, "-m", "adar_ray.cli.main", "tune")
 SPACE = {
     "base": {
         "model": {"embedding_dim": 8},
+        "loss": {"name": "bpr"},
         "adar": {"pool": 16, "candidates": 2, "negatives": 2},
         "train": {"epochs": 20, "patience": 20, "batch_size": 512, "device": "cpu"},
     },
