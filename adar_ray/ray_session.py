@@ -239,6 +239,8 @@ def _started(worker_cpus: int) -> Iterator[None]:
                     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
         except AdarError:
             raise
+        except SystemExit as error:  # what Ray makes of SIGTERM while it starts
+            raise KeyboardInterrupt from error
         except ray.exceptions.AuthenticationError as error:
             raise AdarError(f"{where}: {_why_no_token(error)}") from error
         except Exception as error:  # a start that takes too long raises a bare Exception

@@ -288,6 +288,7 @@ def _chaos() -> str:
             "",
             *_table(rows_of_faults(faults)),
             *(["", "## Lost", "", *lost] if lost else []),
+            *(line for note in result.notes for line in ("", note)),
             *(["", "## Not possible on this machine", "", *left_out] if left_out else []),
             "",
             f"`{result.command}`; {_where(result.environment)}",

@@ -204,7 +204,8 @@ class Cluster:
         attempts = self._attempts(name)
         if not attempts:
             known = {attempt.name for attempt in self.jobs()}
-            hint = nearest(name, known) if known else "; the cluster has no jobs"
+            # A head that has started anew knows no job of the one before it.
+            hint = nearest(name, known) if known else "; the cluster has no jobs yet: submit it again"
             raise AdarError(f"{self.address}: there is no job {name!r}{hint}")
         return attempts[-1]
 

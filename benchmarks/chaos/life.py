@@ -242,7 +242,10 @@ class Life:
         named = next_words(message)
         if "holds a finished run" in message:  # it was killed after the end; whoever looks at it tidies up
             named = ["train", "--resume", self.words[self.words.index("--out") + 1]]
-        is_told = self._may_be_told and status == 1 and named is not None
+        is_new_head = "submit it again" in message
+        if is_new_head:
+            named = [*self.words]
+        is_told = (self._may_be_told or is_new_head) and status == 1 and named is not None
         if status in self._excused:
             self._excused = ()
             self.faults[-1].outcome = f"ended with status {status}"
