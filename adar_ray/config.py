@@ -325,8 +325,10 @@ def recorded_config(sections: Mapping[str, Any], origin: str) -> Config:
     Raises:
         AdarError: this version has other settings.
     """
+    # Before there was a choice, items were ranked by the cosine.
+    before = (origin, {"model": {"length_power": 0.0}})
     try:
-        return build_config([(origin, sections)], origin)
+        return build_config([before, (origin, sections)], origin)
     except AdarError as error:
         # What a message suggests after its first clause is for who writes a configuration.
         problem = str(error).removeprefix(f"{origin}: ").partition("; ")[0]

@@ -145,6 +145,21 @@ def test_runs_and_models_with_settings_that_are_gone_are_refused(
     assert str(caught.value) == f"{origin} ({problem}); {remedy}"
 
 
+def test_what_was_written_before_ranking_was_a_choice_ranks_as_it_did(run: Run, dataset: Dataset) -> None:
+    digest = run.write_part((1, 0), 0, 1, safetensors.torch.save({"model.weight": torch.ones(1)}))
+    run.commit_checkpoint(TrainingState(epoch=1, best_epoch=1, files=[digest]))
+    run.finish(dataset, RunResult(best_epoch=1, epochs=1, valid=None, train_seconds=1.0))
+    assert Run.open(run.folder.address).config.model.length_power == 0.25
+    content, model = run.folder.read_yaml("config.yaml", ""), run.folder.folder("model")
+    info = model.read_record("model.json", ModelInfo, "")
+    for settings in (content, info.settings):
+        del settings["model"]["length_power"]
+    model.write_record("model.json", info)
+    run.folder.write_yaml("config.yaml", content)
+    assert SavedModel.open(model).config.model.length_power == 0
+    assert Run.open(run.folder.address).config.model.length_power == 0
+
+
 @pytest.mark.parametrize(
     ("name", "content", "read"),
     [
