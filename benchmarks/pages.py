@@ -15,6 +15,7 @@ from benchmarks.chaos.life import Fault
 from benchmarks.chaos.report import rows as rows_of_faults
 from benchmarks.quality.cells import mean_and_deviation
 from benchmarks.quality.defaults import NAME as DEFAULTS
+from benchmarks.quality.splits import NAME as SPLITS
 from benchmarks.quality.tables import TABLES, Table, cell_name, result_name
 from benchmarks.quality.times import NAME as TIMES
 from benchmarks.record import Environment, Result
@@ -120,7 +121,33 @@ def _quality() -> str:
             if cell in result.figures:
                 lines += ["", f"### {MODELS[model]}, {DATA[data]}", ""]
                 lines += _cell(result.figures[cell], table, times.figures.get(name, {}).get(cell, {}))
-    return _text(lines)
+    return _text([*lines, "", "## Where validation is unlike test", "", *_splits()])
+
+
+def _splits() -> list[str]:
+    lines = [
+        "Validation is a tenth of training, drawn at random. A published test may have been drawn otherwise,",
+        "and then what is best on validation need not be best on test. Popular items are the most popular",
+        "ones that make up a tenth of all interactions.",
+        "",
+    ]
+    rows = []
+    for label, splits in _result(SPLITS).figures.items():
+        name, _, kind = label.partition(", ")
+        test = splits["test"]
+        rows.append(
+            {
+                "data": DATA[name],
+                "split": kind,
+                **{
+                    f"mean popularity, {split}": f"{figures['popularity']:.1f}"
+                    for split, figures in splits.items()
+                },
+                "in test, of popular items": f"{test['of_popular']:.1%}",
+                "of all others": f"{test['of_others']:.1%}",
+            }
+        )
+    return [*lines, *_table(rows)]
 
 
 def _defaults() -> str:
