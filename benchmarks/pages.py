@@ -133,7 +133,7 @@ def _splits() -> list[str]:
     ]
     rows = []
     for label, splits in _result(SPLITS).figures.items():
-        name, _, kind = label.partition(", ")
+        name, _, kind = label.partition("@")
         test = splits["test"]
         rows.append(
             {

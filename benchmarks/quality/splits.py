@@ -24,10 +24,8 @@ def main() -> None:
     parser = argument_parser(__doc__)
     add_sources(parser)
     arguments = parser.parse_args()
-    asked = {
-        f"{name}, published": (name, options) for name, options in DATA.items() if "split" not in options
-    }
-    asked |= {f"{name}, fair": source for name, source in FAIR.items()}
+    asked = {f"{name}@published": (name, options) for name, options in DATA.items() if "split" not in options}
+    asked |= {f"{name}@fair": source for name, source in FAIR.items()}
     figures = {}
     for label, (source, options) in asked.items():
         figures[label] = held_out(prepared(source, arguments.sources, arguments.work, options))
