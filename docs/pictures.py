@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import matplotlib
+import matplotlib.style
 import torch
 from matplotlib.figure import Figure
 
 from adar_ray.adar import AdarSettings
 from adar_ray.adar.transition import score_aware_boundary, transition_angle
-from adar_ray.tuning.report.figures import STYLE
 
 DEFAULTS = AdarSettings()
 VALUES = {"beta": (0.5, 0.7, 0.9), "gamma": (1.0, 0.75, 0.5), "candidates": (1, 4, 16, 64)}
@@ -24,7 +23,7 @@ HARDEST = {1: 0.0, 4: 1.03, 16: 1.77, 64: 2.34}
 
 
 def main() -> None:
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "adar-ray"}):
+    with matplotlib.style.context(Path(__file__).with_suffix(".mplstyle")):
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
         panels = figure.subplot_mosaic(
             [["beta", "gamma", "."], ["beta, t", "gamma, t", "candidates, t"]], sharex=True

@@ -38,7 +38,7 @@ SPACE = {
     "budget": {"trials": 2},
 }
 THIRD_PARTIES = (
-    *("fsspec", "matplotlib", "optuna", "ray.dashboard.modules.job.sdk", "ray.data", "ray.train.torch"),
+    *("fsspec", "optuna", "plotly.offline", "ray.dashboard.modules.job.sdk", "ray.data", "ray.train.torch"),
     *("ray.tune", "tensorboardX", "torch"),
 )
 

@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     wanted = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "adar_ray").rglob("*")
-        if path.suffix in (".py", ".typed")
+        if path.suffix in (".py", ".typed", ".css", ".js")
     }
     assert set(names) == wanted
     assert "adar_ray/py.typed" in names

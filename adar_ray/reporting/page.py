@@ -1,49 +1,49 @@
-"""The pieces of an HTML page that needs no other file."""
+"""The pieces of an HTML page that needs no other file. Plotly draws its figures in the browser."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 import html
-from collections.abc import Iterable, Sequence
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from plotly.offline import get_plotlyjs
 
 from adar_ray.reporting.formatting import escaped
 
-_CSS = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 70rem; padding: 1rem; color: #1f2933; background: #fff;
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .5rem 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.25rem 0 .25rem; }
-p { margin: .25rem 0 .75rem; max-width: 46rem; overflow-wrap: anywhere; }
-p.summary { font-size: 1.05rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e8ebef; }
-th { font-weight: 600; border-bottom: 2px solid #cbd2d9; }
-th.text, td.text { text-align: left; }
-table.prose td { vertical-align: top; }
-table.prose td:last-child { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
-figure { margin: 0; }
-svg { display: block; width: 100%; height: auto; overflow: visible; }
-svg text { font-family: inherit !important; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
-.wide { max-width: 46rem; }
-.pair { display: grid; column-gap: 2rem;
-        grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
-.grid { display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)); }
-"""
+# They stand out from white and from black.
+BLUE, RED, GRAY, ORANGE, PURPLE, GREEN = "#2a7fc1", "#d6304a", "#7d8794", "#c96a00", "#8a63c9", "#2d8a55"
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, RED, GRAY)
 
 
 def page(title: str, parts: Iterable[str]) -> str:
     """The whole page; empty parts are left out."""
-    heading = escaped(title)
+    heading, css, script = escaped(title), _resource("page.css"), _resource("page.js")
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
+        f"<title>{heading}</title>\n<style>\n{css}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
         + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
+        + "\n<noscript>The figures need JavaScript; the tables do not.</noscript>"
+        + f'\n<script type="text/plain" id="plotly">{_library()}</script>\n'
+        f'<script type="module">\n{script}</script>\n</body>\n</html>\n'
     )
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _library() -> str:
+    """Plotly's JavaScript, packed: 2 MB instead of 5."""
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def section(heading: str, *content: str) -> str:
@@ -60,26 +60,91 @@ def pair(*sections: str) -> str:
     return f'<div class="pair">{"".join(sections)}</div>'
 
 
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], texts: Iterable[int] = (), prose: bool = False
-) -> str:
-    """A table that scrolls sideways if the page is too narrow.
+def grid(figures: Iterable[str]) -> str:
+    """Small figures, as many in a row as the page is wide enough for."""
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: Iterable[int] = ()) -> str:
+    """A table that breaks its cells, then scrolls sideways, if the page is too narrow.
 
     Args:
         texts: the columns that do not hold numbers.
-        prose: whether the last column holds sentences, which are wrapped.
     """
     left = set(texts)
 
-    def row(cells: Sequence[str], tag: str) -> str:
+    def row(cells: Sequence[str], tag: str, breaks: str) -> str:
         return "".join(
-            f"<{tag}{' class=text' if i in left else ''}>{html.escape(cell)}</{tag}>"
+            f"<{tag}{' class=text' if i in left else ''}>{_breakable(cell, breaks)}</{tag}>"
             for i, cell in enumerate(cells)
         )
 
-    body = "\n".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
-    kind = ' class="prose"' if prose else ""
+    head = f"<thead><tr>{row(header, 'th', './:_')}</tr></thead>\n" if any(header) else ""
+    body = "\n".join(f"<tr>{row(cells, 'td', './:')}</tr>" for cells in rows)
+    return f'<div class="scroll"><table>\n{head}<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _breakable(text: str, breaks: str) -> str:
+    """`text`, escaped, that may be broken after these characters where letters follow."""
+    return re.sub(rf"([{breaks}])(?=[^\W\d])", r"\1<wbr>", html.escape(text))
+
+
+def metric_table(metrics: Mapping[str, str]) -> str:
+    """A table of texts by `metric@k`: a row per metric, a column per cut-off."""
+    names = dict.fromkeys(name.partition("@")[0] for name in metrics)
+    cut_offs = dict.fromkeys(name.partition("@")[2] for name in metrics)
+    rows = [[name, *(metrics.get(f"{name}@{k}", "") for k in cut_offs)] for name in names]
+    return table(["metric", *(f"@{k}" for k in cut_offs)], rows, texts=(0,))
+
+
+def figure(
+    says: str,
+    traces: Iterable[Mapping[str, Any]],
+    x: str | Mapping[str, Any],
+    y: str | Mapping[str, Any],
+    height: int = 320,
+) -> str:
+    """A figure whose points tell what they are when they are pointed at.
+
+    Args:
+        says: what it shows, for screen readers.
+        traces: what to draw, above each other.
+        x, y: the axes: their titles, or Plotly's attributes. Plotly reads tags in texts, so what a user
+            wrote has to be escaped.
+        height: in pixels.
+    """
+    x, y = ({"title": {"text": axis}} if isinstance(axis, str) else axis for axis in (x, y))
+    content = {"data": list(traces), "layout": {"xaxis": x, "yaxis": y, "height": height}}
+    text = json.dumps(_finite(content), allow_nan=False).replace("<", r"\u003c")
     return (
-        f'<div class="scroll"><table{kind}>\n<thead><tr>{row(header, "th")}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
+        f'<figure tabindex="0" role="img" aria-label="{escaped(says)}"><div></div>'
+        f'<script type="application/json">{text}</script></figure>'
     )
+
+
+def trace(
+    x: Iterable[Any], y: Iterable[Any], says: Sequence[str] | None = None, **look: Any
+) -> dict[str, Any]:
+    """Points, a line or bars of a figure.
+
+    Args:
+        says: what each point tells when it is pointed at; lines end with `<br>`.
+        look: Plotly's attributes. A trace with a name is in the legend.
+    """
+    hover = {"hoverinfo": "skip"} if says is None else {"hoverinfo": "text", "hovertext": says}
+    legend = {} if "name" in look else {"showlegend": False}
+    return {"x": list(x), "y": list(y), **hover, **legend, **look}
+
+
+def epoch_axis(last: int) -> dict[str, Any]:
+    """An axis of the epochs up to the last, which labels no halves of them."""
+    return {"title": {"text": "epoch"}, **({"dtick": 1} if last <= 8 else {})}
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for the numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

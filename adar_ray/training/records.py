@@ -113,6 +113,7 @@ class RunInfo(Record):
         dataset: address of the dataset.
         workers: Ray Train workers, a number or a range such as `1:4`; 0 for training in the calling process.
         versions: of Python and the packages, by name.
+        began: when the run began; None if an earlier version wrote the file.
         resumed: the resumptions that changed something; the file leaves it out if there were none.
     """
 
@@ -120,6 +121,7 @@ class RunInfo(Record):
     dataset_checksum: str
     workers: int | str
     versions: dict[str, str]
+    began: str | None = None
     resumed: list[Resumption] = []
 
     @field_validator("workers")

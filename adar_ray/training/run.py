@@ -13,6 +13,7 @@ import platform
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
@@ -101,7 +102,8 @@ class Run:
             dataset=dataset.folder.address,
             dataset_checksum=dataset.checksum,
             workers=workers,
-            versions=_versions(),
+            versions=versions(),
+            began=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         )
         run = cls(folder, config, info, trust=True)
         run.write_config()
@@ -489,6 +491,7 @@ def _refusal(folder: Folder) -> str:
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages, by name."""
     packages = ("adar-ray", "ray", "torch", "numpy", "pyarrow")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

@@ -195,6 +195,13 @@ class Search(BaseModel):
             ) from error
         self.owned().write_table(TABLE, table)
 
+    def winner(self) -> WinnerResult | None:
+        """How the best configuration did on test; None as long as that is not known."""
+        if not self.folder.exists(RESULT):
+            return None
+        remedy = f"remove it, then `adar-ray tune --resume {self.folder}` makes it again"
+        return self.folder.read_record(RESULT, WinnerResult, remedy)
+
 
 def _trial_name(number: int) -> str:
     return f"trials/{number:05d}"
@@ -250,9 +257,8 @@ def summary(folder: Folder) -> dict[str, Any]:
         row[status] = sum(trial.status == status for trial in trials)
     if best is not None:
         row |= {"best trial": best.name, f"valid {search.space.metric}": best.value, **best.values}
-    if folder.exists(RESULT):
-        remedy = f"remove it, then `adar-ray tune --resume {folder}` makes it again"
-        test = folder.read_record(RESULT, WinnerResult, remedy).test
+    if (winner := search.winner()) is not None:
+        test = winner.test
         cut_off = search.space.metric.partition("@")[2]
         for name in [name for name in test if name.partition("@")[2] == cut_off] or test:
             row[f"test {name}"] = test[name].mean

@@ -7,9 +7,9 @@ from typing import Any
 from ray import tune
 from ray.tune.stopper import NoopStopper
 
-from adar_ray.tuning.folder import REPORT, Search
+from adar_ray.tuning.folder import Search
 from adar_ray.tuning.progress import OnProgress, Progress
-from adar_ray.tuning.report.search_report import search_report
+from adar_ray.tuning.report.search_report import write_report
 from adar_ray.tuning.searcher import Clock, StudySearcher
 from adar_ray.tuning.trial import Status, Trial, best_of
 from adar_ray.tuning.worker import forget_weights, read_error, value_of
@@ -104,14 +104,11 @@ class Follower(tune.Callback):
                 self.search.write_trial(trial)
         if not trials:
             return
-        space, folder = self.search.space, self.search.folder
-        best = best_of(trials, space.mode)
+        best = best_of(trials, self.search.space.mode)
         if best is not None:
             self.search.write_best(best)
         self.search.write_table(trials)
-        title = folder.path.rpartition("/")[2]
-        page = search_report(title, space.metric, space.mode, trials, self.search.config({}))
-        self.search.owned().write_bytes(REPORT, page.encode())
+        write_report(self.search, trials)
 
 
 class SearchStopper(tune.Stopper):

@@ -9,11 +9,12 @@ from adar_ray.inference.evaluate import evaluate
 from adar_ray.training.run import CONFIG, Run
 from adar_ray.training.trainer import resume, train
 from adar_ray.tuning.folder import RESULT, MetricOverSeeds, Search, WinnerResult
+from adar_ray.tuning.report.search_report import write_report
 from adar_ray.tuning.trial import Trial
 
 
 def run_winner(search: Search, dataset: Dataset, best: Trial) -> None:
-    """Train the best configuration with several seeds, and rank test once for each.
+    """Train the best configuration with several seeds, rank test once for each, and report it.
 
     Nothing here chooses anything. A search that is resumed continues with the runs that are missing.
     """
@@ -29,6 +30,7 @@ def run_winner(search: Search, dataset: Dataset, best: Trial) -> None:
         test={name: _over_seeds([metrics[name] for metrics in tests]) for name in tests[0]},
     )
     search.folder.write_record(RESULT, result)
+    write_report(search, search.read_trials())
 
 
 def _run(search: Search, dataset: Dataset, best: Trial, seed: int) -> Run:

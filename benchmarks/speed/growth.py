@@ -129,12 +129,10 @@ def _by_workers(work: Path) -> list[dict[str, Any]]:
 
 def draw(axes: dict[str, list[dict[str, Any]]]) -> None:
     """The picture: a panel for each axis, time and memory over it, both on logarithmic scales."""
-    import matplotlib
+    import matplotlib.style
     from matplotlib.figure import Figure
 
-    from adar_ray.tuning.report.figures import STYLE
-
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "adar-ray"}):
+    with matplotlib.style.context(PICTURE.with_name("pictures.mplstyle")):
         figure = Figure(figsize=(9.6, 5.6), layout="constrained")
         panels = figure.subplots(2, -(-len(axes) // 2)).flatten()
         for panel in panels[len(axes) :]:

@@ -143,6 +143,7 @@ def test_only_the_winner_is_tested_once_a_seed(grid: Folder) -> None:
     ]
     assert result["test"]["ndcg@20"]["mean"] == pytest.approx(sum(figures) / 2)
     assert result["test"]["ndcg@20"]["deviation"] == pytest.approx(abs(figures[0] - figures[1]) / 2**0.5)
+    assert "The winner on test" in Path(grid.path, "report.html").read_text(encoding="utf-8")
     best = max(trials_of(grid), key=lambda trial: trial.value)
     assert Run.open(winner / "seed-0").result().valid["ndcg@20"] == best.value
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from adar_ray.config import Config
-from adar_ray.reporting.formatting import as_text
+from adar_ray.reporting.formatting import as_text, escaped, score
 from adar_ray.tuning.trial import Mode, Trial, ranked
 
 BEST = 10  # trials that are listed and drawn with strong lines
@@ -33,6 +33,16 @@ class Contents:
     @cached_property
     def parameters(self) -> list[str]:
         return parameters_of(self.trials)
+
+    @property
+    def axis(self) -> str:
+        """The title of an axis of values."""
+        return f"validation {escaped(self.metric, 30)}"
+
+    def says(self, trial: Trial, value: float | None = None) -> str:
+        """A trial and its value, or that of an epoch, for who points at it in a figure."""
+        value = trial.value_or_nan if value is None else value
+        return f"trial {trial.name}: {escaped(self.metric, 30)} {score(value)}"
 
 
 def best_so_far(trials: Sequence[Trial], mode: Mode) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ LARGEST_SCORE = 3.0  # where the axis of positive scores ends, in units of the m
 
 
 def score_aware_lines(
-    trials: Sequence[Trial], mode: Mode, fixed: Config, points: int = 301
+    trials: Sequence[Trial], mode: Mode, fixed: Config, points: int = 61
 ) -> list[tuple[Trial, np.ndarray, np.ndarray]]:
     """The score-aware functions of the best trials: `(trial, r, z(r))`, best first.
 

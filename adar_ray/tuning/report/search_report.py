@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import html
+import shlex
 from collections.abc import Sequence
-
-import matplotlib.style
+from datetime import datetime, timezone
 
 from adar_ray.config import Config
 from adar_ray.reporting.formatting import as_text, duration, listed, n_trials, score
-from adar_ray.reporting.page import page, pair, paragraph, section, table
+from adar_ray.reporting.page import metric_table, page, pair, paragraph, section, table
+from adar_ray.training.run import versions
+from adar_ray.tuning.folder import BEST as BEST_FILE
+from adar_ray.tuning.folder import REPORT, Search, WinnerResult
 from adar_ray.tuning.report.contents import BEST, Contents, column_of
 from adar_ray.tuning.report.figures import (
     STATUSES,
-    STYLE,
     importance_bars,
     learning_curves,
     parameter_plots,
@@ -23,7 +24,32 @@ from adar_ray.tuning.report.figures import (
 from adar_ray.tuning.trial import Mode, Trial
 
 
-def search_report(title: str, metric: str, mode: Mode, trials: Sequence[Trial], fixed: Config) -> str:
+def write_report(search: Search, trials: Sequence[Trial]) -> None:
+    """Write `report.html` of a search as far as it has come."""
+    again = ["adar-ray", "train", "--data", search.data, "--config", f"{search.folder}/{BEST_FILE}"]
+    facts = [
+        ("dataset", search.data),
+        ("written", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
+        ("train the best", shlex.join([*again, "--out", "RUN"])),
+    ]
+    title, space = search.folder.path.rpartition("/")[2], search.space
+    report = search_report(
+        title, space.metric, space.mode, trials, search.config({}), winner=search.winner(), facts=facts
+    )
+    search.owned().write_bytes(REPORT, report.encode())
+
+
+def search_report(
+    title: str,
+    metric: str,
+    mode: Mode,
+    trials: Sequence[Trial],
+    fixed: Config,
+    *,
+    winner: WinnerResult | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> str:
     """The report as HTML.
 
     Args:
@@ -32,18 +58,20 @@ def search_report(title: str, metric: str, mode: Mode, trials: Sequence[Trial], 
         mode: "max" or "min", whichever is good.
         trials: in the order in which they began.
         fixed: the configuration that the trials' parameters override.
+        winner: how the best configuration did on test, once that is known.
+        facts: what else there is to know, each with its name.
     """
     contents = Contents(metric, mode, trials, fixed)
-    # The default style first: a user's matplotlibrc could ask for LaTeX or a black page.
-    with matplotlib.style.context(["default", STYLE]):
-        parts = [
-            _summary(contents),
-            _best_trials(contents),
-            _failures(contents),
-            pair(search_curve(contents), learning_curves(contents)),
-            parameter_plots(contents),
-            pair(importance_bars(contents), score_aware_functions(contents)),
-        ]
+    parts = [
+        _summary(contents),
+        _winner(winner) if winner else "",
+        _best_trials(contents),
+        _failures(contents),
+        pair(search_curve(contents), learning_curves(contents)),
+        parameter_plots(contents),
+        pair(importance_bars(contents), score_aware_functions(contents)),
+        section("About this search", table(["", ""], facts, texts=(0, 1))) if facts else "",
+    ]
     return page(title, parts)
 
 
@@ -66,7 +94,18 @@ def _summary(contents: Contents) -> str:
         f" The search took {duration(max(trial.end for trial in contents.trials))}, "
         f"its trials together {duration(sum(trial.seconds for trial in contents.trials))}."
     )
-    return f'<p class="summary">{html.escape(text)}</p>'
+    return paragraph(text)
+
+
+def _winner(winner: WinnerResult) -> str:
+    text = f"The configuration of trial {winner.trial}, trained anew and measured on test"
+    text += "." if winner.seeds == 1 else f": means and standard deviations over {winner.seeds} seeds."
+    figures = {
+        name: score(over.mean)
+        + ("" if over.deviation is None else f" ±\N{NO-BREAK SPACE}{over.deviation:.2g}")
+        for name, over in winner.test.items()
+    }
+    return section("The winner on test", paragraph(text), metric_table(figures))
 
 
 def _best_trials(contents: Contents) -> str:
@@ -80,7 +119,7 @@ def _best_trials(contents: Contents) -> str:
         row = [str(rank), trial.name, score(trial.value_or_nan)]
         row += [as_text(trial.values.get(name)) for name in names]
         row += [as_text(trial.best_epoch), as_text(trial.epochs)]
-        row += [duration(trial.seconds), STATUSES[trial.status][2]]
+        row += [duration(trial.seconds).replace(" ", "\N{NO-BREAK SPACE}"), STATUSES[trial.status][2]]
         rows.append(row)
     texts = [3 + i for i, name in enumerate(names) if not column_of(contents.trials, name)[1]]
     heading = "The best trial" if len(best) == 1 else f"The {len(best)} best trials"
@@ -94,4 +133,4 @@ def _failures(contents: Contents) -> str:
     rows = [
         [trial.name, as_text(trial.epochs), as_text(trial.error or "no message", 300)] for trial in failed
     ]
-    return section("Trials that failed", table(["trial", "epochs", "error"], rows, texts=(0, 2), prose=True))
+    return section("Trials that failed", table(["trial", "epochs", "error"], rows, texts=(0, 2)))

@@ -3,101 +3,33 @@
 import math
 import random
 import re
-import xml.etree.ElementTree as ElementTree
-from html.parser import HTMLParser
 
-import matplotlib
 import numpy as np
 import optuna
+import plotly.graph_objects
 import pytest
+import torch
 
 from adar_ray.adar.sampler import AdarSettings
 from adar_ray.config import Config, load_config
+from adar_ray.tuning.folder import REPORT, RESULT, MetricOverSeeds, WinnerResult
 from adar_ray.tuning.report.contents import BEST, best_so_far
 from adar_ray.tuning.report.importance import FEWEST, parameter_importance
 from adar_ray.tuning.report.score_aware import score_aware_lines
-from adar_ray.tuning.report.search_report import search_report
+from adar_ray.tuning.report.search_report import search_report, write_report
 from adar_ray.tuning.trial import Trial
-
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-class Page(HTMLParser):
-    """The elements of a page, each with its text, and whether they are properly nested."""
-
-    VOID = ("meta", "br")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open, self.elements, self.nested = [], [], True
-        self.feed(page)
-        self.close()
-        self.nested = self.nested and not self.open
-
-    def handle_starttag(self, tag, attributes):
-        element = {"tag": tag, "attributes": dict(attributes), "text": ""}
-        self.elements.append(element)
-        if tag not in self.VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append({"tag": tag, "attributes": dict(attributes), "text": ""})
-
-    def handle_endtag(self, tag):
-        self.nested = self.nested and bool(self.open) and self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def texts(self, tag: str) -> list[str]:
-        return [element["text"].strip() for element in self.elements if element["tag"] == tag]
-
-
-def svgs(page: str) -> dict[str, ElementTree.Element]:
-    """What a figure shows -> its root."""
-    roots = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
-    return {root.get("aria-label"): root for root in roots}
-
-
-def words(svg: ElementTree.Element) -> list[str]:
-    return ["".join(text.itertext()).strip() for text in svg.iter(f"{SVG}text")]
-
-
-def trial(number: int, value: float | None, status: str = "finished", **values) -> Trial:
-    return Trial(
-        number=number,
-        values=values,
-        started=4.0 * number,
-        status=status,
-        epochs=3,
-        best_epoch=None if value is None else 2,
-        value=value,
-        seconds=10.0 + 4 * (-number % 3),  # some end at the same time
-        curve=[] if value is None else [value / 2, value, value * 0.9],
-    )
+from tests.reporting.made import Page, made_up_search, trial
+from tests.tuning.spaces import a_search
 
 
 def report(trials: list[Trial], fixed: Config | None = None) -> str:
     return search_report("s", "m", "max", trials, fixed or Config())
 
 
-def made_up_search(trials: int = 24) -> list[Trial]:
-    draw = random.Random(0)
-    made = []
-    for number in range(trials):
-        name = draw.choice(["bpr", "sampled_softmax"])
-        parameters = {"adar.beta": draw.uniform(0.5, 1), "optimizer.lr": 10 ** draw.uniform(-4, -1)}
-        parameters["loss.name"] = name
-        if name != "bpr":
-            parameters["sampled_softmax.temperature"] = draw.uniform(0.1, 1)
-        status = draw.choice(["finished", "stopped"])
-        made.append(trial(number, draw.random(), status, **parameters))
-    made[3] = made[3].model_copy(
-        update={"status": "failed", "value": None, "curve": [], "error": "no space\n  left on device"}
-    )
-    made[5].status, made[7].status = "failed", "interrupted"
-    return made
+def told_trials(page: str) -> set[str]:
+    """The trials whose score-aware functions are drawn."""
+    figure = Page(page).figures()["score-aware functions of the best trials"]
+    return set(re.findall(r"trial (\d+)", str(figure["data"])))
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +55,19 @@ def test_the_page_is_whole_and_needs_nothing_else(page):
         "Importance of the parameters",
         "Score-aware functions",
     ]
-    tags = {element["tag"] for element in parsed.elements}
-    assert not tags & {"script", "link", "img", "iframe", "object"}
+    tags = [element["tag"] for element in parsed.elements]
+    assert not {"link", "img", "iframe", "object"} & {*tags}
+    assert tags.count("script") == len(parsed.figures()) + 2  # the library, once, and what starts it
     attributes = [pair for element in parsed.elements for pair in element["attributes"].items()]
-    assert not [name for name, _ in attributes if name == "src" or name.startswith("on")]
+    assert not [name for name, _ in attributes if name in ("src", "href") or name.startswith("on")]
     assert "url(http" not in page
     assert "@import" not in page
-    ids = [value for name, value in attributes if name == "id"]
-    assert len(ids) == len(set(ids))
-    asked_for = {value for name, value in attributes if name in ("href", "xlink:href")}
-    asked_for |= set(re.findall(r"url\((.*?)\)", page))
-    assert asked_for <= {f"#{name}" for name in ids}
     assert "width=device-width" in page
 
 
-def test_every_figure_is_there(page):
-    assert list(svgs(page)) == [
+def test_every_figure_is_there_and_plotly_knows_all_its_words(page):
+    figures = Page(page).figures()
+    assert list(figures) == [
         "best ndcg@20 over time",
         "ndcg@20 over epochs",
         "ndcg@20 over adar.beta",
@@ -148,6 +77,37 @@ def test_every_figure_is_there(page):
         "importance of each parameter",
         "score-aware functions of the best trials",
     ]
+    for content in figures.values():
+        plotly.graph_objects.Figure(content)  # raises ValueError
+
+
+def test_every_point_tells_its_trial(search, page):
+    figures, by_name = Page(page).figures(), {t.name: t for t in search}
+    places = {
+        "best ndcg@20 over time": lambda t: t.end,  # in seconds, of a search of less than two minutes
+        "ndcg@20 over adar.beta": lambda t: t.values["adar.beta"],
+    }
+    for name, place in places.items():
+        told = set()
+        for trace in figures[name]["data"]:
+            for text, x, y in zip(trace.get("hovertext", []), trace["x"], trace["y"], strict=False):
+                t = by_name[re.match(r"trial (\d+): ", text)[1]]
+                beta = f"adar.beta {t.values['adar.beta']:.4g}"
+                assert text.startswith(f"trial {t.name}: ndcg@20 {t.value:#.4g}<br>{beta}")
+                assert (x, y) == (place(t), t.value)
+                told.add(t.name)
+        # What failed after a value is part of the search's course, but no parameter's.
+        failed = {"00003"} if name.endswith("time") else {"00003", "00005"}
+        assert told == by_name.keys() - failed
+    curves = figures["ndcg@20 over epochs"]["data"]
+    told = [
+        point for trace in curves for point in zip(trace["hovertext"], trace["x"], trace["y"], strict=True)
+    ]
+    assert {
+        (f"trial {t.name}: ndcg@20 {value:#.4g}<br>epoch {epoch}", epoch, value)
+        for t in search
+        for epoch, value in enumerate(t.curve, 1)
+    } == {point for point in told if point[0]}
 
 
 def test_the_summary_and_the_tables_are_those_of_the_trials(search, page):
@@ -184,22 +144,42 @@ def test_what_users_wrote_is_text():
     page.encode()
     parsed = Page(page)
     assert parsed.nested
-    assert not {"script", "b", "i"} & {element["tag"] for element in parsed.elements}
+    assert not {"b", "i"} & {element["tag"] for element in parsed.elements}
+    assert not [text for text in parsed.texts("script") if "alert(" in text and "<" in text]
     seen = "<script>alert('$x$')</script> & [31m"
     assert parsed.texts("h1") == [seen]
     assert parsed.texts("td").count(seen) == 1 + 5
-    plot = svgs(page)["<i>m@2 over model.<b>name"]
-    assert "model.<b>name" in words(plot)
+    # Plotly reads tags in its texts.
+    plot = parsed.figures()["<i>m@2 over model.<b>name"]
+    assert plot["layout"]["xaxis"]["title"]["text"] == "model.&lt;b&gt;name"
+    assert plot["layout"]["xaxis"]["ticktext"] == ["&lt;script&gt;alert...", "mf"]
+    assert all("<b>" not in text and "<script" not in text for text in plot["data"][0]["hovertext"])
 
 
 def test_logarithmic_axes_and_categories(page):
-    figures = svgs(page)
-    assert {"0.0001", "0.001", "0.01"} <= set(words(figures["ndcg@20 over optimizer.lr"]))
-    assert {"bpr", "sampled_softmax"} <= set(words(figures["ndcg@20 over loss.name"]))
-    assert "0.001" not in words(figures["ndcg@20 over adar.beta"])
+    axes = {name: figure["layout"]["xaxis"] for name, figure in Page(page).figures().items()}
+    assert axes["ndcg@20 over optimizer.lr"]["type"] == "log"
+    assert axes["ndcg@20 over optimizer.lr"]["tickvals"] == [0.0001, 0.001, 0.01, 0.1]
+    assert axes["ndcg@20 over loss.name"]["ticktext"] == ["bpr", "sampled_softmax"]
+    assert "type" not in axes["ndcg@20 over adar.beta"]
     trials = [trial(i, i, **{"model.embedding_dim": 16 * 4 ** (i % 4)}) for i in range(5)]
-    sizes = words(svgs(report(trials))["m over model.embedding_dim"])
-    assert {"16", "64", "256", "1024"} <= set(sizes)
+    sizes = Page(report(trials)).figures()["m over model.embedding_dim"]["layout"]["xaxis"]
+    assert sizes["tickvals"] == [16, 64, 256, 1024]
+
+
+def test_the_winner_on_test():
+    test = {
+        "recall@10": MetricOverSeeds(mean=0.25, deviation=0.0125),
+        "recall@20": MetricOverSeeds(mean=0.5, deviation=0.01),
+        "ndcg@10": MetricOverSeeds(mean=0.125, deviation=None),
+    }
+    winner = WinnerResult(trial="00002", valid={"m": 1}, seeds=2, test=test)
+    parsed = Page(search_report("s", "m", "max", [trial(2, 1)], Config(), winner=winner))
+    assert parsed.texts("h2")[0] == "The winner on test"
+    assert "of trial 00002, trained anew and measured on test: means and standard" in parsed.texts("p")[1]
+    assert parsed.texts("th")[:3] == ["metric", "@10", "@20"]
+    cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in parsed.texts("td")[:6]]
+    assert cells == ["recall", "0.2500 ± 0.013", "0.5000 ± 0.01", "ndcg", "0.1250", ""]
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
@@ -259,6 +239,26 @@ def test_choices_among_numbers_far_apart_are_no_more_important_than_they_are(see
     assert next(iter(parameter_importance(trials, "max").shares)) == "a.M"
 
 
+def test_the_report_that_a_search_leaves_behind(tmp_path):
+    search, trials = a_search(tmp_path), [trial(0, 0.5, **{"adar.beta": 0.7})]
+    write_report(search, trials)
+    before = Page(search.folder.read_bytes(REPORT).decode())
+    assert before.texts("h1") == ["search"]
+    assert before.texts("h2")[0] == "The best trial"
+    cells = before.texts("td")[-8:]
+    facts = dict(zip(cells[::2], cells[1::2], strict=True))
+    assert facts["dataset"] == "data"
+    assert f"torch {torch.__version__}" in facts["versions"]
+    config = f"{tmp_path}/search/best.yaml"
+    assert facts["train the best"] == f"adar-ray train --data data --config {config} --out RUN"
+    test = {"recall@10": MetricOverSeeds(mean=0.25, deviation=None)}
+    search.folder.write_record(RESULT, WinnerResult(trial="00000", valid={"m": 1}, seeds=1, test=test))
+    write_report(search, trials)
+    after = Page(search.folder.read_bytes(REPORT).decode())
+    assert after.texts("h2")[0] == "The winner on test"
+    assert after.texts("td")[:2] == ["recall", "0.2500"]
+
+
 def test_the_importance_of_parameters_that_only_some_trials_have():
     draw = random.Random(2)
     trials = []
@@ -298,10 +298,7 @@ def test_the_score_aware_functions_are_the_closed_form():
         assert z[0] == 0
         for i in (1, 5, 10, 20, 30):  # r = 0.1, 0.5, 1, 2, 3
             assert z[i] == pytest.approx(min(r[i], beta * r[i] ** gamma))
-    # The figure numbers them by their ranks among all trials.
-    figure = svgs(report(trials))["score-aware functions of the best trials"]
-    assert {"1", "2", "3", "5"} <= set(words(figure))
-    assert "4" not in words(figure)
+    assert told_trials(report(trials)) == {"00000", "00001", "00002", "00004"}
 
 
 def test_the_score_aware_functions_have_what_all_trials_had_in_common():
@@ -311,8 +308,7 @@ def test_the_score_aware_functions_have_what_all_trials_had_in_common():
     ((best, _, z),) = score_aware_lines(trials, "max", fixed)
     assert best is trials[0]
     assert z[-1] == pytest.approx(0.7 * 3**0.5)
-    figures = svgs(report(trials, fixed))
-    assert {"1"} == {"1", "2"} & set(words(figures["score-aware functions of the best trials"]))
+    assert told_trials(report(trials, fixed)) == {"00000"}
 
 
 def test_without_parameters_of_adar_there_are_no_score_aware_functions():
@@ -333,7 +329,7 @@ def test_without_parameters_of_adar_there_are_no_score_aware_functions():
         ([trial(0, 0.5, **{"adar.beta": 0.5, "a.b": "x"})], "The best trial"),
         ([trial(i, 0.5, **{"a.b": i}) for i in range(9)], "All trials have the same value"),
         ([trial(i, i, **{"a.b": 1}) for i in range(9)], "No parameter can be shown to matter"),
-        ([trial(i, i) for i in range(9)], "The search has no parameters"),
+        ([trial(i, i) for i in range(9)], "No parameter can be shown to matter"),
         ([trial(i, i, **{"a.b": i}) for i in range(FEWEST - 1)], "there are 7"),
         ([trial(i, -1e99 * i, **{"a.b": 10.0**-i}) for i in range(9)], "a.b"),
         ([trial(i, i, "running", **{"a.b": [True, 1, "1", 1.5][i]}) for i in range(4)], "4 running"),
@@ -343,15 +339,15 @@ def test_whatever_the_trials_there_is_a_page(trials, says):
     page = search_report("A search", "m", "min", trials, Config())
     assert Page(page).nested
     assert says in page
-    svgs(page)
+    for content in Page(page).figures().values():
+        plotly.graph_objects.Figure(content)
     parameter_importance(trials, "max")
     best_so_far(trials, "max")
 
 
 def test_the_same_search_gives_the_same_bytes_and_changes_nothing_around_it():
-    looks, verbosity = dict(matplotlib.rcParams), optuna.logging.get_verbosity()
+    verbosity = optuna.logging.get_verbosity()
     trials = [trial(i, i % 5, **{"adar.beta": 0.5 + i / 20}) for i in range(9)]
     first, again = (report(trials) for _ in range(2))
     assert first == again
-    assert dict(matplotlib.rcParams) == looks
     assert optuna.logging.get_verbosity() == verbosity
