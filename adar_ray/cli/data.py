@@ -34,7 +34,12 @@ def list_command(as_json: bool) -> None:
         }
         for entry in CATALOG.values()
     ]
-    show(rows, as_json)
+    if as_json:
+        show(rows, True)
+        return
+    for row in rows:  # a table would break names and addresses on a terminal of 80 columns
+        click.echo(f"{row['name']}\n    {row['what']}: {row['counts']}\n    download: {row['size']}")
+        click.echo(f"    license: {row['license']}\n    {row['source']}\n")
 
 
 @command("fetch", hint=lambda **arguments: "run it again to continue the download")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_STEPS = 30.0  # every epoch has its own line
+ROWS_BETWEEN_HEADS = 20
 
 
 class _Display:
@@ -111,19 +112,26 @@ class TrainingProgress(_Display):
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         )
         self.metric, self.epochs = metric, epochs
+        self._rows = 0
         self._last_line = time.monotonic()
         if self.bar:
             self._task = self.bar.add_task("starting", total=None)
 
     def on_epoch(self, record: EpochRecord) -> None:
-        parts = [f"epoch {record.epoch:>3}/{self.epochs}", f"loss {record.loss:.4f}"]
+        """A row of a table of at most 80 columns, whose head comes again every twenty rows."""
+        row = {"epoch": f"{record.epoch}/{self.epochs}", "loss": f"{record.loss:.4f}"}
         if record.valid is not None:
-            parts.append(f"valid {self.metric} {record.valid[self.metric]:.4f}")
-        parts.append(f"hardness {record.sampler.hardness:.3f}")
+            row[self.metric] = f"{record.valid[self.metric]:.4f}"
+        row["hardness"] = f"{record.sampler.hardness:.3f}"
         if record.sampler.timestep is not None:
-            parts.append(f"timestep {record.sampler.timestep:.2f}")
-        parts.append(f"{record.time.interactions_per_second:,.0f} interactions/s")
-        self.line("  ".join(parts))
+            row["timestep"] = f"{record.sampler.timestep:.2f}"
+        row["interactions/s"] = f"{record.time.interactions_per_second:,.0f}"
+        least = len(f"{self.epochs}/{self.epochs}")
+        widths = {name: max(len(name), least) for name in row}
+        if self._rows % ROWS_BETWEEN_HEADS == 0:
+            self.line("  ".join(name.rjust(widths[name]) for name in row))
+        self.line("  ".join(text.rjust(widths[name]) for name, text in row.items()))
+        self._rows += 1
         self._last_line = time.monotonic()
 
     def on_step(self, epoch: int, step: int, steps: int) -> None:
