@@ -39,7 +39,7 @@ demo: $(INSTALLED)
 	$(BIN)/adar-ray evaluate $(DEMO)/adar
 	$(BIN)/adar-ray recommend $(DEMO)/adar --out $(DEMO)/recommendations
 	@echo
-	@$(BIN)/adar-ray report $(DEMO)/uniform $(DEMO)/adar
+	@$(BIN)/adar-ray report $(DEMO)/uniform $(DEMO)/adar --html $(DEMO)/report.html
 	@echo 'dataset          $(DEMO)/data'
 	@echo 'runs             $(DEMO)/uniform and $(DEMO)/adar: metrics.jsonl, result.json, evaluation/, model/'
 	@echo 'curves           $(BIN)/tensorboard --logdir $(DEMO)'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from adar_ray.cli.command import command, trust_option
@@ -123,11 +125,14 @@ def export_command(run: str, data: str | None, trust: bool, out: str, replace: b
 
 @command("report")
 @click.argument("runs", nargs=-1, required=True)
-def report_command(runs: tuple[str, ...], as_json: bool) -> None:
+@click.option("--html", metavar="FILE.html", help="Address of a page to write, with curves and all metrics.")
+def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> None:
     """Compare RUNS side by side."""
     from adar_ray.reporting.tables import compare
 
     rows = compare(runs)
+    if html is not None:
+        _write_page(html, runs)
     if as_json:
         show(rows, True)
         return
@@ -136,6 +141,18 @@ def report_command(runs: tuple[str, ...], as_json: bool) -> None:
     names = dict.fromkeys(name for row in rows for name in row)
     columns = list(zip(addresses, rows, strict=True))
     show([{"run": name, **{run: row.get(name) for run, row in columns}} for name in names], False)
+
+
+def _write_page(address: str, runs: Sequence[str]) -> None:
+    from adar_ray.reporting.run_report import run_report
+    from adar_ray.storage import Folder
+
+    if not address.endswith(".html"):
+        raise click.BadParameter(f"{address!r} does not end with .html", param_hint="--html")
+    file = Folder.at(address)
+    folder, _, name = file.path.rpartition("/")
+    Folder(folder, file.filesystem, folder).write_bytes(name, run_report(runs).encode())
+    message(f"the page is {file}")
 
 
 @command("publish")

@@ -50,6 +50,14 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert [row["run"] for row in rows] == [str(tmp_path / "run"), str(tmp_path / "copy")]
     assert adar("report", tmp_path / "run", tmp_path / "copy").out.count("adar") >= 2
 
+    page = tmp_path / "pages" / "both.html"
+    both = adar("report", tmp_path / "run", tmp_path / "copy", "--html", page)
+    assert both.err == f"the page is {page}\n"
+    assert "<h1>2 runs</h1>" in page.read_text(encoding="utf-8")
+    refused = adar("report", tmp_path / "run", "--html", tmp_path / "copy")
+    assert refused.status == 2
+    assert f"'{tmp_path}/copy' does not end with .html" in refused.err
+
 
 @pytest.mark.parametrize(
     "content",
