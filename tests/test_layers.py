@@ -25,6 +25,7 @@ LAYERS = [
     {"registry"},
     {"adar"},
     {"samplers", "data"},
+    {"baselines"},
     {"losses", "models"},
     {"component", "ray_session"},
     {"lease", "outputs"},

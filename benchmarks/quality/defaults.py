@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from adar_ray import evaluate, train
+from adar_ray.baselines.item_to_item import EASE_ITEMS
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import TrainedModel, user_items
@@ -21,14 +22,13 @@ from adar_ray.ranking.tally import tally_users
 from adar_ray.training.run import Run
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
-from benchmarks.quality.baselines import BASELINES, Baseline
+from benchmarks.quality.baselines import BASELINES
 from benchmarks.quality.data import FAIR, prepared
 
 Figures = dict[str, float]
 NAME = "quality_defaults"
 METRICS = ("recall@20", "ndcg@20")
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
-EASE_ITEMS = 20_000  # with which EASE^R takes 5 GiB, and a quarter of an hour on one core
 TRAINED: dict[str, tuple[str, ...]] = {
     "bpr": ("loss.name=bpr", "sampler.name=uniform"),
     "bpr-adar": ("loss.name=bpr",),
@@ -73,7 +73,7 @@ def main() -> None:
 
 def _baseline(name: str, dataset: Dataset) -> dict[str, Figures]:
     seen, valid, test = (user_items(dataset, split) for split in ("train", "valid", "test"))
-    model = Baseline(name, seen)
+    model = BASELINES[name](seen)
     popularity, ks = seen.item_counts(), [20]
     return {
         "valid": _of(tally_users(model, seen, valid, ks).metrics(popularity)),
