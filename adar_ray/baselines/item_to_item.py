@@ -1,6 +1,7 @@
 """ItemKNN and EASE^R: an item's score is a weighted sum over the items that the user has.
 
-Legend: B users of a tile, U users, I items, E (user, item) pairs, K items per row.
+Legend: B users of a tile, U users, I items, E (user, item) pairs, K items per row, D dimensions: of a user
+the scores of all items, of an item one, which tells whose score it is.
 """
 
 from __future__ import annotations
@@ -33,16 +34,14 @@ class ItemToItem(nn.Module):
         self.matrix_UI, self.weight_II = matrix_UI, weight_II
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The users' scores of all items, `[B, I]`."""
         score_BI = self.matrix_UI[batch["user"].numpy()] @ self.weight_II
         return torch.from_numpy(score_BI if isinstance(score_BI, np.ndarray) else score_BI.toarray())
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
-        """Which of a user's scores is the item's, `[..., 1]`."""
         return item[..., None]
 
-    def score(self, user_BI: torch.Tensor, item_BK1: torch.Tensor) -> torch.Tensor:
-        return user_BI.gather(1, item_BK1[..., 0].expand(len(user_BI), -1))
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        return user_BD.gather(1, item_BKD[..., 0].expand(len(user_BD), -1))
 
 
 def to_matrix(observed: UserItems) -> csr_matrix:

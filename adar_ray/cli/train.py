@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
-from adar_ray.cli.output import show
+from adar_ray.cli.output import message, show
 from adar_ray.errors import AdarError
 from adar_ray.workers import WorkerRange
 
@@ -87,7 +87,7 @@ def _finish(
     """Train a run to its end, with the changes that `resume` takes, and show it."""
     from adar_ray.memory import keep_freed_memory
     from adar_ray.reporting.progress import TrainingProgress
-    from adar_ray.reporting.tables import compare
+    from adar_ray.reporting.tables import compare, popularity_warning
     from adar_ray.training.trainer import note_on_steps, resume, revised
 
     keep_freed_memory()
@@ -110,4 +110,6 @@ def _finish(
             on_epoch=progress.on_epoch,
             on_step=progress.on_step,
         )
+    if warning := popularity_warning(run):
+        message(f"warning: {warning}")
     show(compare([run])[0], as_json)

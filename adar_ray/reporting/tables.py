@@ -17,6 +17,21 @@ def compare(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
     return [_row(Run.open(run, trust=True)) for run in runs]  # nothing here runs its code
 
 
+def popularity_warning(run: str | Path | Run) -> str | None:
+    """A line for people if popularity alone ranks better on validation than a finished run; else None."""
+    run = Run.open(run, trust=True)  # nothing here runs its code
+    metric, result = run.config.train.metric, run.result()
+    if result is None or not result.valid or not result.popularity:
+        return None
+    model, popularity = result.valid[metric], result.popularity[metric]
+    if popularity <= model:
+        return None
+    return (
+        f"{run.folder}: popularity alone is better on validation ({metric} {popularity:.4f}) than the model "
+        f"({model:.4f}); train longer, or with other settings or another model"
+    )
+
+
 def _row(run: Run) -> dict[str, Any]:
     config, epochs = run.config, run.epochs()
     row: dict[str, Any] = {
@@ -37,6 +52,8 @@ def _row(run: Run) -> dict[str, Any]:
         row["train seconds"] = result.train_seconds
         if result.valid:
             row[f"valid {metric}"] = result.valid[metric]
+        if result.popularity:
+            row[f"valid {metric} of popularity"] = result.popularity[metric]
     test = run.evaluations().get("test")
     for name, value in test.metrics.items() if test else ():
         if name in TEST_METRICS:

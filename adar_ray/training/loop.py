@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from adar_ray.baselines.popularity import Popularity
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.order import Chunks, batches, steps_per_epoch
@@ -22,6 +23,7 @@ from adar_ray.errors import AdarError, TerminatedError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
+from adar_ray.models import BaseModel
 from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
 from adar_ray.ranking.tally import tally_users
@@ -187,6 +189,8 @@ class WorkerLoop:
         self._check_weights(f"epoch {epoch}")
         trained = time.perf_counter()
         figures = self._validate() if self._validates() else None
+        if figures is not None and state.popularity is None:
+            state.popularity = self._figures(Popularity(self.popularity_I))
         seconds = EpochTime(
             train_seconds=train_seconds,
             valid_seconds=time.perf_counter() - trained,
@@ -303,13 +307,14 @@ class WorkerLoop:
             raise AdarError(f"{after}: a weight is no number; {LossCheck.ADVICE}")
 
     def _validate(self) -> dict[str, float]:
+        self.model.eval()
+        return self._figures(self.model, self.history)
+
+    def _figures(self, model: BaseModel, history: Histories | None = None) -> dict[str, float]:
         """Validation metrics over all users, each worker ranking for its own."""
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
-        self.model.eval()
-        tally = tally_users(
-            self.model, self.left_out, self.valid, ks, device=worker.device, history=self.history
-        )
+        tally = tally_users(model, self.left_out, self.valid, ks, device=worker.device, history=history)
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.popularity_I.cpu())

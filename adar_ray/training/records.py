@@ -85,12 +85,15 @@ class RunResult(Record):
     Attributes:
         epochs: number of epochs trained.
         valid: validation metrics of the best epoch; None without validation interactions.
+        popularity: what they are if items are ranked by their number of users; None, too, in runs of earlier
+            versions.
     """
 
     best_epoch: PositiveInt
     epochs: PositiveInt
     valid: dict[str, float] | None
     train_seconds: NonNegativeFloat
+    popularity: dict[str, float] | None = None
 
 
 class Resumption(Record):
@@ -180,6 +183,7 @@ class TrainingState(Record):
         sums: of each worker over the steps of the epoch under way, as `StepStatistics` has them.
         skipped: steps of that epoch whose loss was no number.
         train_seconds: that the epoch under way has taken.
+        popularity: as `RunResult` has it; None before the first epoch.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -194,6 +198,7 @@ class TrainingState(Record):
     sums: list[list[float]] = []
     skipped: NonNegativeInt = 0
     train_seconds: NonNegativeFloat = 0.0
+    popularity: dict[str, float] | None = None
 
     @property
     def place(self) -> Place:

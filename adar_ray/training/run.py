@@ -379,8 +379,9 @@ class Run:
         remedy = f"remove it, then `adar-ray train --resume {self.folder}` makes it again"
         result = self.folder.read_record(RESULT, RunResult, remedy)
         metric = self.config.train.metric
-        if result.valid is not None and metric not in result.valid:
-            raise damaged(f"{self.folder}/{RESULT}", f"valid: it has no {metric}", remedy)
+        for name, figures in (("valid", result.valid), ("popularity", result.popularity)):
+            if figures is not None and metric not in figures:
+                raise damaged(f"{self.folder}/{RESULT}", f"{name}: it has no {metric}", remedy)
         return result
 
     def progress(self) -> StepProgress | None:

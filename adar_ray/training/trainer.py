@@ -148,11 +148,13 @@ def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step:
         raise
     epochs = run.epochs()
     best = next(record for record in epochs if record.epoch == epochs[-1].best_epoch)
+    state = run.read_state((len(epochs), 0))
     result = RunResult(
         best_epoch=best.epoch,
         epochs=len(epochs),
         valid=best.valid,
         train_seconds=sum(record.time.train_seconds for record in epochs),
+        popularity=state and state.popularity,
     )
     lease.check()
     run.finish(dataset, result)

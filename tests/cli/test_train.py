@@ -54,6 +54,20 @@ def test_an_epoch_of_a_single_step_is_noted(adar: Adar, dataset: Dataset, tmp_pa
             assert f"train.batch_size {batch_size} takes all {rows:,} training rows" in note
 
 
+def test_popularity_stands_beside_a_model_and_warns_if_it_is_better(
+    adar: Adar, dataset: Dataset, tmp_path: Path
+) -> None:
+    words = ["train", "--data", dataset.folder.address, "--out", tmp_path / "run", "--workers", 0, *SET]
+    trained = adar(*words, "--set", "optimizer.lr=1e-9", "--json")  # learns nothing
+    reported = adar("report", tmp_path / "run", "--json")
+    assert reported.json() == [trained.json()]
+    row = trained.json()
+    assert row["valid ndcg@20 of popularity"] > row["valid ndcg@20"]
+    for ended in (trained, reported):
+        (warning,) = (line for line in ended.err.splitlines() if line.startswith("warning: "))
+        assert f"{tmp_path / 'run'}: popularity alone is better on validation" in warning
+
+
 def test_a_sequential_model_is_noted_by_its_own_rows(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
     settings = ["model.name=gru4rec", "train.epochs=1", "model.embedding_dim=8", "train.batch_size=2048"]
     words = [word for setting in settings for word in ("--set", setting)]

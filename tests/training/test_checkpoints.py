@@ -136,6 +136,14 @@ def test_a_run_goes_on_with_any_number_of_workers_as_if_it_had_never_stopped(mad
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_workers_rank_by_popularity_together(made, whole, tmp_path):
+    config = load_config(settings=[*SMALL, *KINDS["mf"]])
+    Run.create(tmp_path / "run", config, made, workers=3)
+    continue_in_processes(tmp_path / "run", workers=3, until=1)
+    alone = sealed.read(whole("mf") / "result.json")["popularity"]
+    assert state(tmp_path / "run", 1)["popularity"] == alone
+
+
 def test_tables_may_be_shared_out_and_brought_together_on_the_way(made, whole, tmp_path):
     run = tmp_path / "run"
     begin(made, run, "mf", until=1)

@@ -85,10 +85,12 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     assert run.result() == result
     assert run.progress() is None
     folder = Path(run.folder.path)
-    assert (folder / "result.json").read_text() == (
-        '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0,\n  "sha256": "'
-        '08398c587b1e6353808e3dd71af5c9f5eba8a8cb42d30c41cb01bf0e6ed0bb13"\n}\n'
+    head = (
+        '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0,\n'
+        '  "popularity": null,\n  "sha256": "'
     )
+    digest = hashlib.sha256(head.encode()).hexdigest()
+    assert (folder / "result.json").read_text() == f'{head}{digest}"\n}}\n'
     model = sealed.read(folder / "model" / "model.json")
     assert " ".join(model) == "settings users items history_length dataset dataset_checksum weights"
     expected = {
@@ -102,6 +104,15 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     evaluation = Evaluation(split="test", users=3, metrics={"mrr@5": 0.5})
     run.folder.write_record("evaluation/test.json", evaluation)
     assert run.evaluations() == {"test": evaluation}
+
+
+def test_a_result_of_an_earlier_version_lacks_the_figures_of_popularity(run: Run) -> None:
+    sealed.write(
+        Path(run.folder.join("result.json")),
+        {"best_epoch": 2, "epochs": 3, "valid": {"ndcg@20": 0.5}, "train_seconds": 1.0},
+    )
+    expected = RunResult(best_epoch=2, epochs=3, valid={"ndcg@20": 0.5}, train_seconds=1.0, popularity=None)
+    assert run.result() == expected
 
 
 def test_run_info_is_the_run_section_of_the_configuration(run: Run, dataset: Dataset) -> None:

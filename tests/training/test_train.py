@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,27 @@ def test_what_a_run_holds(dataset: Dataset, whole: Run) -> None:
     assert result["valid"] == lines[result["best_epoch"] - 1]["valid"]
     for name in ("users.parquet", "items.parquet"):
         assert (folder / "model" / name).read_bytes() == dataset.folder.read_bytes(name)
+
+
+def test_popularity_is_ranked_beside_the_model(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
+    train_pairs, valid_pairs = (
+        set(zip(*dataset.read_split(split), strict=True)) for split in ("train", "valid")
+    )
+    count = Counter(item for _, item in train_pairs)
+    order = sorted(range(dataset.n_items), key=lambda item: (-count[item], item))
+    recall, ndcg = [], []
+    for user in sorted({user for user, _ in valid_pairs}):
+        hits = [(user, item) in valid_pairs for item in order if (user, item) not in train_pairs][:20]
+        relevant = sum(pair[0] == user for pair in valid_pairs)
+        gains = [1 / math.log2(rank + 2) for rank in range(20)]
+        recall.append(sum(hits) / relevant)
+        ndcg.append(sum(np.multiply(hits, gains)) / sum(gains[:relevant]))
+    popularity = whole.result().popularity
+    assert popularity.keys() == whole.result().valid.keys()
+    assert popularity["recall@20"] == pytest.approx(np.mean(recall))
+    assert popularity["ndcg@20"] == pytest.approx(np.mean(ndcg))
+    interrupted(dataset, tmp_path / "run", config(), 2)
+    assert resume(tmp_path / "run").result().popularity == popularity
 
 
 @pytest.mark.parametrize("epoch", [1, 3])
@@ -377,6 +399,7 @@ def test_without_validation(hand_made: Path, checkerboard: Path, tmp_path: Path)
     assert all("valid" not in line for line in metrics(run))
     assert run.result().best_epoch == 4
     assert run.result().valid is None
+    assert run.result().popularity is None
     last = last_weights(tmp_path / "run")
     kept = safetensors.torch.load(weights(run))
     assert all(torch.equal(kept[name], last[name]) for name in last)
