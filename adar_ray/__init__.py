@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adar_ray.comparison.compare import compare
     from adar_ray.data.prepare import prepare
     from adar_ray.inference.evaluate import evaluate
     from adar_ray.inference.export import export
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "compare",
     "evaluate",
     "export",
     "prepare",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "compare": "adar_ray.comparison.compare",
     "evaluate": "adar_ray.inference.evaluate",
     "export": "adar_ray.inference.export",
     "prepare": "adar_ray.data.prepare",

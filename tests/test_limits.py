@@ -12,7 +12,7 @@ import click
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from adar_ray import evaluate, prepare, recommend
+from adar_ray import compare, evaluate, prepare, recommend
 from adar_ray.cli.main import cli
 from adar_ray.cluster.job import Job
 from adar_ray.config import Config
@@ -108,6 +108,7 @@ def test_every_number_on_the_command_line_is_bounded() -> None:
         (lambda out: evaluate("run", ks=[10, 10**15]), "--k"),
         (lambda out: evaluate("run", ks=[0]), "--k"),
         (lambda out: recommend("run", out, 10**15), "--k"),
+        (lambda out: compare("data", out, seeds=10**13), "--seeds"),
         (lambda out: tune("data", "space.yaml", out, trials=10**13), "--trials"),
         (lambda out: tune("data", "space.yaml", out, concurrent=0), "--concurrent"),
         (lambda out: tune("data", "space.yaml", out, workers=10**13), "--workers-per-trial"),

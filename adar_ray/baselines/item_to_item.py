@@ -21,6 +21,10 @@ EASE_ITEMS = 20_000
 _BLOCK = 1 << 25  # similarities at a time: 128 MiB
 
 
+class TooLargeError(AdarError):
+    """A baseline that nobody would wait for, or that does not fit into memory."""
+
+
 class ItemToItem(nn.Module):
     """Recommends by weights of items on items, on a CPU.
 
@@ -72,7 +76,7 @@ def ease(observed: UserItems, l2: float = 250.0) -> ItemToItem:
     """Steck, WWW 2019: the linear model of items on items with a zero diagonal that fits the matrix best.
 
     Raises:
-        AdarError: there are more than `EASE_ITEMS`, or too many for the memory of this machine.
+        TooLargeError: there are more than `EASE_ITEMS`, or too many for the memory of this machine.
     """
     _check_ease(observed.n_items)
     matrix_UI = to_matrix(observed)
@@ -86,13 +90,13 @@ def ease(observed: UserItems, l2: float = 250.0) -> ItemToItem:
 
 def _check_ease(items: int) -> None:
     if items > EASE_ITEMS:
-        raise AdarError(
+        raise TooLargeError(
             f"ease: inverts a matrix of items by items, which takes too long with {items:,}; "
             f"it takes at most {EASE_ITEMS:,} items"
         )
     needed, has = 3 * 4 * items**2, usable_memory()  # the matrix, its factor, its inverse
     if has is not None and needed > has:
-        raise AdarError(
+        raise TooLargeError(
             f"ease: takes {needed / 1e9:,.1f} GB of memory with {items:,} items, and this machine has "
             f"{has / 1e9:,.1f} GB"
         )

@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from adar_ray.cli.compare import compare_command
 from adar_ray.cli.data import data, prepare_command
 from adar_ray.cli.job import job
 from adar_ray.cli.runs import (
@@ -23,7 +24,7 @@ from adar_ray.cli.train import train_command
 from adar_ray.cli.tune import tune_command
 
 COMMANDS = (
-    *(data, prepare_command, train_command, tune_command),
+    *(data, prepare_command, train_command, tune_command, compare_command),
     *(evaluate_command, recommend_command, export_command, report_command, publish_command, job),
 )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,17 +16,26 @@ if TYPE_CHECKING:
     from adar_ray.training.run import Run
 
 
+def workers_option(explanation: str) -> Callable[[Any], Any]:
+    """The option `--workers`."""
+
+    def parse(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+        try:
+            return None if value is None else WorkerRange.parse(value).asked
+        except AdarError as error:
+            raise click.UsageError(str(error)) from error
+
+    return click.option("--workers", metavar="N|LEAST:MOST", callback=parse, help=explanation)
+
+
 @command("train", hint=resume_hint("config.yaml", "train", "continue"))
 @click.option("--data", "data_address", help="Address of a dataset; with --resume, if it has moved.")
 @click.option("--out", help="Address of the new run folder.")
 @click.option("--config", "config_file", help="YAML file with the configuration.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key.")
-@click.option(
-    "--workers",
-    metavar="N|LEAST:MOST",
-    callback=lambda context, parameter, value: _workers(value),
-    help="Ray Train workers; 0 trains in this process; 1:4 takes as many as there is room for.  "
-    "[default: 0, on a cluster 1; those of the run]",
+@workers_option(
+    "Ray Train workers; 0 trains in this process; 1:4 takes as many as there is room for.  "
+    "[default: 0, on a cluster 1; those of the run]"
 )
 @click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
@@ -67,13 +76,6 @@ def train_command(
     from adar_ray.training.trainer import new_run
 
     _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
-
-
-def _workers(value: str | None) -> int | str | None:
-    try:
-        return None if value is None else WorkerRange.parse(value).asked
-    except AdarError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _finish(

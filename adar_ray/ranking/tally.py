@@ -5,7 +5,8 @@ Legend: B users of a tile, k length of a ranking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -58,7 +59,23 @@ class Tally:
         return result
 
 
-def tally_users(
+class Ranked(NamedTuple):
+    """Rankings of the users of a tile.
+
+    Attributes:
+        user_B: the users.
+        metrics: `metric@k` -> `[B]`.
+        item_Bk: the items, best first.
+        valid_Bk: which of them are items: there may be fewer than k to rank.
+    """
+
+    user_B: torch.Tensor
+    metrics: dict[str, torch.Tensor]
+    item_Bk: torch.Tensor
+    valid_Bk: torch.Tensor
+
+
+def rank_users(
     model: BaseModel,
     seen: UserItems,
     truth: UserItems,
@@ -66,8 +83,8 @@ def tally_users(
     user: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
     history: Histories | None = None,
-) -> Tally:
-    """Ranks all items for users who have relevant items.
+) -> Iterator[Ranked]:
+    """Ranks all items for users who have relevant items, in the order of the users.
 
     Args:
         model: a base model in evaluation mode.
@@ -80,11 +97,25 @@ def tally_users(
     """
     relevant = truth.counts()
     user = (torch.arange(truth.n_users) if user is None else user).to(device)
-    tally = Tally(truth.n_items, ks)
     for user_B, item_Bk, score_Bk in top_items(
         model, user[relevant[user] > 0], seen, max(ks), truth.n_items, history
     ):
         valid_Bk = score_Bk > -torch.inf
         hit_Bk = truth.contains(user_B, item_Bk) & valid_Bk
-        tally.add(ranking_metrics(hit_Bk, relevant[user_B], ks), item_Bk, valid_Bk)
+        yield Ranked(user_B, ranking_metrics(hit_Bk, relevant[user_B], ks), item_Bk, valid_Bk)
+
+
+def tally_users(
+    model: BaseModel,
+    seen: UserItems,
+    truth: UserItems,
+    ks: Sequence[int],
+    user: torch.Tensor | None = None,
+    device: torch.device | str = "cpu",
+    history: Histories | None = None,
+) -> Tally:
+    """The tally of `rank_users`, whose arguments it takes."""
+    tally = Tally(truth.n_items, ks)
+    for _, metrics, item_Bk, valid_Bk in rank_users(model, seen, truth, ks, user, device, history):
+        tally.add(metrics, item_Bk, valid_Bk)
     return tally

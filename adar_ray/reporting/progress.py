@@ -143,6 +143,27 @@ class TrainingProgress(_Display):
             self._last_line = time.monotonic()
 
 
+class ComparisonProgress(_Display):
+    """Runs and baselines: `on_progress` of `compare`."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        )
+        self._done = 0
+        self._last_line = time.monotonic()
+        if self.bar:
+            self._task = self.bar.add_task("starting", total=None)
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        if self.bar:
+            self.bar.update(self._task, description=text, completed=done, total=total)
+        is_late = not self.bar and time.monotonic() - self._last_line > SECONDS_BETWEEN_STEPS
+        if done > self._done or is_late:
+            self.line(f"{done:>3}/{total}  {text}")
+            self._done, self._last_line = done, time.monotonic()
+
+
 class DownloadProgress(_Display):
     """Bytes of a download: `report` of `fetch`."""
 

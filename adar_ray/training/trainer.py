@@ -72,10 +72,8 @@ def new_run(
     """
     dataset = Dataset.open(data)
     config = config or load_config()
-    if workers is None:
-        workers = 1 if joins_cluster() else 0
-    asked = WorkerRange.parse(workers)
-    _check(config, dataset, asked)
+    asked = WorkerRange.parse(default_workers() if workers is None else workers)
+    check_training(config, dataset, asked)
     return Run.create(out, config, dataset, asked.asked, replace=replace)
 
 
@@ -112,7 +110,7 @@ def resume(
     with hold(run.folder) as lease:
         if run.result() is None:  # nobody has finished it meanwhile
             dataset = run.dataset(data)
-            _check(run.config, dataset, WorkerRange.parse(run.info.workers))
+            check_training(run.config, dataset, WorkerRange.parse(run.info.workers))
             run = replace(run, info=run.info.model_copy(update={"dataset": dataset.folder.address}))
             owned = replace(run, lease=lease)
             if run != before:
@@ -217,7 +215,17 @@ def _fixed_because(name: str, before: Config, after: Config, done: int) -> str |
     return None
 
 
-def _check(config: Config, dataset: Dataset, workers: WorkerRange) -> None:
+def default_workers() -> int:
+    """Ray Train workers if nobody says how many."""
+    return 1 if joins_cluster() else 0
+
+
+def check_training(config: Config, dataset: Dataset, workers: WorkerRange) -> None:
+    """Refuses a training that cannot work, before anything is written.
+
+    Raises:
+        AdarError: says what does not fit together, or is not there.
+    """
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
     training_kind(config, dataset)  # refuses a sequential model without sequences

@@ -1,0 +1,30 @@
+"""Whether a difference over users is more than chance.
+
+Legend: U users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+
+def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float:
+    """The two-sided p of a paired t-test over at least two users."""
+    if np.array_equal(one_U, other_U):  # for which the test divides zero by zero
+        return 1.0
+    return float(ttest_rel(one_U, other_U).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm, Scandinavian Journal of Statistics 1979: p-values that are corrected for their number.
+
+    The r-th smallest of m is multiplied by `m - r + 1`; none becomes smaller than one that was smaller.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        corrected[at] = highest
+    return corrected

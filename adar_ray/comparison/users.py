@@ -1,0 +1,127 @@
+"""The figures of each user: measured, and kept for whoever wants to test something else.
+
+Legend: U users with interactions in the split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from adar_ray.data.dataset import SPLITS, Dataset
+from adar_ray.errors import AdarError
+from adar_ray.inference.model import left_out, user_items
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.models import BaseModel
+from adar_ray.ranking.tally import rank_users
+from adar_ray.storage import Folder
+from adar_ray.training.records import Record
+
+UserMetrics = dict[str, np.ndarray]
+"""`metric@k` -> `[U]`, by the users' ids."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """What every system is asked in a split.
+
+    Attributes:
+        before: the splits that come before it: a ranking leaves their items out, and a history holds them.
+        ks: cut-offs of the metrics.
+        key_U: the users' ids in the source.
+    """
+
+    name: str
+    before: Sequence[str]
+    seen: UserItems
+    truth: UserItems
+    ks: list[int]
+    key_U: pa.ChunkedArray
+
+    @classmethod
+    def of(cls, dataset: Dataset, name: str, ks: list[int]) -> Split:
+        """Reads a split of a dataset.
+
+        Raises:
+            AdarError: it has no interactions.
+        """
+        before, truth = SPLITS[: SPLITS.index(name)], user_items(dataset, name)
+        if not len(truth):
+            raise AdarError(
+                f"{dataset.folder}: has no interactions in {name} to compare by; prepare its source again"
+            )
+        user_U = truth.counts().nonzero()[:, 0].numpy()
+        return cls(
+            name, before, left_out(dataset, *before), truth, ks, dataset.user_keys().take(pa.array(user_U))
+        )
+
+    def measure(self, model: BaseModel, history: Histories | None = None) -> UserMetrics:
+        """Ranks all items for every user."""
+        tiles = rank_users(model, self.seen, self.truth, self.ks, history=history)
+        parts = [ranked.metrics for ranked in tiles]
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+
+class Measured(Record):
+    """`users/SPLIT/_NAME.json`: what the figures in `NAME.parquet` are of.
+
+    Attributes:
+        of: the SHA-256 of a run's weights, or the name of a baseline.
+        checksum: of the dataset.
+        ks: cut-offs of the metrics.
+        figures: the SHA-256 of `NAME.parquet`.
+    """
+
+    of: str
+    checksum: str
+    ks: list[int]
+    figures: str = ""
+
+
+def read_users(folder: Folder, split: str, name: str, wanted: Measured) -> UserMetrics | None:
+    """Figures that are there already; None if there are none, or they are of something else."""
+    record, table = _record(split, name), _table(split, name)
+    if not (folder.exists(record) and folder.exists(table)):
+        return None
+    measured = folder.read_record(record, Measured, "remove it, and compare again")
+    content = folder.read_bytes(table)
+    if measured != wanted.model_copy(update={"figures": hashlib.sha256(content).hexdigest()}):
+        return None
+    columns = pq.read_table(pa.BufferReader(content)).drop_columns(["user", "system", "seed"])
+    return {metric: columns[metric].to_numpy() for metric in columns.column_names}
+
+
+def write_users(
+    folder: Folder,
+    split: Split,
+    name: str,
+    measured: Measured,
+    metrics: UserMetrics,
+    system: str,
+    seed: int | None,
+) -> None:
+    """Writes the figures of a run, or of a baseline, which has no seed."""
+    U = len(split.key_U)
+    columns = {
+        "user": split.key_U,
+        "system": pa.repeat(pa.scalar(system), U),
+        "seed": pa.repeat(pa.scalar(seed, pa.int32()), U),
+        **metrics,
+    }
+    entry = folder.write_table(_table(split.name, name), pa.table(columns), ["system", "seed"])
+    folder.write_record(_record(split.name, name), measured.model_copy(update={"figures": entry.sha256}))
+
+
+def _table(split: str, name: str) -> str:
+    return f"users/{split}/{name}.parquet"
+
+
+def _record(split: str, name: str) -> str:
+    return f"users/{split}/_{name}.json"  # readers of Parquet folders skip names that begin with _

@@ -1,0 +1,36 @@
+"""`compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adar_ray.data.dataset import Dataset
+from tests.calling import Adar
+from tests.cli.conftest import SET
+
+
+def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
+    words = ["compare", dataset.folder.address, "--out", tmp_path / "out", "--workers", 0, *SET]
+    words += ["--samplers", "uniform, adar", "--baselines", "popularity", "--seeds", 1]
+    ended = adar(*words, "--test")
+    assert ended.status == 0
+    for split in ("valid", "test"):
+        assert ended.out.count(f"\n{split}") + ended.out.startswith(split) == 1
+    assert ended.out.count("mf-adar") == 2
+    assert "over popularity" in ended.out
+    assert "  3/3  mf-adar, seed 0: ndcg@20 0." in ended.err
+    assert "corrected for 2 tests (Holm)" in ended.err
+    result = adar(*words, "--json").json()
+    assert result["reference"] == "popularity"
+    assert list(result["splits"]["valid"]["systems"]) == ["popularity", "mf-uniform", "mf-adar"]
+    assert {"table.md", "table.tex", "comparison.json", "users", "runs"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+
+
+def test_nothing_is_compared_with_a_name_that_is_wrong(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
+    words = ["compare", dataset.folder.address, "--out", tmp_path / "out"]
+    assert "did you mean ease?" in adar(*words, "--baselines", "easy").line()
+    assert adar(*words, "--models", "").status == 1
+    assert adar(*words, "--seeds", 0).status == 2
+    assert not (tmp_path / "out").exists()
