@@ -63,27 +63,40 @@ def als(
 def _solve(
     matrix_RC: csr_matrix, row_RD: torch.Tensor, column_CD: torch.Tensor, alpha: float, l2: float
 ) -> None:
-    """Replaces each row's vector by the one that fits its entries best, given the columns' vectors."""
-    dim = column_CD.shape[1]
-    gram_DD = column_CD.T @ column_CD + l2 * torch.eye(dim)
-    for row_B, at_BN, has_BN in _batches(matrix_RC.indptr, dim):
-        seen_BND = column_CD[torch.from_numpy(matrix_RC.indices[at_BN])] * torch.from_numpy(has_BN)[..., None]
-        gram_BDD = torch.baddbmm(gram_DD, seen_BND.mT, seen_BND, alpha=alpha)
-        row_RD[torch.from_numpy(row_B)] = torch.linalg.solve(gram_BDD, (1 + alpha) * seen_BND.sum(1))
+    """Replaces each row's vector by the one that fits its entries best, given the columns' vectors.
 
-
-def _batches(start_R: np.ndarray, dim: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The rows, those with most entries first; where the entries of each are, and which of these it has.
-
-    Rows of a batch have about as many entries, so that little is filled up.
+    A row with fewer entries than dimensions is solved for the entries' weights instead (Woodbury's identity).
     """
-    count_R = np.diff(start_R)
-    order_R = np.argsort(-count_R, kind="stable")
-    first = 0
+    D = column_CD.shape[1]
+    gram_DD = column_CD.T @ column_CD + l2 * torch.eye(D)
+    near_CD = torch.linalg.solve(gram_DD.double(), column_CD.T.double()).T.float()
+    # A last column of zeros, which fills rows up.
+    column_CD, near_CD = (torch.cat([each_CD, each_CD.new_zeros(1, D)]) for each_CD in (column_CD, near_CD))
+    for row_B, at_BN in _batches(matrix_RC, D):
+        seen_BND, N = column_CD[at_BN], at_BN.shape[1]
+        if N < D:
+            near_BND = near_CD[at_BN]
+            system_BNN = torch.baddbmm(torch.eye(N), seen_BND, near_BND.mT, alpha=alpha)
+            weight_BN = torch.linalg.solve(system_BNN, torch.ones(at_BN.shape))
+            vector_BD = (weight_BN[:, None] @ near_BND)[:, 0]
+        else:
+            system_BDD = torch.baddbmm(gram_DD, seen_BND.mT, seen_BND, alpha=alpha)
+            vector_BD = torch.linalg.solve(system_BDD, seen_BND.sum(1))
+        row_RD[row_B] = (1 + alpha) * vector_BD
+
+
+def _batches(matrix_RC: csr_matrix, dim: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows `[B]`, and the columns of their entries `[B, N]`, filled up with C.
+
+    Those with most entries come first, so that little is filled up.
+    """
+    start_R, count_R = matrix_RC.indptr[:-1], np.diff(matrix_RC.indptr)
+    column_E = np.append(matrix_RC.indices, matrix_RC.shape[1])
+    order_R, first = np.argsort(-count_R, kind="stable"), 0
     while first < len(order_R):
         longest = count_R[order_R[first]]
         row_B = order_R[first : first + max(1, _BATCH // max(longest, dim))]
         at_N = np.arange(longest)
-        has_BN = at_N < count_R[row_B, None]
-        yield row_B, np.where(has_BN, start_R[row_B, None] + at_N, 0), has_BN
+        entry_BN = np.where(at_N < count_R[row_B, None], start_R[row_B, None] + at_N, len(column_E) - 1)
+        yield torch.from_numpy(row_B), torch.from_numpy(column_E[entry_BN])
         first += len(row_B)
