@@ -41,7 +41,7 @@ from adar_ray.data.write import write_manifest, write_shard
 from adar_ray.documents import parse_json, parse_yaml, to_record, to_yaml
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.publish import PUBLISHED, publish
-from adar_ray.reporting.tables import compare
+from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
 from adar_ray.training.records import StepProgress
 from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, MODEL, RESULT, STATE, Run
@@ -419,7 +419,7 @@ def _runs(run: Run) -> list[Target]:
 
     def read_text(random: Random, folder: Path) -> None:
         run = Run.open(folder)
-        compare([run])
+        side_by_side([run])
         run.progress()
 
     def with_checksum(files: Files, record: str, name: str, data: bytes) -> Files:
@@ -569,7 +569,7 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
 
     def read_run(random: Random, folder: Path) -> None:
         run = Run.open(folder)
-        compare([run])
+        side_by_side([run])
         run.progress()
         run.weights()
         _read_dataset(random, folder / MODEL)

@@ -91,7 +91,7 @@ def calls() -> dict[str, Callable[[], object]]:
     from adar_ray.config import load_config
     from adar_ray.data.fetch import fetch_dataset
     from adar_ray.data.synthetic import synthesize
-    from adar_ray.reporting.tables import compare
+    from adar_ray.reporting.tables import side_by_side
     from adar_ray.tuning.space import Space
     from tests.data.test_fetch import Server, one_file
 
@@ -131,7 +131,8 @@ def calls() -> dict[str, Callable[[], object]]:
         "recommend": lambda: adar_ray.recommend("custom", "top", trust=True),
         "export": lambda: adar_ray.export("run", "vectors"),
         "publish": lambda: adar_ray.publish("run", "published"),
-        "compare": lambda: compare(["run", "stopped"]),
+        "report": lambda: side_by_side(["run", "stopped"]),
+        "compare": lambda: adar_ray.compare("data", "comparison", settings=SMALL, seeds=1, test=True),
         "tune": lambda: adar_ray.tune("data", Space.from_mapping(SPACE, "test"), "search"),
         "resume_search": lambda: adar_ray.resume_search("search"),
     }
@@ -140,7 +141,7 @@ def calls() -> dict[str, Callable[[], object]]:
 NAMES = [
     *("synthesize", "fetch", "prepare", "train", "train, interrupted", "resume", "train on a worker"),
     *("train a custom model", "evaluate", "evaluate a custom model", "recommend", "export", "publish"),
-    *("compare", "tune", "resume_search"),
+    *("report", "compare", "tune", "resume_search"),
 ]
 
 

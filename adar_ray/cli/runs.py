@@ -128,9 +128,9 @@ def export_command(run: str, data: str | None, trust: bool, out: str, replace: b
 @click.option("--html", metavar="FILE.html", help="Address of a page to write, with curves and all metrics.")
 def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> None:
     """Compare RUNS side by side."""
-    from adar_ray.reporting.tables import compare, popularity_warning
+    from adar_ray.reporting.tables import popularity_warning, side_by_side
 
-    rows = compare(runs)
+    rows = side_by_side(runs)
     if html is not None:
         _write_page(html, runs)
     for warning in filter(None, map(popularity_warning, runs)):

@@ -89,7 +89,7 @@ def _finish(
     """Train a run to its end, with the changes that `resume` takes, and show it."""
     from adar_ray.memory import keep_freed_memory
     from adar_ray.reporting.progress import TrainingProgress
-    from adar_ray.reporting.tables import compare, popularity_warning
+    from adar_ray.reporting.tables import popularity_warning, side_by_side
     from adar_ray.training.trainer import note_on_steps, resume, revised
 
     keep_freed_memory()
@@ -114,4 +114,4 @@ def _finish(
         )
     if warning := popularity_warning(run):
         message(f"warning: {warning}")
-    show(compare([run])[0], as_json)
+    show(side_by_side([run])[0], as_json)

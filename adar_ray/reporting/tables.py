@@ -12,7 +12,7 @@ from adar_ray.training.run import METRICS, Run
 TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
 
 
-def compare(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
+def side_by_side(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
     """One row per run: its components, its best epoch on validation, and its test metrics if evaluated."""
     return [_row(Run.open(run, trust=True)) for run in runs]  # nothing here runs its code
 

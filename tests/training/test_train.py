@@ -28,7 +28,7 @@ from adar_ray.documents import to_lines
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.interactions.users import Users
-from adar_ray.reporting.tables import compare
+from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import of_some_users
 from adar_ray.training.records import EpochRecord
@@ -566,13 +566,13 @@ def test_metrics_of_other_epochs(dataset: Dataset, tmp_path: Path, edit, problem
     assert str(tmp_path / "run") in message
     assert file.read_bytes() == edited
     if problem.startswith("line"):
-        assert message_of(lambda: compare([tmp_path / "run"])) == message
+        assert message_of(lambda: side_by_side([tmp_path / "run"])) == message
 
 
 def test_a_finished_run_without_its_metrics(whole: Run, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(whole.folder.path, tmp_path / "run"))
     (copy / "metrics.jsonl").unlink()
-    message = message_of(lambda: compare([copy]))
+    message = message_of(lambda: side_by_side([copy]))
     assert message == f"{copy}/metrics.jsonl: has 0 epochs, not 4; restore the file"
 
 
