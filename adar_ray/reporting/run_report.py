@@ -21,7 +21,7 @@ from adar_ray.reporting.page import (
     table,
     trace,
 )
-from adar_ray.reporting.tables import compare
+from adar_ray.reporting.tables import side_by_side
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import CONFIG, Run
 
@@ -40,7 +40,7 @@ def run_report(addresses: Sequence[str | Path | Run]) -> str:
     epochs = {name: run.epochs() for name, run in zip(names, runs, strict=True)}
     metrics = dict.fromkeys(run.config.train.metric for run in runs)
     parts = [
-        _comparison(names, [_facts(run, row) for run, row in zip(runs, compare(runs), strict=True)]),
+        _comparison(names, [_facts(run, row) for run, row in zip(runs, side_by_side(runs), strict=True)]),
         *(_tests(name, run) for name, run in zip(names, runs, strict=True)),
         pair(
             *(_curves(f"Validation {metric}", epochs, _validation(metric)) for metric in metrics),
