@@ -4,7 +4,7 @@ Scores are computed for a tile of users and a chunk of items at a time. So memor
 never a matrix of all users by all items.
 
 Legend: B users of a tile, L positions of a history, C items of a chunk, P items of a panel, D dimensions,
-k items kept, M blocks of items, N candidates.
+k items kept, M blocks of items, N candidates, I items.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def top_items(
     k: int,
     n_items: int,
     history: Histories | None = None,
+    among_I: torch.Tensor | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yields tiles `(user_B, item_Bk, score_Bk)`, best first, equal scores by item id.
 
@@ -61,6 +62,7 @@ def top_items(
         seen: pairs to leave out. If that leaves fewer than k items, the rest of the row has score -inf.
         k: number of items per user, limited to the number of all items.
         history: users' histories, for a sequential model.
+        among_I: False for items to leave out for all users.
     """
     walks, model, is_on_cpu = is_sharded(model), snapshot(model), user.device.type == "cpu"
     size, panel = (TILE, PANEL) if is_on_cpu else (GPU_TILE, CHUNK)
@@ -69,18 +71,18 @@ def top_items(
     if walks:  # through the chunks, once, beside the other workers, who may have more tiles
         most = int(gather_rows(torch.tensor([len(tiles)], device=user.device)).max())
         filled = [*tiles, *[user[:0]] * (most - len(tiles))]
-        yield from _rank(model, [filled], size, seen, k, chunks, history)
+        yield from _rank(model, [filled], size, seen, k, chunks, history, among_I)
         return
     groups, catalog = [[user_B] for user_B in tiles], list(chunks)
     threads = min(torch.get_num_threads(), len(tiles)) if is_on_cpu else 1
     if threads > 1:
         shares = [
-            _rank(model, groups[thread::threads], size, seen, k, catalog, history)
+            _rank(model, groups[thread::threads], size, seen, k, catalog, history, among_I)
             for thread in range(threads)
         ]
         yield from _in_turn(shares)
     else:
-        yield from _rank(model, groups, size, seen, k, catalog, history)
+        yield from _rank(model, groups, size, seen, k, catalog, history, among_I)
 
 
 def _in_turn(shares: list[Iterator[T]]) -> Iterator[T]:
@@ -142,8 +144,15 @@ def _chunks(model: BaseModel, n_items: int, panel: int, device: torch.device) ->
 class _Ranking:
     """The best items of a tile's users, of the chunks so far."""
 
-    def __init__(self, user_B: torch.Tensor, user_BD: torch.Tensor, seen: UserItems, k: int) -> None:
-        self.user_B, self.user_BD, self.k = user_B, user_BD, k
+    def __init__(
+        self,
+        user_B: torch.Tensor,
+        user_BD: torch.Tensor,
+        seen: UserItems,
+        k: int,
+        among_I: torch.Tensor | None,
+    ) -> None:
+        self.user_B, self.user_BD, self.k, self.among_I = user_B, user_BD, k, among_I
         self.row, self.item = seen.of(user_B)
         self.best_item = user_B.new_empty(len(user_B), 0)
         self.best_score = user_BD.new_empty(len(user_B), 0)
@@ -151,6 +160,9 @@ class _Ranking:
     def add(self, model: BaseModel, chunk: _Chunk, buffer_BC: torch.Tensor) -> torch.Tensor:
         """Ranks a chunk that comes after those so far; returns the buffer, for the next one's scores."""
         buffer_BC = chunk.score(model, self.user_BD, buffer_BC)
+        if self.among_I is not None:
+            among_C = self.among_I[chunk.start : chunk.end]
+            buffer_BC[:, : len(among_C)].masked_fill_(~among_C, -torch.inf)
         # Items of other chunks go to the spare block: choosing those of this one would stop a GPU.
         is_here = (self.item >= chunk.start) & (self.item < chunk.end)
         buffer_BC[self.row, torch.where(is_here, self.item - chunk.start, chunk.width)] = -torch.inf
@@ -172,6 +184,7 @@ def _rank(
     k: int,
     catalog: Iterable[_Chunk],
     history: Histories | None,
+    among_I: torch.Tensor | None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yields what `top_items` does, for the given tiles of at most `size` users.
 
@@ -184,7 +197,7 @@ def _rank(
             filled_B = torch.nn.functional.pad(user_B, (0, size - len(user_B))) if len(user_B) else user_B
             user_BD = user_vectors(model, filled_B, history)
             if len(user_B):
-                rankings.append(_Ranking(user_B, user_BD, seen, k))
+                rankings.append(_Ranking(user_B, user_BD, seen, k, among_I))
         for chunk in catalog:
             for ranking in rankings:
                 buffer_BC = ranking.add(model, chunk, buffer_BC)

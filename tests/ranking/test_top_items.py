@@ -139,6 +139,21 @@ def test_no_seen_item_is_ranked_however_good():
     assert item.tolist() == [[10, 8, 7], [11, 10, 9], [11, 10, 9], [10, 9, 8], [11, 10, 9]]
 
 
+@pytest.mark.parametrize("sizes", [(7, 1, 1), (16, 8, 8), (1000, 20, 5)])
+def test_only_the_items_asked_for_are_ranked_with_the_scores_they_have_among_all(monkeypatch, sizes):
+    cut_into(monkeypatch, *sizes)
+    model, seen, user = Factors(40, 50), random_pairs(40, 50, 0.2), torch.arange(40)
+    among_I = torch.rand(50, generator=torch.Generator().manual_seed(3)) < 0.3
+    ((_, all_item, all_score),) = top_items(model, user, seen, 50, 50)
+    ((_, item, score),) = top_items(model, user, seen, 50, 50, among_I=among_I)
+    for row in range(40):
+        stays = among_I[all_item[row]] & (all_score[row] > -torch.inf)
+        count = int(stays.sum())
+        assert torch.equal(item[row, :count], all_item[row, stays])
+        assert torch.equal(score[row, :count], all_score[row, stays])
+        assert (score[row, count:] == -torch.inf).all()
+
+
 class Popularity(Factors):
     """Scores the same for every user, as a view of what it keeps."""
 
