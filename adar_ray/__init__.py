@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adar_ray.inference.export import export
     from adar_ray.inference.publish import publish
     from adar_ray.inference.recommend import recommend
+    from adar_ray.inference.recommender import load
     from adar_ray.training.trainer import resume, train
     from adar_ray.tuning.search import resume_search, tune
 
@@ -26,6 +27,7 @@ __all__ = [
     "compare",
     "evaluate",
     "export",
+    "load",
     "prepare",
     "publish",
     "recommend",
@@ -39,6 +41,7 @@ _MODULES = {
     "compare": "adar_ray.comparison.compare",
     "evaluate": "adar_ray.inference.evaluate",
     "export": "adar_ray.inference.export",
+    "load": "adar_ray.inference.recommender",
     "prepare": "adar_ray.data.prepare",
     "publish": "adar_ray.inference.publish",
     "recommend": "adar_ray.inference.recommend",

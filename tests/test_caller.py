@@ -129,6 +129,7 @@ def calls() -> dict[str, Callable[[], object]]:
         "evaluate": lambda: adar_ray.evaluate("run"),
         "evaluate a custom model": lambda: adar_ray.evaluate("custom", trust=True),
         "recommend": lambda: adar_ray.recommend("custom", "top", trust=True),
+        "load": lambda: adar_ray.load("run").recommend(history=["0", "1"]),
         "export": lambda: adar_ray.export("run", "vectors"),
         "publish": lambda: adar_ray.publish("run", "published"),
         "report": lambda: side_by_side(["run", "stopped"]),
@@ -140,8 +141,8 @@ def calls() -> dict[str, Callable[[], object]]:
 
 NAMES = [
     *("synthesize", "fetch", "prepare", "train", "train, interrupted", "resume", "train on a worker"),
-    *("train a custom model", "evaluate", "evaluate a custom model", "recommend", "export", "publish"),
-    *("report", "compare", "tune", "resume_search"),
+    *("train a custom model", "evaluate", "evaluate a custom model", "recommend", "load", "export"),
+    *("publish", "report", "compare", "tune", "resume_search"),
 ]
 
 

@@ -69,12 +69,18 @@ print(train(data, out, config, workers=0).result().epochs)
 
 USE = """
 import sys
-from adar_ray import evaluate, export, recommend
+from adar_ray import evaluate, export, load, recommend
 
 run, vectors, top = sys.argv[1:]
 export(run, vectors)
 recommended = recommend(run, top, 5)
 assert "numba" not in sys.modules
+model = load(run)
+(item, score), *others = model.recommend("1", 5)
+assert model.recommend(history=[item for item, _ in others])
+assert model.similar_items(item) and model.similar_users("1") and model.explain("1", item)
+assert model.score("1", [item]) == [(item, score)]
+assert "ray" not in sys.modules
 print(evaluate(run).users, recommended.users)
 """
 

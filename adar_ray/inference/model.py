@@ -1,20 +1,26 @@
-"""Loads a run's best model, ready to rank."""
+"""Loads a run's best model, ready to rank.
+
+Legend: U users, B users of a tile, I items, D dimensions.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from adar_ray.config import Config
-from adar_ray.data.dataset import Dataset
+from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
+from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.process import random_states_kept
+from adar_ray.ranking.top_items import TILE, user_vectors
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_model, is_sequential
 from adar_ray.training.run import MODEL, Run
@@ -68,6 +74,27 @@ class TrainedModel:
             raise AdarError(f"{where}: its weights are not its model's ({one_line(error, 120)})") from error
         model.eval()
         return cls(config, model, observed, dataset, is_sequential(config))
+
+    @cached_property
+    @torch.no_grad()
+    def snapshot(self) -> BaseModel:
+        """The model, with what all look-ups share computed once."""
+        taken: BaseModel = snapshot(self.model)
+        return taken
+
+    @cached_property
+    @torch.no_grad()
+    def user_vectors(self) -> torch.Tensor:
+        """All users' vectors `[U, D]`; a sequential model's as of now, after all that is known of them."""
+        history = self.history(*SPLITS)
+        tiles = torch.arange(self.dataset.n_users).split(TILE)
+        return torch.cat([user_vectors(self.snapshot, user_B, history) for user_B in tiles])
+
+    @cached_property
+    @torch.no_grad()
+    def item_vectors(self) -> torch.Tensor:
+        """The vectors `[I, D]` by which items are ranked."""
+        return ranking_items(self.snapshot, torch.arange(self.dataset.n_items))
 
     def history(self, *splits: str) -> Histories | None:
         """Users' histories over the given splits; None if the model reads none.

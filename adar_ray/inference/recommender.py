@@ -1,0 +1,311 @@
+"""A trained model that answers questions about single users and items, in plain torch.
+
+Legend: U users, I items, B users of a question, N users or items of an answer, E interactions, L positions of
+a history, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from adar_ray.data.dataset import SPLITS
+from adar_ray.errors import AdarError
+from adar_ray.inference.fold_in import fold_in
+from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.interactions import PADDING
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.limits import LARGEST_K, check_number
+from adar_ray.models import BaseModel
+from adar_ray.models.protocol import dot_score
+from adar_ray.ranking.top_items import top_items
+from adar_ray.training.run import Run
+
+Id = str | int
+Ids = Iterable[Id]
+Several = list[Any] | tuple[Any, ...] | np.ndarray
+
+RIDGE = 10.0
+"""Of the least squares that explain a score, times the mean squared length of the user's items."""
+
+
+class Scored(NamedTuple):
+    """An item or a user, by the source's id, and its score."""
+
+    id: str
+    score: float
+
+
+def load(run: str | Path | Run, *, data: str | Path | None = None, trust: bool = False) -> Recommender:
+    """Loads the best model of a run to ask it about users and items, without Ray and without the dataset.
+
+    Args:
+        run: a run, or a copy of its `model/`, at any address.
+        data: where the dataset of a run that is not finished is now, if it has moved.
+        trust: whether custom components that the folder names may run.
+
+    Raises:
+        AdarError: there is no model, or it is damaged.
+    """
+    return Recommender(TrainedModel.load(run, data, trust=trust))
+
+
+class Recommender:
+    """A trained model that answers questions, with the source's ids in and out.
+
+    Ids that are whole numbers may be given as such. An id that the model does not know is an AdarError that
+    names it. Answers are lists of `Scored`, best first, equal scores in the dataset's order of ids.
+
+    Attributes:
+        trained: the model, its configuration and its interactions.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        self.trained = trained
+        dataset = trained.dataset
+        self._users = _Ids("user", dataset.user_keys().to_pylist(), f"{dataset.folder}/users.parquet")
+        self._items = _Ids("item", dataset.item_keys().to_pylist(), f"{dataset.folder}/items.parquet")
+        self._history = trained.history(*SPLITS)
+
+    @cached_property
+    def _own(self) -> UserItems:
+        """What users have interacted with, in any split."""
+        return user_items(self.trained.dataset, *SPLITS)
+
+    @overload
+    def recommend(
+        self, user: Id, k: int = ..., *, exclude_seen: bool = ..., candidates: Ids | None = ...
+    ) -> list[Scored]: ...
+
+    @overload
+    def recommend(
+        self, user: Several, k: int = ..., *, exclude_seen: bool = ..., candidates: Ids | None = ...
+    ) -> dict[str, list[Scored]]: ...
+
+    @overload
+    def recommend(
+        self, *, k: int = ..., history: Ids, exclude_seen: bool = ..., candidates: Ids | None = ...
+    ) -> list[Scored]: ...
+
+    def recommend(
+        self,
+        user: Id | Several | None = None,
+        k: int = 20,
+        *,
+        history: Ids | None = None,
+        exclude_seen: bool = True,
+        candidates: Ids | None = None,
+    ) -> list[Scored] | dict[str, list[Scored]]:
+        """The top k items for a user, for each of several users, or for somebody with a history.
+
+        The ranking is that of `adar_ray.recommend`.
+
+        Args:
+            user: a user; or several, for a dict of answers by user.
+            history: in place of a user, what somebody unknown has interacted with, oldest first. A sequential
+                model reads it; for any other, `fold_in` makes a vector of it.
+            exclude_seen: leave out what the user has interacted with, in any split, unless the dataset keeps
+                repeats.
+            candidates: the items to choose from; all by default.
+        """
+        check_number("k", k, 1, LARGEST_K)
+        among = None if candidates is None else self._items(candidates)
+        if user is None and history is not None:
+            return self._rank(self._newcomer(history), k, among, exclude_seen)[0]
+        if user is None or history is not None:
+            raise AdarError("recommend: give either a user, or several, or a history")
+        if isinstance(user, (str, int, np.integer)):
+            return self._rank(self._known([user]), k, among, exclude_seen)[0]
+        users = [str(one) for one in user]
+        return dict(zip(users, self._rank(self._known(users), k, among, exclude_seen), strict=True))
+
+    def score(self, user: Id, items: Ids) -> list[Scored]:
+        """The scores of the items for a user, by which `recommend` ranks them, in the order given."""
+        item_N = self._items(items)
+        (ranked,) = self._rank(self._known([user]), max(len(item_N), 1), item_N)
+        score = dict(ranked)
+        return [Scored(key, score[key]) for key in self._items.keys(item_N)]
+
+    def similar_items(self, item: Id, k: int = 20) -> list[Scored]:
+        """The k items whose vectors have the highest cosine with the item's."""
+        return _nearest(self._items, self.trained.item_vectors, item, k)
+
+    def similar_users(self, user: Id, k: int = 20) -> list[Scored]:
+        """The k users whose vectors have the highest cosine with the user's."""
+        return _nearest(self._users, self.trained.user_vectors, user, k)
+
+    @torch.no_grad()
+    def explain(self, user: Id, item: Id, k: int = 20) -> list[Scored]:
+        """The k of the user's items that speak most for an item, each with how much it does.
+
+        With a dot product, the vector that gives each of the user's items a score of one, by least squares
+        with a ridge, gives any item a score that is a sum over them (Hu, Koren and Volinsky, "Collaborative
+        Filtering for Implicit Feedback Datasets", ICDM 2008, section 5). An item speaks by its summand.
+
+        With any other score, and with a sequential model, an item speaks by what the score loses if the
+        history lacks it. A sequential model reads no more than the end of a history.
+        """
+        check_number("k", k, 1, LARGEST_K)
+        user_1, item_1 = self._users([user]), self._items([item])
+        if not self.trained.sequential and getattr(self.trained.snapshot, "scores_by_dot_product", False):
+            own_N, share_N = self._summands(user_1, item_1)
+        else:
+            own_N, share_N = self._lost_without(user_1, item_1)
+        share_N, order_N = torch.sort(share_N, descending=True, stable=True)
+        return self._items.scored(own_N[order_N[:k]], share_N[:k])
+
+    def _summands(self, user_1: torch.Tensor, item_1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A user's items, and what each adds to the score of an item by least squares."""
+        _, own_N = self._own.of(user_1)
+        own_ND, item_D = (self.trained.item_vectors[number].double() for number in (own_N, item_1[0]))
+        ridge_D = own_ND.square().sum(1).mean().mul(RIDGE).expand(own_ND.shape[1])
+        return own_N, own_ND @ torch.linalg.solve(own_ND.T @ own_ND + ridge_D.diag(), item_D)
+
+    def _lost_without(self, user_1: torch.Tensor, item_1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A user's items, and what the score of an item loses without each."""
+        if self._history is None:
+            item_L = self._own.of(user_1)[1]
+        else:
+            item_L = self._history(user_1)[0]
+            item_L = item_L[item_L != PADDING]
+        own_N = item_L.unique()
+        # Users of whom the first has everything, and each other one lacks one item.
+        has_BL = torch.cat([torch.ones(1, len(item_L), dtype=torch.bool), item_L != own_N[:, None]])
+        user_E, at_E = has_BL.nonzero(as_tuple=True)
+        answers = self._rank(self._newcomers(user_E, item_L[at_E], len(has_BL)), 1, item_1)
+        score_B = torch.tensor([answer[0].score for answer in answers], dtype=torch.float64)
+        return own_N, score_B[0] - score_B[1:]
+
+    def _known(self, users: Ids) -> _Asked:
+        return _Asked(self.trained.snapshot, self._users(users), self._own, self._history)
+
+    def _newcomer(self, history: Ids) -> _Asked:
+        item_E = self._items(history)
+        if not len(item_E):
+            raise AdarError("history: holds no items; give at least one")
+        return self._newcomers(torch.zeros_like(item_E), item_E, 1)
+
+    def _newcomers(self, user_E: torch.Tensor, item_E: torch.Tensor, users: int) -> _Asked:
+        """Users that the model has not seen, by their interactions, each user's in order of time."""
+        user_B = torch.arange(users)
+        own = UserItems(user_E, item_E, users, self.trained.dataset.n_items)
+        if self._history is not None:
+            length = self.trained.dataset.sequences.length
+            return _Asked(self.trained.snapshot, user_B, own, Histories(user_E, item_E, users, length))
+        user_BD = fold_in(self.trained, own)
+        model = _Vectors(user_BD, self.trained.item_vectors, self.trained.snapshot.score)
+        return _Asked(model, user_B, own, None)
+
+    def _rank(
+        self, asked: _Asked, k: int, among: torch.Tensor | None, exclude_seen: bool = False
+    ) -> list[list[Scored]]:
+        seen, among_I = asked.own, None
+        if not exclude_seen or self.trained.dataset.keeps_repeats:
+            nothing_E = torch.empty(0, dtype=torch.int64)
+            seen = UserItems(nothing_E, nothing_E, seen.n_users, seen.n_items)
+        if among is not None:
+            among_I = torch.zeros(seen.n_items, dtype=torch.bool).index_fill_(0, among, True)
+        return _top(asked.model, asked.user_B, seen, k, self._items, asked.history, among_I)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Whom a question is about.
+
+    Attributes:
+        model: knows the users.
+        user_B: their ids in the model.
+        own: what they have interacted with.
+        history: what a sequential model reads of it.
+    """
+
+    model: BaseModel
+    user_B: torch.Tensor
+    own: UserItems
+    history: Histories | None
+
+
+@dataclass(frozen=True)
+class _Vectors:
+    """A base model that is nothing but vectors."""
+
+    user_UD: torch.Tensor
+    item_ID: torch.Tensor
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
+
+    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.user_UD[batch["user"]]
+
+    def items(self, item: torch.Tensor) -> torch.Tensor:
+        return self.item_ID[item]
+
+
+class _Ids:
+    """The source's ids of users or items, and their numbers in the model.
+
+    Args:
+        kind: `user` or `item`, for messages.
+        keys: the source's ids, by number.
+        origin: where they come from, for messages.
+    """
+
+    def __init__(self, kind: str, keys: list[str], origin: str) -> None:
+        self._kind, self._keys, self._origin = kind, keys, origin
+        self._number = {key: number for number, key in enumerate(keys)}
+
+    def __call__(self, keys: Ids) -> torch.Tensor:
+        """The numbers of ids."""
+        if isinstance(keys, str):
+            raise AdarError(f"{keys!r}: is one {self._kind}; give a list of {self._kind}s")
+        numbers = []
+        for key in map(str, keys):
+            if key not in self._number:
+                remedy = "give an id of the source"
+                if self._kind == "user":
+                    remedy += ", or, in Python, a new user's items as history"
+                raise AdarError(f"{self._origin}: does not list the {self._kind} {key!r}; {remedy}")
+            numbers.append(self._number[key])
+        return torch.tensor(numbers, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def keys(self, number_N: torch.Tensor) -> list[str]:
+        """The ids of numbers."""
+        return [self._keys[number] for number in number_N.tolist()]
+
+    def scored(self, number_N: torch.Tensor, score_N: torch.Tensor) -> list[Scored]:
+        """An answer, without what has been left out."""
+        pairs = zip(self.keys(number_N), score_N.tolist(), strict=True)
+        return [Scored(key, score) for key, score in pairs if score > -torch.inf]
+
+
+def _top(
+    model: BaseModel,
+    user_B: torch.Tensor,
+    left_out: UserItems,
+    k: int,
+    ids: _Ids,
+    history: Histories | None = None,
+    among_I: torch.Tensor | None = None,
+) -> list[list[Scored]]:
+    """The answers of a ranking for each of the users."""
+    tiles = top_items(model, user_B, left_out, k, len(ids), history, among_I)
+    return [ids.scored(*row) for _, *tile in tiles for row in zip(*tile, strict=True)]
+
+
+def _nearest(ids: _Ids, vector_ND: torch.Tensor, one: Id, k: int) -> list[Scored]:
+    """The k users or items other than this one whose vectors have the highest cosine with its vector."""
+    check_number("k", k, 1, LARGEST_K)
+    number_1, unit_ND = ids([one]), normalize(vector_ND, dim=1)
+    itself = UserItems(torch.zeros_like(number_1), number_1, 1, len(ids))
+    (answer,) = _top(_Vectors(unit_ND[number_1], unit_ND), torch.zeros_like(number_1), itself, k, ids)
+    return answer
