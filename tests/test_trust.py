@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import adar_ray
-from adar_ray import evaluate, export, recommend, train
+from adar_ray import evaluate, export, load, recommend, train
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
@@ -86,6 +86,8 @@ def test_no_command_runs_what_the_files_of_a_run_name(
     commands = [
         ["evaluate", foreign],
         ["recommend", foreign, "--out", out],
+        ["recommend", foreign, "--user", 0],
+        ["similar", foreign, "--item", 0],
         ["recommend", tmp_path / "model", "--out", out],
         ["export", foreign, "--out", out],
         ["train", "--resume", foreign],
@@ -105,7 +107,7 @@ def test_no_command_runs_what_the_files_of_a_run_name(
 
 
 def test_a_function_runs_it_when_told_so(foreign: Path, mark: Path, tmp_path: Path) -> None:
-    for call in (evaluate, lambda run, **trust: export(run, tmp_path / "vectors", **trust)):
+    for call in (evaluate, load, lambda run, **trust: export(run, tmp_path / "vectors", **trust)):
         with pytest.raises(AdarError, match="trust=True"):
             call(foreign)
         assert not mark.exists()

@@ -19,13 +19,15 @@ from adar_ray.cli.runs import (
     publish_command,
     recommend_command,
     report_command,
+    similar_command,
 )
 from adar_ray.cli.train import train_command
 from adar_ray.cli.tune import tune_command
 
 COMMANDS = (
     *(data, prepare_command, train_command, tune_command, compare_command),
-    *(evaluate_command, recommend_command, export_command, report_command, publish_command, job),
+    *(evaluate_command, recommend_command, similar_command, export_command, report_command),
+    *(publish_command, job),
 )
 
 IMPORT_SECONDS = 0.05  # after which a signal that came during an import comes again

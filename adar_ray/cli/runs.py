@@ -1,4 +1,4 @@
-"""What to do with trained runs: `evaluate`, `recommend`, `export`, `report` and `publish`."""
+"""What to do with trained runs: `evaluate`, `recommend`, `similar`, `export`, `report` and `publish`."""
 
 from __future__ import annotations
 
@@ -46,20 +46,27 @@ def evaluate_command(run: str, data: str | None, trust: bool, split: str, ks: st
 @_data
 @trust_option("RUN")
 @click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="Items per user.")
-@click.option("--out", required=True, help="Address of a new folder for the Parquet files.")
-@click.option("--users", "users_file", help="Address of a file of user ids, one a line.")
+@click.option("--user", "asked", multiple=True, help="Print the items of this user; may be repeated.")
+@click.option("--out", help="Address of a new folder for Parquet files of all users' items.")
+@click.option("--users", "users_file", help="With --out: address of a file of user ids, one a line.")
 @click.option("--replace", is_flag=True, help="Overwrite the recommendations at --out.")
 def recommend_command(
     run: str,
     data: str | None,
     trust: bool,
     k: int,
-    out: str,
+    asked: tuple[str, ...],
+    out: str | None,
     users_file: str | None,
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Write the top items of all users, or of the users in a file, to Parquet."""
+    """Print the top items of a user; or write those of all users, or of the users in a file, to Parquet."""
+    if bool(asked) == bool(out) or (asked and (users_file or replace)):
+        raise click.UsageError("give --user to print items, or --out, with or without --users, to write them")
+    if not out:
+        _print_recommendations(run, data, trust, k, asked, as_json)
+        return
     from adar_ray.inference.recommend import UNKNOWN_USERS, recommend
     from adar_ray.memory import keep_freed_memory
     from adar_ray.reporting.progress import StageProgress
@@ -100,6 +107,20 @@ def recommend_command(
     )
 
 
+def _print_recommendations(
+    run: str, data: str | None, trust: bool, k: int, users: tuple[str, ...], as_json: bool
+) -> None:
+    from adar_ray.inference.recommender import load
+
+    answers = load(run, data=data, trust=trust).recommend(users, k)
+    rows = [
+        {"user": user, "rank": rank, "item": item, "score": score}
+        for user, answer in answers.items()
+        for rank, (item, score) in enumerate(answer, 1)
+    ]
+    show(rows, as_json)
+
+
 def _read_users(address: str) -> list[str]:
     """The ids in a file that is read as sources are, one a line, without the spaces around them."""
     import pyarrow.compute as pc
@@ -108,6 +129,29 @@ def _read_users(address: str) -> list[str]:
 
     lines = (pc.utf8_trim_whitespace(block) for block, _ in lines_of(address, block_bytes=1 << 20))
     return [user for block in lines for user in block.to_pylist() if user]
+
+
+@command("similar")
+@click.argument("run")
+@_data
+@trust_option("RUN")
+@click.option("--item", help="An item, to print the items most similar to it.")
+@click.option("--user", help="A user, to print the users most similar to him.")
+@click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="How many.")
+def similar_command(
+    run: str, data: str | None, trust: bool, item: str | None, user: str | None, k: int, as_json: bool
+) -> None:
+    """Print the items, or users, whose vectors have the highest cosine with that of one."""
+    from adar_ray.inference.recommender import load
+
+    if (item is None) == (user is None):
+        raise click.UsageError("give either --item or --user")
+    recommender = load(run, data=data, trust=trust)
+    if item is not None:
+        rows = [{"item": id, "cosine": cosine} for id, cosine in recommender.similar_items(item, k)]
+    elif user is not None:
+        rows = [{"user": id, "cosine": cosine} for id, cosine in recommender.similar_users(user, k)]
+    show([{"rank": rank, **row} for rank, row in enumerate(rows, 1)], as_json)
 
 
 @command("export")
