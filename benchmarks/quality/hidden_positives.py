@@ -1,22 +1,26 @@
-"""Why ADAR works: how many negatives are hidden positives, and how hard negatives are, for every sampler.
+"""Which items each sampler's negatives push down, how hard, and how steadily.
 
     python -m benchmarks.quality.hidden_positives --sources path/to/data --work scratch/ --data ml-100k
 
 Hidden positives are items that a user would have liked. In a synthetic world, all of them are known; in real
 data, they are the held-out items. MF with BPR is trained with each sampler until validation stops improving.
-Then the sampler is asked for the negatives of all training pairs once more. The figures are:
+Then the sampler draws the negatives of all training pairs several times more. The figures are:
 
 - hardness: the mean of g = sigmoid(negative's score - positive's score), the weight that BPR's gradient
   gives a negative;
-- hidden: the share of g that falls on hidden positives. A generated negative counts as the nearest item other
-  than its own positive;
-- pushed: the share of g that pushes hidden positives down. ADAR's negative pushes only its noise item, with
-  sin(phi) of its weight;
+- reach: the share of g that pushes an item down. Of a negative that mixes an item into its positive, only
+  the item's part does: sin(phi) of ADAR's, and what MixGCF's share of the positive leaves;
+- pushed: the share of g that pushes hidden positives down;
+- popularity: of the items pushed down, weighted by the push, the mean percentile of popularity: 0.5 if all
+  items are pushed alike;
+- variance: of the user's gradient from one negative, over redraws, in units of the squared length of its
+  mean, both summed over pairs. K negatives drawn independently have a K-th of it. SRNS's memory moves on from
+  draw to draw;
 - liked, in a synthetic world: the share of g that falls on what the user truly likes. A generated negative
   has the true score of its trajectory: as far as it went from its positive's true vector toward its noise
-  item's. MixGCF mixes every dimension anew, so it has no such figure.
+  item's. MixGCF takes another share of the positive for each negative, so it has no such figure.
 
-Legend: B rows of the batch, K negatives a row, I items, E (user, item) pairs, D dimensions.
+Legend: R draws, B rows of the batch, K negatives a row, I items, E (user, item) pairs, D dimensions.
 """
 
 from __future__ import annotations
@@ -34,13 +38,14 @@ from adar_ray.inference.model import user_items
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.memory import keep_freed_memory
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import SamplingContext
+from adar_ray.samplers.base import Negatives, SamplingContext
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
-from benchmarks.quality.data import DATA, SYNTHETIC, prepared
+from benchmarks.quality.data import FAIR, SYNTHETIC, prepared
 from benchmarks.quality.loop import fit
 
 NAME = "quality_hidden_positives"
+DRAWS = 4
 SETTINGS = ("model.name=mf", "loss.name=bpr", "train.epochs=150", "train.patience=12")
 
 
@@ -67,12 +72,13 @@ IsHidden = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def main() -> None:
     parser = argument_parser(__doc__)
     add_sources(parser)
-    parser.add_argument("--data", required=True, choices=(SYNTHETIC, *DATA))
+    parser.add_argument("--data", required=True, choices=(SYNTHETIC, *FAIR))
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for all samplers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    dataset = prepared(arguments.data, arguments.sources, arguments.work, DATA.get(arguments.data, {}))
+    source, options = FAIR.get(arguments.data, (SYNTHETIC, {}))
+    dataset = prepared(source, arguments.sources, arguments.work, options)
     truth = Truth.open(dataset) if arguments.data == SYNTHETIC else None
     is_hidden = _liked(truth) if truth else _held_out(dataset)
     figures = record.read_figures(NAME)
@@ -86,8 +92,8 @@ def main() -> None:
         record.write(
             NAME,
             figures,
-            description="Negatives of each sampler at the best epoch on validation: mean hardness, and "
-            "shares of the gradient's weight.",
+            description="Negatives of each sampler at the best epoch on validation: how hard they are, "
+            "what they push down, and how much the gradient varies.",
             seeds=[0],
         )
 
@@ -121,42 +127,70 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
     with torch.enable_grad():
         fitted = fit(config, dataset)
     observed, model, sampler = user_items(dataset, "train"), fitted.model, fitted.samplers[-1]
-    vector_ID = model.items(torch.arange(observed.n_items))
+    percentile_I = _percentiles(observed.item_counts())
     user_E, item_E = observed.pairs()
-    total = torch.zeros(5, dtype=torch.float64)
+    total = torch.zeros(8, dtype=torch.float64)
     for number, at_B in enumerate(torch.arange(len(user_E)).split(1024)):
         user_B, item_B = user_E[at_B], item_E[at_B]
         user_BD, positive_BD = model.users({"user": user_B}), model.items(item_B)
         context = _context(model, observed, user_B, item_B, int(fitted.figures["epoch"]))
-        negatives = sampler(user_BD, positive_BD, context, RowRng(at_B, 0, 0, number))
-        score_BK = model.score(user_BD, negatives.vector_BKD)
         positive_B1 = model.score(user_BD, positive_BD[:, None])
-        g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK
-        if negatives.item_BK is not None:
-            near_BK = negatives.item_BK
-        else:
-            near_BK = _nearest(negatives.vector_BKD, vector_ID, item_B)
-        pushed_BK, share_BK, liked_BK = near_BK, torch.ones_like(g_BK), is_hidden(user_B, near_BK)
-        if negatives.timestep_BK is not None:
-            source = negatives.source
-            phi_BK, pushed_BK = negatives.timestep_BK * (math.pi / 2), source.item_P[source.at_BK]
-            share_BK = phi_BK.sin()
-            if truth:
-                liked_BK = _likes_on_the_way(truth, user_B, item_B, pushed_BK, phi_BK)
-        total += torch.stack(
-            [
-                negatives.mask_BK.sum(),
-                g_BK.sum(),
-                (g_BK * is_hidden(user_B, near_BK)).sum(),
-                (g_BK * share_BK * is_hidden(user_B, pushed_BK)).sum(),
-                (g_BK * liked_BK).sum(),
-            ]
-        )
-    count, weight, near, pushed, liked = total.tolist()
-    figures = {"hardness": weight / count, "hidden": near / weight, "pushed": pushed / weight}
+        gradients = []
+        for draw in range(DRAWS):
+            negatives = sampler(user_BD, positive_BD, context, RowRng(at_B, 0, draw, number))
+            score_BK = model.score(user_BD, negatives.vector_BKD)
+            g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK
+            item_BK, reach_BK = _pushes(negatives, positive_BD)
+            push_BK, liked_BK = g_BK * reach_BK, is_hidden(user_B, item_BK)
+            total[:5] += torch.stack(
+                [
+                    negatives.mask_BK.sum(),
+                    g_BK.sum(),
+                    push_BK.sum(),
+                    (push_BK * liked_BK).sum(),
+                    (push_BK * percentile_I[item_BK]).sum(),
+                ]
+            )
+            if truth and negatives.timestep_BK is not None:
+                phi_BK = negatives.timestep_BK * (math.pi / 2)
+                liked_BK = _likes_on_the_way(truth, user_B, item_B, item_BK, phi_BK)
+            total[5] += (g_BK * liked_BK).sum()
+            gradients.append(g_BK[:, :1] * (negatives.vector_BKD[:, 0] - positive_BD))
+        variance_BD, mean_BD = torch.var_mean(torch.stack(gradients), 0)
+        # The square of a mean of draws is too large by the variance of that mean.
+        total[6:] += torch.stack([variance_BD.sum(), (mean_BD.square() - variance_BD / DRAWS).sum()])
+    count, weight, push, pushed, popularity, liked, variance, square = total.tolist()
+    figures = {
+        "hardness": weight / count,
+        "reach": push / weight,
+        "pushed": pushed / weight,
+        "popularity": popularity / push,
+        "variance": variance / square,
+    }
     if truth and config.sampler.name != "mixgcf":
         figures["liked"] = liked / weight
     return {**figures, "valid_ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
+
+
+def _pushes(negatives: Negatives, positive_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[B, K]` items that negatives push down, and the share of a negative's weight that does."""
+    source = negatives.source
+    if source is None:
+        assert negatives.item_BK is not None
+        return negatives.item_BK, torch.ones(negatives.item_BK.shape)
+    if negatives.timestep_BK is not None:
+        reach_BK = (negatives.timestep_BK * (math.pi / 2)).sin()
+    else:  # the mixture lies between the two
+        positive_B1D, item_BKD = positive_BD[:, None], source.vector_PD[source.at_BK]
+        reach_BK = (negatives.vector_BKD - positive_B1D).norm(dim=2) / (item_BKD - positive_B1D).norm(dim=2)
+    return source.item_P[source.at_BK], reach_BK
+
+
+def _percentiles(count_I: torch.Tensor) -> torch.Tensor:
+    """`[I]`: the share of items that are less popular, with half of those that are as popular."""
+    sorted_I = count_I.sort().values
+    below_I, up_to_I = (torch.searchsorted(sorted_I, count_I, right=right) for right in (False, True))
+    return (below_I + up_to_I) / (2 * len(count_I))
 
 
 def _context(
@@ -173,13 +207,6 @@ def _context(
         popularity_I=observed.item_counts(),
         epoch=epoch,
     )
-
-
-def _nearest(vector_BKD: torch.Tensor, vector_ID: torch.Tensor, but_B: torch.Tensor) -> torch.Tensor:
-    """`[B, K]`: the item with the nearest vector, other than the row's item in `but_B`."""
-    distance_BKI = torch.cdist(vector_BKD.flatten(0, 1), vector_ID).unflatten(0, vector_BKD.shape[:2])
-    distance_BKI.scatter_(2, but_B[:, None, None].expand(-1, vector_BKD.shape[1], 1), torch.inf)
-    return distance_BKI.argmin(2)
 
 
 if __name__ == "__main__":
