@@ -14,9 +14,11 @@ import benchmarks
 from adar_ray.adar import AdarSettings, SamplingContext
 from adar_ray.config import load_config
 from adar_ray.errors import AdarError
+from adar_ray.samplers.base import Negatives, Source
 from benchmarks import record
 from benchmarks.pages import pages
-from benchmarks.quality.hidden_positives import SAMPLERS
+from benchmarks.quality.departures import DEPARTURES
+from benchmarks.quality.hidden_positives import SAMPLERS, percentiles, pushes
 from benchmarks.quality.tables import TABLES
 from benchmarks.quality.variants import AnyTimestep, OneTimestep
 
@@ -81,6 +83,30 @@ def as_settings(values: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_samplers_of_the_study_of_hidden_positives_are_valid(name: str) -> None:
     load_config(settings=SAMPLERS[name])
+
+
+@pytest.mark.parametrize("name", DEPARTURES)
+def test_settings_of_departures_are_valid(name: str) -> None:
+    load_config(settings=["loss.name=bpr", *DEPARTURES[name].settings])
+
+
+def test_a_negative_pushes_the_item_in_it_by_the_part_that_it_has() -> None:
+    positive_BD, item_PD = torch.tensor([[1.0, 0.0]]), torch.tensor([[9.0, 9.0], [0.0, 2.0]])
+    mask_BK, source = (
+        torch.ones(1, 1, dtype=torch.bool),
+        Source(torch.tensor([5, 7]), item_PD, torch.tensor([[1]])),
+    )
+    mixed = Negatives(0.25 * positive_BD[:, None] + 0.75 * item_PD[None, 1:], mask_BK, source=source)
+    diffused = Negatives(positive_BD[:, None], mask_BK, timestep_BK=torch.tensor([[1 / 3]]), source=source)
+    plain = Negatives(item_PD[None, 1:], mask_BK, item_BK=torch.tensor([[7]]))
+    for negatives, reach in ((mixed, 0.75), (diffused, 0.5), (plain, 1.0)):  # sin(30 degrees)
+        item_BK, reach_BK = pushes(negatives, positive_BD)
+        assert item_BK.tolist() == [[7]]
+        assert reach_BK.tolist() == [[pytest.approx(reach)]]
+
+
+def test_items_that_are_as_popular_have_the_same_percentile() -> None:
+    assert percentiles(torch.tensor([5, 0, 5, 9])).tolist() == [0.5, 0.125, 0.5, 0.875]
 
 
 def test_a_result_is_written_with_what_it_depends_on(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

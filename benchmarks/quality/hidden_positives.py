@@ -74,6 +74,7 @@ def main() -> None:
     add_sources(parser)
     parser.add_argument("--data", required=True, choices=(SYNTHETIC, *FAIR))
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for all samplers")
+    parser.add_argument("--only", nargs="+", choices=SAMPLERS, default=[*SAMPLERS], help="names of samplers")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -83,10 +84,10 @@ def main() -> None:
     is_hidden = _liked(truth) if truth else _held_out(dataset)
     figures = record.read_figures(NAME)
     rows = figures.setdefault(arguments.data, {"settings": arguments.set, "samplers": {}})["samplers"]
-    for name, settings in SAMPLERS.items():
+    for name in arguments.only:
         if name in rows:
             continue
-        config = load_config(settings=[*SETTINGS, *settings, *arguments.set])
+        config = load_config(settings=[*SETTINGS, *SAMPLERS[name], *arguments.set])
         rows[name] = _study(config, dataset, is_hidden, truth)
         print(name, rows[name], flush=True)
         record.write(
@@ -127,7 +128,7 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
     with torch.enable_grad():
         fitted = fit(config, dataset)
     observed, model, sampler = user_items(dataset, "train"), fitted.model, fitted.samplers[-1]
-    percentile_I = _percentiles(observed.item_counts())
+    percentile_I = percentiles(observed.item_counts())
     user_E, item_E = observed.pairs()
     total = torch.zeros(8, dtype=torch.float64)
     for number, at_B in enumerate(torch.arange(len(user_E)).split(1024)):
@@ -140,7 +141,7 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
             negatives = sampler(user_BD, positive_BD, context, RowRng(at_B, 0, draw, number))
             score_BK = model.score(user_BD, negatives.vector_BKD)
             g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK
-            item_BK, reach_BK = _pushes(negatives, positive_BD)
+            item_BK, reach_BK = pushes(negatives, positive_BD)
             push_BK, liked_BK = g_BK * reach_BK, is_hidden(user_B, item_BK)
             total[:5] += torch.stack(
                 [
@@ -172,7 +173,7 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
     return {**figures, "valid_ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
 
 
-def _pushes(negatives: Negatives, positive_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pushes(negatives: Negatives, positive_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`[B, K]` items that negatives push down, and the share of a negative's weight that does."""
     source = negatives.source
     if source is None:
@@ -186,7 +187,7 @@ def _pushes(negatives: Negatives, positive_BD: torch.Tensor) -> tuple[torch.Tens
     return source.item_P[source.at_BK], reach_BK
 
 
-def _percentiles(count_I: torch.Tensor) -> torch.Tensor:
+def percentiles(count_I: torch.Tensor) -> torch.Tensor:
     """`[I]`: the share of items that are less popular, with half of those that are as popular."""
     sorted_I = count_I.sort().values
     below_I, up_to_I = (torch.searchsorted(sorted_I, count_I, right=right) for right in (False, True))
