@@ -18,7 +18,7 @@ from adar_ray.samplers.base import Negatives, Source
 from benchmarks import record
 from benchmarks.pages import pages
 from benchmarks.quality.departures import DEPARTURES
-from benchmarks.quality.hidden_positives import SAMPLERS, percentiles, pushes
+from benchmarks.quality.hidden_positives import SAMPLERS, parts, percentiles
 from benchmarks.quality.tables import TABLES
 from benchmarks.quality.variants import AnyTimestep, OneTimestep
 
@@ -90,19 +90,18 @@ def test_settings_of_departures_are_valid(name: str) -> None:
     load_config(settings=["loss.name=bpr", *DEPARTURES[name].settings])
 
 
-def test_a_negative_pushes_the_item_in_it_by_the_part_that_it_has() -> None:
+def test_negatives_are_taken_apart_into_positive_and_item() -> None:
     positive_BD, item_PD = torch.tensor([[1.0, 0.0]]), torch.tensor([[9.0, 9.0], [0.0, 2.0]])
-    mask_BK, source = (
-        torch.ones(1, 1, dtype=torch.bool),
-        Source(torch.tensor([5, 7]), item_PD, torch.tensor([[1]])),
-    )
-    mixed = Negatives(0.25 * positive_BD[:, None] + 0.75 * item_PD[None, 1:], mask_BK, source=source)
-    diffused = Negatives(positive_BD[:, None], mask_BK, timestep_BK=torch.tensor([[1 / 3]]), source=source)
-    plain = Negatives(item_PD[None, 1:], mask_BK, item_BK=torch.tensor([[7]]))
-    for negatives, reach in ((mixed, 0.75), (diffused, 0.5), (plain, 1.0)):  # sin(30 degrees)
-        item_BK, reach_BK = pushes(negatives, positive_BD)
+    source = Source(torch.tensor([5, 7]), item_PD, torch.tensor([[1]]))
+    mask_BK, item_BKD = torch.ones(1, 1, dtype=torch.bool), item_PD[None, 1:]
+    mixed = Negatives(0.25 * positive_BD[:, None] + 0.75 * item_BKD, mask_BK, source=source)
+    diffused = Negatives(item_BKD, mask_BK, timestep_BK=torch.tensor([[1 / 3]]), source=source)
+    plain = Negatives(item_BKD, mask_BK, item_BK=torch.tensor([[7]]))
+    thirty_degrees = (3**0.5 / 2, 0.5)
+    for negatives, weights in ((mixed, (0.25, 0.75)), (diffused, thirty_degrees), (plain, (0, 1))):
+        item_BK, *found = parts(negatives, positive_BD)
         assert item_BK.tolist() == [[7]]
-        assert reach_BK.tolist() == [[pytest.approx(reach)]]
+        assert [weight_BK.item() for weight_BK in found] == pytest.approx(weights)
 
 
 def test_items_that_are_as_popular_have_the_same_percentile() -> None:

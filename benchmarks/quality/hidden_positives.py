@@ -17,8 +17,7 @@ Then the sampler draws the negatives of all training pairs several times more. T
   mean, both summed over pairs. K negatives drawn independently have a K-th of it. SRNS's memory moves on from
   draw to draw;
 - liked, in a synthetic world: the share of g that falls on what the user truly likes. A generated negative
-  has the true score of its trajectory: as far as it went from its positive's true vector toward its noise
-  item's. MixGCF takes another share of the positive for each negative, so it has no such figure.
+  has the true score of the same mixture of the true vectors of its positive and its item.
 
 Legend: R draws, B rows of the batch, K negatives a row, I items, E (user, item) pairs, D dimensions.
 """
@@ -111,15 +110,20 @@ def _liked(truth: Truth) -> IsHidden:
     return is_hidden
 
 
-def _likes_on_the_way(
-    truth: Truth, user_B: torch.Tensor, item_B: torch.Tensor, noise_BK: torch.Tensor, phi_BK: torch.Tensor
+def _likes(
+    truth: Truth,
+    user_B: torch.Tensor,
+    positive_B: torch.Tensor,
+    item_BK: torch.Tensor,
+    keep_BK: torch.Tensor,
+    reach_BK: torch.Tensor,
 ) -> torch.Tensor:
-    """`[B, K]`: whether the user likes the point at `phi` on the way from a positive to a noise item."""
+    """`[B, K]`: whether the user likes a mixture of a positive and an item, weights counted from the mean."""
     user_BD = truth.user_UD[user_B.numpy()]
     mean_B1 = (user_BD @ truth.item_ID.mean(0))[:, None]
-    positive_B1 = np.einsum("bd,bd->b", user_BD, truth.item_ID[item_B.numpy()])[:, None] - mean_B1
-    b_BK = np.einsum("bd,bkd->bk", user_BD, truth.item_ID[noise_BK.numpy()]) - mean_B1
-    score_BK = mean_B1 + np.cos(phi_BK.numpy()) * positive_B1 + np.sin(phi_BK.numpy()) * b_BK
+    positive_B1 = np.einsum("bd,bd->b", user_BD, truth.item_ID[positive_B.numpy()])[:, None] - mean_B1
+    item_score_BK = np.einsum("bd,bkd->bk", user_BD, truth.item_ID[item_BK.numpy()]) - mean_B1
+    score_BK = mean_B1 + keep_BK.numpy() * positive_B1 + reach_BK.numpy() * item_score_BK
     return torch.from_numpy(score_BK >= truth.threshold_U[user_B.numpy()][:, None])
 
 
@@ -141,21 +145,19 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
             negatives = sampler(user_BD, positive_BD, context, RowRng(at_B, 0, draw, number))
             score_BK = model.score(user_BD, negatives.vector_BKD)
             g_BK = torch.sigmoid(score_BK - positive_B1) * negatives.mask_BK
-            item_BK, reach_BK = pushes(negatives, positive_BD)
-            push_BK, liked_BK = g_BK * reach_BK, is_hidden(user_B, item_BK)
+            item_BK, keep_BK, reach_BK = parts(negatives, positive_BD)
+            push_BK = g_BK * reach_BK
             total[:5] += torch.stack(
                 [
                     negatives.mask_BK.sum(),
                     g_BK.sum(),
                     push_BK.sum(),
-                    (push_BK * liked_BK).sum(),
+                    (push_BK * is_hidden(user_B, item_BK)).sum(),
                     (push_BK * percentile_I[item_BK]).sum(),
                 ]
             )
-            if truth and negatives.timestep_BK is not None:
-                phi_BK = negatives.timestep_BK * (math.pi / 2)
-                liked_BK = _likes_on_the_way(truth, user_B, item_B, item_BK, phi_BK)
-            total[5] += (g_BK * liked_BK).sum()
+            if truth:
+                total[5] += (g_BK * _likes(truth, user_B, item_B, item_BK, keep_BK, reach_BK)).sum()
             gradients.append(g_BK[:, :1] * (negatives.vector_BKD[:, 0] - positive_BD))
         variance_BD, mean_BD = torch.var_mean(torch.stack(gradients), 0)
         # The square of a mean of draws is too large by the variance of that mean.
@@ -168,23 +170,24 @@ def _study(config: Config, dataset: Dataset, is_hidden: IsHidden, truth: Truth |
         "popularity": popularity / push,
         "variance": variance / square,
     }
-    if truth and config.sampler.name != "mixgcf":
+    if truth:
         figures["liked"] = liked / weight
     return {**figures, "valid_ndcg@20": fitted.figures["ndcg@20"], "epoch": fitted.figures["epoch"]}
 
 
-def pushes(negatives: Negatives, positive_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[B, K]` items that negatives push down, and the share of a negative's weight that does."""
+def parts(negatives: Negatives, positive_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`[B, K]`: the items in negatives, and the weights of the positive and of the item there."""
     source = negatives.source
     if source is None:
         assert negatives.item_BK is not None
-        return negatives.item_BK, torch.ones(negatives.item_BK.shape)
+        return negatives.item_BK, *torch.tensor([0.0, 1.0]).expand(*negatives.item_BK.shape, 2).unbind(2)
+    item_BK = source.item_P[source.at_BK]
     if negatives.timestep_BK is not None:
-        reach_BK = (negatives.timestep_BK * (math.pi / 2)).sin()
-    else:  # the mixture lies between the two
-        positive_B1D, item_BKD = positive_BD[:, None], source.vector_PD[source.at_BK]
-        reach_BK = (negatives.vector_BKD - positive_B1D).norm(dim=2) / (item_BKD - positive_B1D).norm(dim=2)
-    return source.item_P[source.at_BK], reach_BK
+        phi_BK = negatives.timestep_BK * (math.pi / 2)
+        return item_BK, phi_BK.cos(), phi_BK.sin()
+    positive_B1D, item_BKD = positive_BD[:, None], source.vector_PD[source.at_BK]
+    way_BK = (negatives.vector_BKD - positive_B1D).norm(dim=2) / (item_BKD - positive_B1D).norm(dim=2)
+    return item_BK, 1 - way_BK, way_BK
 
 
 def percentiles(count_I: torch.Tensor) -> torch.Tensor:
