@@ -95,6 +95,9 @@ def main() -> None:
     parser = argument_parser(__doc__)
     add_sources(parser)
     parser.add_argument("--data", nargs="+", choices=L2, default=[*L2])
+    parser.add_argument(
+        "--only", nargs="+", choices=DEPARTURES, default=[*DEPARTURES], help="some of the ways"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -102,8 +105,8 @@ def main() -> None:
         source, options = FAIR[data]
         dataset = prepared(source, arguments.sources, arguments.work, options)
         for seed in range(SEEDS):  # the outer loop: all run once before any runs twice
-            for name, departure in DEPARTURES.items():
-                figures = record.read_figures(NAME)
+            for name in arguments.only:
+                departure, figures = DEPARTURES[name], record.read_figures(NAME)
                 runs = figures.setdefault(data, {}).setdefault(name, [])
                 if seed < len(runs):
                     continue
