@@ -44,7 +44,7 @@ def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Fol
         _check(final, replace, mark)
         stays = final.must_stay
         target = final.folder(_partial_name()) if stays else _sibling(final)
-        missing = _missing_folders(target)
+        missing = missing_folders(target)
         try:
             target.create()
             yield target
@@ -104,8 +104,8 @@ def _sibling(final: Folder) -> Folder:
     return Folder.at(path.parent / _partial_name(f"{path.name}."))
 
 
-def _missing_folders(target: Folder) -> list[Path]:
-    """The folders that `target` brings into being, itself first."""
+def missing_folders(target: Folder) -> list[Path]:
+    """The folders on this machine that `target` would bring into being, itself first."""
     path = Path(target.path).resolve()
     return [folder for folder in (path, *path.parents) if target.is_local and not folder.exists()]
 

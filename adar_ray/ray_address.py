@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import sys
 
+API_SERVER = "RAY_API_SERVER_ADDRESS"
+
 
 def ray_address() -> str | None:
     """The cluster to connect to; None to start Ray on this machine."""
     address = os.environ.get("RAY_ADDRESS")
     return None if address in (None, "", "local") else address
+
+
+def dashboard_address() -> str | None:
+    """The dashboard that the environment names for jobs; None if it names none."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return os.environ.get(API_SERVER) or (address if address.startswith("http") else None)
 
 
 def joins_cluster() -> bool:

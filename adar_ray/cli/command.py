@@ -37,19 +37,26 @@ def command(
                 _fail(f"interrupted; {hint(**arguments)}", debug, INTERRUPTED)
             except TerminatedError as error:
                 _fail(f"{error}; {hint(**arguments)}", debug, TERMINATED, error)
-            except AdarError as error:
-                _fail(str(error), debug, cause=error)
-            except OSError as error:
-                from adar_ray.storage import describe_os_error
-
-                where = f"{error.filename}: " if error.filename else ""
-                _fail(f"{where}{describe_os_error(error)}", debug, cause=error)
+            except (AdarError, OSError) as error:
+                _fail(describe(error), debug, cause=error)
             except Exception as error:
-                _fail(f"{type(error).__name__}: {one_line(error)} (--debug shows where)", debug, cause=error)
+                _fail(f"{describe(error)} (--debug shows where)", debug, cause=error)
 
         return run
 
     return decorate
+
+
+def describe(error: Exception) -> str:
+    """An error in one line."""
+    if isinstance(error, AdarError):
+        return str(error)
+    if isinstance(error, OSError):
+        from adar_ray.storage import describe_os_error
+
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{describe_os_error(error)}"
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 def trust_option(whose: str) -> Callable[[Any], Any]:

@@ -32,6 +32,7 @@ from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
 from adar_ray.errors import INTERRUPTED, AdarError, one_line, without_secrets
+from adar_ray.ray_address import API_SERVER, dashboard_address
 from adar_ray.waiting import waiting
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ ANSWER_SECONDS = 10.0
 START_SECONDS = 60.0  # from a head's first answer until it accepts jobs
 LOST_SECONDS = 60.0  # for any later answer; following tries again that long
 _FINGERPRINT = "adar-ray-job"
-_API_SERVER = "RAY_API_SERVER_ADDRESS"
 _LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
 _NOISY_LOGGERS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
@@ -113,7 +113,12 @@ class Attempt:
 
 
 class Cluster:
-    """A Ray cluster that answers and runs the same version of Ray as this machine."""
+    """A Ray cluster that answers and runs the same version of Ray as this machine.
+
+    Attributes:
+        address: of its dashboard.
+        is_open: whether it answers without a token.
+    """
 
     def __init__(self, address: str | None = None) -> None:
         """Connect to the dashboard of a head: `address`, else the environment's, else this machine's.
@@ -136,6 +141,7 @@ class Cluster:
                 raise AdarError(
                     f"{self.address}: is not a Ray head (it answers with status {answer.status_code})"
                 )
+            self.is_open = answer.status_code == 200
             with _in_environment(self.address):
                 self._client = _Client(self.address, headers=_token(), verify=verify)
         theirs, ours = self._client._server_ray_version or "", ray.__version__
@@ -364,8 +370,7 @@ def _reason(error: BaseException) -> str:
 
 def _dashboard(address: str | None) -> str:
     """The address of the dashboard: the argument, else the environment's, else this machine's."""
-    from_ray = os.environ.get("RAY_ADDRESS", "")
-    found = address or os.environ.get(_API_SERVER) or (from_ray if from_ray.startswith("http") else LOCAL)
+    found = address or dashboard_address() or LOCAL
     if urlsplit(found).scheme not in ("http", "https") or not urlsplit(found).netloc:
         raise AdarError(f"--address {found}: write it as http://HEAD:8265 or https://HEAD")
     return found.rstrip("/")
@@ -374,15 +379,15 @@ def _dashboard(address: str | None) -> str:
 @contextlib.contextmanager
 def _in_environment(address: str) -> Iterator[None]:
     """Set the address in the environment, which Ray's client prefers to its argument."""
-    before = os.environ.get(_API_SERVER)
-    os.environ[_API_SERVER] = address
+    before = os.environ.get(API_SERVER)
+    os.environ[API_SERVER] = address
     try:
         yield
     finally:
         if before is None:
-            del os.environ[_API_SERVER]
+            del os.environ[API_SERVER]
         else:
-            os.environ[_API_SERVER] = before
+            os.environ[API_SERVER] = before
 
 
 def _token() -> dict[str, str]:
