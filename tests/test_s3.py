@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 import pyarrow.parquet as pq
 import pytest
 
+from adar_ray.cli import checks
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
@@ -293,3 +294,11 @@ def test_missing_addresses(s3) -> None:
         Dataset.open(f"s3://{BUCKET}/nowhere")
     with pytest.raises(AdarError, match="is not a run folder"):
         Run.open(f"s3://{BUCKET}/nowhere")
+
+
+def test_doctor_checks_a_bucket_and_leaves_nothing(s3) -> None:
+    assert checks.storage(f"s3://{BUCKET}/checked/runs").status == "ok"
+    assert not objects(s3, "checked/")
+    finding = checks.storage("s3://nobody-has-this/runs")
+    assert finding.status == "failed"
+    assert "check the address" in finding.message

@@ -12,6 +12,7 @@ import click
 
 from adar_ray.cli.compare import compare_command
 from adar_ray.cli.data import data, prepare_command
+from adar_ray.cli.doctor import doctor_command
 from adar_ray.cli.job import job
 from adar_ray.cli.runs import (
     evaluate_command,
@@ -27,7 +28,7 @@ from adar_ray.cli.tune import tune_command
 COMMANDS = (
     *(data, prepare_command, train_command, tune_command, compare_command),
     *(evaluate_command, recommend_command, similar_command, export_command, report_command),
-    *(publish_command, job),
+    *(publish_command, job, doctor_command),
 )
 
 IMPORT_SECONDS = 0.05  # after which a signal that came during an import comes again

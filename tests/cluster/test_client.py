@@ -330,6 +330,17 @@ def test_tokens(adar: Adar, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hea
     assert "RAY_AUTH_TOKEN_PATH" in adar("job", "list").line()
 
 
+def test_doctor_finds_the_head(adar: Adar, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {row["check"]: row for row in adar("doctor", "--json").json()}
+    assert found["dashboard"]["status"] == "ok"
+    assert head.address in found["dashboard"]["message"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong" * 8)
+    ended = adar("doctor")
+    assert ended.status == 1
+    assert f"{head.address}: rejects this token" in ended.out
+    assert "wrong" not in ended.out
+
+
 def test_addresses_without_a_head(adar: Adar) -> None:
     (port,) = free_ports(1)
     line = adar("job", "list", "--address", f"http://127.0.0.1:{port}").line()
