@@ -42,7 +42,7 @@ class ModelConfig(Settings):
     """The base model."""
 
     name: str = setting(
-        "mf", f"One of {', '.join(MODELS)}; or a custom model, as module:callable.", structural=True
+        "lightgcn", f"One of {', '.join(MODELS)}; or a custom model, as module:callable.", structural=True
     )
     embedding_dim: int = setting(
         64,

@@ -397,7 +397,8 @@ def _change_table(random: Random, table: pa.Table) -> pa.Table:
 
 
 def _run(dataset: Dataset, out: Path) -> Run:
-    settings = ["model.embedding_dim=4", "train.epochs=2", "sampler.name=uniform", "checkpoints.keep=1"]
+    settings = ["model.name=mf", "model.embedding_dim=4", "sampler.name=uniform"]
+    settings += ["train.epochs=2", "checkpoints.keep=1"]
     run = train(dataset, out, load_config(settings=settings), workers=0)
     evaluate(run)
     run.write_progress(StepProgress(epoch=2, step=1, steps=3))

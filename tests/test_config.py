@@ -26,12 +26,12 @@ def refusal(file: Path | None = None, *settings: str) -> str:
 
 def test_without_anything_the_defaults_hold():
     config = load_config()
-    assert config == load_config(settings=["model.name=mf"])
-    assert (config.model.name, config.loss.name, config.sampler.name) == ("mf", "sampled_softmax", "adar")
+    assert config == load_config(settings=["model.name=lightgcn"])
+    assert config.component_names() == ["lightgcn", "sampled_softmax", "adar"]
     assert (config.adar.beta, config.adar.gamma) == (0.9, 1)
     assert (config.adar.candidates, config.adar.negatives) == (16, 4)
-    assert (config.model.cosine, config.sampled_softmax.temperature) == (True, 0.15)
-    assert (config.optimizer.lr, config.loss.l2) == (1e-2, 0)
+    assert (config.model.cosine, config.sampled_softmax.temperature) == (True, 0.2)
+    assert (config.optimizer.lr, config.loss.l2) == (5e-3, 0)
 
 
 def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
@@ -217,7 +217,7 @@ def test_only_models_with_a_table_of_items_share_it_out():
     for name in ("lightgcn", "ngcf", "simgcl", "my_models:build"):
         message = refusal(None, f"model.name={name}", "model.tables=sharded")
         assert message.endswith(f"model.tables sharded goes with model.name {able}, not {name}")
-    message = refusal(None, "loss.name=cross_entropy", "model.tables=sharded")
+    message = refusal(None, "model.name=mf", "loss.name=cross_entropy", "model.tables=sharded")
     assert message.endswith(
         "model.tables sharded does not go with loss.name cross_entropy, which takes all items: use "
         "sampled_softmax"
@@ -250,7 +250,7 @@ def test_heads_have_to_divide_the_embedding_dimension_of_the_model_that_is_chose
 def test_every_component_can_be_chosen_and_its_block_is_explained():
     for section, components in (("model", MODELS), ("loss", LOSSES), ("sampler", SAMPLERS)):
         for name, component in components.items():
-            settings = ["model.name=lightgcn", f"{section}.name={name}"]  # which has no defaults of its own
+            settings = ["model.name=ngcf", f"{section}.name={name}"]  # which has no defaults of its own
             if name == "all":
                 settings.append("loss.name=cross_entropy")
             used = load_config(settings=settings).used()
@@ -262,6 +262,7 @@ def test_only_the_blocks_that_have_an_effect_are_written():
     assert set(Config().used()) == {
         "data",
         "model",
+        "lightgcn",
         "loss",
         "sampler",
         "adar",
@@ -310,7 +311,7 @@ def test_what_is_set_anywhere_takes_the_place_of_a_models_default(tmp_path):
     assert load_config(settings=settings).train.batch_size == 7
     file = write(tmp_path, "model: {name: sasrec}\n")
     assert load_config(file) == default
-    assert load_config(file, ["model.name=mf"]) == load_config()
+    assert load_config(file, ["model.name=lightgcn"]) == load_config()
 
 
 def test_every_default_of_a_model_is_one_of_another_key_and_can_be_set():
@@ -328,11 +329,15 @@ def test_every_default_of_a_model_is_one_of_another_key_and_can_be_set():
 
 def test_a_default_that_goes_with_a_loss_holds_with_that_alone():
     pairwise = load_config(settings=["loss.name=bpr"])
+    assert (pairwise.model.cosine, pairwise.optimizer.lr, pairwise.loss.l2) == (False, 3e-3, 1e-3)
+    of_mf = load_config(settings=["model.name=mf"])
+    assert (of_mf.model.cosine, of_mf.sampled_softmax.temperature, of_mf.optimizer.lr) == (True, 0.15, 1e-2)
+    pairwise = load_config(settings=["model.name=mf", "loss.name=bpr"])
     assert (pairwise.model.cosine, pairwise.optimizer.lr, pairwise.loss.l2) == (False, 3e-3, 1e-2)
     chosen = load_config(settings=["loss.name=sampled_softmax", "optimizer.lr=0.5"])
     assert chosen == load_config(settings=["optimizer.lr=0.5"])
     assert not load_config(settings=["model.cosine=false"]).model.cosine
-    other = load_config(settings=["model.name=lightgcn", "loss.name=sampled_softmax"])
+    other = load_config(settings=["model.name=ngcf", "loss.name=sampled_softmax"])
     assert (other.model.cosine, other.optimizer.lr) == (Config().model.cosine, Config().optimizer.lr)
 
 

@@ -26,7 +26,7 @@ def _hint(out: str, **arguments: Any) -> str:
 @command("compare", hint=_hint)
 @click.argument("data")
 @click.option("--out", required=True, help="Address of the comparison's folder.")
-@click.option("--models", default="mf", show_default=True, callback=_names, help="Separated by commas.")
+@click.option("--models", default="lightgcn", show_default=True, callback=_names, help="Separated by commas.")
 @click.option(
     "--samplers",
     default="uniform,adar",
@@ -54,7 +54,7 @@ def _hint(out: str, **arguments: Any) -> str:
 @workers_option("Ray Train workers of each run, as for train.")
 @click.option(
     "--reference",
-    help="What the others are tested against, such as ease or mf-uniform.  "
+    help="What the others are tested against, such as ease or lightgcn-uniform.  "
     "[default: the baseline that is best on validation; without baselines the first model and sampler]",
 )
 @click.option("--test", is_flag=True, help="Measure on test as well: once all is decided.")

@@ -44,7 +44,7 @@ def compare(
     data: str | Path | Dataset,
     out: str | Path,
     *,
-    models: Sequence[str] = ("mf",),
+    models: Sequence[str] = ("lightgcn",),
     samplers: Sequence[str] = ("uniform", "adar"),
     baselines: Sequence[str] = tuple(BASELINES),
     seeds: int = 3,

@@ -48,4 +48,8 @@ COMPONENT = ModelComponent(
     name="lightgcn",
     settings=LightGCNSettings,
     build=lambda inputs, settings: LightGCN(inputs.observed, inputs.embedding_dim, settings, inputs.cosine),
+    defaults={"loss.name": "sampled_softmax", "optimizer.lr": 3e-3, "loss.l2": 1e-3},
+    defaults_with_loss={
+        "sampled_softmax": {"model.cosine": True, "optimizer.lr": 5e-3, "loss.l2": 0.0},
+    },
 )

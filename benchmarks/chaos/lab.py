@@ -36,7 +36,7 @@ _SMALL += ["train.patience=99", "train.batch_size=48", "optimizer.lr=0.01", "che
 TRIALS, TRIAL_EPOCHS = 3, 6
 _SPACE = {
     "base": {
-        "model": {"embedding_dim": 8},
+        "model": {"name": "mf", "embedding_dim": 8},
         "adar": {"pool": 16},
         "train": {"epochs": TRIAL_EPOCHS, "batch_size": 48, "device": "cpu"},
     },
@@ -46,8 +46,8 @@ _SPACE = {
     "budget": {"trials": TRIALS},
 }
 SETTINGS: dict[str, list[str]] = {
-    "mf": [],
-    "mf, streamed": ["data.cache=never"],
+    "mf": ["model.name=mf"],
+    "mf, streamed": ["model.name=mf", "data.cache=never"],
     "lightgcn": ["model.name=lightgcn", "sampler.name=uniform", "train.batch_size=128"],
     "sasrec": ["model.name=sasrec", "loss.name=sampled_softmax", "train.batch_size=64"],
 }

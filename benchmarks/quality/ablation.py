@@ -33,7 +33,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     dataset = prepared(arguments.data, arguments.sources, arguments.work, DATA[arguments.data])
-    settings = ["loss.name=bpr", "train.epochs=150", "train.patience=12", *arguments.set]
+    settings = ["model.name=mf", "loss.name=bpr", "train.epochs=150", "train.patience=12", *arguments.set]
     base = load_config(settings=settings).adar
     name = f"quality_ablation_{arguments.data}"
     done = record.read_figures(name).get("variants", {})

@@ -22,6 +22,7 @@ from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
 from benchmarks.quality.data import DATA, prepared
 
+COMMON = ["model.name=mf", "loss.name=bpr", "train.patience=5"]
 SETTINGS = {
     "beauty": ["optimizer.lr=0.003", "loss.l2=0.03"],
     "phone": ["optimizer.lr=0.003", "loss.l2=0.03"],
@@ -53,7 +54,7 @@ def main() -> None:
             runs = []
             for seed in range(arguments.seeds):
                 config = load_config(
-                    settings=["loss.name=bpr", *SETTINGS[data], f"train.seed={seed}", "train.patience=5"]
+                    settings=[*COMMON, *SETTINGS[data], f"train.seed={seed}"]
                 )
                 out = arguments.work / "row_updates" / f"{data}-{mode}-{seed}"
                 with patch.object(loop, "build_optimizer", build):

@@ -55,7 +55,8 @@ def _first_step(data: str, run: Path, workers: int) -> float:
     """Seconds until the run has metrics. The command is then ended as by Ctrl-C."""
     metrics = run / METRICS
     metrics.unlink(missing_ok=True)
-    options = ["--workers", str(workers), "--replace", "--set", "train.epochs=1"]
+    options = ["--workers", str(workers), "--replace"]
+    options += ["--set", "model.name=mf", "--set", "train.epochs=1"]
     started = time.perf_counter()
     with open(os.devnull, "w") as nowhere:
         process = subprocess.Popen(

@@ -32,7 +32,12 @@ TRIALS = 24
 REPEATS = 3
 SEED = 0
 SPACE = {
-    "base": {"train": {"epochs": 3}, "loss": {"l2": 2e-2}, "optimizer": {"lr": 3e-3}},
+    "base": {
+        "model": {"name": "mf"},
+        "train": {"epochs": 3},
+        "loss": {"l2": 2e-2},
+        "optimizer": {"lr": 3e-3},
+    },
     "parameters": {"adar.beta": {"uniform": [0.5, 0.95]}, "adar.gamma": "default"},
     "search": {"algorithm": "random", "seed": SEED},
     "scheduler": {"name": "none"},

@@ -47,6 +47,7 @@ def main() -> None:
             Space.from_mapping(space, str(SPACE)),
             f"{scratch}/search",
             concurrent=arguments.concurrent,
+            settings=("model.name=mf",),
             seeds=0,
             on_progress=on_progress,
         )

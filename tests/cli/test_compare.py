@@ -16,13 +16,13 @@ def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset,
     assert ended.status == 0
     for split in ("valid", "test"):
         assert ended.out.count(f"\n{split}") + ended.out.startswith(split) == 1
-    assert ended.out.count("mf-adar") == 2
+    assert ended.out.count("lightgcn-adar") == 2
     assert "over popularity" in ended.out
-    assert "  3/3  mf-adar, seed 0: ndcg@20 0." in ended.err
+    assert "  3/3  lightgcn-adar, seed 0: ndcg@20 0." in ended.err
     assert "corrected for 2 tests (Holm)" in ended.err
     result = adar(*words, "--json").json()
     assert result["reference"] == "popularity"
-    assert list(result["splits"]["valid"]["systems"]) == ["popularity", "mf-uniform", "mf-adar"]
+    assert list(result["splits"]["valid"]["systems"]) == ["popularity", "lightgcn-uniform", "lightgcn-adar"]
     assert {"table.md", "table.tex", "comparison.json", "users", "runs"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }

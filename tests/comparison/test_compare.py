@@ -30,6 +30,7 @@ SETTINGS = (
     "train.device=cpu",
 )
 WHAT: dict[str, Any] = {
+    "models": ["mf"],
     "samplers": ["uniform", "adar"],
     "baselines": ["popularity", "ease"],
     "seeds": 2,

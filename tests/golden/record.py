@@ -38,6 +38,7 @@ from adar_ray.training.trainer import train
 DATA = Path(__file__).parent / "data"  # made by `synthesize(120, 150, 2500, seed=1, rows_per_shard=900)`
 SMALL = ["model.embedding_dim=16", "train.epochs=2", "train.batch_size=256", "train.device=cpu"]
 SMALL += [
+    "model.name=mf",
     "optimizer.lr=1e-3",
     "loss.l2=1e-4",
     "loss.name=bpr",

@@ -51,7 +51,7 @@ def weights_of(dataset: Dataset) -> dict[str, torch.Tensor]:
     }
 
 
-BPR = ["model.embedding_dim=2", "loss.name=bpr", "model.cosine=false"]
+BPR = ["model.name=mf", "model.embedding_dim=2", "loss.name=bpr", "model.cosine=false"]
 
 
 @pytest.fixture(scope="module")

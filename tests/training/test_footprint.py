@@ -17,6 +17,7 @@ from adar_ray.errors import AdarError
 from adar_ray.process import usable_memory
 from adar_ray.training.footprint import footprint
 
+MF = ("model.name=mf", "train.device=cpu")
 TRAIN = """
 import resource, sys
 from adar_ray import train
@@ -34,7 +35,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def sizes(dataset: Dataset, *settings: str, workers: int = 0) -> dict[str, float]:
-    config = load_config(settings=["train.device=cpu", *settings])
+    config = load_config(settings=[*MF, *settings])
     return {part.what: part.size for part in footprint(config, dataset, workers)}
 
 
@@ -50,7 +51,7 @@ def sizes(dataset: Dataset, *settings: str, workers: int = 0) -> dict[str, float
     ids=["tables", "candidates", "graph", "sequences"],
 )
 def test_a_run_takes_what_was_estimated(wide: Dataset, tmp_path: Path, settings: tuple[str, ...]) -> None:
-    settings = ("train.epochs=1", "train.device=cpu", *settings)
+    settings = ("train.epochs=1", *MF, *settings)
     command = [sys.executable, "-c", TRAIN, wide.folder.path, str(tmp_path / "run"), *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, estimate = int(done.stdout), sum(sizes(wide, *settings).values())
@@ -78,7 +79,7 @@ def test_what_grows_with_what(dataset: Dataset) -> None:
 def test_what_no_machine_has_is_refused_before_anything_is_written(
     dataset: Dataset, tmp_path: Path, settings: list[str], largest: str
 ) -> None:
-    settings = [*settings, "train.device=cpu"]
+    settings = [*MF, *settings]
     if sum(sizes(dataset, *settings).values()) < usable_memory():
         pytest.skip("this machine has that much memory")
     with pytest.raises(AdarError, match=rf"the largest part is {largest} \(.* GB\): lower ") as caught:

@@ -94,7 +94,7 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     model = sealed.read(folder / "model" / "model.json")
     assert " ".join(model) == "settings users items history_length dataset dataset_checksum weights"
     expected = {
-        "name": "mf",
+        "name": "lightgcn",
         "embedding_dim": 64,
         "cosine": True,
         "length_power": 0.25,

@@ -38,6 +38,7 @@ from tests import sealed
 from tests.training.checkpoints import last_epoch
 
 SMALL = [
+    "model.name=mf",
     "model.embedding_dim=16",
     "train.batch_size=256",
     "train.device=cpu",

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import ProcessExitedException, get_context, start_processes
 
-from adar_ray.config import CheckpointsConfig, load_config
+from adar_ray.config import CheckpointsConfig, ModelConfig, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, TerminatedError, may_pass
 from adar_ray.training import loop
@@ -34,9 +34,9 @@ from tests.training.checkpoints import places
 
 EPOCHS = 3
 SMALL = ["model.embedding_dim=8", "train.batch_size=64", f"train.epochs={EPOCHS}", "train.device=cpu"]
-SMALL += ["adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]
+SMALL += ["model.name=mf", "adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]
 KINDS = {
-    "default": [],
+    "default": [f"model.name={ModelConfig().name}"],
     "mf": ["loss.name=bpr", "adar.gamma=0.5"],  # the running mean is part of the state
     "lightgcn": ["model.name=lightgcn", "sampler.name=mixgcf"],
     "simgcl": ["model.name=simgcl", "sampler.name=uniform"],  # which draws from torch's own generator

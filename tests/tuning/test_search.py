@@ -34,7 +34,7 @@ from tests import sealed
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 BASE = {
-    "model": {"embedding_dim": 8},
+    "model": {"name": "mf", "embedding_dim": 8},
     "loss": {"name": "bpr"},
     "adar": {"pool": 16, "candidates": 2, "negatives": 2},
     "train": {"epochs": 4, "batch_size": 512, "device": "cpu"},
