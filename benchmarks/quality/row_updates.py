@@ -53,9 +53,7 @@ def main() -> None:
         for mode, build in OPTIMIZERS.items():
             runs = []
             for seed in range(arguments.seeds):
-                config = load_config(
-                    settings=[*COMMON, *SETTINGS[data], f"train.seed={seed}"]
-                )
+                config = load_config(settings=[*COMMON, *SETTINGS[data], f"train.seed={seed}"])
                 out = arguments.work / "row_updates" / f"{data}-{mode}-{seed}"
                 with patch.object(loop, "build_optimizer", build):
                     run = train(dataset, out, config, workers=0, replace=True)

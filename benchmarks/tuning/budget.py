@@ -28,7 +28,10 @@ SPACE = Path(__file__).parents[2] / "tune_spaces" / "score_aware.yaml"
 # What is not searched. MovieLens 100K: as in the demo. Phone: a higher rate makes trials short.
 SETTINGS = {
     "ml-100k": ("model.name=mf", "loss.l2=2e-2", "optimizer.lr=3e-3"),
-    "phone": ("model.name=mf", "optimizer.lr=3e-3",),
+    "phone": (
+        "model.name=mf",
+        "optimizer.lr=3e-3",
+    ),
 }
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"search": {"algorithm": "random"}, "scheduler": {"name": "none"}},

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
+from adar_ray import compare
+from adar_ray.cli.compare import compare_command
+from adar_ray.config import ModelConfig
 from adar_ray.data.dataset import Dataset
 from tests.calling import Adar
 from tests.cli.conftest import SET
+
+
+def test_by_default_the_default_model_is_compared() -> None:
+    (option,) = (option for option in compare_command.params if option.name == "models")
+    of_python = inspect.signature(compare).parameters["models"].default
+    assert of_python == (option.default,) == (ModelConfig().name,)
 
 
 def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:

@@ -25,7 +25,13 @@ from adar_ray.training.trainer import resume, train
 from adar_ray.workers import WorkerRange
 from tests.data.making import make_dataset
 
-SMALL = ["model.name=mf", "model.embedding_dim=16", "train.batch_size=256", "train.device=cpu", "sampler.name=uniform"]
+SMALL = [
+    "model.name=mf",
+    "model.embedding_dim=16",
+    "train.batch_size=256",
+    "train.device=cpu",
+    "sampler.name=uniform",
+]
 
 
 def config(*settings: str) -> Config:
