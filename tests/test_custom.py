@@ -139,7 +139,7 @@ def test_a_custom_sampler_and_a_custom_loss_train(dataset: Dataset, tmp_path: Pa
         values=QUICK,
         settings=[
             *("sampler.name=my_components:first_items", "custom.number=40"),
-            *("loss.name=my_components:hinge", "train.epochs=6"),
+            *("model.name=mf", "loss.name=my_components:hinge", "train.epochs=6"),
         ],
     )
     run = train(dataset, tmp_path / "run", config, workers=0)

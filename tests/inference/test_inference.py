@@ -44,7 +44,7 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train(
         dataset,
         tmp_path_factory.mktemp("use") / "run",
-        load_config(settings=["loss.name=bpr", *settings, "train.device=cpu"]),
+        load_config(settings=["model.name=mf", "loss.name=bpr", *settings, "train.device=cpu"]),
         workers=0,
     )
 
