@@ -14,7 +14,8 @@ from tests.cli.conftest import SET
 
 
 def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path) -> None:
-    trained = adar("train", "--data", data, "--out", tmp_path / "run", "--workers", 0, "--json", *SET)
+    words = ["train", "--data", data, "--out", tmp_path / "run", "--workers", 0, "--json", *SET]
+    trained = adar(*words, "--set", "model.name=mf")  # which is no worse than popularity here
     result = trained.json()
     assert result["run"] == str(tmp_path / "run")
     assert result["epochs"] == 2
