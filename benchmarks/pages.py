@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from adar_ray.comparison.significance import holm
 from adar_ray.storage import Folder
 from benchmarks import recbole_models, record
 from benchmarks.arguments import argument_parser
@@ -48,8 +49,10 @@ RECOMMENDERS = {
     "als-10": "ALS, alpha 10, L2 0.1",
     "bpr": "MF, BPR, uniform negatives",
     "bpr-adar": "MF, BPR, ADAR",
-    "uniform": "MF, defaults but uniform negatives",
-    "adar": "MF, defaults",
+    "mf-uniform": "MF, softmax, uniform negatives",
+    "mf": "MF, softmax, ADAR",
+    "uniform": "the defaults, LightGCN and softmax, but uniform negatives",
+    "adar": "the defaults: LightGCN, softmax, ADAR",
 }
 TITLES = {
     "pairwise": "BPR",
@@ -109,19 +112,34 @@ def _quality() -> str:
         "Test figures, all items ranked. `python -m benchmarks.pages` makes this page from the JSON files",
         "next to it, which also have the figure of every trial. `benchmarks/quality/cells.py` says how each",
         "cell is tuned. ADAR's gain is over the row's sampler, in the last metric; p is that of a paired",
-        "t-test over users. Seconds are the training time of an epoch with the chosen settings, on one",
-        "thread.",
+        "t-test over users, with Holm's correction for all tests under one heading. Seconds are the training",
+        "time of an epoch with the chosen settings, on one thread.",
         f"Timed on {_where(times.environment)}.",
     ]
     for name, title in TITLES.items():
         table, result = TABLES[name], _result(result_name(name))
         lines += ["", f"## {title}", *(line for note in result.notes for line in ("", note))]
+        corrected = _corrected(result)
         for model, data in table.cells():
             cell = cell_name(model, data)
             if cell in result.figures:
                 lines += ["", f"### {MODELS[model]}, {DATA[data]}", ""]
-                lines += _cell(result.figures[cell], table, times.figures.get(name, {}).get(cell, {}))
+                seconds = times.figures.get(name, {}).get(cell, {})
+                lines += _cell(result.figures[cell], table, seconds, corrected.get(cell, {}))
     return _text([*lines, "", "## Where validation is unlike test", "", *_splits()])
+
+
+def _corrected(result: Result) -> dict[str, dict[str, float]]:
+    """The p of ADAR's gain by cell and sampler, corrected for all of a table's."""
+    tests = [
+        (cell, sampler, gain["p"])
+        for cell, figures in result.figures.items()
+        for sampler, gain in figures["adar_gain"].items()
+    ]
+    corrected: dict[str, dict[str, float]] = {}
+    for (cell, sampler, _), p in zip(tests, holm([p for *_, p in tests]), strict=True):
+        corrected.setdefault(cell, {})[sampler] = p
+    return corrected
 
 
 def _splits() -> list[str]:
@@ -177,15 +195,23 @@ def _defaults() -> str:
         left_out = [label for name, label in RECOMMENDERS.items() if name not in recommenders]
         lines += ["", f"## {DATA[data]}", "", *_table(rows)]
         lines += ["", f"Not measured: {'; '.join(left_out)}."] if left_out else []
-    lines += ["", "## Powers of length", "", "NDCG@20 on validation of the defaults' models, if they rank by"]
+    lines += [
+        "",
+        "## Powers of length",
+        "",
+        "NDCG@20 on validation of models with softmax and ADAR, if they rank by",
+    ]
     lines += ["the cosine times the length of an item's vector to some power (`model.length_power`).", ""]
-    rows = []
-    for data, recommenders in result.figures.items():
-        runs = [run["by_power"] for run in recommenders.get("adar", ())]
-        if runs:
-            rows.append(
-                {"data": DATA[data], **{power: _spread(run[power] for run in runs) for power in runs[0]}}
-            )
+    rows = [
+        {
+            "data": DATA[data],
+            "model": model,
+            **{power: _spread(run["by_power"][power] for run in runs) for power in runs[0]["by_power"]},
+        }
+        for data, recommenders in result.figures.items()
+        for name, model in (("adar", "LightGCN"), ("mf", "MF"))
+        if (runs := recommenders.get(name))
+    ]
     return _text([*lines, *_table(rows)])
 
 
@@ -193,7 +219,7 @@ def _spread(values: Iterable[float]) -> str:
     return mean_and_deviation([*values])
 
 
-def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float]) -> list[str]:
+def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float], p: dict[str, float]) -> list[str]:
     seeds, share, missing = figures["seeds"], figures["defaults_share"], figures["missing"]
     tested = "the best trial's run reads test" if seeds is None else f"test seeds: {seeds}"
     facts = [f"Trials per sampler: {figures['trials']}; {tested}."]
@@ -205,7 +231,7 @@ def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float]) -> l
         facts.append(f"Not run yet: {', '.join(SAMPLERS[sampler] for sampler in missing)}.")
     rows = []
     for sampler, row in figures["samplers"].items():
-        gain = figures["adar_gain"].get(sampler, {"gain": "", "p": ""})
+        gain = figures["adar_gain"].get(sampler)
         chosen = ", ".join(
             f"`{key}` {value if isinstance(value, int) else f'{value:.3g}'}"
             for key, value in row["chosen"].items()
@@ -216,8 +242,8 @@ def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float]) -> l
                 "negatives": SAMPLERS[sampler],
                 "validation": f"{row[f'valid_{table.metrics[-1]}']:.4f}",
                 **{metric: row[metric] for metric in table.metrics},
-                "ADAR's gain": gain["gain"],
-                "p": str(gain["p"]),
+                "ADAR's gain": gain["gain"] if gain else "",
+                "p": f"{p[sampler]:.2g}" if gain else "",
                 "seconds": f"{seconds[sampler]:.3g}" if sampler in seconds else "",
                 "chosen": chosen,
             }

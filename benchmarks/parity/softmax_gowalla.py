@@ -26,15 +26,18 @@ SAMPLERS = {
     ),
     "uniform": ("sampler.name=uniform",),
 }
+SCORES = {
+    # The length of a vector tells popular items from others. The penalty prevents overfitting. It was chosen
+    # on validation interactions taken from training.
+    "dot": ("model.cosine=false", "loss.l2=0.3"),
+    # As the loss's authors do: train on cosines, rank by dot products.
+    "cosine": ("model.cosine=true", "model.length_power=1", "loss.l2=0"),
+}
 SETTINGS = (
     "model.name=lightgcn",
     "lightgcn.layers=3",
     "model.embedding_dim=64",
     "loss.name=sampled_softmax",
-    "model.cosine=false",
-    # Scores are dot products: the length of a vector tells popular items from others. The penalty prevents
-    # overfitting. It was chosen on validation interactions taken from training.
-    "loss.l2=0.3",
     "sampled_softmax.shared_negatives=1024",
     "optimizer.lr=5e-3",
     "train.batch_size=8192",
@@ -46,10 +49,12 @@ def main() -> None:
     add_source(parser, "Gowalla, with train.txt and test.txt,")
     parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--sampler", choices=SAMPLERS, default="adar")
+    parser.add_argument("--score", choices=SCORES, default="dot")
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    data, out = arguments.work / "data", arguments.work / f"{arguments.sampler}-{arguments.temperature:g}"
+    of = "" if arguments.score == "dot" else f"-{arguments.score}"
+    data, out = arguments.work / "data", arguments.work / f"{arguments.sampler}{of}-{arguments.temperature:g}"
     if not data.exists():
         prepare(arguments.source, data, valid_fraction=0)
 
@@ -58,6 +63,7 @@ def main() -> None:
 
     settings = [
         *SETTINGS,
+        *SCORES[arguments.score],
         *SAMPLERS[arguments.sampler],
         f"sampled_softmax.temperature={arguments.temperature}",
         f"train.epochs={arguments.epochs}",

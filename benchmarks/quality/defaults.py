@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality.defaults --sources path/to/data --work scratch/
 
-Popularity, ItemKNN, EASE^R, ALS, and MF with BPR and with the default loss, each with uniform negatives and
-with ADAR's. All interactions of a source are split anew, at random per user, so that validation and test are
-alike; Amazon Video Games also by time, each user's last interaction. The best epoch is chosen on validation.
+Popularity, ItemKNN, EASE^R, ALS, MF with BPR and with a softmax, and the default model and loss, each with
+uniform negatives and with ADAR's. All interactions of a source are split anew, at random per user, so that
+validation and test are alike; Amazon Video Games also by time, each user's last interaction. The best epoch
+is chosen on validation.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ NAME = "quality_defaults"
 METRICS = ("recall@20", "ndcg@20")
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 TRAINED: dict[str, tuple[str, ...]] = {
-    "bpr": ("loss.name=bpr", "sampler.name=uniform"),
-    "bpr-adar": ("loss.name=bpr",),
+    "bpr": ("model.name=mf", "loss.name=bpr", "sampler.name=uniform"),
+    "bpr-adar": ("model.name=mf", "loss.name=bpr"),
+    "mf-uniform": ("model.name=mf", "sampler.name=uniform"),
+    "mf": ("model.name=mf",),
     "uniform": ("sampler.name=uniform",),
     "adar": (),
 }
-"""Settings of what is trained, MF: BPR, and the default loss, each with uniform negatives and with ADAR's."""
+"""Settings of what is trained: MF with BPR, MF with its default loss, and the defaults, each with uniform
+negatives and with ADAR's."""
 
 
 def main() -> None:
