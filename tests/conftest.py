@@ -8,8 +8,9 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,13 +111,24 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+Scores = dict[str, dict[str, float]]
+
+
 @pytest.fixture(scope="session")
-def ranx():
-    """The library as plain Python: compiling it takes longer than all rankings here."""
+def ranx_metrics() -> Callable[..., dict[str, Any]]:
+    """Metrics by the library ranx, as plain Python: compiling it takes longer than all rankings here.
+
+    Numba is told so for ranx alone. Our own loops, if one was first called meanwhile, could not be compiled.
+    """
     import numba
 
-    disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, True
-    import ranx
+    def metrics(relevant: Scores, scores: Scores, names: Sequence[str], **options: Any) -> dict[str, Any]:
+        disabled, numba.config.DISABLE_JIT = numba.config.DISABLE_JIT, True
+        try:
+            import ranx
 
-    yield ranx
-    numba.config.DISABLE_JIT = disabled
+            return ranx.evaluate(ranx.Qrels(relevant), ranx.Run(scores), names, **options)
+        finally:
+            numba.config.DISABLE_JIT = disabled
+
+    return metrics

@@ -122,16 +122,14 @@ def test_validation_during_training_is_the_same_measurement(run: Run, dataset: D
     assert {name: best[name] for name in expected} == pytest.approx(expected, rel=1e-12)
 
 
-def test_metrics_against_ranx(run: Run, dataset: Dataset, ranx) -> None:
+def test_metrics_against_ranx(run: Run, dataset: Dataset, ranx_metrics) -> None:
     truth, score = pairs(dataset, "test"), scores(run)
     known = pairs(dataset, "train", "valid")
     users = np.flatnonzero(truth.any(1)).tolist()
-    qrels = ranx.Qrels({f"u{u}": {f"i{i}": 1 for i in np.flatnonzero(truth[u])} for u in users})
-    ranked = ranx.Run(
-        {f"u{u}": {f"i{i}": float(score[u, i]) for i in np.flatnonzero(~known[u])} for u in users}
-    )
+    relevant = {f"u{u}": {f"i{i}": 1 for i in np.flatnonzero(truth[u])} for u in users}
+    ranked = {f"u{u}": {f"i{i}": float(score[u, i]) for i in np.flatnonzero(~known[u])} for u in users}
     names = [f"{name}@{k}" for name in ("recall", "ndcg", "hit_rate", "precision", "mrr", "map") for k in KS]
-    expected = ranx.evaluate(qrels, ranked, names)
+    expected = ranx_metrics(relevant, ranked, names)
     found = evaluate(run, "test", KS).metrics
     assert {name: found[name] for name in names} == pytest.approx(expected, abs=1e-6)
 
