@@ -75,7 +75,7 @@ def find(words: list[str]) -> tuple[click.Command, list[str]]:
 
 def accept(command: click.Command, words: list[str]) -> None:
     """Raises what click does if a command does not take these arguments; others may be missing."""
-    context = click.Context(command)
+    context = click.Context(command, **cli.context_settings)  # a command keeps its first help option
     given, _, _ = command.make_parser(context).parse_args(words.copy())
     for parameter in command.params:
         if parameter.name in given:
@@ -85,7 +85,7 @@ def accept(command: click.Command, words: list[str]) -> None:
 @pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines()])
 def test_printed_commands_are_complete(line: str) -> None:
     command, words = find(shlex.split(line, comments=True)[1:])
-    command.make_context(command.name, words)
+    command.make_context(command.name, words, **cli.context_settings)
 
 
 @pytest.mark.parametrize("code", [code for code in CODE if code.startswith("adar-ray ")])
