@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -277,7 +278,9 @@ class Life:
 
 def _is_written(folder: Path) -> bool:
     """Whether a file is being written somewhere in a folder."""
-    return any(folder.rglob(".*.partial"))
+    # Unlike a glob, a walk passes over what is removed meanwhile.
+    entries = (name for _, folders, files in os.walk(folder) for name in folders + files)
+    return any(name.startswith(".") and name.endswith(".partial") for name in entries)
 
 
 def signal_of(name: str, number: signal.Signals, statuses: Sequence[int], within: float) -> Kind:
