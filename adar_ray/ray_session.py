@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ ANSWER_SECONDS = 20.0  # for a cluster's first answer
 # Ray's own limits: for its processes to start, and for a node on this machine to join a cluster.
 START_SECONDS = 60.0
 LOOK_SECONDS = 2.0  # between looks whether Ray on this machine is alive
+KILL_ROUNDS = 5  # what is killed may have started another process meanwhile
 
 _watched = threading.Lock()  # held while it is looked after
 
@@ -341,24 +343,37 @@ def _why(error: Exception) -> str:
 def _processes_ended() -> Iterator[None]:
     """Shuts down the Ray that the block starts, or was starting, and ends each process that it leaves.
 
-    Ray's agents on a machine outlive a raylet that had to be killed by up to a minute.
+    Ray's agents on a machine outlive a raylet that had to be killed by up to a minute. Whose children they
+    were is forgotten by then, so the environment that they inherit marks them.
     """
     import psutil  # found only after Ray is imported, which brings it
 
-    ours = psutil.Process()
-    before = set(ours.children())
+    mark = f"ADAR_RAY_STARTED_{uuid.uuid4().hex}"
     try:
-        yield
+        with environment_kept(**{mark: "1"}):
+            yield
     finally:
-        begun = [child for child in ours.children() if child not in before]
-        started = list(begun)
-        for child in begun:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                started += child.children(recursive=True)
         ray.shutdown()
-        for process in started:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        for _ in range(KILL_ROUNDS):
+            left = _marked_processes(mark)
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not left:
+                break
+            psutil.wait_procs(left, timeout=1)
+
+
+def _marked_processes(mark: str) -> list[Any]:
+    """Those that started with this variable in their environment."""
+    import psutil
+
+    marked = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended, or is another user's
+            if mark in process.environ():
+                marked.append(process)
+    return marked
 
 
 @contextlib.contextmanager
