@@ -138,6 +138,9 @@ class TrainConfig(Settings):
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "auto gives each worker a GPU if there are enough."
     )
+    gpus: float = setting(
+        1.0, "Of a GPU, what a worker that uses one reserves. Less than 1 needs a single worker.", gt=0, le=1
+    )
     on_nan: Literal["stop", "skip"] = setting(
         "stop",
         "At a step whose loss is no number, stop, or skip the step and count it. To skip, all workers wait "

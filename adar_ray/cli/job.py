@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., None])
 
+LISTED = ("job", "status", "owner", "attempts", "started", "message")
+
 
 def _address(function: F) -> F:
     return click.option(
@@ -142,15 +144,25 @@ def stop_command(name: str, address: str | None, as_json: bool) -> None:
 
 
 @command("list")
+@click.option("--owner", help="Only jobs of this owner.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only jobs with this label; repeatable."
+)
 @_address
-def list_command(address: str | None, as_json: bool) -> None:
+def list_command(owner: str | None, labels: tuple[str, ...], address: str | None, as_json: bool) -> None:
     """List the jobs of a cluster, newest first."""
     from adar_ray.cluster.client import Cluster
 
-    jobs = Cluster(address).jobs()
-    if not jobs:
-        message("no jobs")
-    show([attempt.summary().to_dict() for attempt in jobs], as_json)
+    for label in labels:
+        if "=" not in label:
+            raise click.UsageError(f"--label {label}: write it as NAME=VALUE, such as team=search")
+    wanted = dict(label.split("=", 1) for label in labels)
+    rows = [attempt.summary().to_dict() for attempt in Cluster(address).jobs(owner, wanted)]
+    if not rows:
+        message("no jobs" if owner is None and not labels else "no such jobs")
+    if not as_json:  # the rest has no room beside the others; `job status` shows it
+        rows = [{name: row[name] for name in LISTED} for row in rows]
+    show(rows, as_json)
 
 
 job = click.Group(

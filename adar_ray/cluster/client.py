@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import logging
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,7 +43,10 @@ LOCAL = "http://127.0.0.1:8265"
 ANSWER_SECONDS = 10.0
 START_SECONDS = 60.0  # from a head's first answer until it accepts jobs
 LOST_SECONDS = 60.0  # for any later answer; following tries again that long
+# Keys of the metadata that Ray keeps of a job.
 _FINGERPRINT = "adar-ray-job"
+_OWNER = "owner"
+_LABEL = "label."  # and the name of the label
 _LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
 _NOISY_LOGGERS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
@@ -59,6 +63,8 @@ class JobSummary(BaseModel):
     ended: str | None
     exit_status: int | None = Field(serialization_alias="exit status")
     message: str | None
+    owner: str | None
+    labels: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as a row of a table, or for JSON."""
@@ -90,6 +96,15 @@ class Attempt:
         return self.details.status.is_terminal()
 
     @property
+    def owner(self) -> str | None:
+        return (self.details.metadata or {}).get(_OWNER)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        metadata = self.details.metadata or {}
+        return {key[len(_LABEL) :]: value for key, value in metadata.items() if key.startswith(_LABEL)}
+
+    @property
     def exit_status(self) -> int:
         """The exit status that a shell would see: the job's own, or 130 if it was stopped."""
         if self.details.status is JobStatus.SUCCEEDED:
@@ -109,6 +124,8 @@ class Attempt:
             ended=_time(self.details.end_time),
             exit_status=self.exit_status if self.has_ended else None,
             message=one_line(message[-1]) if message else None,
+            owner=self.owner,
+            labels=self.labels,
         )
 
 
@@ -173,7 +190,7 @@ class Cluster:
                     entrypoint=ENTRY_POINT,
                     submission_id=name if number == 1 else f"{name}.{number}",
                     runtime_env=runtime_env,
-                    metadata={_FINGERPRINT: job.fingerprint},
+                    metadata={_FINGERPRINT: job.fingerprint, **_who_and_what(job)},
                     entrypoint_num_cpus=job.entry_point.cpus,
                     entrypoint_num_gpus=job.entry_point.gpus,
                     entrypoint_memory=int(job.entry_point.memory),
@@ -215,10 +232,15 @@ class Cluster:
             raise AdarError(f"{self.address}: there is no job {name!r}{hint}")
         return attempts[-1]
 
-    def jobs(self) -> list[Attempt]:
-        """The latest attempt at every job, newest first."""
+    def jobs(self, owner: str | None = None, labels: Mapping[str, str] | None = None) -> list[Attempt]:
+        """The latest attempt at every job, newest first; of this owner and with these labels, if given."""
         latest = {attempt.name: attempt for attempt in sorted(self._all(), key=lambda a: a.number)}
-        return sorted(latest.values(), key=lambda attempt: -(attempt.details.start_time or 0))
+        found = [
+            attempt
+            for attempt in latest.values()
+            if owner in (None, attempt.owner) and (labels or {}).items() <= attempt.labels.items()
+        ]
+        return sorted(found, key=lambda attempt: -(attempt.details.start_time or 0))
 
     def _attempts(self, name: str) -> list[Attempt]:
         return sorted((a for a in self._all() if a.name == name), key=lambda attempt: attempt.number)
@@ -415,6 +437,16 @@ def _runtime_env(job: Job, name: str) -> Iterator[dict[str, Any]]:
             pack(Path(job.ship), archive)
             environment["working_dir"] = str(archive)
         yield environment
+
+
+def _who_and_what(job: Job) -> dict[str, str]:
+    """The owner and the labels of a job, as Ray keeps them."""
+    owner = job.owner
+    if owner is None:
+        with contextlib.suppress(OSError, KeyError):  # in a container, a user may have no name
+            owner = getpass.getuser()
+    labels = {f"{_LABEL}{name}": value for name, value in job.labels.items()}
+    return labels if owner is None else {_OWNER: owner, **labels}
 
 
 def _attempt(submission_id: str, details: JobDetails) -> Attempt:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ByteSize, Field, ValidationError, field_validator, model_validator
 
@@ -36,6 +36,7 @@ _REFUSED = {
 }
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+_LABEL = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}"
 
 
 class EntryPoint(Settings):
@@ -53,7 +54,9 @@ class Workers(Settings):
         1, description="Ray Train workers, or a range such as 1:4; 0 trains in the entry point."
     )
     cpus: int | None = Field(None, ge=1, le=4_096, description="CPUs per worker; sets train.threads.")
-    gpus: Literal[0, 1] | None = Field(None, description="GPUs per worker; sets train.device.")
+    gpus: float | None = Field(
+        None, ge=0, le=1, description="GPUs per worker; sets train.device and train.gpus."
+    )
 
     @field_validator("number")
     @classmethod
@@ -73,6 +76,8 @@ class Job(Settings):
     settings: list[str] = Field([], description="section.key=value, for every train and tune step.")
     entry_point: EntryPoint = EntryPoint()
     workers: Workers = Workers()
+    owner: str | None = Field(None, description="Whom to ask about the job; default: whoever submits it.")
+    labels: dict[str, str] = Field({}, max_length=64, description="What else to find the job by.")
     environment: dict[str, str] = Field({}, description="Environment variables of all processes; no secrets.")
     ship: str | None = Field(None, description="Folder to send along, relative to the job file.")
     image: str | None = Field(None, description="Container image to run the processes in.")
@@ -133,7 +138,7 @@ class Job(Settings):
             raise AdarError(f"{origin}: {error}") from error
         return job
 
-    @field_validator("parameters", "environment", mode="before")
+    @field_validator("parameters", "labels", "environment", mode="before")
     @classmethod
     def _as_text(cls, values: Any) -> Any:
         """Turn the numbers and booleans of YAML back into text."""
@@ -151,6 +156,17 @@ class Job(Settings):
                     f"{name!r} cannot name a parameter: use letters, digits and _, except storage and name"
                 )
         return parameters
+
+    @field_validator("owner", "labels")
+    @classmethod
+    def _labels_are_short(cls, given: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        for text in (*given, *given.values()) if isinstance(given, dict) else [given]:
+            if text is not None and not re.fullmatch(_LABEL, text):
+                raise ValueError(
+                    f"{one_line(text, 80)!r} is no label: give up to 63 letters, digits, or any of - _ . @, "
+                    "with a letter or digit first"
+                )
+        return given
 
     @field_validator("settings")
     @classmethod
@@ -232,18 +248,20 @@ class Job(Settings):
             words += ["--set", f"train.threads={workers.cpus}"]
         if workers.gpus is not None:
             words += ["--set", f"train.device={'cuda' if workers.gpus else 'cpu'}"]
+        if workers.gpus and command == "train":  # a space says what its trials reserve
+            words += ["--set", f"train.gpus={workers.gpus:g}"]
         return words
 
     def _settings(self, command: str) -> list[str]:
         return [word for setting in self.settings if command in _WORKERS for word in ("--set", setting)]
 
     def to_json(self) -> str:
-        """The job as JSON, without `ship`, which is a path on this machine."""
-        return self.model_dump_json(exclude={"ship"})
+        """The job as JSON, without what only matters to whoever submits it, and `ship`, a path there."""
+        return self.model_dump_json(exclude={"ship", "owner", "labels"})
 
     @property
     def fingerprint(self) -> str:
-        """Tells whether two jobs are the same."""
+        """Tells whether two jobs run the same."""
         return sha256(self.to_json().encode()).hexdigest()
 
 

@@ -31,7 +31,7 @@ from adar_ray.training.build import build_loss, build_model, build_optimizer, bu
 from adar_ray.training.calls import Call, Calls
 from adar_ray.training.loss_check import LossCheck
 from adar_ray.training.optimizer import MOMENTS
-from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics, TrainingState
+from adar_ray.training.records import Cost, EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import METRICS, Run
 from adar_ray.training.saver import Saver
 from adar_ray.training.step import StepStatistics, TrainingStep
@@ -209,7 +209,18 @@ class WorkerLoop:
             skipped=state.skipped or None,
         )
         state.epoch, state.step, state.skipped, state.train_seconds = epoch, 0, 0, 0.0
+        state.cost = self._cost_with(seconds)
         self._save(record)
+
+    def _cost_with(self, epoch: EpochTime) -> Cost:
+        """What the run has cost with one more epoch."""
+        train, cost = self.config.train, self.state.cost
+        seconds = self.worker.size * (epoch.train_seconds + epoch.valid_seconds)
+        gpus = 0.0 if self.worker.device == "cpu" else train.gpus
+        return Cost(
+            core_seconds=cost.core_seconds + seconds * train.threads,
+            gpu_seconds=cost.gpu_seconds + seconds * gpus,
+        )
 
     def _save(self, record: EpochRecord | None = None, sums: torch.Tensor | None = None) -> None:
         """Begins to save a checkpoint, once the one before it is saved."""

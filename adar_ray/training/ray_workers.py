@@ -44,11 +44,12 @@ MOST_FAILURES = 3
 def needs_of_worker(train: TrainConfig) -> list[Need]:
     """What a worker reserves. A GPU that is used only where there is one is not needed."""
     needs = [Need("CPU", train.threads, f"train.threads={train.threads}")]
-    return [*needs, Need("GPU", 1, "train.device=cuda")] if train.device == "cuda" else needs
+    gpus = Need("GPU", train.gpus, "train.device=cuda")
+    return [*needs, gpus] if train.device == "cuda" else needs
 
 
-def check_workers(train: TrainConfig, workers: int) -> None:
-    """Refuses workers that Ray could never place, at the least this many, before anything is written.
+def check_workers(train: TrainConfig, asked: WorkerRange) -> None:
+    """Refuses workers that Ray could never place, before anything is written.
 
     Connects to the cluster if there is one. A Ray that starts on this machine has the machine's GPUs, and as
     many CPUs as workers ask for.
@@ -56,6 +57,12 @@ def check_workers(train: TrainConfig, workers: int) -> None:
     Raises:
         AdarError: what they ask for, and what there is.
     """
+    workers = asked.least
+    if train.gpus < 1 and asked.most > 1 and train.device != "cpu":
+        raise AdarError(
+            f"train.gpus={train.gpus:g}: several workers need a GPU each, because NCCL cannot connect two "
+            "on the same one; set train.gpus=1, or --workers 1"
+        )
     if joins_cluster():
         with ray_session(workers * train.threads):
             check_room(needs_of_worker(train), workers, "--workers")
@@ -90,9 +97,9 @@ def fit_on_workers(
 def _reserved(train: TrainConfig, workers: int) -> dict[str, float]:
     """What each worker reserves. With `train.device=auto` they have GPUs if there is one for each."""
     use_gpu = train.device == "cuda" or (
-        train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers
+        train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers * train.gpus
     )
-    return {"CPU": float(train.threads)} | ({"GPU": 1.0} if use_gpu else {})
+    return {"CPU": float(train.threads)} | ({"GPU": train.gpus} if use_gpu else {})
 
 
 @dataclass

@@ -79,6 +79,20 @@ class StepProgress(Record):
     steps: PositiveInt
 
 
+class Cost(Record):
+    """What workers have reserved while they trained and validated.
+
+    Starting them does not count, nor do steps that were lost and trained again.
+
+    Attributes:
+        core_seconds: seconds times `train.threads` times the number of workers.
+        gpu_seconds: seconds times `train.gpus` times the number of workers; 0 without GPUs.
+    """
+
+    core_seconds: NonNegativeFloat = 0.0
+    gpu_seconds: NonNegativeFloat = 0.0
+
+
 class RunResult(Record):
     """`result.json`, whose existence marks a run as finished.
 
@@ -87,6 +101,7 @@ class RunResult(Record):
         valid: validation metrics of the best epoch; None without validation interactions.
         popularity: what they are if items are ranked by their number of users; None, too, in runs of earlier
             versions.
+        cost: of all epochs; None in runs of earlier versions.
     """
 
     best_epoch: PositiveInt
@@ -94,6 +109,7 @@ class RunResult(Record):
     valid: dict[str, float] | None
     train_seconds: NonNegativeFloat
     popularity: dict[str, float] | None = None
+    cost: Cost | None = None
 
 
 class Resumption(Record):
@@ -184,6 +200,7 @@ class TrainingState(Record):
         skipped: steps of that epoch whose loss was no number.
         train_seconds: that the epoch under way has taken.
         popularity: as `RunResult` has it; None before the first epoch.
+        cost: of the finished epochs.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -199,6 +216,7 @@ class TrainingState(Record):
     skipped: NonNegativeInt = 0
     train_seconds: NonNegativeFloat = 0.0
     popularity: dict[str, float] | None = None
+    cost: Cost = Cost()
 
     @property
     def place(self) -> Place:

@@ -153,6 +153,7 @@ def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step:
         valid=best.valid,
         train_seconds=sum(record.time.train_seconds for record in epochs),
         popularity=state and state.popularity,
+        cost=state and state.cost,
     )
     lease.check()
     run.finish(dataset, result)
@@ -238,7 +239,7 @@ def check_training(config: Config, dataset: Dataset, workers: WorkerRange) -> No
     if workers.most:
         from adar_ray.training.ray_workers import check_workers
 
-        check_workers(config.train, workers.least)
+        check_workers(config.train, workers)
     else:
         check_threads(config.train.threads)
         device_of(config)

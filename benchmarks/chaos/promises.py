@@ -107,7 +107,7 @@ def _without(*names: str) -> Callable[[bytes], Any]:
 
 _UNTIMED: dict[str, Callable[[bytes], Any]] = {
     "metrics.jsonl": _without("time", "sha256"),
-    "result.json": _without("train_seconds", "sha256"),
+    "result.json": _without("train_seconds", "cost", "sha256"),
     "trial.json": _without("started", "seconds", "sha256"),
     "search.yaml": lambda content: None,
     "trials.parquet": lambda content: None,

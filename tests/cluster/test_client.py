@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import os
 import secrets
@@ -209,6 +210,7 @@ def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: P
     ended = adar(*words)
     assert ended.status == 0, ended.err
     row = ended.json()
+    assert row["owner"] == getpass.getuser()
     assert (row["job"], row["status"], row["attempts"], row["submitted"]) == ("night", "SUCCEEDED", 1, True)
     assert ended.err.count("  loss ") == 2
     assert "night is done" in ended.err
@@ -241,12 +243,18 @@ def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: P
 def test_a_failed_job_exits_with_its_own_status(adar: Adar, store: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere --kk 10")
     assert "fails.yaml: evaluate: No such option '--kk'" in adar("job", "submit", file).line()
-    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere")
+    labels = {"team": "search", "cost-center": 42}
+    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere", owner="ana", labels=labels)
     ended = adar("job", "submit", file, "--wait", "--json")
     assert ended.status == 1
     assert json.loads(ended.out)["status"] == "FAILED"
     assert adar("job", "logs", "-f", "fails").status == 1
     assert f"{store}/nowhere: is not a run folder" in ended.err
+    listed = adar("job", "list", "--owner", "ana", "--label", "team=search", "--json").json()
+    assert [(row["job"], row["owner"]) for row in listed] == [("fails", "ana")]
+    assert listed[0]["labels"] == {"team": "search", "cost-center": "42"}
+    assert adar("job", "list", "--owner", "ana", "--label", "team=ads", "--json").json() == []
+    assert "team=search" in adar("job", "status", "fails").out
 
 
 def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(

@@ -39,6 +39,7 @@ def test_steps_become_command_lines_with_resources_and_settings(tmp_path: Path) 
     )
     job = Job.load(file, ["workers.number=4", "train.epochs=2", "parameters.k=7"])
     train = ["train", "--workers", "4", "--set", "train.threads=2", "--set", "train.device=cuda"]
+    train += ["--set", "train.gpus=1"]
     train += [
         "--data",
         "s3://bucket/a b/sets/me",
@@ -150,6 +151,38 @@ def test_secrets_are_refused_and_not_printed(tmp_path: Path, keys: dict[str, Any
     message = message_of(lambda: Job.load(write(tmp_path, **keys)))
     assert "everyone who can list jobs" in message
     assert "hunter2" not in message
+
+
+def test_an_owner_and_labels_do_not_make_another_job(tmp_path: Path) -> None:
+    plain = Job.load(write(tmp_path))
+    labeled = Job.load(write(tmp_path, owner="ana@example.org", labels={"team": "search", "cost-center": 42}))
+    assert labeled.labels == {"team": "search", "cost-center": "42"}
+    assert labeled.fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"owner": ""},
+        {"owner": "a b"},
+        {"owner": "x" * 64},
+        {"labels": {"team": "a, b"}},
+        {"labels": {"": "x"}},
+        {"labels": {"team": None}},
+        {"labels": {f"n{n}": "x" for n in range(65)}},
+    ],
+)
+def test_what_is_no_label(tmp_path: Path, keys: dict[str, Any]) -> None:
+    assert next(iter(keys)) in message_of(lambda: Job.load(write(tmp_path, **keys)))
+
+
+def test_part_of_a_gpu(tmp_path: Path) -> None:
+    (words,) = Job.load(write(tmp_path, workers={"number": 1, "gpus": 0.25})).commands("x")
+    assert words[3:7] == ["--set", "train.device=cuda", "--set", "train.gpus=0.25"]
+    for gpus in (-0.5, 1.5, "many"):
+        assert "workers.gpus" in message_of(
+            lambda gpus=gpus: Job.load(write(tmp_path, workers={"gpus": gpus}))
+        )
 
 
 def test_job_names() -> None:

@@ -87,7 +87,7 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     folder = Path(run.folder.path)
     head = (
         '{\n  "best_epoch": 2,\n  "epochs": 3,\n  "valid": null,\n  "train_seconds": 1.0,\n'
-        '  "popularity": null,\n  "sha256": "'
+        '  "popularity": null,\n  "cost": null,\n  "sha256": "'
     )
     digest = hashlib.sha256(head.encode()).hexdigest()
     assert (folder / "result.json").read_text() == f'{head}{digest}"\n}}\n'
@@ -106,12 +106,12 @@ def test_keys_of_the_other_files_stand_in_a_fixed_order(run: Run, dataset: Datas
     assert run.evaluations() == {"test": evaluation}
 
 
-def test_a_result_of_an_earlier_version_lacks_the_figures_of_popularity(run: Run) -> None:
+def test_a_result_of_an_earlier_version_lacks_popularity_and_cost(run: Run) -> None:
     sealed.write(
         Path(run.folder.join("result.json")),
         {"best_epoch": 2, "epochs": 3, "valid": {"ndcg@20": 0.5}, "train_seconds": 1.0},
     )
-    expected = RunResult(best_epoch=2, epochs=3, valid={"ndcg@20": 0.5}, train_seconds=1.0, popularity=None)
+    expected = RunResult(best_epoch=2, epochs=3, valid={"ndcg@20": 0.5}, train_seconds=1.0)
     assert run.result() == expected
 
 

@@ -686,6 +686,15 @@ def assert_close(run: Run, reference: Run) -> None:
         assert mine[place] == pytest.approx(theirs[place], rel=1e-5, abs=1e-12), place
 
 
+def seconds(run: Run) -> Any:
+    times = [record.time for record in run.epochs()]
+    return pytest.approx(sum(time.train_seconds + time.valid_seconds for time in times))
+
+
+def core_seconds(run: Run) -> float:
+    return run.result().cost.core_seconds
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
     told: list[EpochRecord] = []
@@ -706,7 +715,10 @@ def test_two_workers_that_keep_their_data(dataset: Dataset, tmp_path: Path) -> N
     # With larger steps, rounding grows until it moves timesteps from one part of their histogram to the next.
     settings = config("data.cache=always", "model.cosine=true", *loss, "optimizer.lr=0.003", epochs=3)
     reference = train(dataset, tmp_path / "one", settings, workers=0)
-    assert_close(train(dataset, tmp_path / "two", settings, workers=2), reference)
+    run = train(dataset, tmp_path / "two", settings, workers=2)
+    assert_close(run, reference)
+    assert core_seconds(reference) == seconds(reference)
+    assert core_seconds(run) / 2 == seconds(run)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -752,6 +764,13 @@ def test_an_error_in_a_worker_comes_out_as_its_own_line_and_at_once(
     of_worker = message_of(lambda: train(dataset, tmp_path / "ray", settings, workers=1))
     assert of_worker == alone.replace(str(tmp_path / "alone"), str(tmp_path / "ray"))
     assert "going on" not in caplog.text
+
+
+def test_several_workers_cannot_share_a_gpu(dataset: Dataset, tmp_path: Path) -> None:
+    settings = config("train.device=cuda", "train.gpus=0.5")
+    with pytest.raises(AdarError, match=r"^train\.gpus=0\.5: several workers .* or --workers 1$"):
+        train(dataset, tmp_path / "run", settings, workers="1:2")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
