@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from adar_ray.comparison.significance import holm
+from adar_ray.significance import holm
 from adar_ray.storage import Folder
 from benchmarks import recbole_models, record
 from benchmarks.arguments import argument_parser

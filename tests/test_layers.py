@@ -29,7 +29,17 @@ LAYERS = [
     {"losses", "models"},
     {"component", "ray_session"},
     {"lease", "outputs"},
-    {"custom", "distributed", "durations", "interactions", "metrics", "rng", "storage", "workers"},
+    {
+        "custom",
+        "distributed",
+        "durations",
+        "interactions",
+        "metrics",
+        "rng",
+        "significance",
+        "storage",
+        "workers",
+    },
     {"documents", "kernels", "limits", "memory", "neighbors", "process", "ray_address", "waiting"},
     {"errors"},
 ]

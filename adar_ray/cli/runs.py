@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from adar_ray.cli.command import command, trust_option
 from adar_ray.cli.output import message, show
 from adar_ray.limits import LARGEST_K
+
+if TYPE_CHECKING:
+    from adar_ray.training.records import Group
 
 _data = click.option(
     "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
@@ -21,10 +25,14 @@ _data = click.option(
 @trust_option("RUN")
 @click.option("--split", type=click.Choice(["test", "valid", "train"]), default="test", show_default=True)
 @click.option("--k", "ks", default="10,20,50", show_default=True, help="Cutoffs, separated by commas.")
-def evaluate_command(run: str, data: str | None, trust: bool, split: str, ks: str, as_json: bool) -> None:
+@click.option("--metric", "own", metavar="MODULE:CALLABLE", multiple=True, help="A metric of your own, too.")
+def evaluate_command(
+    run: str, data: str | None, trust: bool, split: str, ks: str, own: tuple[str, ...], as_json: bool
+) -> None:
     """Rank all items for every user and compute the metrics of RUN's model."""
     from adar_ray.inference.evaluate import evaluate
     from adar_ray.memory import keep_freed_memory
+    from adar_ray.reporting.tables import GROUPED_BY
 
     keep_freed_memory()
     if not all(k.strip().isdecimal() and int(k) for k in ks.split(",")):
@@ -32,13 +40,32 @@ def evaluate_command(run: str, data: str | None, trust: bool, split: str, ks: st
             f"{ks!r} is not a list of positive whole numbers such as 10,20", param_hint="--k"
         )
     cutoffs = sorted({int(k) for k in ks.split(",")})
-    result = evaluate(run, split, cutoffs, data=data, trust=trust)
+    result = evaluate(run, split, cutoffs, metrics=own, data=data, trust=trust)
     if as_json:
         show(result.model_dump(), True)
         return
     names = dict.fromkeys(name.partition("@")[0] for name in result.metrics)
-    rows = [{"metric": name, **{f"@{k}": result.metrics[f"{name}@{k}"] for k in cutoffs}} for name in names]
+    rows = [
+        {"metric": name, **{f"@{k}": result.metrics.get(f"{name}@{k}") for k in cutoffs}} for name in names
+    ]
     show(rows, False, title=f"{run}: {split}, {result.users:,} users")
+    for name, groups in result.groups.items():
+        show(_rows_of_groups(groups, cutoffs), False, title=GROUPED_BY[name])
+
+
+def _rows_of_groups(groups: Sequence[Group], cutoffs: Sequence[int]) -> list[dict[str, Any]]:
+    """A row per group, with the metrics that a terminal has room for."""
+    k = 20 if 20 in cutoffs else cutoffs[0]
+    names = [f"{name}@{k}" for name in ("recall", "ndcg", "share")]
+    return [
+        {
+            "from": group.first,
+            "to": group.last,
+            "users": group.users,
+            **{name: group.metrics[name] for name in names if name in group.metrics},
+        }
+        for group in groups
+    ]
 
 
 @command("recommend")

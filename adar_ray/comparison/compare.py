@@ -24,7 +24,6 @@ from adar_ray.comparison.folder import (
     SystemFigures,
     check_folder,
 )
-from adar_ray.comparison.significance import holm, paired_p
 from adar_ray.comparison.systems import check_baselines, trained_systems
 from adar_ray.comparison.tables import to_latex, to_markdown
 from adar_ray.comparison.users import Split
@@ -34,6 +33,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
 from adar_ray.limits import MOST_REPEATS, check_number
+from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
 from adar_ray.training.loop import VALIDATION_KS
 from adar_ray.training.trainer import check_training, default_workers

@@ -40,6 +40,7 @@ from adar_ray.storage import FileEntry, Folder, describe_os_error
 
 __all__ = ["MANIFEST", "SEQUENCES", "SHARD_SCHEMA", "SPLITS", "Dataset"]
 
+SINCE = "since"  # a column of users.parquet in a copy without times: each user's first
 SHARD_SCHEMA = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
 
 
@@ -99,6 +100,12 @@ class Dataset:
         """Whether a user may have several interactions with an item, as `prepare --repeat keep` has it."""
         source = self.manifest.source
         return isinstance(source, PreparedSource) and source.repeat == "keep"
+
+    @property
+    def has_times(self) -> bool:
+        """Whether `timestamp` is a time, and not a position in the source."""
+        source = self.manifest.source
+        return isinstance(source, PreparedSource) and source.interactions_in_time_order == "timestamp"
 
     @property
     def sequences(self) -> Sequences:
@@ -163,7 +170,11 @@ class Dataset:
 
     def _read_columns(self, name: str, types: Mapping[str, pa.DataType]) -> list[pa.ChunkedArray]:
         """Read columns of these types, which hold no nulls."""
-        table = self.read_file(name, list(types))
+        return self._columns_of(name, self.read_file(name, list(types)), types)
+
+    def _columns_of(
+        self, name: str, table: pa.Table, types: Mapping[str, pa.DataType]
+    ) -> list[pa.ChunkedArray]:
         for column, kind in types.items():
             if table.schema.names.count(column) != 1 or table[column].type != kind:
                 raise self._damaged(name, f"no column {column} of the type {kind}")
@@ -216,6 +227,26 @@ class Dataset:
             return np.empty(0, np.int32), np.empty(0, np.int32)
         users, items = (np.concatenate(part) for part in zip(*shards, strict=True))
         return users, items
+
+    def first_times(self) -> np.ndarray | None:
+        """When each user's first interaction was, in nanoseconds since 1970, int64 `[U]`; None if that is not
+        known."""
+        if not self.has_times:
+            return None
+        users = self.read_file(USERS, [SINCE])
+        if users.num_columns:
+            return self._columns_of(USERS, users, {SINCE: pa.int64()})[0].to_numpy()
+        first_U = np.full(self.n_users, np.iinfo(np.int64).max)
+        types = {"user": pa.int32(), "timestamp": pa.int64()}
+        for shard in (shard for split in SPLITS for shard in self.shards(split)):
+            table = self.read_file(shard.name, list(types))
+            if "timestamp" not in table.schema.names:  # a copy that an earlier version made
+                return None
+            columns = self._columns_of(shard.name, table, types)
+            user_E, time_E = (column.to_numpy() for column in columns)
+            self._check_ids(shard.name, user_E, 0, self.n_users)
+            np.minimum.at(first_U, user_E, time_E)
+        return first_U
 
     def user_keys(self) -> pa.ChunkedArray:
         """The source's own user ids, by dense id."""

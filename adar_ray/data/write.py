@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from adar_ray.data.dataset import SHARD_SCHEMA, Dataset
+from adar_ray.data.dataset import SHARD_SCHEMA, SINCE, Dataset
 from adar_ray.data.lanes import Homes
 from adar_ray.data.manifest import (
+    ITEMS,
     MANIFEST,
     SEQUENCES,
     SPLITS,
+    USERS,
     Counts,
     Lanes,
     Manifest,
@@ -155,19 +157,20 @@ def _sum(rows: list[list[int]]) -> list[int]:
 def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> None:
     """Write a dataset's id maps and interactions, one shard after the other, as a dataset of its own.
 
-    It has no sequence rows, and no times unless `with_times`; the shards keep their order.
+    It has no sequence rows, and without `with_times` no times but that of each user's first interaction. The
+    shards keep their order.
     """
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
-    columns |= {"users.parquet": None, "items.parquet": None}
-    files = [
-        folder.write_table(
-            file.name,
-            dataset.read_file(file.name, columns[kind_of(file)]),
-            _REPETITIVE if kind_of(file) in SPLITS else None,
-        )
-        for file in dataset.manifest.files
-        if kind_of(file) in columns
-    ]
+    columns |= {USERS: ["user", "key", "interactions"], ITEMS: None}
+    first_U = dataset.first_times()
+    files = []
+    for file in dataset.manifest.files:
+        kind = kind_of(file)
+        if kind in columns:
+            table = dataset.read_file(file.name, columns[kind])
+            if kind == USERS and first_U is not None:
+                table = table.append_column(SINCE, pa.array(first_U))
+            files.append(folder.write_table(file.name, table, _REPETITIVE if kind in SPLITS else None))
     without_rows = {
         "sequences": dataset.sequences.model_copy(update={"rows": 0}),
         "lanes": dataset.lanes.model_copy(update={"sequences": [0] * len(dataset.lanes.users)}),

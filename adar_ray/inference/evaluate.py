@@ -1,19 +1,33 @@
-"""Measures a trained model."""
+"""Measures a trained model.
+
+Legend: U users with interactions in the split, B users of a tile, N all users.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from adar_ray.data.dataset import SPLITS
+import numpy as np
+import pyarrow as pa
+import torch
+
+from adar_ray.custom import build_custom, is_custom
+from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
+from adar_ray.inference.samples import Samples, middle_users
+from adar_ray.interactions.user_items import UserItems
 from adar_ray.limits import LARGEST_K, check_number
-from adar_ray.ranking.tally import tally_users
-from adar_ray.training.records import Evaluation
+from adar_ray.ranking.groups import Groups, group_by
+from adar_ray.ranking.profile import Profile
+from adar_ray.ranking.tally import rank_users
+from adar_ray.training.records import Evaluation, Group
 from adar_ray.training.run import Run
 
 KS = (10, 20, 50)
+USER_GROUPS = 4
 
 
 def evaluate(
@@ -21,28 +35,35 @@ def evaluate(
     split: str = "test",
     ks: Sequence[int] = KS,
     *,
+    metrics: Sequence[str] = (),
     data: str | Path | None = None,
     trust: bool = False,
 ) -> Evaluation:
-    """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it.
+    """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it, and
+    the metrics of each user to `SPLIT.parquet` beside it.
 
     Training items are left out of the ranking, unless the dataset keeps repeats; for test, validation items
     as well. A sequential model reads histories of the same items. Users without interactions in the split do
     not count.
 
     Args:
+        metrics: own metrics, as `module:callable`, beside those that are always measured.
         data: where the dataset of a run that is not finished is now, if it has moved.
         trust: whether custom components that the folder names may run.
 
     Raises:
-        AdarError: the split is empty, a sequential model has no histories before the split, or the run is not
-            finished and its dataset is not there or has changed.
+        AdarError: the split is empty, a sequential model has no histories before the split, a metric is none,
+            or the run is not finished and its dataset is not there or has changed.
     """
     for k in ks:
         check_number("--k", k, 1, LARGEST_K)
+    for name in metrics:
+        if not is_custom(name):
+            raise AdarError(f"metric {name}: name it as module:callable")
     run = Run.open(run, trust=trust)
     trained = TrainedModel.load(run, data)
-    truth = user_items(trained.dataset, split)
+    dataset = trained.dataset
+    truth = user_items(dataset, split)
     if not len(truth):
         raise AdarError(f"{run.folder}: its dataset has no interactions in {split}; evaluate another --split")
     # Validation interactions come before those of test, so a user's test ranking leaves them out, too.
@@ -52,10 +73,61 @@ def evaluate(
             f"{run.folder}: its sequential model reads what users did before {split}, which is nothing; "
             "evaluate another --split"
         )
-    known, history = left_out(trained.dataset, *before), trained.history(*before)
-    tally = tally_users(trained.model, known, truth, ks, history=history)
+    own = {name: build_custom("metric", name, dataset, trained.config) for name in metrics}
+    known, history = left_out(dataset, *before), trained.history(*before)
+    user_U = truth.counts().nonzero()[:, 0]
+    user_groups = _user_groups(dataset, trained.observed, user_U)
+    profile = Profile(trained.observed, truth, ks, user_groups, metrics)
+    samples = Samples(
+        middle_users(user_U, trained.observed.counts()[user_U], user_groups["activity"].of_N[user_U])
+    )
+    per_user: list[dict[str, torch.Tensor]] = []
+    for ranked in rank_users(trained.model, known, truth, ks, history=history, own=own):
+        profile.add(ranked)
+        samples.add(ranked)
+        per_user.append({name: value_B.float() for name, value_B in ranked.metrics.items()})
+    columns = {name: torch.cat([part[name] for part in per_user]).numpy() for name in per_user[0]}
+    keys = {"user": dataset.user_keys().take(pa.array(user_U.numpy()))}
+    figures = run.folder.write_table(f"evaluation/{split}.parquet", pa.table(keys | columns), [])
+    groups = {
+        name: _records(groups, profile.by_users(name), _time if name == "cohort" else int)
+        for name, groups in user_groups.items()
+    }
+    groups["popularity"] = _records(profile.item_groups, profile.by_items())
     result = Evaluation(
-        split=split, users=int(tally.users), metrics=tally.metrics(trained.observed.item_counts())
+        split=split,
+        users=profile.tally.users,
+        metrics=profile.metrics(),
+        groups=groups,
+        samples=samples.records(dataset, before),
+        per_user=figures.sha256,
     )
     run.folder.write_record(f"evaluation/{split}.json", result)
     return result
+
+
+def _user_groups(dataset: Dataset, observed: UserItems, user_U: torch.Tensor) -> dict[str, Groups]:
+    """The users who count, by how much they have done and, if that is known, by when they came."""
+    numbers = {"activity": observed.counts()[user_U]}
+    first = dataset.first_times()
+    if first is not None:
+        numbers["cohort"] = torch.from_numpy(first)[user_U]
+    user_groups = {}
+    for name, number_U in numbers.items():
+        groups = group_by(number_U, USER_GROUPS)
+        of_N = torch.full((dataset.n_users,), -1).index_copy_(0, user_U, groups.of_N)
+        user_groups[name] = replace(groups, of_N=of_N)
+    return user_groups
+
+
+def _records(
+    groups: Groups, measured: Sequence[tuple[int, dict[str, float]]], named: Callable[[int], int | str] = int
+) -> list[Group]:
+    return [
+        Group(first=named(first), last=named(last), size=size, users=users, metrics=metrics)
+        for (first, last), size, (users, metrics) in zip(groups.bounds, groups.sizes, measured, strict=True)
+    ]
+
+
+def _time(nanoseconds: int) -> str:
+    return f"{np.datetime64(nanoseconds, 'ns').astype('datetime64[s]')}Z"

@@ -5,6 +5,7 @@ Legend: U users, B users of a tile, I items, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,6 +117,13 @@ def user_items(dataset: Dataset, *splits: str) -> UserItems:
 def left_out(dataset: Dataset, *splits: str) -> UserItems:
     """The pairs of these splits, which a ranking leaves out; none if users are to repeat themselves."""
     return user_items(dataset, *(() if dataset.keeps_repeats else splits))
+
+
+def latest_items(dataset: Dataset, user_B: torch.Tensor, splits: Sequence[str], length: int) -> torch.Tensor:
+    """The latest items of a few users in the given splits, `[B, length]`, with PADDING on the left."""
+    user_E, item_E = _interactions(dataset, *splits)
+    theirs_E = torch.isin(user_E, user_B)
+    return Histories(user_E[theirs_E], item_E[theirs_E], dataset.n_users, length)(user_B)
 
 
 def _saved(run: str | Path | Run, trust: bool) -> SavedModel | None:

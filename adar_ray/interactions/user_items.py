@@ -64,6 +64,12 @@ class UserItems:
         row, at = _walk(self._start, user_B)
         return row, self._pair_E[at] - user_B[row].to(torch.int64) * self.n_items
 
+    def users_of(self, item_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The users of the given items as `(row, user)`, where `row` is the position in `item_K`."""
+        start, user_E = self._users_by_item()
+        row, at = _walk(start, item_K)
+        return row, user_E[at]
+
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, K]`."""
         if not len(self):

@@ -1,11 +1,11 @@
 """Metrics of full rankings, as sums over users that any number of workers can share.
 
-Legend: B users of a tile, k length of a ranking.
+Legend: B users of a tile, k length of a ranking, G groups, M metrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,44 +14,85 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
+from adar_ray.ranking.own_metrics import OwnMetric, own_metrics
 from adar_ray.ranking.top_items import top_items
 
 _HALF = 30  # bits
 
 
-class Tally:
-    """Sums over users that add up to the same metrics no matter which worker ranks which users.
+class ExactSums:
+    """Sums over users that are the same no matter which worker adds which users, by group of users.
 
-    Rounding would depend on the order of the users. So a user's metrics are whole multiples of 2**-60, whose
-    sums are exact: of the upper and the lower half of their bits, for up to 2**33 users.
+    Rounding would depend on the order of the users. So a value is a whole number and, beside it, a multiple
+    of 2**-60, whose sums are exact: of the whole numbers, and of the upper and the lower half of the other
+    bits, for up to 2**33 users.
     """
 
-    def __init__(self, n_items: int, ks: Sequence[int]) -> None:
+    def __init__(self, names: Sequence[str], groups: int = 1) -> None:
+        self.names = list(names)
+        self.parts = torch.zeros(3, groups, len(self.names), dtype=torch.int64)
+        self.counts = torch.zeros(groups, len(self.names), dtype=torch.int64)
+
+    def add(self, values: Mapping[str, torch.Tensor], group_B: torch.Tensor | None = None) -> None:
+        """Adds the users' values by name, `[B]`; a user whose value is NaN does not count for it.
+
+        Args:
+            group_B: the users' groups; all are in the first one by default.
+        """
+        value_BM = torch.stack([values[name] for name in self.names], 1).to(torch.float64)
+        counts_BM = ~value_BM.isnan()
+        value_BM = value_BM.nan_to_num(0.0)
+        whole_BM = value_BM.floor()
+        bits_BM = ((value_BM - whole_BM) * 2 ** (2 * _HALF)).round().to(torch.int64)
+        parts = [whole_BM.to(torch.int64), bits_BM >> _HALF, bits_BM & (1 << _HALF) - 1, counts_BM.long()]
+        if group_B is None:
+            group_B = torch.zeros(len(value_BM), dtype=torch.int64, device=value_BM.device)
+        for into, part_BM in zip((*self.parts, self.counts), parts, strict=True):
+            into += part_BM.new_zeros(into.shape).index_add_(0, group_B, part_BM).cpu()
+
+    def means(self, group: int = 0) -> dict[str, float]:
+        """The means over the users of a group, without those for which no user counts."""
+        return {
+            name: ((whole << 2 * _HALF) + (upper << _HALF) + lower) / (count << 2 * _HALF)
+            for name, count, whole, upper, lower in zip(
+                self.names, self.counts[group].tolist(), *self.parts[:, group].tolist(), strict=True
+            )
+            if count
+        }
+
+
+class Tally:
+    """What users' rankings add up to, whichever worker ranks which users.
+
+    Args:
+        own: names of own metrics.
+    """
+
+    def __init__(self, n_items: int, ks: Sequence[int], own: Sequence[str] = ()) -> None:
         self.ks = list(ks)
-        self.names = list(ranking_metrics(torch.zeros(1, max(ks)), torch.ones(1), ks))
-        self.halves = torch.zeros(2, len(self.names), dtype=torch.int64)
-        self.users = torch.zeros((), dtype=torch.int64)
+        names = ranking_metrics(torch.zeros(1, max(ks)), torch.ones(1), ks)
+        self.sums = ExactSums([*names, *(f"{name}@{k}" for name in own for k in ks)])
         self.shown = torch.zeros(len(self.ks), n_items, dtype=torch.int64)
 
-    def add(self, metrics: dict[str, torch.Tensor], item_Bk: torch.Tensor, valid_Bk: torch.Tensor) -> None:
+    @property
+    def users(self) -> int:
+        """How many users have been added."""
+        return int(self.sums.counts[0, 0])
+
+    def add(self, metrics: Mapping[str, torch.Tensor], item_Bk: torch.Tensor, valid_Bk: torch.Tensor) -> None:
         """Adds users' metrics, and the items that they are shown where `valid_Bk`."""
-        self.users += len(item_Bk)
-        values = torch.stack([metrics[name] for name in self.names])
-        bits = (values * 2 ** (2 * _HALF)).round().to(torch.int64)
-        self.halves += torch.stack([bits >> _HALF, bits & (1 << _HALF) - 1]).sum(2).cpu()
+        self.sums.add(metrics)
         for row, k in enumerate(self.ks):
             shown = item_Bk[:, :k][valid_Bk[:, :k]].cpu()
             self.shown[row] += torch.bincount(shown, minlength=self.shown.shape[1])
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors that workers add up, elementwise, to get the tally of all workers."""
-        return [self.halves, self.users, self.shown]
+        return [self.sums.parts, self.sums.counts, self.shown]
 
     def metrics(self, popularity: torch.Tensor) -> dict[str, float]:
         """Means over users, coverage of the catalog, and mean popularity of the recommended items."""
-        users = max(int(self.users), 1)
-        sums = [(upper << _HALF) + lower for upper, lower in self.halves.T.tolist()]
-        result = {name: total / (users << 2 * _HALF) for name, total in zip(self.names, sums, strict=True)}
+        result = dict.fromkeys(self.sums.names, 0.0) | self.sums.means()
         for row, k in enumerate(self.ks):
             shown = self.shown[row]
             result[f"coverage@{k}"] = int((shown > 0).sum()) / len(shown)
@@ -67,12 +108,14 @@ class Ranked(NamedTuple):
         metrics: `metric@k` -> `[B]`.
         item_Bk: the items, best first.
         valid_Bk: which of them are items: there may be fewer than k to rank.
+        hit_Bk: which of them are relevant.
     """
 
     user_B: torch.Tensor
     metrics: dict[str, torch.Tensor]
     item_Bk: torch.Tensor
     valid_Bk: torch.Tensor
+    hit_Bk: torch.Tensor
 
 
 def rank_users(
@@ -83,6 +126,7 @@ def rank_users(
     user: torch.Tensor | None = None,
     device: torch.device | str = "cpu",
     history: Histories | None = None,
+    own: Mapping[str, OwnMetric] | None = None,
 ) -> Iterator[Ranked]:
     """Ranks all items for users who have relevant items, in the order of the users.
 
@@ -94,6 +138,7 @@ def rank_users(
         user: ids of the users; those without relevant items do not count. By default all.
         device: where to compute.
         history: users' histories, for a sequential model.
+        own: own metrics, by name.
     """
     relevant = truth.counts()
     user = (torch.arange(truth.n_users) if user is None else user).to(device)
@@ -102,7 +147,10 @@ def rank_users(
     ):
         valid_Bk = score_Bk > -torch.inf
         hit_Bk = truth.contains(user_B, item_Bk) & valid_Bk
-        yield Ranked(user_B, ranking_metrics(hit_Bk, relevant[user_B], ks), item_Bk, valid_Bk)
+        metrics = ranking_metrics(hit_Bk, relevant[user_B], ks)
+        if own:
+            metrics |= own_metrics(own, user_B, item_Bk, valid_Bk, hit_Bk, relevant[user_B], ks)
+        yield Ranked(user_B, metrics, item_Bk, valid_Bk, hit_Bk)
 
 
 def tally_users(
@@ -116,6 +164,6 @@ def tally_users(
 ) -> Tally:
     """The tally of `rank_users`, whose arguments it takes."""
     tally = Tally(truth.n_items, ks)
-    for _, metrics, item_Bk, valid_Bk in rank_users(model, seen, truth, ks, user, device, history):
-        tally.add(metrics, item_Bk, valid_Bk)
+    for ranked in rank_users(model, seen, truth, ks, user, device, history):
+        tally.add(ranked.metrics, ranked.item_Bk, ranked.valid_Bk)
     return tally

@@ -10,6 +10,11 @@ from adar_ray.errors import AdarError
 from adar_ray.training.run import METRICS, Run
 
 TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
+GROUPED_BY = {
+    "activity": "by a user's training interactions",
+    "cohort": "by a user's first interaction",
+    "popularity": "by an item's users in training",
+}
 
 
 def side_by_side(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:

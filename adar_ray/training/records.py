@@ -172,17 +172,60 @@ class ModelInfo(Record):
     weights: str
 
 
+class Group(Record):
+    """Users or items that are measured together.
+
+    Attributes:
+        first, last: the lowest and the highest number in the group, of a user's training interactions or of
+            an item's users; or, in ISO 8601, the earliest and the latest time of a user's first interaction.
+        size: how many users or items there are in it.
+        users: how many users count. With groups of items, those who have relevant items in it.
+        metrics: means over these users, by name. With groups of items, as if only these were relevant; and
+            `share@k`, the group's share of all recommendations.
+    """
+
+    first: int | str
+    last: int | str
+    size: NonNegativeInt
+    users: NonNegativeInt
+    metrics: dict[str, float]
+
+
+class Sample(Record):
+    """What is recommended to a user.
+
+    Attributes:
+        user: the user's id in the source.
+        history: the user's latest items before the split, the last one last.
+        items: the best items, best first.
+        hits: which of them are relevant.
+    """
+
+    user: str
+    history: list[str]
+    items: list[str]
+    hits: list[bool]
+
+
 class Evaluation(Record):
     """`evaluation/SPLIT.json`: what `evaluate` measured.
 
     Attributes:
         users: number of users with interactions in the split; others do not count.
-        metrics: means over users, by name.
+        metrics: means over users, and what the lists are like, by name.
+        groups: in ascending order, by `activity` (a user's training interactions), by `popularity` (an item's
+            users) and, if the source has times, by `cohort` (a user's first interaction).
+        samples: what is recommended to a user of each group by activity.
+        per_user: the SHA-256 of `SPLIT.parquet`, which has the metrics of each user; None if an earlier
+            version wrote the file, which lacks the groups and samples, too.
     """
 
     split: str
     users: NonNegativeInt
     metrics: dict[str, float]
+    groups: dict[str, list[Group]] = {}
+    samples: list[Sample] = []
+    per_user: str | None = None
 
 
 class TrainingState(Record):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.lanes import LANES, Homes, deal
-from adar_ray.data.manifest import SyntheticSettings, SyntheticSource
+from adar_ray.data.manifest import PreparedSource, RowCounts, SyntheticSettings, SyntheticSource
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import TRAIN, SplitProtocol, assign
 from adar_ray.data.write import shard_count, write_manifest, write_shard
@@ -52,3 +52,20 @@ def make_dataset(
         item_counts=np.bincount(item_E, minlength=items),
     )
     return Dataset.open(out)
+
+
+def with_times(dataset: Dataset) -> Dataset:
+    """The dataset as if it had been prepared from a source with times."""
+    none = dict.fromkeys(RowCounts.model_fields, 0)
+    source = PreparedSource(
+        address="a.csv",
+        format="csv",
+        files=1,
+        columns={},
+        rows=RowCounts(**none),
+        repeat="first",
+        interactions_in_time_order="timestamp",
+        min_rating=None,
+        core=0,
+    )
+    return Dataset(dataset.folder, dataset.manifest.model_copy(update={"source": source}))

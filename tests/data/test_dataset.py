@@ -17,6 +17,7 @@ from adar_ray.data.write import copy_interactions
 from adar_ray.errors import LONGEST_MESSAGE, AdarError
 from adar_ray.storage import Folder
 from tests import sealed
+from tests.data.making import with_times
 
 
 @pytest.fixture
@@ -101,6 +102,31 @@ def test_a_copy_of_the_interactions_keeps_the_lanes(dataset: Dataset, tmp_path: 
     assert copy.sequences.length == dataset.sequences.length
     for split in ("train", "valid", "test"):
         assert np.array_equal(copy.read_split(split), dataset.read_split(split))
+
+
+def test_a_copy_keeps_the_times_of_first_interactions_if_there_are_times(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    assert dataset.first_times() is None  # made-up positions
+    dated = with_times(dataset)
+    first: dict[int, int] = {}
+    for split in ("train", "valid", "test"):
+        for path in (Path(dataset.folder.path) / split).glob("*"):
+            for row in pq.read_table(path).to_pylist():
+                first[row["user"]] = min(row["timestamp"], first.get(row["user"], row["timestamp"]))
+    expected = [first[user] for user in range(dataset.n_users)]
+    assert dated.first_times().tolist() == expected
+    for has_them in (False, True):
+        folder = tmp_path / str(has_them)
+        copy_interactions(dated, Folder.at(folder), with_times=has_them)
+        assert Dataset.open(folder).first_times().tolist() == expected
+        copy_interactions(Dataset.open(folder), Folder.at(folder / "again"), with_times=False)
+        assert Dataset.open(folder / "again").first_times().tolist() == expected
+
+
+def test_a_copy_of_an_earlier_version_knows_no_times(dataset: Dataset, tmp_path: Path) -> None:
+    copy_interactions(dataset, Folder.at(tmp_path / "copy"), with_times=False)
+    assert with_times(Dataset.open(tmp_path / "copy")).first_times() is None
 
 
 def test_checksum_changes_with_the_manifest(folder: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from adar_ray.comparison.significance import holm, paired_p
+from adar_ray.significance import holm, paired_p
 
 
 def test_the_paired_test_is_students_on_the_differences() -> None:
