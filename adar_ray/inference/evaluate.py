@@ -111,7 +111,7 @@ def _user_groups(dataset: Dataset, observed: UserItems, user_U: torch.Tensor) ->
     numbers = {"activity": observed.counts()[user_U]}
     first = dataset.first_times()
     if first is not None:
-        numbers["cohort"] = torch.from_numpy(first)[user_U]
+        numbers["cohort"] = torch.from_numpy(first[user_U.numpy()])
     user_groups = {}
     for name, number_U in numbers.items():
         groups = group_by(number_U, USER_GROUPS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,13 @@ from adar_ray.reporting.page import (
     table,
     trace,
 )
-from adar_ray.reporting.tables import side_by_side
-from adar_ray.training.records import EpochRecord
+from adar_ray.reporting.tables import GROUPED_BY, side_by_side
+from adar_ray.significance import holm, paired_p
+from adar_ray.training.records import EpochRecord, Evaluation, Group
 from adar_ray.training.run import CONFIG, Run
+
+SIGNIFICANT = 0.05
+LONG_LABEL = 14  # characters that a narrow page has room for under each of four bars
 
 Epochs = Mapping[str, Sequence[EpochRecord]]  # of each run, by its name on the page
 Figures = Callable[[EpochRecord], Mapping[str, float | None]]  # what is drawn, and what is only told
@@ -38,10 +42,13 @@ def run_report(addresses: Sequence[str | Path | Run]) -> str:
     runs = [Run.open(address, trust=True) for address in addresses]  # nothing here runs its code
     names = _names(runs)
     epochs = {name: run.epochs() for name, run in zip(names, runs, strict=True)}
+    measured = _measured(dict(zip(names, runs, strict=True)))
     metrics = dict.fromkeys(run.config.train.metric for run in runs)
     parts = [
         _comparison(names, [_facts(run, row) for run, row in zip(runs, side_by_side(runs), strict=True)]),
         *(_tests(name, run) for name, run in zip(names, runs, strict=True)),
+        *_differences(names, runs),
+        _by_group(measured),
         pair(
             *(_curves(f"Validation {metric}", epochs, _validation(metric)) for metric in metrics),
             _curves("Loss", epochs, lambda epoch: {"loss": epoch.loss, "penalty": epoch.penalty}),
@@ -61,6 +68,7 @@ def run_report(addresses: Sequence[str | Path | Run]) -> str:
             ),
         ),
         _histograms(epochs),
+        *(_samples(name, evaluation) for name, evaluation in measured.items()),
     ]
     return page(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs", parts)
 
@@ -117,6 +125,109 @@ def _tests(name: str, run: Run) -> str:
         )
         for split, measured in run.evaluations().items()
     )
+
+
+def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
+    """What runs on one dataset gain in each split, over the first of them with uniform negatives or else the
+    first of all, and whether that is more than chance."""
+    if len({run.info.dataset_checksum for run in runs}) > 1:
+        return
+    is_uniform = [run.config.sampler.name == "uniform" for run in runs]
+    base = is_uniform.index(True) if any(is_uniform) else 0
+    metric = runs[base].config.train.metric
+    for split in runs[base].evaluations():
+        figures = {name: run.user_figures(split) or {} for name, run in zip(names, runs, strict=True)}
+        value_U = {name: own[metric] for name, own in figures.items() if metric in own}
+        reference_U = value_U.pop(names[base], None)
+        if reference_U is None or not value_U:
+            continue
+        p_values = holm([paired_p(own_U, reference_U) for own_U in value_U.values()])
+        before, U = float(reference_U.mean()), len(reference_U)
+        sentences = []
+        for (name, own_U), p in zip(value_U.items(), p_values, strict=True):
+            after = float(own_U.mean())
+            gain = f", {after / before - 1:+.1%}" if before else ""
+            verdict = "more than chance" if p <= SIGNIFICANT else "perhaps chance"
+            sentences.append(
+                f"{name} reaches {score(after)} in {metric}, and {names[base]} {score(before)}{gain}. The "
+                f"difference is {verdict} ({_p(p)})."
+            )
+        corrected = ", Holm's correction" if len(p_values) > 1 else ""
+        test = f"p is that of a paired t-test over {U:,} users{corrected}."
+        yield section(f"{split}: the difference", *map(paragraph, [*sentences, test]))
+
+
+def _p(p: float) -> str:
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
+
+
+def _measured(runs: Mapping[str, Run]) -> dict[str, Evaluation]:
+    """The evaluations of the runs on test or, of those that have none, on the first split."""
+    evaluations = {name: run.evaluations() for name, run in runs.items()}
+    return {name: own.get("test") or next(iter(own.values())) for name, own in evaluations.items() if own}
+
+
+def _by_group(measured: Mapping[str, Evaluation]) -> str:
+    """Bars for each group of users and of items."""
+    return pair(
+        _bars("activity", "ndcg", measured),
+        _bars("popularity", "recall", measured, "Recall of the held-out items in the group."),
+        _bars("popularity", "share", measured, "Each group has about a third of the training interactions."),
+        _bars("cohort", "ndcg", measured),
+    )
+
+
+def _bars(grouping: str, metric: str, measured: Mapping[str, Evaluation], text: str = "") -> str:
+    traces, axis = [], ""
+    for color, (name, evaluation) in zip(cycle(COLORS), measured.items(), strict=False):
+        groups = evaluation.groups.get(grouping)
+        if not groups:
+            continue
+        ks = [key.partition("@")[2] for key in groups[0].metrics if key.startswith(f"{metric}@")]
+        axis = f"{metric}@{'20' if '20' in ks else ks[0]}"
+        labels = _labels(groups)
+        members = "items" if grouping == "popularity" else "users"
+        says = [
+            f"{escaped(name, 40)}<br>{label}: {group.size:,} {members}<br>{axis} {as_text(group.metrics.get(axis))}"
+            for label, group in zip(labels, groups, strict=True)
+        ]
+        values = [group.metrics.get(axis) for group in groups]
+        look = {"type": "bar", "marker": {"color": color}, "showlegend": len(measured) > 1}
+        ticks = [label.replace(" – ", " –<br>") if len(label) > LONG_LABEL else label for label in labels]
+        traces.append(trace(ticks, values, says, name=escaped(name, 30), **look))
+    if not traces:
+        return ""
+    x = {"type": "category", "title": {"text": GROUPED_BY[grouping].removeprefix("by ")}}
+    heading = f"{axis} {GROUPED_BY[grouping]}"
+    return section(heading, *([paragraph(text)] if text else []), figure(heading, traces, x, axis))
+
+
+def _labels(groups: Sequence[Group]) -> list[str]:
+    """What the groups are called: the ends of each, of times the dates if these differ."""
+    ends = [[str(group.first), str(group.last)] for group in groups]
+    dates = [[text.partition("T")[0] for text in pair_of_ends] for pair_of_ends in ends]
+    if len({*map(tuple, dates)}) == len(dates):
+        ends = dates
+    return [first if first == last else f"{first} – {last}" for first, last in ends]
+
+
+def _samples(name: str, evaluation: Evaluation) -> str:
+    """What a few users did last, and are recommended."""
+    if not evaluation.samples:
+        return ""
+    rows = []
+    for sample in evaluation.samples:
+        shown = [f"{item} ✓" if hit else item for item, hit in zip(sample.items, sample.hits, strict=True)]
+        rows.append(
+            [as_text(cell, 1000) for cell in (sample.user, " · ".join(sample.history), " · ".join(shown))]
+        )
+    text = (
+        "A user from the middle of each group by activity: the latest items before the split, and the best "
+        "ones, with ✓ for those that the user took."
+    )
+    heading = f"{name}: what is recommended in {evaluation.split}"
+    header = ["user", "latest items, the last one last", "recommended, best first"]
+    return section(heading, paragraph(text), table(header, rows, texts=range(3)))
 
 
 def _validation(metric: str) -> Figures:

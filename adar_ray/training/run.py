@@ -17,7 +17,10 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load as load_safetensors
@@ -426,6 +429,24 @@ class Run:
             )
             for name in names
         }
+
+    def user_figures(self, split: str) -> dict[str, np.ndarray] | None:
+        """The metrics of each user that `evaluate` measured, by name, in the order of the dataset's users.
+
+        None if it has not, or in an earlier version.
+
+        Raises:
+            AdarError: they are missing, or not those of the evaluation.
+        """
+        name = f"evaluation/{split}.parquet"
+        evaluation = self.evaluations().get(split)
+        if evaluation is None or evaluation.per_user is None:
+            return None
+        content = self.folder.read_bytes(name) if self.folder.exists(name) else b""
+        if hashlib.sha256(content).hexdigest() != evaluation.per_user:
+            raise damaged(f"{self.folder}/{name}", "wrong checksum", "evaluate again")
+        columns = pq.read_table(pa.BufferReader(content)).drop_columns(["user"])
+        return {metric: columns[metric].to_numpy() for metric in columns.column_names}
 
 
 def _joined(tensors: list[torch.Tensor], is_dealt: bool) -> torch.Tensor:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from adar_ray.config import load_config
 from adar_ray.storage import Folder
@@ -14,9 +18,11 @@ from adar_ray.training.records import (
     EpochRecord,
     EpochTime,
     Evaluation,
+    Group,
     Resumption,
     RunInfo,
     RunResult,
+    Sample,
     SamplerStatistics,
 )
 from adar_ray.training.run import Run
@@ -99,8 +105,18 @@ def made_up_search(trials: int = 24) -> list[Trial]:
     return made
 
 
-def made_up_run(folder: Path, *settings: str, epochs: int = 12, best: int = 9) -> Run:
-    """A finished run whose figures are sums that can be done by hand."""
+def made_up_run(
+    folder: Path,
+    *settings: str,
+    epochs: int = 12,
+    best: int = 9,
+    evaluated: Sequence[float] | None = None,
+) -> Run:
+    """A finished run whose figures are sums that can be done by hand.
+
+    Args:
+        evaluated: the metric of each user, to be evaluated as this version does; otherwise as an earlier one.
+    """
     config = load_config(settings=[*settings, f"train.epochs={epochs}"])
     info = RunInfo(
         dataset="/data/<b>shop",
@@ -137,5 +153,42 @@ def made_up_run(folder: Path, *settings: str, epochs: int = 12, best: int = 9) -
     metrics = {
         f"{name}@{k}": k / size for name, size in (("recall", 100), ("popularity", 0.1)) for k in (10, 20)
     }
-    run.folder.write_record("evaluation/test.json", Evaluation(split="test", users=6_040, metrics=metrics))
+    record = Evaluation(split="test", users=6_040, metrics=metrics)
+    if evaluated is not None:
+        value_U = np.array(evaluated)
+        users = pa.table({"user": [f"u{user}" for user in range(len(value_U))], "ndcg@20": value_U})
+        record = Evaluation(
+            **record.model_dump(exclude={"groups", "samples", "per_user"}),
+            groups=made_up_groups(),
+            samples=[
+                Sample(
+                    user="u7 <b>",
+                    history=["Alien (1979)", "A film with a title that goes on and on, The (1995)"],
+                    items=["Brazil <i>", "Heat", "Seven", "Fargo", "Twelve Monkeys (1995)"],
+                    hits=[False, True, False, False, False],
+                )
+            ],
+            per_user=run.folder.write_table("evaluation/test.parquet", users).sha256,
+        )
+    run.folder.write_record("evaluation/test.json", record)
     return run
+
+
+def made_up_groups() -> dict[str, list[Group]]:
+    bounds = {
+        "activity": [(1, 20), (21, 57), (58, 130), (131, 2_314)],
+        "popularity": [(0, 310), (311, 912), (913, 3_428)],
+        "cohort": [("2000-04-25T23:05:32Z", "2000-07-11T00:00:00Z"), ("2000-07-11T00:00:01Z",) * 2],
+    }
+
+    def metrics(name: str, at: int) -> dict[str, float]:
+        shown = {"share@20": at / 10} if name == "popularity" else {}
+        return {"recall@20": 0.1 * at, "ndcg@10": 0.3, "ndcg@20": 0.2 + 0.1 * at, **shown}
+
+    return {
+        name: [
+            Group(first=first, last=last, size=1_510 - at, users=1_500, metrics=metrics(name, at))
+            for at, (first, last) in enumerate(ends)
+        ]
+        for name, ends in bounds.items()
+    }

@@ -117,7 +117,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     winner = WinnerResult(trial="00001", valid={"ndcg@20": 0.2}, seeds=3, test=test)
     facts = [("dataset", "s3://bucket/datasets/a-name-that-is-long/ratings-of-films")]
     runs = [
-        made_up_run(folder / name, f"sampler.name={name}", "loss.name=bpr") for name in ("adar", "uniform")
+        made_up_run(folder / name, f"sampler.name={name}", "loss.name=bpr", evaluated=[0.1, 0.2, 0.4])
+        for name in ("adar", "uniform")
     ]
     return {
         "search": search_report("joint", "ndcg@20", "max", trials, Config(), winner=winner, facts=facts),
@@ -143,3 +144,4 @@ def test_nothing_is_cut_small_or_pale_and_every_point_can_be_reached(
         assert all("trial 000" in text for shown, text in told.items() if "importance" not in shown)
     else:
         assert "epoch 3" in told["ndcg@20 over epochs"]  # the third width
+        assert "58 – 130" in told["ndcg@20 by a user's training interactions"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects
 import pytest
+from scipy.stats import ttest_rel
 
+from adar_ray.errors import AdarError
 from adar_ray.reporting.run_report import run_report
 from adar_ray.training.run import METRICS
 from tests.reporting.made import Page, made_up_run
@@ -97,3 +100,61 @@ def test_names_are_text_in_figures_too(tmp_path: Path) -> None:
     line = Page(page).figures()["loss over epochs"]["data"][0]
     assert line["name"] == "&lt;i&gt;one"
     assert line["hovertext"][0].startswith("&lt;i&gt;one, epoch 1<br>")
+
+
+VALUES = [0.10, 0.35, 0.20, 0.50, 0.15]
+
+
+def test_groups_samples_and_differences_of_runs(tmp_path: Path) -> None:
+    better = [value + gain for value, gain in zip(VALUES, (0.1, 0.12, 0.09, 0.1, 0.11), strict=True)]
+    runs = [
+        made_up_run(tmp_path / name, f"sampler.name={name}", "loss.name=bpr", evaluated=values)
+        for name, values in (("adar", better), ("uniform", VALUES), ("dns", VALUES))
+    ]
+    page = run_report(runs)
+    parsed = Page(page)
+    assert parsed.nested
+    assert {"b", "i"}.isdisjoint(element["tag"] for element in parsed.elements)
+    p = 2 * ttest_rel(better, VALUES).pvalue  # Holm
+    assert p < 0.05
+    said = parsed.texts("p")
+    assert (
+        "adar reaches 0.3640 in ndcg@20, and uniform 0.2600, +40.0%. The difference is more than chance "
+        in (" ".join(said))
+    )
+    assert "(p < 0.0001)" in page.replace("&lt;", "<") or f"(p = {p:.2g})" in page
+    assert (
+        "dns reaches 0.2600 in ndcg@20, and uniform 0.2600, +0.0%. The difference is perhaps chance (p = 1)."
+        in said
+    )
+    assert "p is that of a paired t-test over 5 users, Holm's correction." in said
+
+    figures = parsed.figures()
+    for content in figures.values():
+        plotly.graph_objects.Figure(content)  # raises ValueError
+    bars = figures["ndcg@20 by a user's training interactions"]["data"]
+    assert [bar["name"] for bar in bars] == ["adar", "uniform", "dns"]
+    assert bars[0]["x"] == ["1 – 20", "21 – 57", "58 – 130", "131 – 2314"]
+    assert bars[0]["y"] == pytest.approx([0.2, 0.3, 0.4, 0.5])
+    assert bars[0]["hovertext"][1] == "adar<br>21 – 57: 1,509 users<br>ndcg@20 0.3"
+    (cohort, *_) = figures["ndcg@20 by a user's first interaction"]["data"]
+    assert cohort["x"] == ["2000-04-25 –<br>2000-07-11", "2000-07-11"]
+    assert figures["share@20 by an item's users in training"]["data"][0]["y"] == [0, 0.1, 0.2]
+    row = parsed.texts("td")[-3:]
+    assert row[0] == "u7 <b>"
+    assert row[1] == "Alien (1979) · A film with a title that goes on and on, The (1995)"
+    assert row[2] == "Brazil <i> · Heat ✓ · Seven · Fargo · Twelve Monkeys (1995)"
+
+
+def test_runs_on_other_data_are_not_tested_against_each_other(tmp_path: Path) -> None:
+    runs = [made_up_run(tmp_path / name, evaluated=VALUES) for name in ("one", "two")]
+    other = replace(runs[1], info=runs[1].info.model_copy(update={"dataset_checksum": "1" * 64}))
+    assert "the difference" in run_report(runs)
+    assert "the difference" not in run_report([runs[0], other])
+
+
+def test_figures_of_users_that_are_not_those_of_the_evaluation_are_refused(tmp_path: Path) -> None:
+    runs = [made_up_run(tmp_path / name, evaluated=VALUES) for name in ("one", "two")]
+    (tmp_path / "two" / "evaluation" / "test.parquet").write_bytes(b"other")
+    with pytest.raises(AdarError, match=r"two/evaluation/test.parquet: is damaged .*evaluate again"):
+        run_report(runs)
