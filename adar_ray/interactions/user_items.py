@@ -64,12 +64,6 @@ class UserItems:
         row, at = _walk(self._start, user_B)
         return row, self._pair_E[at] - user_B[row].to(torch.int64) * self.n_items
 
-    def users_of(self, item_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The users of the given items as `(row, user)`, where `row` is the position in `item_K`."""
-        start, user_E = self._users_by_item()
-        row, at = _walk(start, item_K)
-        return row, user_E[at]
-
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, K]`."""
         if not len(self):
@@ -127,7 +121,7 @@ class UserItems:
             if self._place_U is None:
                 self._place_U = np.full(self.n_users, -1, np.int32)
             seen_BP = torch.zeros(len(user_B) + 1, len(item_P), dtype=torch.bool)  # and a row for other users
-            tensors = (*self._users_by_item(), item_P, user_B.contiguous(), seen_BP)
+            tensors = (*self.users_by_item(), item_P, user_B.contiguous(), seen_BP)
             kernels.contains_shared(*(tensor.numpy() for tensor in tensors), self._place_U)
             return seen_BP[:-1]
         different, of_B = torch.unique(user_B, return_inverse=True)
@@ -135,7 +129,7 @@ class UserItems:
             return self.contains(different, item_P.expand(len(different), -1)).index_select(0, of_B)
         seen_BP = torch.zeros(len(different), len(item_P), dtype=torch.bool, device=user_B.device)
         if len(self) and len(different):
-            start, user_E = self._users_by_item()
+            start, user_E = self.users_by_item()
             column, at = _walk(start, item_P)
             user = user_E[at].to(different.dtype)
             row = torch.searchsorted(different, user).clamp_max_(len(different) - 1)
@@ -147,7 +141,7 @@ class UserItems:
         """What a batch's users have interacted with, for samplers."""
         return SeenItems(self, user_B)
 
-    def _users_by_item(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def users_by_item(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Where each item's users begin, `[n_items + 1]`, and the users of all items, `[E]`."""
         if self._by_item is None and kernels.runs_compiled(self._pair_E):
             start_I = torch.zeros(self.n_items + 1, dtype=torch.int64)

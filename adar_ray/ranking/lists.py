@@ -1,13 +1,15 @@
 """What lists of recommended items are like, whatever is relevant.
 
-Legend: B lists, k length of a list, I items, G groups of items, U users, E users of the lists' items.
+Legend: B lists, k length of a list, R ranks of it, I items, G groups of items, U users, E pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch.nn.functional import one_hot
 
 from adar_ray.interactions.user_items import UserItems
@@ -15,8 +17,17 @@ from adar_ray.interactions.user_items import UserItems
 SMOOTHING = 0.01
 
 
+def sets_of_users(observed: UserItems) -> csr_array:
+    """Each item's users as a row of length 1, `[I, U]`, and an empty row at the end."""
+    start, user_E = observed.users_by_item()
+    count_I = start.diff()
+    weight_E = count_I.float().rsqrt().repeat_interleave(count_I)
+    parts = (weight_E, user_E, torch.cat([start, start[-1:]]))
+    return csr_array(tuple(part.numpy() for part in parts), shape=(len(count_I) + 1, observed.n_users))
+
+
 def diversity(
-    observed: UserItems, item_Bk: torch.Tensor, valid_Bk: torch.Tensor, ks: Sequence[int]
+    sets_IU: csr_array, item_Bk: torch.Tensor, valid_Bk: torch.Tensor, ks: Sequence[int]
 ) -> dict[str, torch.Tensor]:
     """`diversity@k` -> `[B]`: the mean of `1 - cosine` over the pairs of a list; NaN if there is none.
 
@@ -24,27 +35,26 @@ def diversity(
     model. Time is proportional to the number of users of all items of the lists.
 
     Args:
-        observed: the training interactions.
+        sets_IU: `sets_of_users` of the training interactions.
         item_Bk: the lists, best first.
         valid_Bk: which of them are items.
         ks: cutoffs.
     """
-    B, width, U = *item_Bk.shape, observed.n_users
-    at_E, user_E = observed.users_of(item_Bk.flatten())
-    row_E, rank_E = at_E // width, at_E % width
-    length_Bk = torch.bincount(at_E, minlength=B * width).double().sqrt().view(B, width)
-    weight_E = (valid_Bk / length_Bk).flatten()[at_E]
-    has_users_Bk = valid_Bk & (length_Bk > 0)
-    total_BU, start, values = torch.zeros(B, U, dtype=torch.float64), 0, {}
+    empty = sets_IU.shape[0] - 1
+    row_Bk = item_Bk.masked_fill(~valid_Bk, empty).numpy()
+    has_users_I = np.diff(sets_IU.indptr) > 0
+    total_BU, start, values = np.zeros((len(row_Bk), sets_IU.shape[1]), np.float32), 0, {}
     for k in sorted(ks):
-        is_new_E = (start <= rank_E) & (rank_E < k)
-        cell_E = (row_E * U + user_E)[is_new_E]
-        total_BU += torch.bincount(cell_E, weight_E[is_new_E], minlength=B * U).view(B, U)
-        items_B = valid_Bk[:, :k].sum(1)
+        new_BR = row_Bk[:, start:k]
+        if new_BR.size:
+            sets = sets_IU[new_BR.ravel()]
+            ends = sets.indptr[:: new_BR.shape[1]]  # of all the sets of a list, which are added up
+            total_BU += csr_array((sets.data, sets.indices, ends), shape=total_BU.shape).toarray()
         # Of all pairs, each in both orders: without those of an item and itself.
-        cosines_B = total_BU.square().sum(1) - has_users_Bk[:, :k].sum(1)
-        pairs_B = (items_B * (items_B - 1)).double()
-        values[f"diversity@{k}"] = 1 - cosines_B / pairs_B.masked_fill(items_B < 2, torch.nan)
+        cosines_B = np.square(total_BU).sum(1, dtype=np.float64) - has_users_I[row_Bk[:, :k]].sum(1)
+        items_B = valid_Bk[:, :k].sum(1).double()
+        pairs_B = (items_B * (items_B - 1)).masked_fill(items_B < 2, torch.nan)
+        values[f"diversity@{k}"] = 1 - torch.from_numpy(cosines_B) / pairs_B
         start = k
     return values
 

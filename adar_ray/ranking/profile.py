@@ -13,11 +13,11 @@ import torch
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking.groups import Groups, group_by
-from adar_ray.ranking.lists import diversity, gini, miscalibration, novelty
+from adar_ray.ranking.lists import diversity, gini, miscalibration, novelty, sets_of_users
 from adar_ray.ranking.tally import ExactSums, Ranked, Tally
 
 ITEM_GROUPS = 3
-LISTS = 1024
+LISTS = 256
 
 
 class Profile:
@@ -55,6 +55,7 @@ class Profile:
         self._by_user = {name: ExactSums(metrics, len(groups)) for name, groups in user_groups.items()}
         by_item = metrics[: len(metrics) - len(own) * len(ks)]
         self._by_item = [ExactSums(by_item) for _ in self.item_groups.sizes]
+        self._sets_IU = sets_of_users(observed)
         user_U = truth.counts().nonzero()[:, 0]
         self._is_asked_N = torch.zeros(truth.n_users, dtype=torch.bool)
         self._is_asked_N[user_U[:: -(-len(user_U) // LISTS) or 1]] = True
@@ -69,7 +70,7 @@ class Profile:
         history_BG = self._count(self.observed, user_B)
         self._miscalibration.add(miscalibration(history_BG, group_I, item_Bk, valid_Bk, self.ks))
         is_asked_B = self._is_asked_N[user_B]
-        self._diversity.add(diversity(self.observed, item_Bk[is_asked_B], valid_Bk[is_asked_B], self.ks))
+        self._diversity.add(diversity(self._sets_IU, item_Bk[is_asked_B], valid_Bk[is_asked_B], self.ks))
         relevant_BG = self._count(self.truth, user_B)
         for group, sums in enumerate(self._by_item):
             relevant_B = relevant_BG[:, group]

@@ -187,11 +187,11 @@ def _bars(grouping: str, metric: str, measured: Mapping[str, Evaluation], text: 
         axis = f"{metric}@{'20' if '20' in ks else ks[0]}"
         labels = _labels(groups)
         members = "items" if grouping == "popularity" else "users"
-        says = [
-            f"{escaped(name, 40)}<br>{label}: {group.size:,} {members}<br>{axis} {as_text(group.metrics.get(axis))}"
-            for label, group in zip(labels, groups, strict=True)
-        ]
         values = [group.metrics.get(axis) for group in groups]
+        says = [
+            f"{escaped(name, 40)}<br>{label}: {group.size:,} {members}<br>{axis} {as_text(value)}"
+            for label, group, value in zip(labels, groups, values, strict=True)
+        ]
         look = {"type": "bar", "marker": {"color": color}, "showlegend": len(measured) > 1}
         ticks = [label.replace(" – ", " –<br>") if len(label) > LONG_LABEL else label for label in labels]
         traces.append(trace(ticks, values, says, name=escaped(name, 30), **look))
