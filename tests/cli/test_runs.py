@@ -25,6 +25,8 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert found["users"] == 3
     assert {"recall@2", "recall@20", "ndcg@20"} <= found["metrics"].keys()
     table = adar("evaluate", tmp_path / "run", "--k", "20,2")
+    assert "by an item's users in training" in table.out
+    assert max(map(len, table.out.splitlines())) <= 80
     assert table.out.index("@2 ") < table.out.index("@20")
     assert "recall" in table.out
 
@@ -150,9 +152,10 @@ def test_whoever_reads_a_damaged_file_names_it(adar: Adar, run: str, tmp_path: P
         "metrics.jsonl": [["report", run]],
         "result.json": uses,
         "evaluation/test.json": [["report", run]],
+        "evaluation/test.parquet": [],  # a page about several runs, in reporting/test_run_report.py
         **{f"model/{name}": model for name in ("model.json", "weights.safetensors", "dataset.json")},
         **{f"model/{split}/00000.parquet": model[1:2] for split in ("train", "valid", "test")},
-        **{f"model/{name}.parquet": model[1:] for name in ("users", "items")},
+        **{f"model/{name}.parquet": model for name in ("users", "items")},
     }
     for name, commands in readers.items():
         good = (folder / name).read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -147,6 +148,21 @@ def test_an_own_metric_is_measured_like_the_others(run: Run, dataset: Dataset, m
     table = pq.read_table(run.folder.join("evaluation/test.parquet"))
     assert table[name].to_numpy().mean() == pytest.approx(found.metrics[name])
     assert all(name in group.metrics for group in found.groups["activity"])
+
+
+def test_the_metric_on_the_page(
+    run: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "custom.md").read_text(encoding="utf-8")
+    (code,) = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def spread" in block
+    ]
+    (tmp_path / "spread_metric.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "spread_metric:spread"
+    found = evaluate(run, "valid", [1, 5], metrics=[name]).metrics
+    assert found[f"{name}@1"] == 1
+    assert 1 < found[f"{name}@5"] <= 5
 
 
 @pytest.mark.parametrize(
