@@ -16,12 +16,12 @@ from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     BATCH_SIZE,
     InputLayer,
-    Packing,
     Transformer,
     TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
+    laid_out,
 )
 from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
@@ -86,7 +86,7 @@ class BERT4Rec(DotProductModel):
             shown_BN = pad(shown_BN, (0, 1), value=self.mask)
         # Counted from the end: the last row of the table is the last position.
         position_N = torch.arange(-shown_BN.shape[1], 0, device=shown_BN.device) + len(self.position.weight)
-        packing = Packing(shown_BN)
+        packing = laid_out(shown_BN)
         shown_RW = packing.pack(shown_BN, PADDING)
         position_RW = packing.pack(position_N.expand_as(shown_BN), 0)
         x_RWD = self.input_layer(embed_items(self.item, shown_RW), self.position(position_RW))

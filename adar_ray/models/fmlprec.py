@@ -82,7 +82,7 @@ class FMLPRec(DotProductModel):
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         rows, width = batch["history"].shape
         # A negative pad cuts off. An empty batch has no spectrum, so a row of padding stands in.
-        item_BL = pad(batch["history"], (self.length - width, 0, 0, rows == 0), value=PADDING)
+        item_BL = pad(batch["history"], (self.length - width, 0, 0, int(rows == 0)), value=PADDING)
         x_BLD = self.input_layer(embed_items(self.item, item_BL), self.position.weight)
         *layers, (last_filter, last_feed_forward) = zip(self.filter, self.feed_forward, strict=True)
         for filter_, feed_forward in layers:

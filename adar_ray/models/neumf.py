@@ -86,6 +86,8 @@ class NeuMF(nn.Module):
         factor_BD, user_BD = user_BD.chunk(2, -1)
         factor_BD, user_BD = factor_BD * self.product_weight, self.user_half(user_BD)
         items_at_a_time = max(_NUMBERS // max(user_BD.numel(), 1), 1)
+        if torch.compiler.is_exporting():  # the program is the same for any number of users
+            items_at_a_time = item_BKD.shape[1]
         score = []
         for part_BKD in item_BKD.split(items_at_a_time, 1):
             factor_BKD, part_BKD = part_BKD.chunk(2, -1)

@@ -14,12 +14,12 @@ from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     BATCH_SIZE,
     InputLayer,
-    Packing,
     Transformer,
     TransformerSettings,
     embed_items,
     heads_divide,
     initialize,
+    laid_out,
 )
 from adar_ray.models.table import Table
 
@@ -64,7 +64,7 @@ class SASRec(DotProductModel):
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         item_BL = batch["history"]
-        packing, position_BL = Packing(item_BL), ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
+        packing, position_BL = laid_out(item_BL), ((item_BL != PADDING).cumsum(1) - 1).clamp_min(0)
         item_RW, position_RW = packing.pack(item_BL, PADDING), packing.pack(position_BL, 0)
         x_RWD = self.input_layer(embed_items(self.item, item_RW), self.position(position_RW))
         user_RWD = self.transformer(x_RWD, packing.visible(causal=True))

@@ -80,6 +80,32 @@ class Packing:
         return visible_RWW.tril() if causal else visible_RWW
 
 
+class Rows:
+    """Histories as they are, a row each, in the place of a `Packing`."""
+
+    def __init__(self, item_BL: torch.Tensor) -> None:
+        self._shown_BL = shown_positions(item_BL)
+
+    def pack(self, x_BL: torch.Tensor, empty: int) -> torch.Tensor:
+        return x_BL
+
+    def unpack(self, x_BLD: torch.Tensor) -> torch.Tensor:
+        return x_BLD
+
+    def visible(self, causal: bool) -> torch.Tensor:
+        itself_LL = torch.eye(self._shown_BL.shape[1], dtype=torch.bool, device=self._shown_BL.device)
+        visible_BLL = self._shown_BL[:, None] | itself_LL
+        return visible_BLL.tril() if causal else visible_BLL
+
+
+def laid_out(item_BL: torch.Tensor) -> Packing | Rows:
+    """Histories as layers are to compute them.
+
+    An exported program is the same for all histories, and how they are packed depends on their lengths.
+    """
+    return Rows(item_BL) if torch.compiler.is_exporting() else Packing(item_BL)
+
+
 def _packed(length_B: list[int]) -> tuple[list[int], int, int]:
     """Where each history starts if packed rows follow one another, their number R, and their width W.
 

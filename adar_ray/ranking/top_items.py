@@ -10,7 +10,7 @@ k items kept, M blocks of items, N candidates, I items.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -205,7 +205,9 @@ def _rank(
             yield ranking.user_B, ranking.best_item, ranking.best_score
 
 
-def user_vectors(model: BaseModel, user_B: torch.Tensor, history: Histories | None = None) -> torch.Tensor:
+def user_vectors(
+    model: BaseModel, user_B: torch.Tensor, history: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> torch.Tensor:
     """Representations `[B, D]` of the users; with a sequential model, as of the end of their histories."""
     if history is None:
         return model.users({"user": user_B})
