@@ -144,6 +144,11 @@ class _FormatName(click.ParamType):
     help="Rows that may be skipped because they cannot be read; bad_rows.jsonl lists them.",
 )
 @click.option(
+    "--titles",
+    metavar="FILE",
+    help="File of items and their titles; '' for none. Default: what lies beside SOURCE, as in MovieLens.",
+)
+@click.option(
     "--repeat",
     type=click.Choice(["first", "last", "keep"]),
     default="first",

@@ -9,10 +9,14 @@ import click
 
 from adar_ray.cli.command import command, trust_option
 from adar_ray.cli.output import message, show
+from adar_ray.errors import one_line
 from adar_ray.limits import LARGEST_K
 
 if TYPE_CHECKING:
+    from adar_ray.inference.recommender import Recommender
     from adar_ray.training.records import Group
+
+_LONGEST_TITLE = 60  # characters of a title in a table
 
 _data = click.option(
     "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
@@ -139,13 +143,22 @@ def _print_recommendations(
 ) -> None:
     from adar_ray.inference.recommender import load
 
-    answers = load(run, data=data, trust=trust).recommend(users, k)
+    recommender = load(run, data=data, trust=trust)
+    answers = recommender.recommend(users, k)
     rows = [
-        {"user": user, "rank": rank, "item": item, "score": score}
+        {"user": user, "rank": rank, **_named(recommender, item, as_json), "score": score}
         for user, answer in answers.items()
         for rank, (item, score) in enumerate(answer, 1)
     ]
     show(rows, as_json)
+
+
+def _named(recommender: Recommender, item: str, as_json: bool) -> dict[str, str | None]:
+    """An item's id, and its title if items have titles; a table has one line for it."""
+    if not recommender.has_titles:
+        return {"item": item}
+    title = recommender.title(item)
+    return {"item": item, "title": title if as_json or title is None else one_line(title, _LONGEST_TITLE)}
 
 
 def _read_users(address: str) -> list[str]:
@@ -175,7 +188,10 @@ def similar_command(
         raise click.UsageError("give either --item or --user")
     recommender = load(run, data=data, trust=trust)
     if item is not None:
-        rows = [{"item": id, "cosine": cosine} for id, cosine in recommender.similar_items(item, k)]
+        rows = [
+            {**_named(recommender, id, as_json), "cosine": cosine}
+            for id, cosine in recommender.similar_items(item, k)
+        ]
     elif user is not None:
         rows = [{"user": id, "cosine": cosine} for id, cosine in recommender.similar_users(user, k)]
     show([{"rank": rank, **row} for rank, row in enumerate(rows, 1)], as_json)
@@ -186,12 +202,28 @@ def similar_command(
 @_data
 @trust_option("RUN")
 @click.option("--out", required=True, help="Address of a new folder for users.parquet and items.parquet.")
-@click.option("--replace", is_flag=True, help="Overwrite the vectors at --out.")
-def export_command(run: str, data: str | None, trust: bool, out: str, replace: bool, as_json: bool) -> None:
-    """Write user and item vectors to Parquet."""
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(["faiss", "onnx", "torch"]),
+    multiple=True,
+    help="Write an index, or a program that scores, beside Parquet; may be repeated.",
+)
+@click.option("--replace", is_flag=True, help="Overwrite the export at --out.")
+def export_command(
+    run: str,
+    data: str | None,
+    trust: bool,
+    out: str,
+    formats: tuple[str, ...],
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Write user and item vectors to Parquet, and the model to FAISS, ONNX or torch.export."""
     from adar_ray.inference.export import export
 
-    show({"vectors": export(run, out, replace=replace, data=data, trust=trust).address}, as_json)
+    folder = export(run, out, formats, replace=replace, data=data, trust=trust)
+    show({"vectors": folder.address}, as_json)
 
 
 @command("report")

@@ -53,7 +53,8 @@ Source = tuple[Wheel | Download, ...]
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A public data set. The first source that is available is used; all sources provide the same files.
+    """A public data set. The first source that is available is used; all sources provide the same
+    interactions.
 
     `size` is the number of bytes that the first source downloads; None if unknown. `homepage` documents the
     files. `columns` maps user, item, timestamp and rating to the source's own names, where these are
@@ -100,9 +101,13 @@ _LIGHTGCN = (
 )
 
 
-def _movielens(archive: str, md5: str, member: Member) -> Source:
+def _movielens(archive: str, md5: str, *members: Member) -> Source:
     url = f"https://files.grouplens.org/datasets/movielens/{archive}"
-    return (Download(url, f"md5:{md5}", (member,)),)
+    return (Download(url, f"md5:{md5}", members),)
+
+
+def _recbole_example(member: str, sha256: str) -> Wheel:
+    return Wheel("recbole", "1.2.1", f"recbole/dataset_example/{member}", sha256)
 
 
 def _lightgcn_split(name: str, train: str, test: str) -> tuple[Source, ...]:
@@ -133,17 +138,20 @@ _ALL = (
         homepage="https://grouplens.org/datasets/movielens/100k/",
         sources=(
             (
-                Wheel(
-                    package="recbole",
-                    version="1.2.1",
-                    member="recbole/dataset_example/ml-100k/ml-100k.inter",
-                    sha256="4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+                _recbole_example(
+                    "ml-100k/ml-100k.inter",
+                    "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+                ),
+                _recbole_example(
+                    "ml-100k/ml-100k.item",
+                    "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
                 ),
             ),
             _movielens(
                 "ml-100k.zip",
                 "0e33842e24a9c977be4e0107933c0723",
                 Member("ml-100k/u.data", save_as="ml-100k.inter", header=_INTER_HEADER),
+                Member("ml-100k/u.item"),
             ),
         ),
         format="inter",
@@ -156,7 +164,14 @@ _ALL = (
         size=5_917_549,
         counts="6,040 users, 3,706 items, 1,000,209 ratings",
         homepage="https://grouplens.org/datasets/movielens/1m/",
-        sources=(_movielens("ml-1m.zip", "c4d9eecfca2ab87c1945afe126590906", Member("ml-1m/ratings.dat")),),
+        sources=(
+            _movielens(
+                "ml-1m.zip",
+                "c4d9eecfca2ab87c1945afe126590906",
+                Member("ml-1m/ratings.dat"),
+                Member("ml-1m/movies.dat"),
+            ),
+        ),
         format="ml-1m",
     ),
     CatalogEntry(
@@ -166,7 +181,14 @@ _ALL = (
         size=198_702_078,
         counts="138,493 users, 26,744 items, 20,000,263 ratings",
         homepage="https://grouplens.org/datasets/movielens/20m/",
-        sources=(_movielens("ml-20m.zip", "cd245b17a1ae2cc31bb14903e1204af3", Member("ml-20m/ratings.csv")),),
+        sources=(
+            _movielens(
+                "ml-20m.zip",
+                "cd245b17a1ae2cc31bb14903e1204af3",
+                Member("ml-20m/ratings.csv"),
+                Member("ml-20m/movies.csv"),
+            ),
+        ),
         format="ml-csv",
     ),
     CatalogEntry(
@@ -176,7 +198,14 @@ _ALL = (
         size=238_950_008,
         counts="200,948 users, 84,432 items, 32,000,204 ratings",
         homepage="https://grouplens.org/datasets/movielens/32m/",
-        sources=(_movielens("ml-32m.zip", "d472be332d4daa821edc399621853b57", Member("ml-32m/ratings.csv")),),
+        sources=(
+            _movielens(
+                "ml-32m.zip",
+                "d472be332d4daa821edc399621853b57",
+                Member("ml-32m/ratings.csv"),
+                Member("ml-32m/movies.csv"),
+            ),
+        ),
         format="ml-csv",
     ),
     CatalogEntry(

@@ -13,6 +13,7 @@ _USUAL_NAMES = {
     "rating": ("rating",),
     "timestamp": ("timestamp", "time", "unixreviewtime"),
 }
+_USUAL_TITLES = ("title", "movietitle", "name", "itemname")
 _LIKE_A_TIME = re.compile(r"time|date|(^|[^a-z])(ts|when)($|[^a-z])|created|(^|[^a-z])day($|[^a-z])")
 
 
@@ -61,8 +62,24 @@ def unused_times(names: list[str], columns: dict[str, str]) -> list[str]:
     return [name for name in names if name not in columns.values() and _LIKE_A_TIME.search(name.lower())]
 
 
+def title_columns(names: list[str], item: str) -> dict[str, str] | None:
+    """The columns of items and titles in a file that names items; None if it lacks one.
+
+    Args:
+        item: what the interactions call the item.
+    """
+    plain = _plain(names)
+    title = next((plain[usual] for usual in _USUAL_TITLES if usual in plain), None)
+    item = item if item in names else _find(names, {}).get("item", "")
+    return {"item": item, "title": title} if item and title else None
+
+
+def _plain(names: list[str]) -> dict[str, str]:
+    return {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(names)}
+
+
 def _find(names: list[str], given: dict[str, str]) -> dict[str, str]:
-    plain = {re.sub(r"[\s_-]", "", name.lower()): name for name in reversed(names)}
+    plain = _plain(names)
     columns = {}
     for key, choices in _USUAL_NAMES.items():
         usual = next((plain[choice] for choice in choices if choice in plain), None)

@@ -24,6 +24,7 @@ from adar_ray.data.manifest import (
     MANIFEST,
     SEQUENCES,
     SPLITS,
+    TITLES,
     USERS,
     Lanes,
     Manifest,
@@ -255,6 +256,16 @@ class Dataset:
     def item_keys(self) -> pa.ChunkedArray:
         """The source's own item ids, by dense id."""
         return self._read_columns(ITEMS, {"key": pa.string()})[0]
+
+    def item_titles(self) -> pa.Array | None:
+        """The titles of items, by dense id, null where an item has none; None if no item has one."""
+        if all(file.name != TITLES for file in self.manifest.files):
+            return None
+        columns = self._read_columns(TITLES, {"item": pa.int32(), "title": pa.string()})
+        item_R, title_R = (column.combine_chunks() for column in columns)
+        self._check_ids(TITLES, item_R.to_numpy(), 0, self.n_items)
+        at_I = pc.index_in(pa.array(np.arange(self.n_items, dtype=np.int32)), value_set=item_R)
+        return title_R.take(at_I)
 
 
 def _of_users(

@@ -32,6 +32,7 @@ from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
 from adar_ray.data.shards import FinalIds, ShardWriter, cut_in_time, write_shards
 from adar_ray.data.sources import SourceFile, find_source
 from adar_ray.data.split import SplitProtocol
+from adar_ray.data.titles import Titles, find_titles, read_titles
 from adar_ray.data.write import ROWS_PER_SHARD, write_manifest
 from adar_ray.errors import AdarError
 from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, MOST_ROWS, check_number
@@ -55,6 +56,7 @@ def prepare(
     timestamp_unit: TimestampUnit | None = None,
     timestamp_format: str | None = None,
     max_bad_rows: int = 0,
+    titles: str | Path | None = None,
     repeat: Repeat = "first",
     min_rating: float | None = None,
     core: int = 0,
@@ -79,6 +81,8 @@ def prepare(
             name leaves a column out.
         separator, header, encoding, null_words, timestamp_unit, timestamp_format, max_bad_rows: how to read
             the source (see `options.ReadOptions`).
+        titles: a file of items and their titles; an empty text for none. The default is what lies beside the
+            interactions under a name of `formats.TITLE_FORMATS`.
         repeat: which of a user's interactions with one item to keep: the first, the last, or all.
         min_rating: drop interactions with a lower rating.
         core: drop users and items with fewer interactions, repeatedly, until all have this many.
@@ -105,13 +109,16 @@ def prepare(
     )
     found = find_source(str(source), format, columns, options, ratings=min_rating is not None)
     files = found.files
+    title_file = find_titles(found, None if titles is None else str(titles), options)
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
     if min_rating is not None and not files[0].has_rating:
         raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
         rows, reports = read(driver, files, functools.partial(on_progress, "reading"))
-        bad = _write_bad_rows(folder, reports, max_bad_rows)
         count, users, items = rows.count, rows.users.keys, rows.items.keys
+        named = None if title_file is None else read_titles(title_file, items)
+        bad = sum(len(report.bad) for report in reports)
+        _write_bad_rows(folder, [*reports, *([] if named is None else [named])], max_bad_rows)
         choice = Choice(files[0].has_time, repeat, min_rating)
         on_rows = functools.partial(on_progress, "sorting")
         chosen = choose(driver, rows, choice, on_rows)
@@ -125,6 +132,8 @@ def prepare(
         on_rows = functools.partial(on_progress, "writing")
         shards, facts = write_shards(driver, chosen.parts, ids, writer, on_rows)
         kept = int(user_counts.sum())
+        if named is not None:
+            found, named = found.without(named.path), named.of(ids.items)
         empty = [report.path for report in reports if report.is_empty]
         dropped = chosen.dropped
         counts = RowCounts(
@@ -155,6 +164,7 @@ def prepare(
             notes=[
                 *reading_notes(found, empty, counts, protocol, repeat),
                 *split_notes(protocol, facts, users, user_counts),
+                *([] if named is None else named.notes()),
             ],
             homes=ids.homes,
             shards=shards,
@@ -162,6 +172,7 @@ def prepare(
             item_keys=items.take(ids.items),
             user_counts=user_counts[ids.users],
             item_counts=item_counts[ids.items],
+            item_titles=None if named is None else named.title_I,
         )
     return Dataset.open(out)
 
@@ -204,9 +215,9 @@ def _name(source: str) -> str:
     return source.rstrip("/").rpartition("/")[2].split("*")[0].partition(".")[0] or "dataset"
 
 
-def _write_bad_rows(folder: Folder, reports: list[FileReport], limit: int) -> int:
-    """List the skipped rows of all files, and count them."""
-    bad = [(report.path, row) for report in reports for row in report.bad]
+def _write_bad_rows(folder: Folder, read: Sequence[FileReport | Titles], limit: int) -> None:
+    """List the skipped rows of all files."""
+    bad = [(file.path, row) for file in read for row in file.bad]
     if len(bad) > limit:
         path, row = bad[0]
         raise AdarError(
@@ -220,4 +231,3 @@ def _write_bad_rows(folder: Folder, reports: list[FileReport], limit: int) -> in
         ]
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in listed]
         folder.write_bytes(BAD_ROWS, "".join(lines).encode())
-    return len(bad)

@@ -78,6 +78,11 @@ class Source:
     empty: list[str]
     unused_times: list[str]
 
+    def without(self, path: str) -> Source:
+        """This source without a file beside it that is read for something else."""
+        place, _ = split_options(path)
+        return replace(self, left_out=[name for name in self.left_out if not place.endswith(f"/{name}")])
+
 
 def find_source(
     source: str,
@@ -146,6 +151,20 @@ def find_source(
         empty=[file.relative for file in chosen if file not in formats],
         unused_times=[] if "timestamp" in read else unused_times(names, read),
     )
+
+
+def find_file(address: str, encoding: str | None, known: dict[str, Format]) -> tuple[str, Format]:
+    """The path of one file, and its format: that of its name in `known`, or else as for a source's files.
+
+    Raises:
+        AdarError: it is not one file, or its format is unknown.
+    """
+    there, is_folder = _list(address)
+    if is_folder or len(there) > 1:
+        raise AdarError(f"{address}: is not one file; name one")
+    (file,) = there
+    formats = (format for pattern, format in known.items() if fnmatch.fnmatchcase(file.name, pattern))
+    return file.address, next(formats, None) or _recognize(file, encoding)
 
 
 def _format_of_separator(options: ReadOptions) -> Format | None:

@@ -45,18 +45,27 @@ class ValueConverter:
             first_row: the number of good rows before this batch.
             on_bad: called for each row that has a bad value, once.
         """
-        plain = {name: _plain(column) for name, column in columns.items()}
-        converted, bad = self._convert_all(plain, on_bad)
-        if bad:
-            is_good = np.ones(len(plain["user"]), dtype=bool)
-            is_good[list(bad)] = False
-            good = {name: column.filter(pa.array(is_good)) for name, column in plain.items()}
-            converted, _ = self._convert_all(good, on_bad)
+        converted = self.convert(columns, on_bad)
         count = len(converted["user"])
         converted["row"] = pa.array(np.arange(first_row, first_row + count))
         converted.setdefault("timestamp", converted["row"])
         converted.setdefault("rating", pa.nulls(count, pa.float32()))
         return pa.table(converted).select(CANONICAL.names).cast(CANONICAL)
+
+    def convert(self, columns: dict[str, pa.Array], on_bad: OnBadValue) -> dict[str, pa.Array]:
+        """Convert the columns of a batch, without its bad rows; a `title` is text.
+
+        Args:
+            on_bad: called for each row that has a bad value, once.
+        """
+        plain = {name: _plain(column) for name, column in columns.items()}
+        converted, bad = self._convert_all(plain, on_bad)
+        if bad:
+            is_good = np.ones(len(plain["item"]), dtype=bool)
+            is_good[list(bad)] = False
+            good = {name: column.filter(pa.array(is_good)) for name, column in plain.items()}
+            converted, _ = self._convert_all(good, on_bad)
+        return converted
 
     def _convert_all(
         self, columns: dict[str, pa.Array], on_bad: OnBadValue
@@ -77,6 +86,8 @@ class ValueConverter:
     def _converter(self, name: str) -> Callable[[pa.Array], pa.Array]:
         if name == "timestamp":
             return self.times.convert
+        if name == "title":
+            return lambda column: column.cast(pa.string())
         return _to_rating if name == "rating" else self._to_id
 
     def _to_id(self, column: pa.Array) -> pa.Array:

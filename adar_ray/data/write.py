@@ -14,6 +14,7 @@ from adar_ray.data.manifest import (
     MANIFEST,
     SEQUENCES,
     SPLITS,
+    TITLES,
     USERS,
     Counts,
     Lanes,
@@ -96,6 +97,7 @@ def write_manifest(
     item_keys: pa.Array,
     user_counts: np.ndarray,
     item_counts: np.ndarray,
+    item_titles: pa.Array | None = None,
 ) -> Manifest:
     """Write the id maps and, last, `dataset.json`.
 
@@ -107,6 +109,7 @@ def write_manifest(
         shards: what was written, in any order.
         user_keys, item_keys: the source's own ids, by dense id.
         user_counts, item_counts: interactions of each user and item.
+        item_titles: null where an item has none.
     """
     kinds = (*SPLITS, SEQUENCES)
     files = [file for shard in shards for file in shard.files]
@@ -124,6 +127,10 @@ def write_manifest(
         )
         for kind, keys, counts in (("user", user_keys, user_counts), ("item", item_keys, item_counts))
     ]
+    if item_titles is not None and item_titles.null_count < len(item_titles):
+        ids = pa.array(np.arange(len(item_titles), dtype=np.int32))
+        titles = pa.table({"item": ids, "title": item_titles}).filter(item_titles.is_valid())
+        maps.append(folder.write_table(TITLES, titles))
     manifest = Manifest(
         name=name,
         source=source,
@@ -155,13 +162,13 @@ def _sum(rows: list[list[int]]) -> list[int]:
 
 
 def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> None:
-    """Write a dataset's id maps and interactions, one shard after the other, as a dataset of its own.
+    """Write a dataset's id maps, titles and interactions, one shard after the other, as a dataset of its own.
 
     It has no sequence rows, and without `with_times` no times but that of each user's first interaction. The
     shards keep their order.
     """
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
-    columns |= {USERS: ["user", "key", "interactions"], ITEMS: None}
+    columns |= {USERS: ["user", "key", "interactions"], ITEMS: None, TITLES: None}
     first_U = dataset.first_times()
     files = []
     for file in dataset.manifest.files:

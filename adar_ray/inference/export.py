@@ -153,6 +153,8 @@ class _Files:
         dataset = self._trained.dataset
         users = {"key": dataset.user_keys(), "vector": to_column(self._trained.user_vectors.numpy())}
         items = {"key": dataset.item_keys(), "vector": to_column(self._trained.item_vectors.numpy())}
+        if (titles := dataset.item_titles()) is not None:
+            items["title"] = titles
         return {"users.parquet": pa.table(users), "items.parquet": pa.table(items)}
 
     def of_format(self, name: str) -> dict[str, bytes]:
@@ -193,7 +195,10 @@ class _Files:
     def _onnx(self) -> dict[str, bytes]:
         inputs, outputs = ["history" if self._trained.sequential else "user"], ["vector", "score"]
         program = self._program
-        with _one_line_of(f"ONNX has no operators for {self._model}"), tempfile.TemporaryDirectory() as scratch:
+        with (
+            _one_line_of(f"ONNX has no operators for {self._model}"),
+            tempfile.TemporaryDirectory() as scratch,
+        ):
             found = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
             )

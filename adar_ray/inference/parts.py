@@ -53,6 +53,7 @@ class PartWriter:
         left_out: pairs that are not recommended.
         history: what a sequential model reads.
         user_keys, item_keys: the source's ids, by dense id.
+        titles: of items, by dense id, null where one has none; None if no item has one.
         folder: gets a file per part.
         k: items per user.
     """
@@ -62,6 +63,7 @@ class PartWriter:
     history: Histories | None
     user_keys: pa.ChunkedArray
     item_keys: pa.ChunkedArray
+    titles: pa.Array | None
     folder: Folder
     k: int
 
@@ -72,9 +74,11 @@ class PartWriter:
         item_Nk, score_Nk = torch.cat(items).numpy(), torch.cat(scores).numpy()
         is_item_Nk = score_Nk > -np.inf
         rank_k = np.arange(1, item_Nk.shape[1] + 1, dtype=np.int32)
+        item = pa.array(item_Nk[is_item_Nk])
         rows = {
             "user": self.user_keys.take(pa.array(part.user_N.repeat(is_item_Nk.sum(1)))),
-            "item": self.item_keys.take(pa.array(item_Nk[is_item_Nk])),
+            "item": self.item_keys.take(item),
+            **({} if self.titles is None else {"title": self.titles.take(item)}),
             "rank": np.broadcast_to(rank_k, item_Nk.shape)[is_item_Nk],
             "score": score_Nk[is_item_Nk],
         }

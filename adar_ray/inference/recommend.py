@@ -63,7 +63,8 @@ def recommend(
 
     Works in this process, or with Ray Data where a cluster is joined; the files are the same.
 
-    Rows are `user, item, rank, score` with the source's ids; ranks start at 1. Items that the user has
+    Rows are `user, item, rank, score` with the source's ids, and `title` after `item` if items have titles;
+    ranks start at 1. Items that the user has
     interacted with, in any split, are left out, unless the dataset keeps repeats. They are the history that a
     sequential model reads.
 
@@ -89,8 +90,8 @@ def recommend(
         on_progress(done, len(ids))
 
     with new_folder(out, replace=replace, mark="*.parquet") as folder:
-        keys = dataset.user_keys(), dataset.item_keys()
-        writer = PartWriter(trained.model, left_out(dataset, *SPLITS), history, *keys, folder, k)
+        names = dataset.user_keys(), dataset.item_keys(), dataset.item_titles()
+        writer = PartWriter(trained.model, left_out(dataset, *SPLITS), history, *names, folder, k)
         if joins_cluster():
             from adar_ray.inference.ray_parts import write_parts_on_cluster
 

@@ -134,6 +134,21 @@ class Recommender:
         score = dict(ranked)
         return [Scored(key, score[key]) for key in self._items.keys(item_N)]
 
+    @cached_property
+    def _titles(self) -> list[str | None] | None:
+        titles = self.trained.dataset.item_titles()
+        return None if titles is None else titles.to_pylist()
+
+    @property
+    def has_titles(self) -> bool:
+        """Whether any item has a title."""
+        return self._titles is not None
+
+    def title(self, item: Id) -> str | None:
+        """The title of an item; None if it has none."""
+        number = int(self._items([item]))
+        return self._titles[number] if self._titles is not None else None
+
     def similar_items(self, item: Id, k: int = 20) -> list[Scored]:
         """The k items whose vectors have the highest cosine with the item's."""
         return _nearest(self._items, self.trained.item_vectors, item, k)

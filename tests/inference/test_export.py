@@ -146,6 +146,8 @@ def test_what_cannot_be_exported_is_one_line(
         export(model, out, ["xml"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name, missing in (("faiss", "faiss"), ("onnx", "onnx and onnxscript")):
-        with pytest.raises(AdarError, match=rf"--format {name}: {missing} .*pip install 'adar-ray\[export\]'"):
+        with pytest.raises(
+            AdarError, match=rf"--format {name}: {missing} .*pip install 'adar-ray\[export\]'"
+        ):
             export(model, out, [name])
     assert not out.exists()

@@ -16,7 +16,9 @@ from adar_ray.data.formats.published import (
     CHECKINS,
     LASTFM_1K,
     ML_1M,
+    ML_1M_MOVIES,
     ML_100K,
+    ML_100K_ITEMS,
     ML_CSV,
 )
 from adar_ray.data.formats.user_items import PAIRS, USER_ITEMS
@@ -42,3 +44,14 @@ FORMATS: dict[str, Format] = {
     )
 }
 """Formats by name. If several recognize a file, the first is taken."""
+
+TITLE_FORMATS: dict[str, Format] = {
+    "u.item": ML_100K_ITEMS,
+    "movies.dat": ML_1M_MOVIES,
+    "movies.csv": CSV,
+    "*.item": INTER,
+}
+"""The files that name the items of a source, by their names beside its interactions.
+
+The star stands for the name of the interactions' file up to the first dot.
+"""

@@ -46,6 +46,21 @@ ML_CSV = Csv(
     dialect_of=CSV,
     delimiter=",",
 )
+# Files of titles, which are no sources.
+ML_100K_ITEMS = Delimited(
+    name="u.item",
+    description="MovieLens 100K, u.item: item, title, two dates, address and 19 genres separated by |",
+    delimiter="|",
+    columns=("item", "title", "released", "released on video", "address", *map(str, range(19))),
+    encoding="latin-1",
+)
+ML_1M_MOVIES = Delimited(
+    name="movies.dat",
+    description="MovieLens 1M and 10M, movies.dat: item::title::genres",
+    delimiter="::",
+    columns=("item", "title", "genres"),
+    encoding="latin-1",
+)
 AMAZON_2014 = Delimited(
     name="amazon-2014",
     description="Amazon 2014, ratings_*.csv: user,item,rating,timestamp, no header",
