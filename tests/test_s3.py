@@ -222,7 +222,7 @@ def test_evaluate_recommend_export(s3, run: Run) -> None:
     assert {row["item"] for row in rows if row["user"] == "ann"} <= {"10", "d", "Ä"}
 
     export(run, f"s3://{BUCKET}/vectors")
-    assert objects(s3, "vectors/").keys() == {"users.parquet", "items.parquet"}
+    assert objects(s3, "vectors/").keys() == {"users.parquet", "items.parquet", "export.json"}
 
 
 def test_what_exists_is_refused_or_replaced(s3, source: str, data: Dataset) -> None:

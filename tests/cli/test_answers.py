@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.prepare import prepare
+from adar_ray.inference.recommender import load
 from tests.calling import Adar
 from tests.inference.saving import save_untrained
 
@@ -43,6 +45,47 @@ def test_similar_prints_items_or_users(adar: Adar, model: str) -> None:
         assert [row["cosine"] for row in rows] == sorted((row["cosine"] for row in rows), reverse=True)
         assert "7" not in {row[kind] for row in rows}
         assert rows[0][kind] in adar("similar", model, f"--{kind}", 7, "--k", 5).out
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of items of which one has a title, a long one."""
+    folder = tmp_path_factory.mktemp("named")
+    (folder / "rows.csv").write_text("user,item\n" + "".join(f"u,{item}\nv,{item}\n" for item in "abc"))
+    (folder / "titles.csv").write_text(f"item,title\na,[b]Long {'x' * 99}\n")
+    data = prepare(folder / "rows.csv", folder / "data", titles=folder / "titles.csv")
+    return save_untrained(folder / "model", data, ["model.embedding_dim=8"])
+
+
+def test_items_are_named_by_their_titles(adar: Adar, named: Path) -> None:
+    title = {"a": f"[b]Long {'x' * 99}", "b": None, "c": None}
+    similar = adar("similar", named, "--item", "b", "--json").json()
+    assert {row["item"]: row["title"] for row in similar} == {"a": title["a"], "c": None}
+    table = adar("similar", named, "--item", "b").out
+    assert "[b]Long xxx" in table
+    assert "x" * 60 not in table  # it is on one line
+    model = load(named)
+    assert (model.has_titles, model.title("a"), model.title("b")) == (True, title["a"], None)
+
+
+def test_titles_are_a_column_of_recommendations(adar: Adar, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("user,item\n" + "".join(f"u,{item}\n" for item in "ab") + "v,c\nv,a\n")
+    (tmp_path / "titles.csv").write_text("item,title\nc,Sea\n")
+    command = ["prepare", tmp_path / "rows.csv", "--out", tmp_path / "data"]
+    assert adar(*command, "--titles", tmp_path / "titles.csv").status == 0
+    model = save_untrained(tmp_path / "model", Dataset.open(tmp_path / "data"), ["model.embedding_dim=8"])
+    assert adar("recommend", model, "--out", tmp_path / "top").status == 0
+    rows = pq.read_table(tmp_path / "top").to_pylist()
+    assert [list(row) for row in rows] == [["user", "item", "title", "rank", "score"]] * 2
+    assert [tuple(row.values())[:4] for row in rows] == [("u", "c", "Sea", 1), ("v", "b", None, 1)]
+    printed = adar("recommend", model, "--user", "u", "--user", "v", "--json").json()
+    assert [{key: row[key] for key in ("user", "item", "title", "rank")} for row in printed] == [
+        {key: row[key] for key in ("user", "item", "title", "rank")} for row in rows
+    ]
+    assert adar("export", model, "--out", tmp_path / "out", "--format", "faiss").status == 0
+    items = pq.read_table(tmp_path / "out" / "items.parquet")
+    assert dict(zip(*(items[name].to_pylist() for name in ("key", "title")), strict=True))["c"] == "Sea"
+    assert (tmp_path / "out" / "items.faiss").exists()
 
 
 def test_an_unknown_id_is_one_line(adar: Adar, model: str) -> None:
