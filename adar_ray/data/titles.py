@@ -23,6 +23,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import resolve, split_options
 
 _BLOCK_BYTES = 1 << 21
+_PENDING = 1 << 18  # rows that may wait: looking for all the keys takes a while
 _NO_LETTERS = r"[\p{Z}\p{Cc}]+"  # white space and control characters: a title is one line
 
 
@@ -149,20 +150,17 @@ def read_titles(file: TitleFile, keys: pa.Array) -> Titles:
     bad = BadRows(file.path, file.format.row_unit, file.options.max_bad_rows)
     converter = ValueConverter(file.options)
     found = pa.table({"item": pa.array([], pa.int32()), "title": pa.array([], pa.string())})
+    pending: list[pa.Table] = []
     for columns, places in file.format.read(file.path, file.columns, _BLOCK_BYTES, bad):
 
         def on_bad(index: int, problem: str, places: np.ndarray = places, columns: dict = columns) -> None:
             held = ", ".join(f"{name}={python_value(column[index])}" for name, column in columns.items())
             bad.add(int(places[index]), problem, held)
 
-        good = converter.convert(columns, on_bad)
-        item_R = pc.index_in(good["item"], value_set=keys)
-        title_R = pc.utf8_trim_whitespace(pc.replace_substring_regex(good["title"], _NO_LETTERS, " "))
-        rows = pa.table({"item": item_R, "title": title_R})
-        rows = rows.filter(pc.and_(pc.is_valid(item_R), pc.not_equal(title_R, "")))
-        if rows.num_rows:
-            together = pa.concat_tables([found, rows])
-            found = together.group_by(["item", "title"], use_threads=False).aggregate([])  # in their order
+        pending.append(pa.table(converter.convert(columns, on_bad)))
+        if sum(map(len, pending)) > max(_PENDING, len(found)):
+            found, pending = _together(found, pending, keys), []
+    found = _together(found, pending, keys)
     if file.is_given and not found.num_rows:
         raise AdarError(
             f"{file.path}: has no title of any item; its column {file.columns['item']!r} has to hold ids as "
@@ -175,3 +173,14 @@ def read_titles(file: TitleFile, keys: pa.Array) -> Titles:
     several_I[titled] = count > 1
     title_I = found["title"].combine_chunks().take(pa.array(at_I, mask=at_I < 0))
     return Titles(file.path, title_I, several_I, bad.rows)
+
+
+def _together(found: pa.Table, pending: list[pa.Table], keys: pa.Array) -> pa.Table:
+    """The different pairs of an item's number and a title, in their order: those before, and further rows."""
+    if not pending:
+        return found
+    rows = pa.concat_tables(pending)
+    title_R = pc.utf8_trim_whitespace(pc.replace_substring_regex(rows["title"], _NO_LETTERS, " "))
+    rows = pa.table({"item": pc.index_in(rows["item"], value_set=keys), "title": title_R})
+    rows = rows.filter(pc.and_(pc.is_valid(rows["item"]), pc.not_equal(title_R, "")))
+    return pa.concat_tables([found, rows]).group_by(["item", "title"], use_threads=False).aggregate([])

@@ -149,6 +149,18 @@ def test_a_file_that_names_nothing_is_refused(source: Path, tmp_path: Path) -> N
         prepare(source, tmp_path / "data", columns=COLUMNS, titles=tmp_path)
 
 
+def test_a_file_beside_the_interactions_that_names_nothing_is_told_of(source: Path, tmp_path: Path) -> None:
+    plain = prepare(source, tmp_path / "plain", columns=COLUMNS)
+    csv(tmp_path, "movies.csv", "movieId,title\n1001,Toy Story\n")
+    dataset = prepare(source, tmp_path / "data", columns=COLUMNS)
+    assert dataset.item_titles() is None
+    (note,) = set(dataset.manifest.notes) - set(plain.manifest.notes)
+    assert note == "3 of 3 items have no title in movies.csv"
+    csv(tmp_path, "movies.csv", "genre,year\nDrama,1995\n")  # no titles: not read
+    again = prepare(source, tmp_path / "again", columns=COLUMNS)
+    assert again.checksum == plain.checksum
+
+
 def test_damaged_titles_are_refused(source: Path, tmp_path: Path) -> None:
     own = csv(tmp_path, "names.csv", "sku,name\n50,A\n")
     dataset = prepare(source, tmp_path / "data", columns=COLUMNS, titles=own)
