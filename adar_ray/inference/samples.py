@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from adar_ray.data.dataset import Dataset
@@ -38,12 +39,14 @@ class Samples:
             self._top[int(ranked.user_B[row])] = top
 
     def records(self, dataset: Dataset, before: Sequence[str]) -> list[Sample]:
-        """The samples, with what the users did in the splits before.
+        """The samples, items by their titles if they have any, with what the users did in the splits before.
 
         Raises:
             KeyError: a user has not been ranked.
         """
-        names = dataset.item_keys()
+        titles, names = dataset.item_titles(), dataset.item_keys()
+        if titles is not None:
+            names = pc.coalesce(titles, names)
         users = dataset.user_keys().take(pa.array(self._user_S.numpy())).to_pylist()
 
         def named(item: torch.Tensor) -> list[str]:
