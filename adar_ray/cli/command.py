@@ -80,10 +80,10 @@ def refuse_all_but_resume(what: str, **but: str) -> None:
             raise click.UsageError(f"--resume takes everything{rest} from the {what}; drop the other options")
 
 
-def refuse_trust(trust: bool) -> None:
-    """Refuse `--trust` without `--resume`: what the user names himself needs none."""
+def refuse_trust(trust: bool, options: str = "--resume") -> None:
+    """Refuse `--trust` without the options that it goes with: what the user names himself needs none."""
     if trust:
-        raise click.UsageError("--trust goes with --resume; components that you name yourself need none")
+        raise click.UsageError(f"--trust goes with {options}; components that you name yourself need none")
 
 
 def _fail(message: str, debug: bool, status: int = 1, cause: Exception | None = None) -> None:

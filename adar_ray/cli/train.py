@@ -38,9 +38,12 @@ def workers_option(explanation: str) -> Callable[[Any], Any]:
     "[default: 0, on a cluster 1; those of the run]"
 )
 @click.option(
+    "--init-from", metavar="RUN", help="Begin with the vectors that RUN has of the same users and items."
+)
+@click.option(
     "--resume", metavar="RUN", help="Resume an unfinished run; --data, --set and --workers change it."
 )
-@trust_option("the resumed run")
+@trust_option("the run of --resume or --init-from")
 @click.option("--replace", is_flag=True, help="Overwrite the run at --out.")
 @click.option("--show-config", is_flag=True, help="Print the configuration with explanations, and exit.")
 def train_command(
@@ -50,6 +53,7 @@ def train_command(
     config_file: str | None,
     settings: tuple[str, ...],
     workers: int | str | None,
+    init_from: str | None,
     resume: str | None,
     trust: bool,
     replace: bool,
@@ -64,7 +68,7 @@ def train_command(
 
         _finish(Run.open(resume, trust=trust), as_json, data=data_address, settings=settings, workers=workers)
         return
-    refuse_trust(trust)
+    refuse_trust(trust and init_from is None, "--resume or --init-from")
     from adar_ray.config import explained, load_config
 
     config = load_config(config_file, settings)
@@ -75,7 +79,10 @@ def train_command(
         raise click.UsageError("give --data and --out, or --resume")
     from adar_ray.training.trainer import new_run
 
-    _finish(new_run(data_address, out, config, workers=workers, replace=replace), as_json)
+    run = new_run(
+        data_address, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace
+    )
+    _finish(run, as_json)
 
 
 def _finish(
@@ -91,6 +98,7 @@ def _finish(
     from adar_ray.reporting.progress import TrainingProgress
     from adar_ray.reporting.tables import popularity_warning, side_by_side
     from adar_ray.training.trainer import note_on_steps, resume, revised
+    from adar_ray.training.warm_start import note_on_warm_start
 
     keep_freed_memory()
     planned = revised(run, settings, workers)
@@ -102,8 +110,10 @@ def _finish(
             progress.line(f"starting {planned.info.workers} Ray Train workers")
         else:
             progress.line("training in this process")
-        if run.result() is None and (note := note_on_steps(planned, planned.dataset(data))):
-            progress.line(f"note: {note}")
+        if run.result() is None:
+            dataset = planned.dataset(data)
+            for note in filter(None, (note_on_warm_start(run, dataset), note_on_steps(planned, dataset))):
+                progress.line(f"note: {note}")
         run = resume(
             run,
             data=data,

@@ -22,10 +22,8 @@ from adar_ray.models import BaseModel
 from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.process import random_states_kept
 from adar_ray.ranking.top_items import TILE, user_vectors
-from adar_ray.storage import Folder
 from adar_ray.training.build import build_model, is_sequential
-from adar_ray.training.run import MODEL, Run
-from adar_ray.training.saved_model import SavedModel
+from adar_ray.training.run import Run, find_model
 
 
 @dataclass(frozen=True)
@@ -49,21 +47,12 @@ class TrainedModel:
     def load(
         cls, run: str | Path | Run, data: str | Path | None = None, *, trust: bool = False
     ) -> TrainedModel:
-        """Loads the best model of a run, or of a run's `model/`, wherever that has been copied to.
-
-        Args:
-            data: where the run's dataset is now, if the model needs it and it has moved. A finished run has
-                all it needs in its `model/`; an unfinished one needs it.
-            trust: whether custom components that the folder names may run. A `Run` knows it by itself.
+        """Loads the model that `find_model` finds; takes its arguments.
 
         Raises:
-            AdarError: it is neither, or the dataset is not there or has changed since training.
+            AdarError: there is none, or it is damaged.
         """
-        trust = run.trust if isinstance(run, Run) else trust
-        saved = _saved(run, trust) if data is None else None
-        if saved is None:
-            run = Run.open(run, trust=trust)
-            saved = SavedModel(run.config, run.dataset(data), run.weights())
+        saved = find_model(run, data, trust=trust)
         config, dataset = saved.config, saved.dataset
         observed = user_items(dataset, "train")
         with random_states_kept():  # the initial weights are drawn, then replaced
@@ -124,11 +113,6 @@ def latest_items(dataset: Dataset, user_B: torch.Tensor, splits: Sequence[str], 
     user_E, item_E = _interactions(dataset, *splits)
     theirs_E = torch.isin(user_E, user_B)
     return Histories(user_E[theirs_E], item_E[theirs_E], dataset.n_users, length)(user_B)
-
-
-def _saved(run: str | Path | Run, trust: bool) -> SavedModel | None:
-    folder = run.folder if isinstance(run, Run) else Folder.at(run)
-    return SavedModel.open(folder, trust=trust) or SavedModel.open(folder.folder(MODEL), trust=trust)
 
 
 def _interactions(dataset: Dataset, *splits: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,6 +35,7 @@ from adar_ray.training.records import Cost, EpochRecord, EpochTime, SamplerStati
 from adar_ray.training.run import METRICS, Run
 from adar_ray.training.saver import Saver
 from adar_ray.training.step import StepStatistics, TrainingStep
+from adar_ray.training.warm_start import load_initial_weights
 
 VALIDATION_KS = (10, 20)
 
@@ -342,6 +343,7 @@ class WorkerLoop:
     def _restore(self) -> TrainingState:
         state = self._newest_checkpoint()
         if state is None:
+            load_initial_weights(self.run, self.data.dataset, self.model, self.data.begin)
             return TrainingState()
         users, begin, own, dealt = self.data.users, self.data.begin, self._own_names(), self._dealt_names()
         shapes = {name: tensor.shape for name, tensor in self._tensors().items()}

@@ -125,6 +125,23 @@ class Resumption(Record):
     changes: dict[str, list[Any]]
 
 
+class WarmStart(Record):
+    """Whose weights a run began with; they are in its `initial.safetensors`.
+
+    Attributes:
+        run: address of the run or model.
+        users, items: how many have vectors from there; None if the model has no vectors of them.
+        held_out: interactions of this run's validation and test that the other has trained on.
+        sha256: of the file.
+    """
+
+    run: str
+    users: NonNegativeInt | None
+    items: NonNegativeInt | None
+    held_out: NonNegativeInt
+    sha256: str
+
+
 class RunInfo(Record):
     """The `run` section of `config.yaml`.
 
@@ -133,6 +150,7 @@ class RunInfo(Record):
         workers: Ray Train workers, a number or a range such as `1:4`; 0 for training in the calling process.
         versions: of Python and the packages, by name.
         began: when the run began; None if an earlier version wrote the file.
+        initial: the warm start; None, and left out of the file, if all weights were drawn at random.
         resumed: the resumptions that changed something; the file leaves it out if there were none.
     """
 
@@ -141,6 +159,7 @@ class RunInfo(Record):
     workers: int | str
     versions: dict[str, str]
     began: str | None = None
+    initial: WarmStart | None = None
     resumed: list[Resumption] = []
 
     @field_validator("workers")

@@ -43,13 +43,15 @@ from adar_ray.training.records import (
     RunResult,
     StepProgress,
     TrainingState,
+    WarmStart,
 )
-from adar_ray.training.saved_model import INFO, read_weights, save_model
+from adar_ray.training.saved_model import INFO, SavedModel, read_weights, save_model
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
 PROGRESS = "progress.json"
+INITIAL = "initial.safetensors"
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 MODEL = "model"
@@ -57,6 +59,14 @@ _ALL_ROWS = 0, 1  # those of the only worker
 _PLACE = re.compile(r"(\d{5,7})(?:-(\d{8,10}))?")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The weights that a run begins with: the content of a safetensors file, and what is recorded of it."""
+
+    content: bytes
+    record: WarmStart
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ class Run:
         dataset: Dataset,
         workers: int | str,
         *,
+        initial: Initial | None = None,
         replace: bool = False,
     ) -> Run:
         """Starts a run folder. Refuses one with content unless `replace`.
@@ -96,10 +107,17 @@ class Run:
             if folder.exists(RESULT):
                 forget_replaced(folder)
             with replacing(folder, CONFIG):
-                return cls.begin(folder, config, dataset, workers)
+                return cls.begin(folder, config, dataset, workers, initial)
 
     @classmethod
-    def begin(cls, folder: Folder, config: Config, dataset: Dataset, workers: int | str) -> Run:
+    def begin(
+        cls,
+        folder: Folder,
+        config: Config,
+        dataset: Dataset,
+        workers: int | str,
+        initial: Initial | None = None,
+    ) -> Run:
         """Writes the configuration of a run into a folder and leaves other files there alone."""
         info = RunInfo(
             dataset=dataset.folder.address,
@@ -107,7 +125,10 @@ class Run:
             workers=workers,
             versions=versions(),
             began=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            initial=initial and initial.record,
         )
+        if initial is not None:
+            folder.write_bytes(INITIAL, initial.content)
         run = cls(folder, config, info, trust=True)
         run.write_config()
         return run
@@ -173,6 +194,15 @@ class Run:
             )
             raise AdarError(f"{dataset.folder}: {problem}, or train again into another folder")
         return dataset
+
+    def initial_weights(self) -> dict[str, torch.Tensor] | None:
+        """What `warm_start.initial_weights` has written; None if all weights are to be drawn at random.
+
+        Raises:
+            AdarError: the file is missing or damaged.
+        """
+        initial = self.info.initial
+        return None if initial is None else self._read_tensors(INITIAL, initial.sha256)
 
     # Metrics: one line per epoch.
 
@@ -347,10 +377,12 @@ class Run:
         return found | {name: torch.cat(parts) for name, parts in rows.items()}
 
     def _read_part(self, state: TrainingState, worker: int) -> dict[str, torch.Tensor]:
-        name = _part(state.place, worker, len(state.files))
+        return self._read_tensors(_part(state.place, worker, len(state.files)), state.files[worker])
+
+    def _read_tensors(self, name: str, sha256: str) -> dict[str, torch.Tensor]:
         try:
             content = self.folder.read_bytes(name)
-            if hashlib.sha256(content).hexdigest() != state.files[worker]:
+            if hashlib.sha256(content).hexdigest() != sha256:
                 raise ValueError("wrong checksum")
             return load_safetensors(content)
         except Exception as error:  # safetensors has no exception class for damaged files
@@ -447,6 +479,27 @@ class Run:
             raise damaged(f"{self.folder}/{name}", "wrong checksum", "evaluate again")
         columns = pq.read_table(pa.BufferReader(content)).drop_columns(["user"])
         return {metric: columns[metric].to_numpy() for metric in columns.column_names}
+
+
+def find_model(run: str | Path | Run, data: str | Path | None = None, *, trust: bool = False) -> SavedModel:
+    """The best model of a run, or of a run's `model/`, wherever that has been copied to.
+
+    Args:
+        data: where the run's dataset is now, if the model needs it and it has moved. A finished run has all
+            it needs in its `model/`; an unfinished one needs it.
+        trust: whether custom components that the folder names may run. A `Run` knows it by itself.
+
+    Raises:
+        AdarError: it is neither, or the dataset is not there or has changed since training.
+    """
+    trust = run.trust if isinstance(run, Run) else trust
+    if data is None:
+        folder = run.folder if isinstance(run, Run) else Folder.at(run)
+        for place in (folder, folder.folder(MODEL)):
+            if saved := SavedModel.open(place, trust=trust):
+                return saved
+    run = Run.open(run, trust=trust)
+    return SavedModel(run.config, run.dataset(data), run.weights())
 
 
 def _joined(tensors: list[torch.Tensor], is_dealt: bool) -> torch.Tensor:

@@ -24,6 +24,7 @@ from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, METRICS, Run
 from adar_ray.training.tensorboard import EventWriter
+from adar_ray.training.warm_start import initial_weights
 from adar_ray.workers import WorkerRange
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ def train(
     config: Config | None = None,
     *,
     workers: int | str | None = None,
+    init_from: str | Path | Run | None = None,
+    trust: bool = False,
     replace: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
@@ -47,13 +50,16 @@ def train(
         workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. With a
             range such as `1:4` there are always as many as there is room for. The default is 1 if
             `RAY_ADDRESS` names a cluster, else 0.
+        init_from: a run, or a copy of its `model/`, at any address, whose weights to begin with: users and
+            items with the same ids keep their vectors. The run needs it no more once it has begun.
+        trust: whether `init_from` may name custom components.
         on_epoch: called with each epoch's record once the epoch is saved, while the next one trains.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
 
     Returns:
         The finished run.
     """
-    run = new_run(data, out, config, workers=workers, replace=replace)
+    run = new_run(data, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace)
     return resume(run, on_epoch=on_epoch, on_step=on_step)
 
 
@@ -63,6 +69,8 @@ def new_run(
     config: Config | None = None,
     *,
     workers: int | str | None = None,
+    init_from: str | Path | Run | None = None,
+    trust: bool = False,
     replace: bool = False,
 ) -> Run:
     """Writes a new run folder for `resume` to train. Takes the arguments of `train`.
@@ -74,7 +82,8 @@ def new_run(
     config = config or load_config()
     asked = WorkerRange.parse(default_workers() if workers is None else workers)
     check_training(config, dataset, asked)
-    return Run.create(out, config, dataset, asked.asked, replace=replace)
+    initial = None if init_from is None else initial_weights(init_from, config, dataset, trust=trust)
+    return Run.create(out, config, dataset, asked.asked, initial=initial, replace=replace)
 
 
 def resume(
