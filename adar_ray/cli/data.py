@@ -110,7 +110,7 @@ class _FormatName(click.ParamType):
 @click.option(
     "--columns",
     help="Columns of a table, by name, or by number without a header: user=NAME,item=NAME,timestamp=NAME,"
-    "rating=NAME. timestamp= goes without times.",
+    "rating=NAME,weight=NAME. timestamp= goes without times; a weight is how much a row counts in training.",
 )
 @click.option("--separator", help="What separates the fields of a line. A space stands for any white space.")
 @click.option(
@@ -150,10 +150,11 @@ class _FormatName(click.ParamType):
 )
 @click.option(
     "--repeat",
-    type=click.Choice(["first", "last", "keep"]),
+    type=click.Choice(["first", "last", "keep", "sum"]),
     default="first",
     show_default=True,
-    help="Which of a user's interactions with one item to keep; keep keeps them all.",
+    help="Which of a user's interactions with one item to keep; keep keeps them all, sum the last with the "
+    "sum of their weights, or their number.",
 )
 @click.option(
     "--min-rating",
@@ -251,13 +252,13 @@ def _let_arrow_find_no_pandas() -> None:
 def _parse_columns(columns: str | None) -> dict[str, str] | None:
     if columns is None:
         return None
-    known = ("user", "item", "timestamp", "rating")
+    known = ("user", "item", "timestamp", "rating", "weight")
     pairs = [part.partition("=") for part in columns.split(",")]
     for key, equals, _ in pairs:
         if not equals or key not in known:
             raise AdarError(
                 f"--columns {columns}: {key!r} is not one of user=NAME, item=NAME, timestamp=NAME, "
-                "rating=NAME; separate several by commas"
+                "rating=NAME, weight=NAME; separate several by commas"
             )
     return {key: value for key, _, value in pairs}
 

@@ -46,7 +46,8 @@ class Chosen:
 
     Attributes:
         parts: blocks with all interactions of some users, sorted by user and time: `user`, `item`,
-            `timestamp` and, if the source has a split, `given`.
+            `timestamp` and, if the source has a split, `given`; `weight` if the source has one, or repeated
+            interactions are to be added up.
         dropped: how many are gone.
         user_counts, item_counts: the interactions of each user and item.
     """
@@ -97,8 +98,9 @@ def sort_and_choose(choice: Choice, block: pa.Table) -> tuple[pa.Table, Dropped]
     """Sort by user and time, and keep one interaction of each pair unless all are to be kept.
 
     The first is the first in time, or in the source if it has no times; ties are broken by the order in the
-    source. Where a pair is in the source's training and its test, training keeps it. The filter by rating
-    comes after that: a pair counts by the rating of its interaction that is kept.
+    source. If they are to be added up, the last one is kept, with the sum of all weights; without a weight,
+    each weighs 1. Where a pair is in the source's training and its test, training keeps it. The filter by
+    rating comes after that: a pair counts by the rating of its interaction that is kept.
 
     Args:
         block: rows in the order of the source.
@@ -107,11 +109,11 @@ def sort_and_choose(choice: Choice, block: pa.Table) -> tuple[pa.Table, Dropped]
     order_E = order_E[stable_order(block["user"].to_numpy()[order_E])]
     names = [name for name in block.column_names if name != "rating"]
     column = {name: block[name].to_numpy()[order_E] for name in names}
+    if choice.repeat == "sum":
+        column.setdefault("weight", np.ones(block.num_rows, np.float32))
     is_kept_E, dropped = np.ones(block.num_rows, dtype=bool), Dropped()
     if choice.repeat != "keep":
-        is_kept_E, dropped = _choose_of_pairs(
-            choice.repeat, column["user"], column["item"], column.get("given")
-        )
+        is_kept_E, dropped = _choose_of_pairs(choice.repeat, column)
     if choice.min_rating is not None:
         is_enough_E = block["rating"].to_numpy()[order_E] >= choice.min_rating
         low = int((is_kept_E & ~is_enough_E).sum())
@@ -127,10 +129,9 @@ def _time_order(time_E: np.ndarray) -> np.ndarray:
     return stable_order(time_E // unit)  # smaller numbers are sorted faster
 
 
-def _choose_of_pairs(
-    repeat: Repeat, user_E: np.ndarray, item_E: np.ndarray, given_E: np.ndarray | None
-) -> tuple[np.ndarray, Dropped]:
-    """Which rows to keep, given rows that are sorted by user and time."""
+def _choose_of_pairs(repeat: Repeat, column: dict[str, np.ndarray]) -> tuple[np.ndarray, Dropped]:
+    """Which rows to keep, given rows that are sorted by user and time; adds up their weights if asked to."""
+    user_E, item_E, given_E = column["user"], column["item"], column.get("given")
     start_U, count_U = runs(user_E)
     nth_E = np.repeat(np.arange(len(start_U)), count_U)  # smaller numbers than the ids
     pair_E = nth_E << int(item_E.max(initial=0)).bit_length() | item_E
@@ -141,6 +142,9 @@ def _choose_of_pairs(
     pair = pair_E[by_split_E[split_start]]
     is_first_split = np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]
     chosen = split_start if repeat == "first" else split_start + split_count - 1
+    if repeat == "sum":
+        total = np.add.reduceat(column["weight"][by_split_E], split_start, dtype=np.float64)
+        column["weight"][by_split_E[chosen]] = total
     is_kept_E = np.zeros(len(user_E), dtype=bool)
     is_kept_E[by_split_E[chosen[is_first_split]]] = True
     held_out = int((~is_first_split).sum())

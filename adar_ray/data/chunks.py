@@ -79,6 +79,11 @@ class WorkerRows:
         user, item = (np.concatenate(part) for part in zip(*parts, strict=True))
         return user, item
 
+    def all_weights(self) -> np.ndarray:
+        """The weights of `all_rows`, of a dataset that has weights."""
+        parts = (self.dataset.read_weights(shard, self.users) for shard in self._shards)
+        return np.concatenate([np.empty(0, np.float32), *parts])
+
     def _read(self, shard: FileEntry) -> Rows:
         if self.by_shard is not None:
             return self.by_shard[shard.name]

@@ -1,4 +1,4 @@
-"""Which of a file's columns hold users, items, ratings and times."""
+"""Which of a file's columns hold users, items, ratings, times and weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ _USUAL_NAMES = {
     "item": ("itemid", "item", "iid", "movieid", "productid", "bookid", "artistid", "trackid", "songid"),
     "rating": ("rating",),
     "timestamp": ("timestamp", "time", "unixreviewtime"),
+    "weight": (),  # only if asked for: it changes what training minimizes
 }
 _USUAL_TITLES = ("title", "movietitle", "name", "itemname")
 _LIKE_A_TIME = re.compile(r"time|date|(^|[^a-z])(ts|when)($|[^a-z])|created|(^|[^a-z])day($|[^a-z])")

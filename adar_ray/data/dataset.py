@@ -204,6 +204,14 @@ class Dataset:
         self._check_ids(shard.name, item_E, 0, self.n_items)
         return _of_users(users, user_E, item_E)
 
+    def read_weights(self, shard: FileEntry, users: tuple[int, int] | None = None) -> np.ndarray:
+        """Read the weights `[E]` of the rows that `read_shard` reads, of a dataset that has weights."""
+        columns = self._read_columns(shard.name, {"user": pa.int32(), "weight": pa.float32()})
+        user_E, weight_E = (column.to_numpy() for column in columns)
+        if not (np.isfinite(weight_E) & (weight_E > 0)).all():
+            raise self._damaged(shard.name, "a weight is not positive")
+        return _of_users(users, user_E, weight_E)[1]
+
     def read_sequences(
         self, shard: FileEntry, users: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
 """How a dataset was split; see `split.SplitProtocol`."""
 
 
-Repeat = Literal["first", "last", "keep"]
+Repeat = Literal["first", "last", "keep", "sum"]
 """What becomes of a user's repeated interactions with an item."""
 
 
@@ -158,7 +158,11 @@ class Lanes(_Record):
 
 
 class Manifest(_Record):
-    """Everything that `dataset.json` says about a dataset. Its counts are those of its files."""
+    """Everything that `dataset.json` says about a dataset. Its counts are those of its files.
+
+    Attributes:
+        mean_weight: of the training interactions; None, and left out of the file, if none has a weight.
+    """
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -167,8 +171,16 @@ class Manifest(_Record):
     counts: Counts
     sequences: Sequences
     lanes: Lanes
+    mean_weight: float | None = Field(None, gt=0)
     notes: list[str]
     files: list[FileEntry]
+
+    @model_serializer(mode="wrap")
+    def _without_no_weight(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if self.mean_weight is None:
+            del content["mean_weight"]
+        return content
 
     @field_validator("schema_version")
     @classmethod

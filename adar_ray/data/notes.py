@@ -48,9 +48,9 @@ def reading_notes(
     if rows.bad:
         notes.append(f"{rows.bad:,} bad rows were skipped; bad_rows.jsonl lists them")
     if rows.repeated:
+        kept = "their weights were added up" if repeat == "sum" else f"the {repeat} of each pair was kept"
         notes.append(
-            f"{rows.repeated:,} interactions repeat a pair of user and item; the {repeat} of each pair was "
-            "kept (--repeat keep keeps all)"
+            f"{rows.repeated:,} interactions repeat a pair of user and item; {kept} (--repeat keep keeps all)"
         )
     if rows.held_out_in_training:
         notes.append(

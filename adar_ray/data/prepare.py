@@ -78,12 +78,14 @@ def prepare(
         out: address of the dataset; must be empty or absent unless `replace`.
         format: a name in `formats.FORMATS`; recognized if None.
         columns: the source's own names for user, item, timestamp and rating, where they are unusual; an empty
-            name leaves a column out.
+            name leaves a column out. `weight` is read only if it is named here: how much an interaction
+            counts in training.
         separator, header, encoding, null_words, timestamp_unit, timestamp_format, max_bad_rows: how to read
             the source (see `options.ReadOptions`).
         titles: a file of items and their titles; an empty text for none. The default is what lies beside the
             interactions under a name of `formats.TITLE_FORMATS`.
-        repeat: which of a user's interactions with one item to keep: the first, the last, or all.
+        repeat: which of a user's interactions with one item to keep: the first, the last, all, or the last
+            with the `sum` of all weights, which without a weight is their number.
         min_rating: drop interactions with a lower rating.
         core: drop users and items with fewer interactions, repeatedly, until all have this many.
         split: a protocol of `SplitProtocol`. The default is `given` if the source has a split, else

@@ -39,7 +39,7 @@ class Rows:
 
     Attributes:
         blocks: the interactions, in the order of the source: `user` and `item` as dictionaries, `timestamp`,
-            `rating` and the split that is `given`, as far as the source has them.
+            `rating`, `weight` and the split that is `given`, as far as the source has them.
         count: how many there are.
         users, items: the ids.
     """
@@ -106,6 +106,8 @@ def _block(tables: list[pa.Table], file: SourceFile, given: int | None) -> pa.Ta
     columns["timestamp"] = table["timestamp"]
     if file.has_rating:
         columns["rating"] = table["rating"]
+    if file.has_weight:
+        columns["weight"] = table["weight"]
     if given is not None:
         columns["given"] = pa.array(np.full(table.num_rows, given, np.int8))
     return pa.table(columns)

@@ -113,7 +113,10 @@ class ShardWriter:
         user_E, item_E, time_E = (rows[name].to_numpy() for name in ("user", "item", "timestamp"))
         given_E = rows["given"].to_numpy() if "given" in rows.column_names else np.zeros(len(user_E), np.int8)
         split_E = assign(self.protocol, user_E, item_E, time_E, given_E, self.cuts)
-        written = write_shard(self.folder, shard, self.homes, split_E, self.windows, user_E, item_E, time_E)
+        weight_E = rows["weight"].to_numpy() if "weight" in rows.column_names else None
+        written = write_shard(
+            self.folder, shard, self.homes, split_E, self.windows, user_E, item_E, time_E, weight_E
+        )
         train_users, test_users = (_distinct(user_E[split_E == split]) for split in (TRAIN, TEST))
         return _Found(
             written,

@@ -42,7 +42,7 @@ class SourceFile:
 
     Attributes:
         split: what the source says, if it has a split of its own.
-        columns: the file's own names for user, item, rating and timestamp, as far as they are read.
+        columns: the file's own names for user, item, rating, timestamp and weight, as far as they are read.
         partition: values that the path tells, by column: `day=1/part-0.parquet`.
     """
 
@@ -61,6 +61,10 @@ class SourceFile:
     @property
     def has_rating(self) -> bool:
         return "rating" in self.columns
+
+    @property
+    def has_weight(self) -> bool:
+        return "weight" in self.columns
 
 
 @dataclass(frozen=True)

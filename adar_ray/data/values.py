@@ -1,4 +1,5 @@
-"""Values of a source, converted to the canonical columns: user, item, rating, timestamp, row."""
+"""Values of a source, converted to the canonical columns: user, item, rating, timestamp, row, and weight if
+there is one."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import pyarrow.types as pat
 from adar_ray.data.options import ReadOptions
 from adar_ray.data.times import TimeConverter
 from adar_ray.errors import one_line
+from adar_ray.limits import LARGEST_WEIGHT, SMALLEST_WEIGHT
 
 CANONICAL = pa.schema(
     {
@@ -22,6 +24,7 @@ CANONICAL = pa.schema(
         "row": pa.int64(),
     }
 )
+WEIGHT = pa.field("weight", pa.float32())
 
 _LARGEST_WHOLE_FLOAT = 2.0**53  # beyond it, floating point skips whole numbers
 OnBadValue = Callable[[int, str], None]
@@ -40,8 +43,9 @@ class ValueConverter:
         """Convert a batch to a `CANONICAL` table, without its bad rows.
 
         Args:
-            columns: user and item, and rating and timestamp if the source has them. Without ratings, the
-                ratings are null; without times, `timestamp` is `row`.
+            columns: user and item, and rating, timestamp and weight if the source has them. Without ratings,
+                the ratings are null; without times, `timestamp` is `row`; without weights, there is no
+                column of them.
             first_row: the number of good rows before this batch.
             on_bad: called for each row that has a bad value, once.
         """
@@ -50,7 +54,8 @@ class ValueConverter:
         converted["row"] = pa.array(np.arange(first_row, first_row + count))
         converted.setdefault("timestamp", converted["row"])
         converted.setdefault("rating", pa.nulls(count, pa.float32()))
-        return pa.table(converted).select(CANONICAL.names).cast(CANONICAL)
+        schema = CANONICAL.append(WEIGHT) if "weight" in columns else CANONICAL
+        return pa.table(converted).select(schema.names).cast(schema)
 
     def convert(self, columns: dict[str, pa.Array], on_bad: OnBadValue) -> dict[str, pa.Array]:
         """Convert the columns of a batch, without its bad rows; a `title` is text.
@@ -88,7 +93,8 @@ class ValueConverter:
             return self.times.convert
         if name == "title":
             return lambda column: column.cast(pa.string())
-        return _to_rating if name == "rating" else self._to_id
+        numbers = {"rating": _to_rating, "weight": _to_weight}
+        return numbers.get(name, self._to_id)
 
     def _to_id(self, column: pa.Array) -> pa.Array:
         text = _id_text(column)
@@ -98,15 +104,18 @@ class ValueConverter:
         return text
 
     def _problem(self, name: str, value: object) -> str:
-        is_missing = value is None or not str(value).strip() or (name != "rating" and value != value)
+        is_number = name in ("rating", "weight")
+        is_missing = value is None or not str(value).strip() or (not is_number and value != value)
         if name == "timestamp":
             advice = "; --columns timestamp= does without" if is_missing else ""
             return "the timestamp is missing" + advice if is_missing else self.times.problem(value)
         if is_missing:
             return f"the {name} is missing"
-        if name != "rating" and str(value) in self._null_words.to_pylist():
+        if not is_number and str(value) in self._null_words.to_pylist():
             return f"the {name} {value!r} stands for no value (--null-words says which words do)"
-        expected = "a number" if name == "rating" else "text or a whole number"
+        expected = "a number" if is_number else "text or a whole number"
+        if name == "weight":
+            expected += f" from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
         return f"the {name} {one_line(repr(value), 60)} is not {expected}"
 
 
@@ -170,6 +179,12 @@ def _to_rating(column: pa.Array) -> pa.Array:
     rating = column.cast(pa.float32(), safe=False)
     _require(pc.is_finite(rating))
     return rating
+
+
+def _to_weight(column: pa.Array) -> pa.Array:
+    weight = _to_rating(column)
+    _require(pc.and_(pc.greater_equal(weight, SMALLEST_WEIGHT), pc.less_equal(weight, LARGEST_WEIGHT)))
+    return weight
 
 
 def _forms(word: str) -> set[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,11 +42,15 @@ def shard_count(rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> int:
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """The files of one shard, and the training and sequence rows of each lane in it, `[L]`."""
+    """The files of one shard, and the training and sequence rows of each lane in it, `[L]`.
+
+    `weight` is the sum of the weights of its training interactions, if they have any.
+    """
 
     files: list[FileEntry]
     train: list[int]
     sequences: list[int]
+    weight: float | None = None
 
 
 def write_shard(
@@ -56,6 +62,7 @@ def write_shard(
     user: np.ndarray,
     item: np.ndarray,
     timestamp: np.ndarray,
+    weight: np.ndarray | None = None,
 ) -> WrittenShard:
     """Write the rows of one shard: one file per split and one of sequence rows.
 
@@ -67,9 +74,11 @@ def write_shard(
         homes: where its users live.
         splits: the split of each row (see `split.assign`).
         windows: which sequence rows to make.
-        user, item, timestamp: the rows, sorted by user and time.
+        user, item, timestamp, weight: the rows, sorted by user and time.
     """
     table = pa.table({"user": user, "item": item, "timestamp": timestamp}).cast(SHARD_SCHEMA)
+    if weight is not None:
+        table = table.append_column("weight", pa.array(weight, pa.float32()))
     files = []
     for code, name in enumerate(SPLITS):
         rows = table.filter(pa.array(splits == code))
@@ -80,7 +89,8 @@ def write_shard(
     if len(owner):
         rows = pa.table({"user": owner, "items": to_column(items)})
         files.append(folder.write_table(f"{SEQUENCES}/{shard:05d}.parquet", rows))
-    return WrittenShard(files, homes.count(user[trained]).tolist(), homes.count(owner).tolist())
+    total = None if weight is None else float(weight[trained].sum(dtype=np.float64))
+    return WrittenShard(files, homes.count(user[trained]).tolist(), homes.count(owner).tolist(), total)
 
 
 def write_manifest(
@@ -131,6 +141,7 @@ def write_manifest(
         ids = pa.array(np.arange(len(item_titles), dtype=np.int32))
         titles = pa.table({"item": ids, "title": item_titles}).filter(item_titles.is_valid())
         maps.append(folder.write_table(TITLES, titles))
+    weights = [shard.weight for shard in shards if shard.weight is not None]
     manifest = Manifest(
         name=name,
         source=source,
@@ -150,6 +161,7 @@ def write_manifest(
             train=_sum([shard.train for shard in shards]),
             sequences=_sum([shard.sequences for shard in shards]),
         ),
+        mean_weight=math.fsum(weights) / count_rows(files, "train") if weights else None,
         notes=notes,
         files=maps + files,
     )
@@ -164,8 +176,8 @@ def _sum(rows: list[list[int]]) -> list[int]:
 def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> None:
     """Write a dataset's id maps, titles and interactions, one shard after the other, as a dataset of its own.
 
-    It has no sequence rows, and without `with_times` no times but that of each user's first interaction. The
-    shards keep their order.
+    It has no sequence rows, and without `with_times` no weights and no times but that of each user's first
+    interaction. The shards keep their order.
     """
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
     columns |= {USERS: ["user", "key", "interactions"], ITEMS: None, TITLES: None}
@@ -178,9 +190,11 @@ def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> 
             if kind == USERS and first_U is not None:
                 table = table.append_column(SINCE, pa.array(first_U))
             files.append(folder.write_table(file.name, table, _REPETITIVE if kind in SPLITS else None))
-    without_rows = {
+    without_rows: dict[str, Any] = {
         "sequences": dataset.sequences.model_copy(update={"rows": 0}),
         "lanes": dataset.lanes.model_copy(update={"sequences": [0] * len(dataset.lanes.users)}),
     }
+    if not with_times:
+        without_rows["mean_weight"] = None
     manifest = dataset.manifest.model_copy(update={**without_rows, "files": files})
     folder.write_record(MANIFEST, manifest)

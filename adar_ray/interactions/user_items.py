@@ -59,6 +59,10 @@ class UserItems:
         """All pairs `(user_E, item_E)`, ordered by user, then by item."""
         return self._pair_E // self.n_items, self._pair_E % self.n_items
 
+    def places(self, user_N: torch.Tensor, item_N: torch.Tensor) -> torch.Tensor:
+        """The positions `[N]` of observed pairs among all `pairs`."""
+        return torch.searchsorted(self._pair_E, user_N.to(torch.int64) * self.n_items + item_N)
+
     def of(self, user_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The items of the given users as `(row, item)`, where `row` is the position in `user_B`."""
         row, at = _walk(self._start, user_B)

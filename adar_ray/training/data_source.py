@@ -14,6 +14,7 @@ from adar_ray.data.dataset import SEQUENCES, Dataset
 from adar_ray.data.order import Chunks, Rows
 from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.training.build import is_sequential, trains_own_users
 from adar_ray.training.loop import TrainingData, Users, Worker
@@ -66,12 +67,14 @@ class Loaded:
     Attributes:
         rows: those that the model trains on, by name of the shard.
         train, valid: interactions.
+        weight_E: of the training interactions; None if they have none.
     """
 
     dataset: Dataset
     rows: Mapping[str, Rows]
     train: Rows
     valid: Rows
+    weight_E: np.ndarray | None
 
 
 def load(config: Config, dataset: Dataset) -> Loaded:
@@ -79,13 +82,13 @@ def load(config: Config, dataset: Dataset) -> Loaded:
     rows = training_rows(config, dataset, Worker()).kept()
     train = dataset.read_split("train") if is_sequential(config) else rows.all_rows()
     assert rows.by_shard is not None
-    return Loaded(dataset, rows.by_shard, train, dataset.read_split("valid"))
+    return Loaded(dataset, rows.by_shard, train, dataset.read_split("valid"), _weights(rows))
 
 
 def loaded_data(config: Config, loaded: Loaded) -> TrainingData:
     """Training data of a single worker from rows in memory."""
     rows = training_rows(config, loaded.dataset, Worker(), loaded.rows)
-    return _training_data(config, rows, rows.epoch, loaded.train, loaded.valid)
+    return _training_data(config, rows, rows.epoch, loaded.train, loaded.valid, loaded.weight_E)
 
 
 def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData:
@@ -99,15 +102,25 @@ def local_data(config: Config, dataset: Dataset, worker: Worker) -> TrainingData
 def streamed_data(config: Config, rows: WorkerRows, chunks: Chunks) -> TrainingData:
     """Training data from given chunks. The look-up of observed pairs is kept in memory."""
     train = rows.all_rows() if rows.kind == "train" else _own(rows, "train").all_rows()
-    return _training_data(config, rows, chunks, train, _own(rows, "valid").all_rows())
+    return _training_data(config, rows, chunks, train, _own(rows, "valid").all_rows(), _weights(rows))
 
 
 def _own(rows: WorkerRows, split: str) -> WorkerRows:
     return WorkerRows(rows.dataset, split, rows.seed, rows.worker, rows.workers)
 
 
+def _weights(rows: WorkerRows) -> np.ndarray | None:
+    """Of the worker's training interactions."""
+    return None if rows.dataset.manifest.mean_weight is None else _own(rows, "train").all_weights()
+
+
 def _training_data(
-    config: Config, rows: WorkerRows, chunks: Chunks, train: Rows, valid: Rows
+    config: Config,
+    rows: WorkerRows,
+    chunks: Chunks,
+    train: Rows,
+    valid: Rows,
+    weight_E: np.ndarray | None,
 ) -> TrainingData:
     dataset = rows.dataset
     users = Users(rows.bounds, rows.first_lane, len(dataset.lanes.users), dataset.n_users)
@@ -118,15 +131,19 @@ def _training_data(
     # Copies: rows from Ray's object store are read-only, which torch warns about.
     (user, item), (valid_user, valid_item) = (map(torch.tensor, part) for part in (train, valid))
     user, valid_user = user - begin, valid_user - begin
+    observed, mean = UserItems(user, item, count, dataset.n_items), dataset.manifest.mean_weight
     return TrainingData(
         dataset=dataset,
         users=users,
         begin=begin,
         lane_rows=dataset.lane_rows(rows.kind),
         chunks=chunks,
-        observed=UserItems(user, item, count, dataset.n_items),
+        observed=observed,
         valid=UserItems(valid_user, valid_item, count, dataset.n_items),
         history=Histories(user, item, count, dataset.sequences.length) if is_sequential(config) else None,
+        weights=None
+        if weight_E is None or mean is None
+        else PairWeights(observed, user, item, torch.from_numpy(weight_E), mean),
     )
 
 

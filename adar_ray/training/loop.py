@@ -21,6 +21,7 @@ from adar_ray.data.order import Chunks, batches, steps_per_epoch
 from adar_ray.distributed import memory_shared, sum_over_workers
 from adar_ray.errors import AdarError, TerminatedError
 from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
 from adar_ray.models import BaseModel
@@ -74,6 +75,7 @@ class TrainingData:
         observed: the users' training interactions.
         valid: interactions that decide which epoch is best; may be empty.
         history: the users' training histories, for validating a sequential model; else None.
+        weights: of the training interactions; None if they have none.
     """
 
     dataset: Dataset
@@ -84,6 +86,7 @@ class TrainingData:
     observed: UserItems
     valid: UserItems
     history: Histories | None
+    weights: PairWeights | None
 
 
 def fit(
@@ -160,6 +163,7 @@ class WorkerLoop:
             self.observed,
             self.popularity_I,
             dataset.sequences.stride,
+            data.weights and data.weights.to(device),
         )
 
     def fit(self) -> None:

@@ -18,6 +18,7 @@ from adar_ray import kernels
 from adar_ray.component import LossFunction
 from adar_ray.config import Config
 from adar_ray.interactions import PADDING
+from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
 from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
@@ -147,6 +148,7 @@ class TrainingStep(nn.Module):
         observed: the training interactions of this worker's users.
         popularity_I: the number of training interactions of each item, of all users.
         targets: how many positions of a sequence row, counted from its end, to train on.
+        weights: how much each pair counts; all equally if None.
     """
 
     def __init__(
@@ -158,10 +160,12 @@ class TrainingStep(nn.Module):
         observed: UserItems,
         popularity_I: torch.Tensor,
         targets: int = 0,
+        weights: PairWeights | None = None,
     ) -> None:
         super().__init__()
         self.model, self.samplers = model, samplers
         self.config, self.loss, self.observed, self.targets = config, loss, observed, targets
+        self.weights = weights
         self.popularity_I, self.seen_count_U = popularity_I, observed.counts()
 
     def forward(
@@ -207,6 +211,9 @@ class TrainingStep(nn.Module):
                 batch, pairs.positive_N, RowRng(pairs.row_N, *key, len(answers), device=device)
             )
         penalty_N = self.config.loss.l2 * self._penalty(batch, pairs, scores, answers)
+        if self.weights is not None:
+            weight_N = self.weights(pairs.user_N, pairs.positive_N)
+            loss_N, penalty_N = weight_N * loss_N, weight_N * penalty_N
         with torch.no_grad():
             studied, some = answers[-1], slice(_HARDNESS_OF)
             timestep_NK = studied.timestep_BK if studied.timestep_BK is None else studied.timestep_BK[:, some]

@@ -37,8 +37,8 @@ def shard_rows(folder: Path, split: str) -> dict[str, list[tuple[str, str, float
     result = {}
     for path in sorted((folder / split).glob("*")):
         columns = pq.read_table(path).to_pydict()
-        assert list(columns) == ["user", "item", "timestamp"]
-        rows = zip(*columns.values(), strict=True)
+        assert list(columns) in (["user", "item", "timestamp"], ["user", "item", "timestamp", "weight"])
+        rows = zip(*list(columns.values())[:3], strict=True)
         result[path.name] = [(users[user], items[item], time / 1e9) for user, item, time in rows]
     return result
 
@@ -668,6 +668,52 @@ def test_repeats(tmp_path: Path) -> None:
         dataset = prepare(source, tmp_path / repeat, repeat=repeat)
         assert "".join(item for _, item, _ in all_rows(tmp_path / repeat)) == items
         assert dataset.keeps_repeats == (repeat == "keep")
+
+
+def weights_of(folder: Path) -> dict[tuple[str, str], float]:
+    users, items = keys_of(folder, "user"), keys_of(folder, "item")
+    tables = [pq.read_table(path).to_pydict() for split in SPLITS for path in (folder / split).glob("*")]
+    return {
+        (users[user], items[item]): weight
+        for table in tables
+        for user, item, weight in zip(table["user"], table["item"], table["weight"], strict=True)
+    }
+
+
+def test_weights_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
+    source = tmp_path / "x.csv"
+    bad = ["", "nan", "0", "-1", "inf", "2e6", "1e-7", "many"]
+    rows = ["user,item,timestamp,weight", "u,a,1,2", "u,b,2,0.5", "u,c,3,1e6", "u,d,4,7"]
+    source.write_text("\n".join(rows + [f"v,{n},{n},{weight}" for n, weight in enumerate(bad)]) + "\n")
+    plain = prepare(source, tmp_path / "plain")
+    assert plain.manifest.mean_weight is None
+    assert b"weight" not in (tmp_path / "plain" / "dataset.json").read_bytes()
+    assert "line 6: the weight is missing" in failing(source, tmp_path / "none", columns={"weight": "weight"})
+    dataset = prepare(source, tmp_path / "data", columns={"weight": "weight"}, max_bad_rows=len(bad))
+    assert dataset.manifest.source.rows.bad == len(bad)
+    assert weights_of(tmp_path / "data") == {("u", "a"): 2, ("u", "b"): 0.5, ("u", "c"): 1e6, ("u", "d"): 7}
+    assert dataset.manifest.mean_weight == (2 + 0.5) / 2  # c is validation, d is test
+    listed = [json.loads(line) for line in (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines()]
+    assert listed[-1]["problem"] == "the weight 'many' is not a number from 1e-06 to 1e+06"
+
+
+def test_repeated_interactions_are_added_up(tmp_path: Path) -> None:
+    rows = [("u", item, n, n + 1.0) for n, item in enumerate("abcabd")]
+    source = write_csv(tmp_path / "x.csv", rows)
+    for columns, weights in ((None, [1, 2, 2, 1]), ({"weight": "rating"}, [3, 1 + 4, 2 + 5, 6])):
+        out = tmp_path / ("counted" if columns is None else "weighed")
+        dataset = prepare(source, out, repeat="sum", columns=columns)
+        assert [item for _, item, _ in all_rows(out)] == list("cabd")  # each at its last time
+        assert weights_of(out) == {("u", item): weight for item, weight in zip("cabd", weights, strict=True)}
+        assert dataset.manifest.source.rows.repeated == 2
+        assert not dataset.keeps_repeats
+        assert any("their weights were added up" in note for note in dataset.manifest.notes)
+
+
+def test_what_a_given_split_holds_out_adds_nothing_to_training(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "d", train="u-a u-a u-b", test="u-a u-c u-c")
+    prepare(source, tmp_path / "data", repeat="sum", valid_fraction=0)
+    assert weights_of(tmp_path / "data") == {("u", "a"): 2, ("u", "b"): 1, ("u", "c"): 2}
 
 
 def test_bad_rows_of_all_files_count_together(tmp_path: Path, out: Path) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, softplus
 
 from adar_ray.config import load_config
+from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import MF
 from adar_ray.models.protocol import dot_score
@@ -80,6 +81,47 @@ def sequence_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def pair_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     user, item = observed().pairs()
     return user, item, torch.arange(len(user)) + 100
+
+
+# Weights
+
+
+@pytest.mark.parametrize("l2", [0, 0.1])
+@pytest.mark.parametrize("loss", ["bpr", "bce", "sampled_softmax", "cross_entropy"])
+@pytest.mark.parametrize("kind", ["pairs", "sequences"])
+def test_a_weight_of_two_is_the_pair_twice(kind, loss, l2):
+    """With the same negatives: rows with the same number draw the same."""
+    model = mf() if kind == "pairs" else MeanOfHistory()
+    sampler = "all" if loss == "cross_entropy" else "uniform"
+    user_B, item, row_B = pair_rows() if kind == "pairs" else sequence_rows()
+    user_E, item_E = observed().pairs()
+    if kind == "sequences":  # every pair is an interaction that was seen
+        user_E, item_E = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
+    step = step_of(model, f"loss.name={loss}", f"sampler.name={sampler}", f"loss.l2={l2}")
+    weight_E = (user_E % 2 + 1).double()
+    step.weights = PairWeights(UserItems(user_E, item_E, USERS, ITEMS), user_E, item_E, weight_E, 1.5)
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        model.zero_grad()
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    weighted, statistics = step(user_B, item, row_B, KEY)
+    of_weighted = gradient(weighted)
+    step.weights = None
+    twice_B = torch.arange(len(user_B)).repeat_interleave(user_B % 2 + 1)
+    repeated, its_statistics = step(user_B[twice_B], item[twice_B], row_B[twice_B], KEY)
+    torch.testing.assert_close(weighted * 1.5, repeated)
+    torch.testing.assert_close(of_weighted * 1.5, gradient(repeated))
+    torch.testing.assert_close(statistics[:2] * 1.5, its_statistics[:2])
+
+
+def test_interactions_of_a_pair_share_their_weight():
+    user_E, item_E = torch.tensor([1, 0, 1, 1]), torch.tensor([2, 2, 0, 2])
+    weights = PairWeights(
+        UserItems(user_E, item_E, 2, 3), user_E, item_E, torch.tensor([1.0, 7.0, 4.0, 4.0]), mean=4.0
+    )
+    assert weights(user_E, item_E).tolist() == [2.5 / 4, 7 / 4, 1, 2.5 / 4]
 
 
 # Sequence rows

@@ -203,11 +203,10 @@ def test_a_custom_model_needs_trust_and_names_its_tables(
     sys.modules.pop("warm_custom", None)
 
 
-@pytest.mark.parametrize("tables", ["replicated", "sharded"])
 def test_workers_begin_with_the_same_vectors(
-    ray_cluster: None, before: Dataset, now: Dataset, tmp_path: Path, tables: str
+    ray_cluster: None, before: Dataset, now: Dataset, tmp_path: Path
 ) -> None:
-    settings = config("model.name=mf", "loss.name=bpr", f"model.tables={tables}")
+    settings = config("model.name=mf", "loss.name=bpr", "model.tables=sharded")
     old = train(before, tmp_path / "old", settings, workers=0)
     runs = [
         train(now, tmp_path / str(workers), settings, workers=workers, init_from=old) for workers in (0, 2)
