@@ -51,8 +51,10 @@ class _Dots(torch.autograd.Function):
 class BaseModel(Protocol):
     """An `nn.Module` with these three methods.
 
-    Optional attribute:
+    Optional attributes:
         `scores_by_dot_product`: True if `score` is nothing but `dot_score`, which is then computed faster.
+        `item_tables`: names of the parameters with a row for each item, by default `("item.weight",)`. A warm
+            start keeps rows of these and of `user_tables` by the ids of the source.
 
     Optional methods:
         `snapshot() -> BaseModel`: the model at its present weights, with what all look-ups share computed

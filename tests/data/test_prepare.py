@@ -687,7 +687,7 @@ def test_weights_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     source.write_text("\n".join(rows + [f"v,{n},{n},{weight}" for n, weight in enumerate(bad)]) + "\n")
     plain = prepare(source, tmp_path / "plain")
     assert plain.manifest.mean_weight is None
-    assert b"weight" not in (tmp_path / "plain" / "dataset.json").read_bytes()
+    assert b"mean_weight" not in (tmp_path / "plain" / "dataset.json").read_bytes()
     assert "line 6: the weight is missing" in failing(source, tmp_path / "none", columns={"weight": "weight"})
     dataset = prepare(source, tmp_path / "data", columns={"weight": "weight"}, max_bad_rows=len(bad))
     assert dataset.manifest.source.rows.bad == len(bad)
