@@ -131,7 +131,8 @@ class WarmStart(Record):
     Attributes:
         run: address of the run or model.
         users, items: how many have vectors from there; None if the model has no vectors of them.
-        held_out: interactions of this run's validation and test that the other has trained on.
+        held_out: interactions of this run's validation and test that the other has trained on; 0 if users are
+            to repeat themselves.
         sha256: of the file.
     """
 

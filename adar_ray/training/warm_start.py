@@ -24,6 +24,7 @@ from adar_ray.errors import AdarError
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.user_tables import get_tensor, user_tables
 from adar_ray.process import random_states_kept
+from adar_ray.storage import Folder
 from adar_ray.training.build import build_model
 from adar_ray.training.records import WarmStart
 from adar_ray.training.run import Initial, Run, find_model
@@ -45,7 +46,8 @@ def initial_weights(
     Raises:
         AdarError: there is no model, it is damaged, or its weights would not fit.
     """
-    saved, origin = find_model(source, trust=trust), str(source.folder if isinstance(source, Run) else source)
+    saved = find_model(source, trust=trust)
+    origin = (source.folder if isinstance(source, Run) else Folder.at(source)).address
     before = saved.dataset
     _check_settings(origin, saved.config, config)
     tables = _check_weights(origin, saved, config, dataset)

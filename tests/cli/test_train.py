@@ -54,6 +54,19 @@ def test_an_epoch_of_a_single_step_is_noted(adar: Adar, dataset: Dataset, tmp_pa
             assert f"train.batch_size {batch_size} takes all {rows:,} training rows" in note
 
 
+def test_a_warm_start_tells_what_it_keeps(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
+    words = ["train", "--data", dataset.folder.address, "--workers", 0, *SET, "--set", "train.epochs=1"]
+    cold = adar(*words, "--out", tmp_path / "first")
+    assert "kept" not in cold.err
+    ended = adar(*words, "--out", tmp_path / "warm", "--init-from", tmp_path / "first", "--json")
+    assert ended.json()["epochs"] == 1
+    kept = f"note: kept the vectors of 300 of 300 users and 400 of 400 items from {tmp_path / 'first'}"
+    assert kept in ended.err.splitlines()
+    nowhere = adar(*words, "--out", tmp_path / "none", "--init-from", tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'}: is not a run folder" in nowhere.line()
+    assert not (tmp_path / "none").exists()
+
+
 def test_popularity_stands_beside_a_model_and_warns_if_it_is_better(
     adar: Adar, dataset: Dataset, tmp_path: Path
 ) -> None:
