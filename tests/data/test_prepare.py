@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from adar_ray.data.chunks import WorkerRows
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
@@ -695,6 +696,20 @@ def test_weights_are_read_where_they_are_asked_for(tmp_path: Path) -> None:
     assert dataset.manifest.mean_weight == (2 + 0.5) / 2  # c is validation, d is test
     listed = [json.loads(line) for line in (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines()]
     assert listed[-1]["problem"] == "the weight 'many' is not a number from 1e-06 to 1e+06"
+
+
+def test_workers_have_the_weights_of_their_rows(rows: list[Row], tmp_path: Path) -> None:
+    source = write_csv(tmp_path / "x.csv", [(*row[:3], n + 1) for n, row in enumerate(rows)])
+    dataset = prepare(source, tmp_path / "data", columns={"weight": "rating"}, rows_per_shard=300)
+    expected = weights_of(tmp_path / "data")
+    users, items = keys_of(tmp_path / "data", "user"), keys_of(tmp_path / "data", "item")
+    train = 0.0
+    for worker in range(3):
+        its = WorkerRows(dataset, "train", 0, worker, 3)
+        for user, item, weight in zip(*its.all_rows(), its.all_weights(), strict=True):
+            assert weight == expected[users[user], items[item]]
+            train += weight
+    assert dataset.manifest.mean_weight == train / dataset.rows("train")
 
 
 def test_repeated_interactions_are_added_up(tmp_path: Path) -> None:
