@@ -114,6 +114,33 @@ class OptimizerConfig(Settings):
     """How Adam follows the gradient. Of an embedding table it moves the rows of the batch only."""
 
     lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0, le=1e30)
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "constant",
+        "After the warm-up, keep the learning rate, or let it fall to 0 until the last step of train.epochs.",
+        search={"choice": ["constant", "linear", "cosine"]},
+    )
+    warmup: float = setting(
+        0.0,
+        "Share of the steps of train.epochs over which the learning rate first rises to lr.",
+        search={"choice": [0.0, 0.02, 0.1]},
+        ge=0,
+        le=1,
+    )
+    clip: float = setting(
+        0.0,
+        "Scale a step's gradients down to this norm, that of all of them together; 0: never.",
+        search={"loguniform": [0.01, 10]},
+        ge=0,
+        le=1e6,
+    )
+    weight_decay: float = setting(
+        0.0,
+        "A step takes this share, times the learning rate, from the weights that it updates (AdamW), but not "
+        "from biases and other weights of one dimension.",
+        search={"loguniform": [1e-4, 1]},
+        ge=0,
+        le=1e6,
+    )
 
 
 class TrainConfig(Settings):
@@ -122,6 +149,18 @@ class TrainConfig(Settings):
     epochs: int = setting(100, "Most passes over the training interactions.", ge=1, le=1_000_000)
     batch_size: int = setting(
         2048, "Interactions, or sequence rows, per step, over all workers together.", ge=1, le=2**30
+    )
+    accumulate: int = setting(
+        1,
+        "Parts that a batch is computed in, one after the other, to take less memory; their gradients add up "
+        "to those of the whole batch.",
+        ge=1,
+        le=2**20,
+    )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "With bfloat16, the matrix products of a training step are computed in it, on GPUs that are built for "
+        "it. Weights, losses and rankings stay in float32.",
     )
     seed: int = setting(0, "Seed of everything random.", ge=0, lt=2**31)
     metric: str = setting("ndcg@20", "Validation metric that decides which epoch is best.")

@@ -38,7 +38,7 @@ def test_adam_on_rows_is_torchs_adam_on_sparse_gradients():
         )
         theirs.step()
         arrays = (tensor.numpy() for tensor in (weight, mean, square, row_R, row_R, gradient_RD))
-        kernels.adam_rows(*arrays, 0.03, 0.9, 0.999, 1e-8, step)
+        kernels.adam_rows(*arrays, 0.03, 0.9, 0.999, 1e-8, step, 0.0)
         torch.testing.assert_close(weight.double(), parameter.detach(), rtol=1e-5, atol=1e-6)
 
 

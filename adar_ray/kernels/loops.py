@@ -234,9 +234,11 @@ def adam_rows(
     beta_2: float,
     eps: float,
     step: float,
+    decay: float,
 ) -> None:
-    """Adam on some rows of a table, each once, in place. `moment` has their rows in `mean` and `square`."""
-    one = np.float32(1)
+    """Adam on some rows of a table, each once, in place. `moment` has their rows in `mean` and `square`;
+    weights lose the share `decay` before."""
+    one, kept = np.float32(1), np.float32(1 - decay)
     rate, epsilon = np.float32(lr / (1 - beta_1**step)), np.float32(eps)
     scale = np.float32(1 / np.sqrt(1 - beta_2**step))
     b1, b2 = np.float32(beta_1), np.float32(beta_2)
@@ -247,7 +249,7 @@ def adam_rows(
             m = b1 * mean[state, column] + (one - b1) * g
             v = b2 * square[state, column] + (one - b2) * g * g
             mean[state, column], square[state, column] = m, v
-            weight[at, column] -= rate * m / (np.sqrt(v) * scale + epsilon)
+            weight[at, column] = kept * weight[at, column] - rate * m / (np.sqrt(v) * scale + epsilon)
 
 
 @_compiled

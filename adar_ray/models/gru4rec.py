@@ -104,6 +104,7 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, input_NG: torch.Tensor, weight_GH: torch.Tensor, rows: list[int]) -> torch.Tensor:
         state_SH = input_NG.new_zeros(rows[0], weight_GH.shape[1])
         steps = []
@@ -119,6 +120,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient_NH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input_NG, hidden_NG, before_NH, weight_GH = ctx.saved_tensors
         parts = [part.detach().requires_grad_() for part in (input_NG, hidden_NG, before_NH)]

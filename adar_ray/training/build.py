@@ -127,4 +127,12 @@ def build_optimizer(config: Config, model: nn.Module, samplers: nn.Module) -> Ad
     takes_all_items = loss is not None and loss.takes_all_items
     modules = nn.ModuleDict({"model": model, "samplers": samplers})
     own = [f"model.{name}" for name in user_tables(model)]
-    return Adam(modules, config.optimizer.lr, by_rows=not takes_all_items, own=own)
+    settings = config.optimizer
+    return Adam(
+        modules,
+        settings.lr,
+        by_rows=not takes_all_items,
+        own=own,
+        clip=settings.clip,
+        weight_decay=settings.weight_decay,
+    )

@@ -35,6 +35,7 @@ from adar_ray.training.optimizer import MOMENTS
 from adar_ray.training.records import Cost, EpochRecord, EpochTime, SamplerStatistics, TrainingState
 from adar_ray.training.run import METRICS, Run
 from adar_ray.training.saver import Saver
+from adar_ray.training.schedule import learning_rate
 from adar_ray.training.step import StepStatistics, TrainingStep
 from adar_ray.training.warm_start import load_initial_weights
 
@@ -264,12 +265,11 @@ class WorkerLoop:
             row_B = torch.arange(batch.first, batch.first + len(user_B))
             # Everything that a model draws, such as dropout, follows from this: no generator state to save.
             self._seed_step(epoch, step)
-            loss, statistics = self.step(user_B, positive, row_B, (seed, epoch, step))
+            loss, statistics = self._backward((user_B, positive, row_B), (seed, epoch, step), batch.rows)
             state.step = step + 1
             if self.loss_check.passes((epoch, step + 1), loss, batch):
-                self.optimizer.zero_grad()
-                # Workers add up their gradients: this makes that of the mean over the whole batch.
-                (loss / batch.rows).backward()
+                place = (epoch - 1) * steps + step, self.config.train.epochs * steps
+                self.optimizer.lr = learning_rate(self.config.optimizer, *place)
                 self.optimizer.step()
                 total += statistics
             else:
@@ -296,6 +296,27 @@ class WorkerLoop:
         if state.skipped == steps:
             raise AdarError(f"epoch {epoch}: the loss of every step is no number; {LossCheck.ADVICE}")
         return losses, SamplerStatistics.model_validate(summary), time.perf_counter() - started
+
+    def _backward(
+        self, batch: tuple[torch.Tensor, ...], key: tuple[int, ...], rows: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leaves the gradients of a batch to the optimizer; returns what the training step does.
+
+        Args:
+            batch, key: what the training step takes.
+            rows: of the batches of all workers.
+        """
+        train, device = self.config.train, torch.device(self.worker.device).type
+        loss = torch.zeros((), device=self.worker.device)
+        statistics = loss.new_zeros(StepStatistics.SIZE, dtype=torch.float64)
+        self.optimizer.zero_grad()
+        for part in zip(*(column.tensor_split(train.accumulate) for column in batch), strict=True):
+            with torch.autocast(device, torch.bfloat16, enabled=train.precision == "bfloat16"):
+                part_loss, sums = self.step(*part, key)
+            # Workers add up their gradients: this makes that of the mean over the whole batch.
+            (part_loss / rows).backward()
+            loss, statistics = loss + part_loss.detach(), statistics + sums
+        return loss, statistics
 
     def _sums_so_far(self) -> torch.Tensor:
         """This worker's statistics of the steps of the epoch under way that are done."""

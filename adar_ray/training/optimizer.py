@@ -6,6 +6,7 @@ Legend: R rows of gradients, N rows of a table, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -24,15 +25,29 @@ from adar_ray.models.table import Gradients, Table
 from adar_ray.training.row_sums import RowSums
 
 BETAS = 0.9, 0.999
-EPS = 1e-8
+EPS, CLIP_EPS = 1e-8, 1e-6
 MOMENTS = "mean", "square"
 
 
+class _Rows(NamedTuple):
+    """Rows of a table that this worker updates.
+
+    Attributes:
+        row_R, moment_R: their numbers in the weights here, and in the moments.
+        gradient_RD: summed up over workers; valid until the table's sums change.
+    """
+
+    row_R: torch.Tensor
+    moment_R: torch.Tensor
+    gradient_RD: torch.Tensor
+
+
 class Adam:
-    """Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015).
+    """Kingma and Ba, "Adam: A Method for Stochastic Optimization" (ICLR 2015), with the weight decay of
+    Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019).
 
     A `Table` is updated row by row: rows without a gradient keep their weights and moments, as with
-    `torch.optim.SparseAdam`.
+    `torch.optim.SparseAdam`, and do not decay.
 
     With `torch.distributed` initialized, gradients are first added up over all workers, which then make the
     same step. Of a table only rows that have gradients travel: worker `w` of `n` adds up and updates the rows
@@ -44,16 +59,27 @@ class Adam:
         lr: learning rate.
         by_rows: False if every step reaches all rows anyway.
         own: names of parameters that each worker has for itself, such as the vectors of its users.
+        clip: gradients are scaled down to this norm, that of all of them together; 0: never.
+        weight_decay: a step takes this share, times `lr`, from the weights that it updates, except those of
+            one dimension, such as biases.
 
     Attributes:
+        lr: the learning rate of the next step.
         dealt: the tables whose rows, and moments, are dealt to the workers: names, and numbers of rows.
         sharded: names of those of which a worker has no other rows.
     """
 
     def __init__(
-        self, module: nn.Module, lr: float, *, by_rows: bool = True, own: Collection[str] = ()
+        self,
+        module: nn.Module,
+        lr: float,
+        *,
+        by_rows: bool = True,
+        own: Collection[str] = (),
+        clip: float = 0.0,
+        weight_decay: float = 0.0,
     ) -> None:
-        self.lr, self.own = lr, frozenset(own)
+        self.lr, self.own, self.clip, self.weight_decay = lr, frozenset(own), clip, weight_decay
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._tables = {
             f"{name}.weight": table
@@ -87,13 +113,29 @@ class Adam:
         }
 
     def zero_grad(self) -> None:
+        """Forgets all gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
+        for table in self._tables.values():
+            table.take_gradients()
 
     @torch.no_grad()
     def step(self) -> None:
         """Follows the gradients; a parameter without one stays as it is."""
         self.steps += 1
+        dense = self._take_dense()
+        rows = {name: self._take_rows(name) for name in sorted(self._sums)}
+        if self.clip:
+            self._clip(dense, rows)
+        if dense:
+            states = [(self.parameters[name], grad, *self.moments[name]) for name, grad in dense.items()]
+            self._adam(states)
+        for name, part in rows.items():
+            self._follow_rows(name, part)
+            self._sums[name].clear()
+
+    def _take_dense(self) -> dict[str, torch.Tensor]:
+        """Gradients of whole parameters, summed up over workers; those of rows go into `_sums`."""
         for name, table in self._tables.items():
             self._sums[name].add(table.take_gradients())
         dense = {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
@@ -106,72 +148,80 @@ class Adam:
                 dense[name].index_add_(0, *self._sums[name].of(0))
                 self._sums[name].clear()
         sum_over_workers([gradient for name, gradient in dense.items() if name not in self.own])
-        if dense:
-            moments = (self.moments[name] for name in dense)
-            states = zip((self.parameters[name] for name in dense), dense.values(), moments, strict=True)
-            _adam([(weight, gradient, *moment) for weight, gradient, moment in states], self.lr, self.steps)
-        for name in sorted(self._sums):
-            if self._is_dealt(name):
-                self._follow_dealt_rows(name)
-            else:
-                row_R, gradient_RD = self._sums[name].of(0)
-                self._follow_rows(name, row_R, row_R, gradient_RD)
-            self._sums[name].clear()
+        return dense
 
-    def _is_dealt(self, name: str) -> bool:
-        return name in self.dealt and world_size() > 1
-
-    def _follow_dealt_rows(self, name: str) -> None:
-        """Hands each gradient to the worker that the row is dealt to; gets new weights back to replicate."""
-        weight, sums, workers = self.parameters[name], self._sums[name], world_size()
+    def _take_rows(self, name: str) -> _Rows:
+        """The rows that this worker updates; each gradient goes to the worker that the row is dealt to."""
+        sums, workers = self._sums[name], world_size()
+        if not self._is_dealt(name):
+            row_R, gradient_RD = sums.of(0)
+            return _Rows(row_R, row_R, gradient_RD)
         received = exchange([sums.of(worker) for worker in range(workers)])
         sums.add(Gradients(*part) for worker, part in enumerate(received) if worker != rank())
         row_R, gradient_RD = sums.of(rank())
         own_R = row_R // workers
-        if name in self.sharded:
-            self._follow_rows(name, own_R, own_R, gradient_RD)
-            return
-        self._follow_rows(name, row_R, own_R, gradient_RD)
-        if name in self._shared:
-            wait_for_all()
-            return
-        for other, (new_R, weight_RD) in enumerate(gather([row_R, weight.index_select(0, row_R)])):
-            if other != rank():
-                weight[new_R] = weight_RD
+        return _Rows(own_R if name in self.sharded else row_R, own_R, gradient_RD)
 
-    def _follow_rows(
-        self, name: str, row_R: torch.Tensor, moment_R: torch.Tensor, gradient_RD: torch.Tensor
-    ) -> None:
-        """Updates rows of the weights here, whose moments are the rows `moment_R` of theirs."""
+    def _is_dealt(self, name: str) -> bool:
+        return name in self.dealt and world_size() > 1
+
+    def _clip(self, dense: dict[str, torch.Tensor], rows: dict[str, _Rows]) -> None:
+        """What `torch.nn.utils.clip_grad_norm_` does, over the parameters and rows of all workers."""
+        alike = [gradient for name, gradient in dense.items() if name not in self.own]
+        own = [gradient for name, gradient in dense.items() if name in self.own]
+        own += [part.gradient_RD for part in rows.values()]
+        square = next(iter(self.parameters.values())).new_zeros((), dtype=torch.float64)
+        for gradient in own:
+            square += torch.linalg.vector_norm(gradient).double().square()
+        sum_over_workers([square])
+        for gradient in alike:
+            square += torch.linalg.vector_norm(gradient).double().square()
+        scale = (self.clip / (square.sqrt() + CLIP_EPS)).clamp(max=1)
+        for gradient in (*alike, *own):
+            gradient.mul_(scale)
+
+    def _follow_rows(self, name: str, part: _Rows) -> None:
+        """Updates rows of a table, and has or hands out the new weights where they are replicated."""
         parameter, (mean, square) = self.parameters[name], self.moments[name]
+        row_R, moment_R, gradient_RD = part
         if kernels.runs_compiled(parameter):
             arrays = (parameter.detach(), mean, square, row_R, moment_R, gradient_RD)
-            kernels.adam_rows(*(tensor.numpy() for tensor in arrays), self.lr, *BETAS, EPS, self.steps)
-            return
-        weight_RD, mean_RD, square_RD = parameter[row_R], mean[moment_R], square[moment_R]
-        _adam([(weight_RD, gradient_RD, mean_RD, square_RD)], self.lr, self.steps)
-        parameter[row_R], mean[moment_R], square[moment_R] = weight_RD, mean_RD, square_RD
+            rates = (self.lr, *BETAS, EPS, self.steps, self.lr * self.weight_decay)
+            kernels.adam_rows(*(tensor.numpy() for tensor in arrays), *rates)
+        else:
+            weight_RD, mean_RD, square_RD = parameter[row_R], mean[moment_R], square[moment_R]
+            self._adam([(weight_RD, gradient_RD, mean_RD, square_RD)])
+            parameter[row_R], mean[moment_R], square[moment_R] = weight_RD, mean_RD, square_RD
+        if name in self._shared:
+            wait_for_all()
+        elif self._is_dealt(name) and name not in self.sharded:
+            for other, (new_R, weight_RD) in enumerate(gather([row_R, parameter.index_select(0, row_R)])):
+                if other != rank():
+                    parameter[new_R] = weight_RD
 
+    def _adam(self, states: list[tuple[torch.Tensor, ...]]) -> None:
+        """One step of some weights, with their gradients and both moments, in place.
 
-def _adam(states: list[tuple[torch.Tensor, ...]], lr: float, steps: int) -> None:
-    """One step of some weights, with their gradients and both moments, in place.
-
-    It is what `torch.optim.Adam(fused=True)` calls; creating that loads torch's compiler.
-    """
-    weights, gradients, means, squares = (list(tensors) for tensors in zip(*states, strict=True))
-    count = torch.full((), float(steps), device=weights[0].device)
-    torch._fused_adam_(
-        weights,
-        gradients,
-        means,
-        squares,
-        [],
-        [count] * len(weights),
-        lr=lr,
-        beta1=BETAS[0],
-        beta2=BETAS[1],
-        weight_decay=0.0,
-        eps=EPS,
-        amsgrad=False,
-        maximize=False,
-    )
+        It is what `torch.optim.Adam(fused=True)` calls; creating that loads torch's compiler.
+        """
+        weights, gradients, means, squares = (list(tensors) for tensors in zip(*states, strict=True))
+        if self.weight_decay:
+            for weight in weights:
+                if weight.dim() > 1:
+                    weight.mul_(1 - self.lr * self.weight_decay)
+        count = torch.full((), float(self.steps), device=weights[0].device)
+        torch._fused_adam_(
+            weights,
+            gradients,
+            means,
+            squares,
+            [],
+            [count] * len(weights),
+            lr=self.lr,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=0.0,
+            eps=EPS,
+            amsgrad=False,
+            maximize=False,
+        )
