@@ -101,7 +101,8 @@ def _interactions(config: Config, dataset: Dataset, workers: int, others: float)
 
 def _batch(config: Config, dataset: Dataset) -> Part:
     model, D = config.model.name, config.model.embedding_dim
-    B, length, pairs = min(config.train.batch_size, _rows(config, dataset)), 0, 1.0
+    B = min(config.train.batch_size, _rows(config, dataset)) / config.train.accumulate
+    length, pairs = 0, 1.0
     if MODELS[model].is_sequential:  # a pair for each position, of which short histories have few
         length, pairs = dataset.sequences.length, dataset.rows("train") / _rows(config, dataset)
     has_vectors = model != "mf" or config.model.tables == "sharded"  # else tables are read in place
@@ -123,7 +124,8 @@ def _batch(config: Config, dataset: Dataset) -> Part:
         "train.batch_size",
         *(f"{name}.{key}" for key in ("negatives", "candidates", "pool") if hasattr(sampler, key)),
     ]
-    return Part("a batch", B * (pairs * of_pair + of_history), f"lower {' or '.join(lower)}")
+    remedy = f"lower {' or '.join(lower)}, or raise train.accumulate"
+    return Part("a batch", B * (pairs * of_pair + of_history), remedy)
 
 
 def _rows(config: Config, dataset: Dataset) -> int:

@@ -72,6 +72,13 @@ RUNS: dict[str, list[str]] = {
         f"steady-{name}": [f"model.name={name}", f"{name}.dropout=0"]
         for name in ("neumf", "ngcf", "gru4rec", "sasrec", "bert4rec", "fmlprec")
     },
+    "optimizer-options": [
+        "optimizer.schedule=cosine",
+        "optimizer.warmup=0.2",
+        "optimizer.clip=0.01",
+        "optimizer.weight_decay=0.1",
+        "train.accumulate=3",
+    ],
     "streamed": ["data.cache=never", "sampler.mask_seen=false", "train.valid_users=50"],
 }
 

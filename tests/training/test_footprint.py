@@ -65,6 +65,7 @@ def test_what_grows_with_what(dataset: Dataset) -> None:
     assert base["vectors and weights"] == 4 * 64 * (dataset.n_users + dataset.n_items) * 6
     few, many = (sizes(dataset, f"train.batch_size={size}")["a batch"] for size in (1000, 2**30))
     assert many == few / 1000 * dataset.rows("train")  # a batch has no more rows than there are
+    assert sizes(dataset, "train.accumulate=4")["a batch"] == base["a batch"] / 4
     assert sizes(dataset, workers=4)["the processes"] > 4 * base["the processes"]
     assert "a batch" not in sizes(dataset, "model.name=json:loads")
 

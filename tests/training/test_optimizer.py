@@ -17,6 +17,7 @@ from adar_ray.training import optimizer
 from adar_ray.training.optimizer import Adam
 
 USERS, ITEMS, DIM, STEPS = 7, 9, 5, 4
+OPTIONS = {"clip": 0.5, "weight_decay": 0.3}
 
 
 class Net(nn.Module):
@@ -90,6 +91,42 @@ def test_without_rows_all_parameters_are_trained_like_adam():
         torch.testing.assert_close(trained[name], weight.detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "plain"])
+def test_steps_that_use_all_rows_are_clipped_and_decay_like_torchs(dtype):
+    model, theirs = Net().to(dtype), Net(nn.Embedding).double()
+    ours = Adam(model, 0.05, **OPTIONS)
+    weights = [theirs.user.weight, theirs.item.weight, theirs.layer.weight]
+    groups = [{"params": weights}, {"params": [theirs.layer.bias], "weight_decay": 0}]
+    adam_w = torch.optim.AdamW(groups, lr=0.05, weight_decay=OPTIONS["weight_decay"])
+    user_B, item_B = torch.cartesian_prod(torch.arange(USERS), torch.arange(ITEMS)).T
+    for _ in range(STEPS):
+        ours.zero_grad()
+        model.loss(user_B, item_B).backward()
+        ours.step()
+        adam_w.zero_grad()
+        theirs.loss(user_B, item_B).backward()
+        assert nn.utils.clip_grad_norm_(theirs.parameters(), OPTIONS["clip"]) > OPTIONS["clip"]
+        adam_w.step()
+    for weight, expected in zip(model.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_below_the_limit_stay_as_they_are():
+    first, second = Net(), Net()
+    expected = train(first, Adam(first, 0.05))
+    for name, weight in train(second, Adam(second, 0.05, clip=1e3)).items():
+        assert torch.equal(weight, expected[name])
+
+
+def test_forgotten_gradients_move_nothing():
+    model = Net()
+    before, adam = [weight.detach().clone() for weight in model.parameters()], Adam(model, 0.05)
+    model.loss(*rows_of(0)).backward()
+    adam.zero_grad()
+    adam.step()
+    assert all(map(torch.equal, before, model.parameters()))
+
+
 def test_a_table_used_as_a_whole_and_by_row_makes_one_step_of_all_its_rows():
     """As in a graph model, whose propagation uses the whole table and whose L2 penalty some rows."""
     weights = []
@@ -106,10 +143,11 @@ def test_a_table_used_as_a_whole_and_by_row_makes_one_step_of_all_its_rows():
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
 
 
-def test_what_has_no_gradient_stays_as_it_is():
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_what_has_no_gradient_stays_as_it_is(weight_decay):
     model = Net()
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    adam = Adam(model, 0.05)
+    adam = Adam(model, 0.05, weight_decay=weight_decay)
     model.loss(torch.tensor([2]), torch.tensor([3])).backward()
     adam.step()
     for name, row in (("user.weight", 2), ("item.weight", 3)):
@@ -149,7 +187,7 @@ def work(rank: int, folder: str, shares_memory: bool, sharded: bool) -> None:
     mine = PARTS[rank]
     with memory_shared() if shares_memory else contextlib.nullcontext():
         model = Net(users=mine, items=slice(rank, None, len(PARTS)) if sharded else slice(None))
-        adam = Adam(model, 0.05, own=["user.weight"])
+        adam = Adam(model, 0.05, own=["user.weight"], **OPTIONS)
         for step in range(STEPS):
             user_B, item_B = rows_of(step)
             here = (user_B >= mine.start) & (user_B < mine.stop)
@@ -169,7 +207,7 @@ def test_processes_with_users_of_their_own_train_the_model_of_one_process(
     arguments = str(tmp_path), shares_memory, sharded
     start_processes(work, arguments, len(PARTS), start_method="forkserver")
     alone = Net()
-    expected = train(alone, Adam(alone, 0.05))
+    expected = train(alone, Adam(alone, 0.05, **OPTIONS))
     parts = [torch.load(tmp_path / str(rank)) for rank in range(len(PARTS))]
     users = torch.cat([part.pop("user.weight") for part in parts])
     torch.testing.assert_close(users, expected["user.weight"], rtol=1e-5, atol=1e-6)
