@@ -159,8 +159,8 @@ class TrainConfig(Settings):
     )
     precision: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "With bfloat16, the matrix products of a training step are computed in it, on GPUs that are built for "
-        "it. Weights, losses and rankings stay in float32.",
+        "With bfloat16, the matrix products of a training step are computed in it, which is for GPUs. Weights, "
+        "losses and rankings stay in float32.",
     )
     seed: int = setting(0, "Seed of everything random.", ge=0, lt=2**31)
     metric: str = setting("ndcg@20", "Validation metric that decides which epoch is best.")

@@ -120,7 +120,6 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient_NH: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         input_NG, hidden_NG, before_NH, weight_GH = ctx.saved_tensors
         parts = [part.detach().requires_grad_() for part in (input_NG, hidden_NG, before_NH)]

@@ -5,7 +5,7 @@ Legend: R rows of gradients, N rows of a table, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -128,8 +128,7 @@ class Adam:
         if self.clip:
             self._clip(dense, rows)
         if dense:
-            states = [(self.parameters[name], grad, *self.moments[name]) for name, grad in dense.items()]
-            self._adam(states)
+            self._adam([(self.parameters[name], grad, *self.moments[name]) for name, grad in dense.items()])
         for name, part in rows.items():
             self._follow_rows(name, part)
             self._sums[name].clear()
@@ -199,7 +198,7 @@ class Adam:
                 if other != rank():
                     parameter[new_R] = weight_RD
 
-    def _adam(self, states: list[tuple[torch.Tensor, ...]]) -> None:
+    def _adam(self, states: Sequence[tuple[torch.Tensor, ...]]) -> None:
         """One step of some weights, with their gradients and both moments, in place.
 
         It is what `torch.optim.Adam(fused=True)` calls; creating that loads torch's compiler.

@@ -45,7 +45,12 @@ KINDS = {
     "softmax": ["loss.name=cross_entropy"],
     "sasrec": ["model.name=sasrec", "sasrec.dropout=0.2", "train.batch_size=8", "loss.name=sampled_softmax"],
     "bert4rec": ["model.name=bert4rec", "bert4rec.dropout=0.2", "train.batch_size=8"],
-    "options": ["optimizer.schedule=linear", "optimizer.warmup=0.2", "optimizer.clip=0.01", "train.accumulate=3"],
+    "options": [
+        "optimizer.schedule=linear",
+        "optimizer.warmup=0.2",
+        "optimizer.clip=0.01",
+        "train.accumulate=3",
+    ],
     "streamed": ["data.cache=never"],
     "sharded": ["model.tables=sharded"],
 }
