@@ -159,7 +159,7 @@ class TrainConfig(Settings):
     )
     precision: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "With bfloat16, the matrix products of a training step are computed in it, which is for GPUs. Weights, "
+        "With bfloat16, the matrix products of a training step are computed in it, for GPUs. Weights, "
         "losses and rankings stay in float32.",
     )
     seed: int = setting(0, "Seed of everything random.", ge=0, lt=2**31)
