@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,8 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.metrics import METRICS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
+TRACKERS = ("mlflow", "wandb")  # libraries that `train.callbacks` may name
+
 
 class DataConfig(Settings):
     """How interactions reach the workers."""
@@ -32,7 +34,7 @@ class DataConfig(Settings):
     )
 
 
-def _known(kind: str, name: str, components: Mapping[str, Any]) -> str:
+def _known(kind: str, name: str, components: Collection[str]) -> str:
     if name not in components and not is_custom(name):
         raise ValueError(f"there is no {kind} {name!r}{nearest(name, components)}")
     return name
@@ -185,6 +187,19 @@ class TrainConfig(Settings):
         "At a step whose loss is no number, stop, or skip the step and count it. To skip, all workers wait "
         "for each other at every step.",
     )
+    callbacks: list[str] = setting(
+        [],
+        f"What training tells of steps and epochs: {', '.join(TRACKERS)}; or your own, as module:callable.",
+    )
+
+    @field_validator("callbacks")
+    @classmethod
+    def _are_known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            _known("callback", name, TRACKERS)
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is there twice")
+        return names
 
 
 class CheckpointsConfig(Settings):
@@ -250,8 +265,8 @@ class Config(_Blocks):
         return Settings() if block is None else block
 
     def component_names(self) -> list[str]:
-        """What `model.name`, `loss.name` and `sampler.name` say."""
-        return [self.model.name, self.loss.name, self.sampler.name]
+        """What `model.name`, `loss.name`, `sampler.name` and `train.callbacks` say."""
+        return [self.model.name, self.loss.name, self.sampler.name, *self.train.callbacks]
 
     def sampler_names(self) -> list[str]:
         """The samplers that train: that of the loss, then the one that joins it, if any; the last one is

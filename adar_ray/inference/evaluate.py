@@ -23,6 +23,7 @@ from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.ranking.groups import Groups, group_by
 from adar_ray.ranking.profile import Profile
 from adar_ray.ranking.tally import rank_users
+from adar_ray.training.callbacks import send_evaluation
 from adar_ray.training.records import Evaluation, Group
 from adar_ray.training.run import Run
 
@@ -42,6 +43,8 @@ def evaluate(
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it, and
     the metrics of each user to `SPLIT.parquet` beside it.
 
+    Sends it to the run's trackers, too.
+
     Training items are left out of the ranking, unless the dataset keeps repeats; for test, validation items
     as well. A sequential model reads histories of the same items. Users without interactions in the split do
     not count.
@@ -53,7 +56,7 @@ def evaluate(
 
     Raises:
         AdarError: the split is empty, a sequential model has no histories before the split, a metric is none,
-            or the run is not finished and its dataset is not there or has changed.
+            or the run is not finished and its dataset is not there or has changed; or a tracker failed.
     """
     for k in ks:
         check_number("--k", k, 1, LARGEST_K)
@@ -103,6 +106,7 @@ def evaluate(
         per_user=figures.sha256,
     )
     run.folder.write_record(f"evaluation/{split}.json", result)
+    send_evaluation(run, result)
     return result
 
 

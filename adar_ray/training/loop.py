@@ -29,6 +29,7 @@ from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
 from adar_ray.ranking.tally import tally_users
 from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+from adar_ray.training.callbacks import Callbacks
 from adar_ray.training.calls import Call, Calls
 from adar_ray.training.loss_check import LossCheck
 from adar_ray.training.optimizer import MOMENTS
@@ -177,7 +178,8 @@ class WorkerLoop:
                     f"{self.state.epoch}; restore the file, or train again with --replace"
                 )
             self.run.write_epochs(done)
-        with self.saver:
+        self.callbacks = Callbacks(self.run, self.worker.rank)
+        with self.saver, self.callbacks:
             while self.state.epoch < self.config.train.epochs and not self._is_out_of_patience():
                 self._run_epoch()
             self._tell_saved(waits=True)
@@ -241,7 +243,9 @@ class WorkerLoop:
         record = self.saver.saved(waits=waits)
         if record is not None:
             with random_states_kept():  # the next epoch is under way
-                self._on_epoch(record)
+                for tell in self.callbacks.on_epoch:
+                    tell(record)
+                self._on_epoch(record)  # may end the process
         return time.perf_counter() - began
 
     def _train_epoch(self, epoch: int) -> tuple[dict[str, float], SamplerStatistics, float]:
@@ -276,6 +280,8 @@ class WorkerLoop:
                 state.skipped += 1
             if worker.rank == 0:
                 self._on_step(epoch, step + 1, steps)
+                for tell in self.callbacks.on_step:
+                    tell(epoch, step + 1, steps, loss.detach() / max(len(user_B), 1))
             if worker.size == 1:  # others may be at another step
                 started += self._tell_saved(waits=False)
             call = self.calls.after(step + 1)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
@@ -70,6 +71,18 @@ class EpochRecord(Record):
         """Plain values, without the fields that are None."""
         return self.model_dump(exclude_none=True)
 
+    def figures(self) -> dict[str, float]:
+        """All numbers but that of the epoch, by names such as `loss` and `valid/ndcg@20`."""
+        return dict(_numbers(self.model_dump(exclude={"epoch"})))
+
+
+def _numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)):
+            yield prefix + key, value
+
 
 class StepProgress(Record):
     """`progress.json`: how far the current epoch is."""
@@ -110,6 +123,12 @@ class RunResult(Record):
     train_seconds: NonNegativeFloat
     popularity: dict[str, float] | None = None
     cost: Cost | None = None
+
+
+class TrackerIds(Record):
+    """`trackers.json`: the ids that trackers of experiments know the run by, by the tracker's name."""
+
+    ids: dict[str, str]
 
 
 class Resumption(Record):
@@ -246,6 +265,10 @@ class Evaluation(Record):
     groups: dict[str, list[Group]] = {}
     samples: list[Sample] = []
     per_user: str | None = None
+
+    def figures(self) -> dict[str, float]:
+        """The metrics by names such as `test/ndcg@20`."""
+        return {f"{self.split}/{name}": value for name, value in self.metrics.items()}
 
 
 class TrainingState(Record):

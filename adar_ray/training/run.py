@@ -42,6 +42,7 @@ from adar_ray.training.records import (
     RunInfo,
     RunResult,
     StepProgress,
+    TrackerIds,
     TrainingState,
     WarmStart,
 )
@@ -52,6 +53,7 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 PROGRESS = "progress.json"
 INITIAL = "initial.safetensors"
+TRACKERS = "trackers.json"
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 MODEL = "model"
@@ -398,7 +400,36 @@ class Run:
             self.lease.check()
         return self.folder
 
+    # Trackers of experiments.
+
+    def tracker_id(self, tracker: str) -> str | None:
+        """The id that a tracker knows this run by; None if it does not know it yet."""
+        return self._tracker_ids().get(tracker)
+
+    def write_tracker_id(self, tracker: str, id: str) -> None:
+        self._owned().write_record(TRACKERS, TrackerIds(ids=self._tracker_ids() | {tracker: id}))
+
+    def _tracker_ids(self) -> dict[str, str]:
+        if not self.folder.exists(TRACKERS):
+            return {}
+        remedy = "remove it, and trackers begin a new run"
+        return self.folder.read_record(TRACKERS, TrackerIds, remedy).ids
+
     # Results.
+
+    def outcome(self) -> RunResult:
+        """The final figures of a run whose epochs are all trained."""
+        epochs = self.epochs()
+        best = next(record for record in epochs if record.epoch == epochs[-1].best_epoch)
+        state = self.read_state((len(epochs), 0))
+        return RunResult(
+            best_epoch=best.epoch,
+            epochs=len(epochs),
+            valid=best.valid,
+            train_seconds=sum(record.time.train_seconds for record in epochs),
+            popularity=state and state.popularity,
+            cost=state and state.cost,
+        )
 
     def finish(self, dataset: Dataset, result: RunResult) -> None:
         """Writes the best model and, last, the result that marks the run as finished."""

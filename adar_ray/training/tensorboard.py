@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
@@ -30,18 +28,10 @@ class EventWriter:
             self.write(record)
 
     def write(self, record: EpochRecord) -> None:
-        for name, value in _scalars(record.to_dict()):
+        for name, value in record.figures().items():
             summary = scalar(name, value)
             self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, summary=summary))
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and key != "epoch":
-            yield prefix + key, value

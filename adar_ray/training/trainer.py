@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
+from adar_ray.training.callbacks import check_callbacks
 from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
@@ -26,6 +27,8 @@ from adar_ray.training.run import CONFIG, METRICS, Run
 from adar_ray.training.tensorboard import EventWriter
 from adar_ray.training.warm_start import initial_weights
 from adar_ray.workers import WorkerRange
+
+OnEnd = Callable[[RunResult], None]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ def train(
     replace: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
+    on_end: OnEnd = lambda result: None,
 ) -> Run:
     """Trains a model into a new run folder.
 
@@ -55,12 +59,16 @@ def train(
         trust: whether `init_from` may name custom components.
         on_epoch: called with each epoch's record once the epoch is saved, while the next one trains.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
+        on_end: called with the result once the run is finished.
+
+    These three are called in this process, and what they raise ends the training. `train.callbacks` names
+    what is called in the process of worker 0.
 
     Returns:
         The finished run.
     """
     run = new_run(data, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace)
-    return resume(run, on_epoch=on_epoch, on_step=on_step)
+    return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end)
 
 
 def new_run(
@@ -95,6 +103,7 @@ def resume(
     trust: bool = False,
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
+    on_end: OnEnd = lambda result: None,
 ) -> Run:
     """Continues a run from its last checkpoint, with the same result as if it had never stopped.
 
@@ -105,6 +114,7 @@ def resume(
         settings: `section.key=value`, for settings that may change on the way (see `revised`).
         workers: Ray Train workers from now on, as for `train`; the run's own number by default.
         trust: whether custom components that the folder of the run names may run.
+        on_epoch, on_step, on_end: as for `train`.
 
     Raises:
         AdarError: it is not a run, its dataset is not there or has changed, a setting may not change, or
@@ -124,7 +134,7 @@ def resume(
             owned = replace(run, lease=lease)
             if run != before:
                 owned.write_config()
-            _train(owned, dataset, lease, on_epoch, on_step)
+            _train(owned, dataset, lease, on_epoch, on_step, on_end)
     return run
 
 
@@ -136,7 +146,9 @@ def _tidy(run: Run) -> None:
             forget_replaced(run.folder)
 
 
-def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step: OnStep) -> None:
+def _train(
+    run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step: OnStep, on_end: OnEnd
+) -> None:
     try:
         logger.info("%s: training from epoch %d", run.folder, len(run.epochs()) + 1)
         with _events(run, on_epoch) as tell_epoch, sigterm_noticed() as should_stop:
@@ -153,21 +165,12 @@ def _train(run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step:
             lease.check()
             put_back(run.folder, CONFIG)
         raise
-    epochs = run.epochs()
-    best = next(record for record in epochs if record.epoch == epochs[-1].best_epoch)
-    state = run.read_state((len(epochs), 0))
-    result = RunResult(
-        best_epoch=best.epoch,
-        epochs=len(epochs),
-        valid=best.valid,
-        train_seconds=sum(record.time.train_seconds for record in epochs),
-        popularity=state and state.popularity,
-        cost=state and state.cost,
-    )
+    result = run.outcome()
     lease.check()
     run.finish(dataset, result)
     forget_replaced(run.folder)
-    logger.info("%s: finished after %d epochs", run.folder, len(epochs))
+    logger.info("%s: finished after %d epochs", run.folder, result.epochs)
+    on_end(result)
 
 
 def revised(run: Run, settings: Iterable[str] = (), workers: int | str | None = None) -> Run:
@@ -239,6 +242,7 @@ def check_training(config: Config, dataset: Dataset, workers: WorkerRange) -> No
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
     training_kind(config, dataset)  # refuses a sequential model without sequences
+    check_callbacks(config)
     lanes = len(dataset.lanes.users)
     if workers.most > lanes:
         raise AdarError(

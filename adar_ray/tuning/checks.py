@@ -9,6 +9,7 @@ from typing import Any
 
 from adar_ray.config import read_setting
 from adar_ray.errors import AdarError
+from adar_ray.training.callbacks import check_callbacks
 from adar_ray.tuning.combinations import combinations, pick_values
 from adar_ray.tuning.space import Layer, Space
 
@@ -39,7 +40,9 @@ def check(space: Space, settings: Iterable[str] = ()) -> None:
         corners = {name: parameter.points() for name, parameter in space.parameters.items()}
         if next(islice(combinations(space.parameters, corners), _LARGEST_GRID, None), None):
             raise AdarError(f"parameters: the grid has more than {_LARGEST_GRID} trials; give fewer values")
-    _check_scheduler(space, space.config_over(layers, {}).train.epochs)
+    common = space.config_over(layers, {})
+    check_callbacks(common)
+    _check_scheduler(space, common.train.epochs)
     losses = set()
     for values in chain(combinations(space.parameters, names), _some_combinations(space, corners)):
         config = space.config_over(layers, values)

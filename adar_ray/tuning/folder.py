@@ -14,6 +14,7 @@ whole, so a search may be killed at any moment, and read while it goes on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,22 @@ class Search(BaseModel):
         return self.space.config(values, self.settings)
 
     def component_names(self) -> list[str]:
-        """All that `model.name`, `loss.name` and `sampler.name` can be in a trial."""
+        """All that `model.name`, `loss.name`, `sampler.name` and `train.callbacks` can be in a trial."""
         layers: list[Mapping[str, Any]] = [
             self.space.base,
             *(read_setting(setting)[1] for setting in self.settings),
         ]
         fixed = [keys["name"] for layer in layers for keys in layer.values() if keys and "name" in keys]
+        callbacks = [(layer.get("train") or {}).get("callbacks") for layer in layers]
         searched = [
             value
             for name, parameter in self.space.parameters.items()
             if name.endswith(".name")
             for value in parameter.points()
         ]
-        return [name for name in (*fixed, *searched) if isinstance(name, str)]
+        lists = (names for names in callbacks if isinstance(names, list))
+        named = [*fixed, *searched, *chain.from_iterable(lists)]
+        return [name for name in named if isinstance(name, str)]
 
     # Trials.
 

@@ -1,0 +1,156 @@
+"""What training tells of steps, epochs and its end: the callbacks that `train.callbacks` names.
+
+They are made and called in the process of worker 0, which is this process if training needs no Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from adar_ray.config import TRACKERS, Config
+from adar_ray.custom import find_custom
+from adar_ray.errors import AdarError, one_line
+from adar_ray.training.records import EpochRecord, Evaluation, RunResult
+from adar_ray.training.run import Run
+
+_KEY = "train.callbacks"
+
+logger = logging.getLogger(__name__)
+
+
+class Callback(Protocol):
+    """What a callback may have; each method is optional, and nothing needs to be inherited.
+
+    A callback is what `module:callable`, called with the `Run`, returns. That happens whenever training
+    begins or goes on, so it may read `run.epochs()` to learn which epochs came before.
+    """
+
+    def on_step(self, epoch: int, step: int, steps: int, loss: torch.Tensor) -> None:
+        """After each step.
+
+        Args:
+            epoch, step: counted from 1.
+            steps: of an epoch.
+            loss: mean over the rows of worker 0, penalty included, on its device, where reading it waits for
+                the step.
+        """
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        """Once an epoch is saved, while the next one trains."""
+
+    def on_end(self, result: RunResult | None) -> None:
+        """Once all epochs are trained, or with None if training stops before, whatever the reason.
+
+        A process that is killed has no time for it.
+        """
+
+
+class Callbacks:
+    """The callbacks of a run, in the order of `train.callbacks`. Entering the context makes them; leaving it
+    tells them of the end.
+
+    Attributes:
+        on_step, on_epoch: the methods of those that have one.
+
+    Raises:
+        AdarError: a callback failed; the message names it and what it was told.
+    """
+
+    def __init__(self, run: Run, rank: int = 0) -> None:
+        """Only worker 0 has callbacks."""
+        self._run, self._names = run, run.config.train.callbacks if rank == 0 else []
+        self._made: list[tuple[str, Any]] = []
+        self.on_step: list[Callable[..., None]] = []
+        self.on_epoch: list[Callable[..., None]] = []
+
+    def __enter__(self) -> Callbacks:
+        try:
+            for name in self._names:
+                self._made.append((name, self._blamed(name, "", _find(name))(self._run)))
+        except BaseException:
+            self._stop()
+            raise
+        self.on_step, self.on_epoch = self._methods("on_step"), self._methods("on_epoch")
+        return self
+
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        if kind is not None:
+            self._stop()
+        elif on_end := self._methods("on_end"):
+            result = self._run.outcome()
+            for tell in on_end:
+                tell(result)
+
+    def _stop(self) -> None:
+        """Tells that training stops before its end; the error that stopped it is the one to report."""
+        for tell in self._methods("on_end"):
+            try:
+                tell(None)
+            except AdarError as error:
+                logger.warning("%s", error)
+
+    def _methods(self, what: str) -> list[Callable[..., None]]:
+        found = ((name, getattr(made, what, None)) for name, made in self._made)
+        return [self._blamed(name, f"{what}: ", method) for name, method in found if method is not None]
+
+    def _blamed(self, name: str, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return _blamed(
+            f"{_KEY} {name}: {what}",
+            function,
+            f"once that is mended, go on with `adar-ray train --resume {self._run.folder}`, or without it by "
+            f"--set '{_KEY}=[]'",
+        )
+
+
+def send_evaluation(run: Run, evaluation: Evaluation) -> None:
+    """Sends what `evaluate` measured to the trackers of the run.
+
+    Raises:
+        AdarError: one of them is not set up, or failed.
+    """
+    for name in run.config.train.callbacks:
+        if name in TRACKERS:
+            remedy = f"the figures are in {run.folder}/evaluation: evaluate again to send them"
+            _blamed(f"{_KEY} {name}: ", _find(name).send_evaluation, remedy)(run, evaluation)
+
+
+def _blamed(whom: str, function: Callable[..., Any], remedy: str) -> Callable[..., Any]:
+    """The function, whose errors are one line that says whose they are."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            kind = "" if isinstance(error, AdarError) else f"{type(error).__name__}: "
+            raise AdarError(f"{whom}{kind}{one_line(error)}; {remedy}") from error
+
+    return call
+
+
+def check_callbacks(config: Config) -> None:
+    """Refuses callbacks that cannot be made, before anything is written.
+
+    Raises:
+        AdarError: a module cannot be imported, or a tracker is not set up.
+    """
+    for name in config.train.callbacks:
+        _find(name)
+
+
+def _find(name: str) -> Any:
+    """What makes the callback of this name; a tracker's also has `send_evaluation`."""
+    if name == "mlflow":
+        from adar_ray.training.trackers import mlflow
+
+        mlflow.check(_KEY)
+        return mlflow.MlflowTracker
+    if name == "wandb":
+        from adar_ray.training.trackers import wandb
+
+        wandb.check(_KEY)
+        return wandb.WandbTracker
+    return find_custom(_KEY, name)

@@ -1,0 +1,36 @@
+"""Trackers of experiments: callbacks that send a run's settings and figures to MLflow or Weights & Biases.
+
+A tracker keeps its id of the run in the run folder, so that a run which resumes goes on in the same one.
+Addresses and credentials are those of the library's own environment variables, and are written nowhere.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+from adar_ray.errors import AdarError, without_secrets
+from adar_ray.training.run import Run
+
+PROJECT = "adar-ray"
+
+
+def check_installed(key: str, module: str) -> None:
+    """Refuses a tracker whose library is not there.
+
+    Args:
+        module: of the library, and name of the extra that brings it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise AdarError(f"{key} {module}: is not installed; install 'adar-ray[{module}]' wherever it trains")
+
+
+def address_of(run: Run) -> str:
+    """What trackers and metrics call a run: its address, which no two share."""
+    return without_secrets(run.folder.address)
+
+
+def settings_of(run: Run) -> dict[str, str]:
+    """All settings in use by `section.key`, and what the run was trained on."""
+    config = {f"{section}.{key}": v for section, keys in run.config.used().items() for key, v in keys.items()}
+    config |= {"run.dataset": run.info.dataset, "run.workers": run.info.workers}
+    return {name: without_secrets(str(value)) for name, value in config.items()}
