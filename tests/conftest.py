@@ -71,6 +71,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
+            _system_config={"metrics_report_interval_ms": 1000},  # a test waits for metrics
         )
         yield
         ray.shutdown()

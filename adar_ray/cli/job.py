@@ -101,10 +101,12 @@ def _follow(cluster: Cluster, attempt: Attempt, write: Callable[[str], None]) ->
 @click.argument("name")
 @_address
 def status_command(name: str, address: str | None, as_json: bool) -> None:
-    """Show the status of the job NAME."""
+    """Show the status of the job NAME, and how far it is: step, epoch, validation metric."""
     from adar_ray.cluster.client import Cluster
 
-    show(Cluster(address).find(name).summary().to_dict(), as_json)
+    cluster = Cluster(address)
+    attempt = cluster.find(name)
+    show(attempt.summary().to_dict() | cluster.progress(attempt), as_json)
 
 
 @command("logs")

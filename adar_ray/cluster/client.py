@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from adar_ray.cluster.driver import JOB, NAME, STOP_SECONDS
+from adar_ray.cluster.driver import JOB, NAME, STOP_SECONDS, read_progress
 from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
@@ -254,6 +254,12 @@ class Cluster:
         """What the attempt has written so far."""
         with self._connection():
             return self._client.get_job_logs(attempt.id)
+
+    def progress(self, attempt: Attempt) -> dict[str, str]:
+        """How far the attempt is: see `read_progress`. Nothing if its log is out of reach."""
+        with contextlib.suppress(AdarError):
+            return read_progress(self.log(attempt))
+        return {}
 
     def follow(self, attempt: Attempt, write: Callable[[str], None]) -> Attempt:
         """Write the log as it grows until the attempt ends; reconnect if the connection breaks.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from adar_ray.cluster.job import Job, check_name, option
 from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE, AdarError
 from adar_ray.lease import wait_until_free
 from adar_ray.process import GRACE_SECONDS
+from adar_ray.reporting.progress import read_training
 from adar_ray.storage import Folder, describe_os_error
 
 JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
@@ -33,6 +35,8 @@ STEP = "adar_ray.cli.step"  # run as a module: the command line uses this packag
 RETRY_SECONDS = 10.0
 POLL_SECONDS = 10.0
 STOP_SECONDS = GRACE_SECONDS + 10  # for a step to save and clean up
+_SAYS = "adar-ray job: "
+_BEGUN = re.compile(rf"^{_SAYS}step (?P<place>\d+ of \d+): (?P<command>[a-z]+)", re.MULTILINE)
 _RESUMED_BY = {
     "train": "config.yaml",
     "tune": "search.yaml",
@@ -193,7 +197,19 @@ def _run_step(words: list[str], job: Job, progress: ProgressFile, deadline: floa
 
 
 def _say(text: str) -> None:
-    click.echo(f"adar-ray job: {text}", err=True)
+    click.echo(f"{_SAYS}{text}", err=True)
+
+
+def read_progress(log: str) -> dict[str, str]:
+    """How far a job is by its log: `step`, such as "2 of 3: train", and what `read_training` finds of the
+    last training. What the log does not tell is left out.
+    """
+    begun = list(_BEGUN.finditer(log))
+    if not begun:
+        return {}
+    trainings = [one for one in begun if one["command"] == "train"]
+    training = read_training(log[trainings[-1].end() :]) if trainings else {}
+    return {"step": f"{begun[-1]['place']}: {begun[-1]['command']}"} | training
 
 
 @click.command()

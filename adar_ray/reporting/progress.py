@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from types import TracebackType
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 5.0
 SECONDS_BETWEEN_STEPS = 30.0  # every epoch has its own line
 ROWS_BETWEEN_HEADS = 20
+_EPOCH = re.compile(r"(\d+)/(\d+)")
+_STEP = re.compile(r"epoch +(\d+)/(\d+)  step ([\d,]+)/([\d,]+)")
 
 
 class _Display:
@@ -141,6 +144,28 @@ class TrainingProgress(_Display):
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_STEPS:
             self.line(f"{text}  step {step:,}/{steps:,}")
             self._last_line = time.monotonic()
+
+
+def read_training(log: str) -> dict[str, str]:
+    """How far a training is, by a log of the lines that `TrainingProgress` prints where there is no terminal.
+
+    Returns:
+        `epoch` and `metric`, such as "13 of 100, step 40 of 200" and "ndcg@20 0.3161"; what the lines do not
+        tell is left out.
+    """
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in log.splitlines():
+        words = line.split()
+        if words[:2] == ["epoch", "loss"]:
+            names = words
+        elif step := _STEP.fullmatch(line):
+            found["epoch"] = "{} of {}, step {} of {}".format(*step.groups())
+        elif names and len(words) == len(names) and (epoch := _EPOCH.fullmatch(words[0])):
+            found["epoch"] = "{} of {}".format(*epoch.groups())
+            if "@" in names[2]:
+                found["metric"] = f"{names[2]} {words[2]}"
+    return found
 
 
 class ComparisonProgress(_Display):

@@ -20,6 +20,7 @@ from adar_ray.memory import keep_freed_memory
 from adar_ray.ray_session import quiet_and_ordered_data
 from adar_ray.training.data_source import local_data, streamed_data, training_rows
 from adar_ray.training.loop import Worker, fit
+from adar_ray.training.ray_metrics import RunGauges
 from adar_ray.training.records import EpochRecord, StepProgress
 from adar_ray.training.run import Run
 
@@ -50,10 +51,15 @@ def train_worker(arguments: dict[str, Any]) -> None:
         rows = training_rows(config, dataset, worker)
         data = streamed_data(config, rows, streamed_chunks(rows, config.train.epochs))
 
+    gauges = RunGauges(run)
+
     def write_progress(epoch: int, step: int, steps: int) -> None:
         run.write_progress(StepProgress(epoch=epoch, step=step, steps=steps))
+        gauges.on_step(epoch, step, steps)
 
     def report(record: EpochRecord) -> None:
+        if worker.rank == 0:
+            gauges.on_epoch(record)
         ray.train.report(record.to_dict())
 
     def is_asked_to_stop() -> bool:

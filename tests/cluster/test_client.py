@@ -234,8 +234,11 @@ def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: P
     assert again.err.startswith("job night already exists (SUCCEEDED); nothing was submitted\n")
     assert "another job has the name night" in adar(*words[:-2], "--set", "adar.beta=0.6").line()
     assert [row["job"] for row in adar("job", "list", "--json").json()].count("night") == 1
-    assert adar("job", "status", "night", "--json").json()["exit status"] == 0
-    assert "epoch   2/2" in adar("job", "logs", "night").out
+    status = adar("job", "status", "night", "--json").json()
+    assert (status["exit status"], status["step"], status["epoch"]) == (0, "5 of 5: publish", "2 of 2")
+    metric, value = status["metric"].split()
+    assert metric == "ndcg@20"
+    assert value in adar("job", "logs", "night").out
     assert adar("job", "logs", "-f", "night").status == 0
     assert "did you mean night?" in adar("job", "status", "nihgt").line()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from adar_ray.cluster import driver
-from adar_ray.cluster.driver import ProgressFile, run_job
+from adar_ray.cluster.driver import ProgressFile, read_progress, run_job
 from adar_ray.cluster.job import Job
 from adar_ray.data.dataset import Dataset
 from adar_ray.lease import hold
@@ -23,6 +23,22 @@ from adar_ray.training.run import Run
 from adar_ray.training.trainer import revised
 from tests.cluster.jobs import TRAIN, job_of, write
 from tests.training.checkpoints import last_epoch
+
+
+def test_a_log_tells_how_far_its_job_is() -> None:
+    assert read_progress("") == {}
+    log = "adar-ray job: step 1 of 3 is already done: prepare /x.csv\n"
+    assert read_progress(log) == {}
+    log += "adar-ray job: step 2 of 3: train --resume /run --trust\n"
+    assert read_progress(log) == {"step": "2 of 3: train"}
+    log += " epoch    loss  ndcg@20  hardness  interactions/s\n"
+    log += " 7/100  0.5000   0.1250     0.250      12,345,679\n"
+    training = {"epoch": "7 of 100", "metric": "ndcg@20 0.1250"}
+    assert read_progress(log) == {"step": "2 of 3: train"} | training
+    log += "adar-ray job: step 3 of 3: evaluate /run\n"
+    assert read_progress(log) == {"step": "3 of 3: evaluate"} | training
+    log += "adar-ray job: step 1 of 1: train --out /other\n"
+    assert read_progress(log) == {"step": "1 of 1: train"}
 
 
 def test_a_step_that_began_resumes_or_starts_over(tmp_path: Path) -> None:

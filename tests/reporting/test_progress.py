@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adar_ray.reporting.progress import ROWS_BETWEEN_HEADS, TrainingProgress
+from adar_ray.reporting.progress import ROWS_BETWEEN_HEADS, TrainingProgress, read_training
 from adar_ray.training.records import EpochRecord, EpochTime, SamplerStatistics
 
 
@@ -39,3 +39,24 @@ def test_what_is_not_known_has_no_column(capsys: pytest.CaptureFixture[str]) -> 
     head, row = capsys.readouterr().err.splitlines()
     assert head.split() == ["epoch", "loss", "hardness", "interactions/s"]
     assert row.split() == ["1/20", "0.5000", "0.250", "12,345,679"]
+
+
+def test_the_lines_of_a_training_are_read_back(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adar_ray.reporting.progress.SECONDS_BETWEEN_STEPS", 0)
+    progress = TrainingProgress(100, "ndcg@20")
+    log = "training in this process\n"
+    assert read_training(log) == {}
+    progress.on_step(1, 40, 2_000)
+    log += capsys.readouterr().err
+    assert read_training(log) == {"epoch": "1 of 100, step 40 of 2,000"}
+    for epoch in range(1, 3):
+        progress.on_epoch(record(epoch, 0.5, {"ndcg@20": epoch / 8}, 0.5))
+    log += capsys.readouterr().err
+    assert read_training(log) == {"epoch": "2 of 100", "metric": "ndcg@20 0.2500"}
+    progress.on_step(3, 2_000, 2_000)
+    log += capsys.readouterr().err + "a line of something else: 3/100 1 2 3 4 5\n"
+    assert read_training(log) == {"epoch": "3 of 100, step 2,000 of 2,000", "metric": "ndcg@20 0.2500"}
+    TrainingProgress(20, "ndcg@20").on_epoch(record(1, 0.5, None, None))
+    assert read_training(capsys.readouterr().err) == {"epoch": "1 of 20"}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from adar_ray import resume, train
 from adar_ray.config import Config, load_config
@@ -15,11 +16,13 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.training.callbacks import Callbacks
 from adar_ray.training.records import RunResult
-from adar_ray.training.run import Run
 from tests.training.test_train import metrics, stop_after, weights
 
 MODULE = """
-from pathlib import Path
+import time
+
+import ray
+import requests
 
 MADE = []
 
@@ -48,12 +51,21 @@ class Marks:
         self.run.folder.write_bytes(f"mark-{record.epoch}", b"")
 
 
-class OnlyEnd:
+class Scrapes:
     def __init__(self, run):
-        self.folder = run.folder
+        self.run = run
 
     def on_end(self, result):
-        self.folder.write_bytes("mark-end", repr(result).encode())
+        node = ray.nodes()[0]
+        page = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        last = f"{self.run.epochs()[-1].loss!r}"
+        for _ in range(100):
+            text = requests.get(page, timeout=10).text
+            if last in text:
+                break
+            time.sleep(0.2)
+        self.run.folder.write_bytes("metrics.txt", text.encode())
+        self.run.folder.write_bytes("mark-end", repr(result).encode())
 
 
 def fails(run):
@@ -113,8 +125,8 @@ def test_a_callback_is_told_of_every_step_and_epoch_and_of_the_end(dataset: Data
 
 
 def test_a_run_that_goes_on_makes_its_callbacks_again(dataset: Dataset, tmp_path: Path) -> None:
+    config = quick("my_callbacks:Watch")
     with pytest.raises(KeyboardInterrupt):
-        config = quick("my_callbacks:Watch")
         train(dataset, tmp_path / "run", config, workers=0, on_epoch=stop_after(2))
     run = resume(tmp_path / "run", trust=True)
     first, second = sys.modules["my_callbacks"].MADE
@@ -175,9 +187,23 @@ def test_only_worker_0_has_callbacks(dataset: Dataset, tmp_path: Path) -> None:
         assert len(callbacks.on_step) == len(callbacks.on_epoch) == 1
 
 
-def test_ray_workers_call_back(ray_cluster: None, dataset: Dataset, tmp_path: Path) -> None:
-    run = train(dataset, tmp_path / "run", quick("my_callbacks:Marks", "my_callbacks:OnlyEnd"), workers=2)
-    marks = sorted(path.name for path in (tmp_path / "run").glob("mark-*"))
-    assert marks == ["mark-1", "mark-2", "mark-3", "mark-end"]
-    assert (tmp_path / "run" / "mark-end").read_text() == repr(run.result())
-    assert Run.open(run).result() == run.result()
+def test_worker_0_on_ray_calls_back_and_its_node_serves_the_figures(
+    ray_cluster: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run = train(dataset, out, quick("my_callbacks:Marks", "my_callbacks:Scrapes"), workers=1)
+    assert sorted(path.name for path in out.glob("mark-*")) == ["mark-1", "mark-2", "mark-3", "mark-end"]
+    assert (out / "mark-end").read_text() == repr(run.result())
+    served = {
+        (sample.name, sample.labels.get("metric")): sample.value
+        for family in text_string_to_metric_families((out / "metrics.txt").read_text())
+        for sample in family.samples
+        if sample.labels.get("run") == run.folder.address
+    }
+    last = run.epochs()[-1]
+    assert served == {
+        ("ray_adar_epoch", None): 3,
+        ("ray_adar_loss", None): last.loss,
+        ("ray_adar_interactions_per_second", None): last.time.interactions_per_second,
+        **{("ray_adar_valid", name): value for name, value in last.valid.items()},
+    }
