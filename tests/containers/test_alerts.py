@@ -30,6 +30,7 @@ CASES = {
     "KilledForMemory": ({'ray_memory_manager_worker_eviction_total{Name="train"}': "_x9 1x20"}, 8, 9),
     "ObjectStoreSpills": ({'ray_object_store_memory{Location="SPILLED"}': "0x9 2048x20"}, 19, 21),
     "WorkWaits": ({'ray_tasks{State="PENDING_NODE_ASSIGNMENT"}': "0x9 3x30"}, 24, 26),
+    "TrainingStalls": ({'ray_adar_epoch{run="/data/runs/a"}': "0+0.1x20 2x60"}, 49, 53),
     "GpuIdle": (
         {
             'ray_resources{instance="a", Name="GPU", State="USED"}': "1x90",
