@@ -92,6 +92,7 @@ def test_the_printed_loop_beats_the_same_with_uniform_negatives(data: Dataset) -
         ("class TwoTables(nn.Module):", "model.name=printed:build"),
         ("class HardestOfFour(nn.Module):", "sampler.name=printed:build"),
         ("def hinge(dataset, config):", "loss.name=printed:hinge"),
+        ("class LogLoss:", "train.callbacks=[printed:LogLoss]"),
     ],
 )
 def test_printed_components_learn(

@@ -117,7 +117,7 @@ def test_a_function_runs_it_when_told_so(foreign: Path, mark: Path, tmp_path: Pa
     assert mark.exists()
 
 
-@pytest.mark.parametrize("key", ["model", "loss", "sampler"])
+@pytest.mark.parametrize("key", ["model.name", "loss.name", "sampler.name", "train.callbacks"])
 def test_every_component_of_a_configuration_is_looked_at(
     dataset: Dataset, mark: Path, tmp_path: Path, adar: Adar, key: str
 ) -> None:
@@ -126,7 +126,8 @@ def test_every_component_of_a_configuration_is_looked_at(
     (run / "result.json").unlink()
     folder = Folder.at(run)
     content = folder.read_yaml("config.yaml", "")
-    content[key]["name"] = NAME
+    section, _, name = key.partition(".")
+    content[section][name] = [NAME] if name == "callbacks" else NAME
     folder.write_yaml("config.yaml", content)
     assert f"config.yaml: names code that would run ({NAME})" in adar("train", "--resume", run).line()
     assert not mark.exists()
@@ -146,8 +147,12 @@ def test_a_model_that_names_other_code_than_its_run(dataset: Dataset, mark: Path
 
 @pytest.mark.parametrize(
     "searched",
-    [space(base={"model": {"name": NAME}}), space({"loss.name": {"choice": ["bpr", NAME]}})],
-    ids=["base", "parameter"],
+    [
+        space(base={"model": {"name": NAME}}),
+        space({"loss.name": {"choice": ["bpr", NAME]}}),
+        space(base={"train": {"callbacks": ["mlflow", NAME]}}),
+    ],
+    ids=["base", "parameter", "callback"],
 )
 def test_a_search_that_names_code(tmp_path: Path, mark: Path, searched: Space) -> None:
     a_search(tmp_path, space=searched).write()
