@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 import mkdocs_gen_files
@@ -49,9 +49,8 @@ def as_yaml(value: object) -> str:
 
 def values(field: FieldInfo) -> str:
     """The values that a setting may have: its choices or its limits."""
-    choices = getattr(field.annotation, "__args__", ())
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
     if field.annotation is bool:
         return "`true`, `false`"
     return ", ".join(
