@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from adar_ray.data.prepare import prepare
     from adar_ray.inference.evaluate import evaluate
     from adar_ray.inference.export import export
-    from adar_ray.inference.publish import publish
+    from adar_ray.inference.publish import publish, rollback
     from adar_ray.inference.recommend import recommend
     from adar_ray.inference.recommender import load
     from adar_ray.training.trainer import resume, train
@@ -33,6 +33,7 @@ __all__ = [
     "recommend",
     "resume",
     "resume_search",
+    "rollback",
     "train",
     "tune",
 ]
@@ -47,6 +48,7 @@ _MODULES = {
     "recommend": "adar_ray.inference.recommend",
     "resume": "adar_ray.training.trainer",
     "resume_search": "adar_ray.tuning.search",
+    "rollback": "adar_ray.inference.publish",
     "train": "adar_ray.training.trainer",
     "tune": "adar_ray.tuning.search",
 }

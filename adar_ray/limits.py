@@ -13,6 +13,7 @@ SMALLEST_WEIGHT, LARGEST_WEIGHT = 1e-6, 1e6
 LONGEST_HISTORY = 65_536
 MOST_WORKERS = 100_000
 MOST_TRIALS = 1_000_000
+MOST_VERSIONS = 9_999  # of a published model, each a copy
 MOST_REPEATS = 1_000  # of something that fails, or for another seed
 
 

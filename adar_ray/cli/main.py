@@ -14,6 +14,7 @@ from adar_ray.cli.compare import compare_command
 from adar_ray.cli.data import data, prepare_command
 from adar_ray.cli.doctor import doctor_command
 from adar_ray.cli.job import job
+from adar_ray.cli.published import published_command
 from adar_ray.cli.runs import (
     evaluate_command,
     export_command,
@@ -28,7 +29,7 @@ from adar_ray.cli.tune import tune_command
 COMMANDS = (
     *(data, prepare_command, train_command, tune_command, compare_command),
     *(evaluate_command, recommend_command, similar_command, export_command, report_command),
-    *(publish_command, job, doctor_command),
+    *(publish_command, published_command, job, doctor_command),
 )
 
 IMPORT_SECONDS = 0.05  # after which a signal that came during an import comes again

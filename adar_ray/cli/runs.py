@@ -9,8 +9,8 @@ import click
 
 from adar_ray.cli.command import command, trust_option
 from adar_ray.cli.output import message, show
-from adar_ray.errors import one_line
-from adar_ray.limits import LARGEST_K
+from adar_ray.errors import AdarError, one_line
+from adar_ray.limits import LARGEST_K, MOST_VERSIONS
 
 if TYPE_CHECKING:
     from adar_ray.inference.recommender import Recommender
@@ -260,18 +260,64 @@ def _write_page(address: str, runs: Sequence[str]) -> None:
     message(f"the page is {file}")
 
 
-@command("publish")
-@click.argument("run")
-@click.option("--to", required=True, help="Address of the folder whose published.json names the current run.")
-@click.option("--recommendations", help="Address of the recommendations that this run made.")
-def publish_command(run: str, to: str, recommendations: str | None, as_json: bool) -> None:
-    """Publish RUN's model, unless the published one is better on validation."""
-    from adar_ray.inference.publish import publish
+def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    from adar_ray.durations import parse_duration
 
-    result = publish(run, to, recommendations)
-    if not result.published:
-        message(
-            f"not published: {result.metric} {result.offered:.4f} is below {result.value:.4f}, "
-            f"which {result.run} reached"
+    try:
+        return None if text is None else parse_duration(text)
+    except AdarError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@command("publish")
+@click.argument("run", required=False)
+@click.option("--to", required=True, help="Address of the folder of published models.")
+@click.option("--recommendations", help="Address of the recommendations that this run made.")
+@click.option(
+    "--keep",
+    type=click.IntRange(2, MOST_VERSIONS),
+    default=7,
+    show_default=True,
+    help="Versions that stay: the current one, and those before it that --rollback reaches.",
+)
+@click.option(
+    "--max-age",
+    callback=_seconds,
+    metavar="TIME",
+    help="Such as 7d: once the published model is older, a significantly worse one takes its place if it has "
+    "at least half its figure.",
+)
+@click.option("--force", is_flag=True, help="Publish whatever the comparison says, or if there can be none.")
+@click.option("--rollback", is_flag=True, help="In the place of RUN: go back to the version before.")
+@trust_option("RUN and the published model")
+def publish_command(
+    run: str | None,
+    to: str,
+    recommendations: str | None,
+    keep: int,
+    max_age: float | None,
+    force: bool,
+    rollback: bool,
+    trust: bool,
+    as_json: bool,
+) -> None:
+    """Publish RUN's model, unless it is significantly worse than the published one.
+
+    Both models rank RUN's validation split. The new one stays out if its train.metric is lower and a paired
+    t-test over users has a p below 0.05. What is published is a version of its own, and history.jsonl has
+    every decision.
+    """
+    from adar_ray.inference import publish as publishing
+
+    if rollback == (run is not None):
+        raise click.UsageError("give either a RUN to publish or --rollback")
+    if run is not None:
+        decision = publishing.publish(
+            run, to, recommendations, keep=keep, max_age=max_age, force=force, trust=trust
         )
-    show(result.model_dump(), as_json)
+    elif recommendations or max_age or force or trust:
+        raise click.UsageError("--rollback goes with --to alone; drop the other options")
+    else:
+        decision = publishing.rollback(to)
+    message(str(decision))
+    show(decision.model_dump(), as_json)

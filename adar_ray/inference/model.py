@@ -16,6 +16,7 @@ import torch
 from adar_ray.config import Config
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError, one_line
+from adar_ray.inference.published import Published
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel

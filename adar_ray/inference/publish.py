@@ -1,90 +1,247 @@
-"""Which run is published: one small file, replaced as a whole, and only by a run that is at least as good."""
+"""Which model is published: the new one, unless it is significantly worse than the one that is."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from adar_ray.errors import AdarError
+from adar_ray.inference.duel import Duel, duel
+from adar_ray.inference.model import TrainedModel
+from adar_ray.inference.published import PUBLISHED, VERSION, Decision, Earlier, Published, now
+from adar_ray.lease import Lease, hold
+from adar_ray.limits import MOST_VERSIONS, check_number
 from adar_ray.storage import Folder
-from adar_ray.training.records import Record
-from adar_ray.training.run import Run
+from adar_ray.training.records import ModelInfo
+from adar_ray.training.run import MODEL, Run
+from adar_ray.training.saved_model import INFO, SavedModel
 
-PUBLISHED = "published.json"
+ALPHA = 0.05
+"""A worse model is kept out if chance would be as bad more rarely than this."""
+FAILS = 0.5
+"""A model that reaches less than this part of the published one's figure has failed, whatever its age."""
 
-
-class Published(Record):
-    """`published.json`: the published run.
-
-    Attributes:
-        run: address of the run.
-        metric: validation metric that runs are compared by.
-        value: what the run reached.
-        recommendations: address of the recommendations that it made.
-    """
-
-    run: str
-    metric: str
-    value: float
-    recommendations: str | None
+logger = logging.getLogger(__name__)
 
 
-class Publication(Published):
-    """What `publish` did; `run` to `recommendations` describe the run that is now published.
+def publish(
+    run: str | Path | Run,
+    to: str | Path,
+    recommendations: str | None = None,
+    *,
+    keep: int = 7,
+    max_age: float | None = None,
+    force: bool = False,
+    trust: bool = False,
+) -> Decision:
+    """Publishes a finished run's model, unless it is significantly worse than the published one.
 
-    Attributes:
-        published: whether that is the given run.
-        offered: validation value of the given run.
-    """
-
-    published: bool
-    offered: float
-
-
-def publish(run: str | Path | Run, to: str | Path, recommendations: str | None = None) -> Publication:
-    """Publish a finished run, unless the published one is better on validation.
-
-    Runs are compared by the run's `train.metric`.
+    Both models rank the run's validation split (`duel`). The new one is significantly worse if its
+    `train.metric` is lower, with a p below 0.05 in a paired t-test over users. `load(to)` loads what is
+    published. If this process dies, that is the old model or the new one.
 
     Args:
-        to: address of the folder whose `published.json` names the published run.
+        run: its model is copied, as the next version.
+        to: address of the folder of published models.
         recommendations: address of the recommendations that this run made.
+        keep: how many versions stay: the current one, and those that `rollback` reaches from it.
+        max_age: seconds since the published model was published, after which a significantly worse one takes
+            its place if it has at least half its figure.
+        force: publish whatever the comparison says, or if there can be none.
+        trust: whether custom components that the run and the published model name may run.
 
     Raises:
-        AdarError: the run is not finished or has no validation metrics, or the published run was judged by
-            another metric.
+        AdarError: the run is not finished or has no validation metrics, or the published model cannot be
+            compared with it, or another process publishes there.
     """
-    run = Run.open(run, trust=True)  # nothing here runs its code
+    check_number("keep", keep, 2, MOST_VERSIONS)  # whoever has just begun to read one may go on
+    run = Run.open(run, trust=trust)
     metric, result = run.config.train.metric, run.result()
     if result is None:
         raise AdarError(
             f"{run.folder}: is not finished; continue with `adar-ray train --resume {run.folder}`"
         )
-    if result.valid is None or metric not in result.valid:
+    if result.valid is None:
         raise AdarError(
             f"{run.folder}: has no validation metrics to judge it by; "
             "prepare its data again with a larger --valid-fraction or --core, or by leave-one-out"
         )
-    folder = Folder.at(to)
-    new = Published(
-        run=run.folder.address,
-        metric=metric,
-        value=result.valid[metric],
-        recommendations=recommendations,
-    )
-    old = _read(folder)
-    if old is not None and old.metric != metric:
-        raise AdarError(
-            f"{folder}/{PUBLISHED}: the published run was judged by {old.metric}, {run.folder} by {metric}; "
-            "train by the same metric, or remove the file to publish any run"
+    new = TrainedModel.load(run, trust=trust)
+    weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
+    published = Published.at(to)
+    with hold(published.folder) as lease:
+        current = _current(published, lease)
+        if current is not None and (current.run, current.weights) == (run.folder.address, weights):
+            published.write_history()  # whoever published it may have been killed before it was through
+            _forget(published, keep)
+            return current
+        is_in, why, outcome = _verdict(published, current, new, metric, max_age, force, trust)
+        before = None if current is None else current.version
+        decision = Decision(
+            time=now(),
+            decision="published" if is_in else "kept",
+            why=why,
+            version=_next(published) if is_in or before is None else before,
+            before=before,
+            run=run.folder.address,
+            weights=weights,
+            dataset=run.info.dataset,
+            recommendations=recommendations,
+            metric=metric,
+            **({"new": result.valid[metric]} if outcome is None else asdict(outcome)),
         )
-    published = old is None or new.value >= old.value  # never a run whose value is not a number
-    if published:
-        folder.write_record(PUBLISHED, new)
-    current = new if published or old is None else old
-    return Publication(**current.model_dump(), published=published, offered=new.value)
+        if is_in:
+            _put_in(published, lease, run, decision)
+            _forget(published, keep)
+        else:
+            lease.check()
+            published.write_history(decision)
+        return decision
 
 
-def _read(folder: Folder) -> Published | None:
-    if not folder.exists(PUBLISHED):
-        return None
-    return folder.read_record(PUBLISHED, Published, "remove it to publish any run")
+def rollback(to: str | Path) -> Decision:
+    """Makes the version current again whose place the current one took.
+
+    The next model that is offered is compared with that one.
+
+    Args:
+        to: address of the folder of published models.
+
+    Raises:
+        AdarError: there is none, or it is no longer kept, or another process publishes there.
+    """
+    published = Published.at(to)
+    if published.current() is None:
+        raise AdarError(
+            f"{published.folder}: nothing is published there; give the --to of `adar-ray publish`"
+        )
+    with hold(published.folder) as lease:
+        line = published.line()
+        if len(line) < 2:
+            raise AdarError(
+                f"{published.folder}: keeps no version before the current one; publish a run of your choice "
+                "with --force"
+            )
+        _check(published, line[1])
+        decision = published.made(line[1]).model_copy(
+            update={
+                "time": now(),
+                "decision": "rolled back",
+                "why": f"in the place of {line[0]}",
+                "before": line[0],
+                **dict.fromkeys(("new", "old", "users", "p")),
+            }
+        )
+        lease.check()
+        published.write_current(decision)
+        return decision
+
+
+def judge(outcome: Duel, age: float, max_age: float | None) -> tuple[bool, str]:
+    """Whether the new model goes in, and why.
+
+    Args:
+        age: seconds since the old one was published.
+    """
+    if outcome.new >= outcome.old:
+        return True, "it is not worse"
+    if outcome.p is None or outcome.p >= ALPHA:
+        return True, "it is not significantly worse"
+    if max_age is None or age <= max_age:
+        return False, "the new one is significantly worse"
+    if outcome.new < FAILS * outcome.old:
+        return False, "the new one has failed: it has less than half the figure"
+    return True, f"it is significantly worse, but the other is {age / 86400:.1f} days old"
+
+
+def _verdict(
+    published: Published,
+    current: Decision | None,
+    new: TrainedModel,
+    metric: str,
+    max_age: float | None,
+    force: bool,
+    trust: bool,
+) -> tuple[bool, str, Duel | None]:
+    """Whether a model goes in, why, and what the comparison with the current one gave."""
+    if current is None:
+        return True, "it is the first", None
+    try:
+        age = (now() - published.made(current.version).time).total_seconds()
+        old = TrainedModel.load(published.version(current.version).address, trust=trust)
+        outcome = duel(new, old, metric)
+    except AdarError as error:
+        if not force:
+            raise AdarError(f"{error}; --force publishes without a comparison") from error
+        return True, f"by force, without a comparison ({error})", None
+    is_in, why = judge(outcome, age, max_age)
+    return (is_in, why, outcome) if is_in or not force else (True, "by force", outcome)
+
+
+def _current(published: Published, lease: Lease) -> Decision | None:
+    """What is published. A run that an earlier version of this program published becomes a version."""
+    current = published.current()
+    if not isinstance(current, Earlier):
+        return current
+    where = f"{published.folder}/{PUBLISHED}"
+    model = Folder.at(current.run).folder(MODEL)
+    if not model.exists(INFO):
+        raise AdarError(f"{where}: names {current.run}, which is gone; remove the file to publish any run")
+    run = Run.open(current.run, trust=True)  # nothing here runs its code
+    decision = Decision(
+        time=now(),
+        decision="published",
+        why="an earlier version of adar-ray had published it",
+        version=_next(published),
+        before=None,
+        run=current.run,
+        weights=model.read_record(INFO, ModelInfo).weights,
+        dataset=run.info.dataset,
+        recommendations=current.recommendations,
+        metric=current.metric,
+        new=current.value,
+    )
+    _put_in(published, lease, run, decision)
+    logger.warning("%s: named a run; its model is now version %s", where, decision.version)
+    return decision
+
+
+def _next(published: Published) -> str:
+    """The name of the next version."""
+    names = [*published.names(), "0"]
+    return f"{max(map(int, names)) + 1:06d}"
+
+
+def _put_in(published: Published, lease: Lease, run: Run, decision: Decision) -> None:
+    """Copies a run's model as a new version and makes it the current one."""
+    source, version = run.folder.folder(MODEL), published.version(decision.version)
+    try:
+        version.remove()  # a process that was killed may have begun it
+        for name in source.files():
+            version.write_bytes(name, source.read_bytes(name))
+        _check(published, decision.version)
+        version.write_record(VERSION, decision)
+        lease.check()
+    except BaseException:
+        with contextlib.suppress(OSError):
+            version.remove()
+        raise
+    published.write_current(decision)
+
+
+def _check(published: Published, name: str) -> None:
+    """Raise AdarError if a version is damaged."""
+    version = published.version(name)
+    if SavedModel.open(version, trust=True) is None:  # nothing here runs its code
+        raise AdarError(f"{version}: lacks files of a model; publish a run with --force")
+
+
+def _forget(published: Published, keep: int) -> None:
+    """Removes all versions but the current one and the last before it."""
+    for name in set(published.names()) - set(published.line()[:keep]):
+        version = published.version(name)
+        if version.exists(VERSION):
+            version.delete(VERSION)
+        version.remove()

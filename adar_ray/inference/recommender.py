@@ -48,7 +48,7 @@ def load(run: str | Path | Run, *, data: str | Path | None = None, trust: bool =
     """Loads the best model of a run to ask it about users and items, without Ray and without the dataset.
 
     Args:
-        run: a run, or a copy of its `model/`, at any address.
+        run: a run, a copy of its `model/`, or what `publish` fills, at any address.
         data: where the dataset of a run that is not finished is now, if it has moved.
         trust: whether custom components that the folder names may run.
 
@@ -216,7 +216,7 @@ class Recommender:
             length = self.trained.dataset.sequences.length
             return _Asked(self.trained.snapshot, user_B, own, Histories(user_E, item_E, users, length))
         user_BD = fold_in(self.trained, own)
-        model = _Vectors(user_BD, self.trained.item_vectors, self.trained.snapshot.score)
+        model = Vectors(user_BD, self.trained.item_vectors, self.trained.snapshot.score)
         return _Asked(model, user_B, own, None)
 
     def _rank(
@@ -249,8 +249,8 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Vectors:
-    """A base model that is nothing but vectors."""
+class Vectors:
+    """A base model that is nothing but vectors of its users and items."""
 
     user_UD: torch.Tensor
     item_ID: torch.Tensor
@@ -322,5 +322,5 @@ def _nearest(ids: _Ids, vector_ND: torch.Tensor, one: Id, k: int) -> list[Scored
     check_number("k", k, 1, LARGEST_K)
     number_1, unit_ND = ids([one]), normalize(vector_ND, dim=1)
     itself = UserItems(torch.zeros_like(number_1), number_1, 1, len(ids))
-    (answer,) = _top(_Vectors(unit_ND[number_1], unit_ND), torch.zeros_like(number_1), itself, k, ids)
+    (answer,) = _top(Vectors(unit_ND[number_1], unit_ND), torch.zeros_like(number_1), itself, k, ids)
     return answer

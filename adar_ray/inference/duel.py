@@ -1,0 +1,158 @@
+"""Two models on one validation split: what each reaches, and whether the difference is more than chance.
+
+Legend: U users and I items of the dataset, N users with something to find, V users and J items of a model,
+B users of a tile, k items of a ranking, E interactions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch.nn.functional import pad
+
+from adar_ray.config import parse_metric
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+from adar_ray.inference.fold_in import fold_in
+from adar_ray.inference.model import TrainedModel, left_out
+from adar_ray.inference.recommender import Vectors
+from adar_ray.interactions.histories import Histories
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.metrics import ranking_metrics
+from adar_ray.models import BaseModel
+from adar_ray.ranking.top_items import top_items
+from adar_ray.significance import paired_p
+
+UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Duel:
+    """The outcome.
+
+    Attributes:
+        new, old: means over users.
+        users: how many of them.
+        p: two-sided, of a paired t-test; None for a single user.
+    """
+
+    new: float
+    old: float
+    users: int
+    p: float | None
+
+
+def duel(new: TrainedModel, old: TrainedModel, metric: str) -> Duel:
+    """Asks two models about the validation split that the new one was trained beside.
+
+    Users and items are matched by the source's ids. Both rank the items of the new one's dataset, each
+    without those that it does not know. A user whom a model does not know is one with a history for it, as in
+    `Recommender.recommend`, and gets no answer if it knows none of it. What the old model was trained on is
+    no evidence: such pairs are left out of both rankings and do not count, unless users are to repeat
+    themselves.
+
+    Raises:
+        AdarError: nothing is left to compare by.
+    """
+    questions = _Questions.of(new.dataset, old)
+    new_N, old_N = (questions.ask(model, metric) for model in (new, old))
+    p = paired_p(new_N, old_N) if len(new_N) > 1 else None
+    return Duel(float(new_N.mean()), float(old_N.mean()), len(new_N), p)
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """What both models are asked, by the numbers of the dataset.
+
+    Attributes:
+        dataset: the new model's.
+        seen: pairs to leave out.
+        truth: pairs to find.
+        user_N: users that have any.
+    """
+
+    dataset: Dataset
+    seen: UserItems
+    truth: UserItems
+    user_N: torch.Tensor
+
+    @classmethod
+    def of(cls, dataset: Dataset, old: TrainedModel) -> _Questions:
+        item_of_J = _numbers(old.dataset.item_keys(), dataset.item_keys())
+        if not (item_of_J != UNKNOWN).any():
+            raise AdarError(f"{dataset.folder}: has no item in common with {old.dataset.folder}")
+        known = left_out(dataset, "train")
+        if not dataset.keeps_repeats:
+            user_of_V = _numbers(old.dataset.user_keys(), dataset.user_keys())
+            user_E, item_E = old.observed.pairs()
+            user_E, item_E = _both_known(user_of_V[user_E], item_of_J[item_E])
+            user_E, item_E = (torch.cat(pair) for pair in zip(known.pairs(), (user_E, item_E), strict=True))
+            known = UserItems(user_E, item_E, dataset.n_users, dataset.n_items)
+        user_E, item_E = map(torch.from_numpy, dataset.read_split("valid"))
+        is_new_E = ~known.contains(user_E, item_E[:, None])[:, 0]
+        truth = UserItems(user_E[is_new_E], item_E[is_new_E], dataset.n_users, dataset.n_items)
+        if not len(truth):
+            raise AdarError(
+                f"{dataset.folder}: {old.dataset.folder} was trained on all of its validation split"
+            )
+        return cls(dataset, known, truth, truth.counts().nonzero()[:, 0])
+
+    @torch.no_grad()
+    def ask(self, model: TrainedModel, metric: str) -> np.ndarray:
+        """What a model reaches for each user, `[N]`."""
+        theirs, N = model.dataset, len(self.user_N)
+        number_I = _numbers(self.dataset.item_keys(), theirs.item_keys())
+        item_of_J = _numbers(theirs.item_keys(), self.dataset.item_keys())
+        row_U = torch.full((self.dataset.n_users,), UNKNOWN)
+        row_U[self.user_N] = torch.arange(N)
+
+        def asked(user_E: torch.Tensor, item_E: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return _both_known(row_U[user_E], number_I[item_E])
+
+        seen = UserItems(*asked(*self.seen.pairs()), N, theirs.n_items)
+        own_E = asked(*map(torch.from_numpy, self.dataset.read_split("train")))
+        history, has_answer_N = None, torch.ones(N, dtype=torch.bool)
+        ranker: BaseModel = model.snapshot
+        if model.sequential:
+            history = Histories(*own_E, N, theirs.sequences.length)
+        else:
+            user_ND, has_answer_N = self._vectors(model, UserItems(*own_E, N, theirs.n_items))
+            ranker = Vectors(user_ND, model.item_vectors, ranker.score)
+        k, count_U, values = parse_metric(metric)[1], self.truth.counts(), []
+        for row_B, item_Bk, score_Bk in top_items(
+            ranker, torch.arange(N), seen, k, theirs.n_items, history, item_of_J != UNKNOWN
+        ):
+            user_B = self.user_N[row_B]
+            is_item_Bk = (score_Bk > -torch.inf) & has_answer_N[row_B, None]
+            hit_Bk = is_item_Bk & self.truth.contains(user_B, item_of_J[item_Bk].clamp_min(0))
+            # As many ranks for a model that knows fewer items.
+            hit_Bk = pad(hit_Bk, (0, min(k, self.dataset.n_items) - hit_Bk.shape[1]))
+            values.append(ranking_metrics(hit_Bk, count_U[user_B], [k])[metric])
+        return torch.cat(values).numpy()
+
+    def _vectors(self, model: TrainedModel, own: UserItems) -> tuple[torch.Tensor, torch.Tensor]:
+        """The users' vectors for a model that reads no histories, `[N, D]`, and who has one, `[N]`."""
+        keys = self.dataset.user_keys().take(pa.array(self.user_N.numpy()))
+        number_N = _numbers(keys, model.dataset.user_keys())
+        user_ND = model.user_vectors[number_N.clamp_min(0)]
+        is_stranger_N = (number_N == UNKNOWN) & (own.counts() > 0)
+        stranger_B = is_stranger_N.nonzero()[:, 0]
+        if len(stranger_B):
+            user_ND[stranger_B] = fold_in(model, UserItems(*own.of(stranger_B), len(stranger_B), own.n_items))
+        return user_ND, (number_N != UNKNOWN) | is_stranger_N
+
+
+def _numbers(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> torch.Tensor:
+    """The place of each key among others, or UNKNOWN."""
+    place = pc.fill_null(pc.index_in(keys, value_set=among.combine_chunks()), UNKNOWN)
+    return torch.from_numpy(place.to_numpy().astype(np.int64))
+
+
+def _both_known(one_E: torch.Tensor, other_E: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pairs of which neither is UNKNOWN."""
+    is_known_E = (one_E != UNKNOWN) & (other_E != UNKNOWN)
+    return one_E[is_known_E], other_E[is_known_E]
