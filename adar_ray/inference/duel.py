@@ -115,13 +115,14 @@ class _Questions:
 
         seen = UserItems(*asked(*self.seen.pairs()), N, theirs.n_items)
         own_E = asked(*map(torch.from_numpy, self.dataset.read_split("train")))
-        history, has_answer_N = None, torch.ones(N, dtype=torch.bool)
-        ranker: BaseModel = model.snapshot
+        own = UserItems(*own_E, N, theirs.n_items)
+        keys = self.dataset.user_keys().take(pa.array(self.user_N.numpy()))
+        number_N = _numbers(keys, theirs.user_keys())
+        has_answer_N = (number_N != UNKNOWN) | (own.counts() > 0)
         if model.sequential:
-            history = Histories(*own_E, N, theirs.sequences.length)
+            ranker, history = model.snapshot, Histories(*own_E, N, theirs.sequences.length)
         else:
-            user_ND, has_answer_N = self._vectors(model, UserItems(*own_E, N, theirs.n_items))
-            ranker = Vectors(user_ND, model.item_vectors, ranker.score)
+            ranker, history = _vectors(model, number_N, own), None
         k, count_U, values = parse_metric(metric)[1], self.truth.counts(), []
         for row_B, item_Bk, score_Bk in top_items(
             ranker, torch.arange(N), seen, k, theirs.n_items, history, item_of_J != UNKNOWN
@@ -134,16 +135,14 @@ class _Questions:
             values.append(ranking_metrics(hit_Bk, count_U[user_B], [k])[metric])
         return torch.cat(values).numpy()
 
-    def _vectors(self, model: TrainedModel, own: UserItems) -> tuple[torch.Tensor, torch.Tensor]:
-        """The users' vectors for a model that reads no histories, `[N, D]`, and who has one, `[N]`."""
-        keys = self.dataset.user_keys().take(pa.array(self.user_N.numpy()))
-        number_N = _numbers(keys, model.dataset.user_keys())
-        user_ND = model.user_vectors[number_N.clamp_min(0)]
-        is_stranger_N = (number_N == UNKNOWN) & (own.counts() > 0)
-        stranger_B = is_stranger_N.nonzero()[:, 0]
-        if len(stranger_B):
-            user_ND[stranger_B] = fold_in(model, UserItems(*own.of(stranger_B), len(stranger_B), own.n_items))
-        return user_ND, (number_N != UNKNOWN) | is_stranger_N
+
+def _vectors(model: TrainedModel, number_N: torch.Tensor, own: UserItems) -> BaseModel:
+    """The model for users whose number in it is given, or else what they have interacted with."""
+    user_ND = model.user_vectors[number_N.clamp_min(0)]
+    stranger_B = ((number_N == UNKNOWN) & (own.counts() > 0)).nonzero()[:, 0]
+    if len(stranger_B):
+        user_ND[stranger_B] = fold_in(model, UserItems(*own.of(stranger_B), len(stranger_B), own.n_items))
+    return Vectors(user_ND, model.item_vectors, model.snapshot.score)
 
 
 def _numbers(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> torch.Tensor:

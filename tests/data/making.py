@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.lanes import LANES, Homes, deal
-from adar_ray.data.manifest import PreparedSource, RowCounts, SyntheticSettings, SyntheticSource
+from adar_ray.data.manifest import SPLITS, PreparedSource, RowCounts, SyntheticSettings, SyntheticSource
 from adar_ray.data.sequences import Windows
 from adar_ray.data.split import TRAIN, SplitProtocol, assign
 from adar_ray.data.write import shard_count, write_manifest, write_shard
@@ -27,16 +27,61 @@ def make_dataset(
     homes = Homes.of(lane_U, LANES, shard_count(int(count_U.sum()), rows_per_shard))
     user_E = np.repeat(np.arange(users), count_U)
     item_E = np.concatenate([draw.choice(items, count, replace=False) for count in count_U])
-    timestamp_E = np.arange(len(user_E))
     protocol, made = SplitProtocol(protocol="ratio", seed=0), Windows(**windows)
+    split_E = assign(
+        protocol, user_E, item_E, np.arange(len(user_E)), np.full(len(user_E), TRAIN, np.int8), None
+    )
+    user_keys, item_keys = [f"u{user}" for user in range(users)], [f"i{item}" for item in range(items)]
+    return _write(out, homes, protocol, made, user_keys, item_keys, user_E, item_E, split_E)
+
+
+def make_split(out: Path, items: str, **splits: dict[str, str]) -> Dataset:
+    """A dataset of exactly these interactions, in the order in which the user has them.
+
+    Args:
+        items: one letter each.
+        splits: `train`, `valid` and `test`: the items of each user; training names all users.
+    """
+    keys = list(splits["train"])
+    lane_U = deal(
+        np.array([sum(len(split.get(user, "")) for split in splits.values()) for user in keys]), LANES
+    )
+    keys = [keys[user] for user in np.argsort(lane_U, kind="stable")]
+    rows = [
+        (number, items.index(item), SPLITS.index(split))
+        for number, user in enumerate(keys)
+        for split, of_users in splits.items()
+        for item in of_users.get(user, "")
+    ]
+    user_E, item_E, split_E = np.array(rows).T
+    protocol = SplitProtocol(protocol="ratio", seed=0)
+    return _write(
+        out, Homes.of(lane_U, LANES, 1), protocol, Windows(), keys, list(items), user_E, item_E, split_E
+    )
+
+
+def _write(
+    out: Path,
+    homes: Homes,
+    protocol: SplitProtocol,
+    made: Windows,
+    user_keys: list[str],
+    item_keys: list[str],
+    user_E: np.ndarray,
+    item_E: np.ndarray,
+    split_E: np.ndarray,
+) -> Dataset:
+    timestamp_E = np.arange(len(user_E))
     folder = Folder.at(out)
     shards = []
     for shard in range(homes.shards):
         rows = homes.shard_of(user_E) == shard
-        user, item, timestamp = user_E[rows], item_E[rows], timestamp_E[rows]
-        splits = assign(protocol, user, item, timestamp, np.full(len(user), TRAIN, np.int8), None)
-        shards.append(write_shard(folder, shard, homes, splits, made, user, item, timestamp))
-    settings = SyntheticSettings(users=users, items=items, interactions=len(user_E), seed=0)
+        shards.append(
+            write_shard(
+                folder, shard, homes, split_E[rows], made, user_E[rows], item_E[rows], timestamp_E[rows]
+            )
+        )
+    settings = SyntheticSettings(users=len(user_keys), items=len(item_keys), interactions=len(user_E), seed=0)
     write_manifest(
         folder,
         name="made",
@@ -46,10 +91,10 @@ def make_dataset(
         notes=[],
         homes=homes,
         shards=shards,
-        user_keys=pa.array([f"u{user}" for user in range(users)]),
-        item_keys=pa.array([f"i{item}" for item in range(items)]),
-        user_counts=count_U,
-        item_counts=np.bincount(item_E, minlength=items),
+        user_keys=pa.array(user_keys),
+        item_keys=pa.array(item_keys),
+        user_counts=np.bincount(user_E, minlength=len(user_keys)),
+        item_counts=np.bincount(item_E, minlength=len(item_keys)),
     )
     return Dataset.open(out)
 
