@@ -132,6 +132,10 @@ def calls() -> dict[str, Callable[[], object]]:
         "load": lambda: adar_ray.load("run").recommend(history=["0", "1"]),
         "export": lambda: adar_ray.export("run", "vectors"),
         "publish": lambda: adar_ray.publish("run", "published"),
+        "rollback": lambda: (
+            adar_ray.publish("on_worker", "published", force=True),
+            adar_ray.rollback("published"),
+        ),
         "report": lambda: side_by_side(["run", "stopped"]),
         "compare": lambda: adar_ray.compare("data", "comparison", settings=SMALL, seeds=1, test=True),
         "tune": lambda: adar_ray.tune("data", Space.from_mapping(SPACE, "test"), "search"),
@@ -142,7 +146,7 @@ def calls() -> dict[str, Callable[[], object]]:
 NAMES = [
     *("synthesize", "fetch", "prepare", "train", "train, interrupted", "resume", "train on a worker"),
     *("train a custom model", "evaluate", "evaluate a custom model", "recommend", "load", "export"),
-    *("publish", "report", "compare", "tune", "resume_search"),
+    *("publish", "rollback", "report", "compare", "tune", "resume_search"),
 ]
 
 

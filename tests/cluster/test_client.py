@@ -221,7 +221,8 @@ def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: P
     published = json.loads(read("published/published.json"))
     assert published["run"] == "s3://jobs/adar/nightly/night/run"
     result = json.loads(read("nightly/night/run/result.json"))
-    assert (result["epochs"], result["valid"]["ndcg@20"]) == (2, published["value"])
+    assert (result["epochs"], result["valid"]["ndcg@20"]) == (2, published["new"])
+    assert read("published/versions/000001/weights.safetensors")
     assert json.loads(read("nightly/night/run/evaluation/test.json"))["users"] == 3
     assert read("nightly/night/recommendations/00000.parquet")
     assert len(json.loads(read("jobs/night.json"))["done"]) == 5

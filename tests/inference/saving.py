@@ -12,6 +12,8 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import user_items
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_model
+from adar_ray.training.records import RunResult
+from adar_ray.training.run import Run
 from adar_ray.training.saved_model import save_model
 
 
@@ -27,3 +29,22 @@ def save_untrained(
             weights = {name: tensor.normal_() for name, tensor in model.state_dict().items()}
     save_model(Folder.at(folder), config, dataset, save(weights))
     return folder
+
+
+def save_run(
+    folder: Path,
+    dataset: Dataset,
+    settings: list[str],
+    valid: dict[str, float],
+    weights: dict[str, torch.Tensor] | None = None,
+) -> Run:
+    """Writes a run that says that it is finished and what it has reached."""
+    run = Run.create(folder, load_config(settings=settings), dataset, 0)
+    save_untrained(folder / "model", dataset, settings, weights)
+    write_result(run, valid)
+    return run
+
+
+def write_result(run: Run, valid: dict[str, float] | None) -> None:
+    result = RunResult(best_epoch=1, epochs=1, valid=valid, train_seconds=1.0)
+    run.folder.write_record("result.json", result)

@@ -1,65 +1,296 @@
-"""Publishing: the better run stays published."""
+"""Publishing: which model goes in, what stays, what is told, and what is left when the process is killed."""
 
 from __future__ import annotations
 
+import logging
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+import adar_ray
+from adar_ray import lease
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
-from adar_ray.inference.publish import publish
-from adar_ray.training.records import RunResult
+from adar_ray.inference import publish as publishing
+from adar_ray.inference.duel import Duel
+from adar_ray.inference.publish import judge, publish, rollback
+from adar_ray.inference.published import Published
+from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 from tests import sealed
 from tests.cluster.jobs import message_of
+from tests.data.making import make_split
+from tests.inference.saving import save_run, write_result
+
+USERS, ITEMS = 20, "abcdef"
+SETTINGS = [
+    *("model.name=mf", "model.embedding_dim=2", "loss.name=bpr", "model.cosine=false"),
+    "train.metric=recall@1",
+]
+DAY = 86400.0
 
 
-def finished(folder: Path, dataset: Dataset, ndcg: float, metric: str = "ndcg@20") -> Run:
-    run = Run.create(folder, load_config(settings=[f"train.metric={metric}"]), dataset, 0)
-    write_result(run, {metric: ndcg})
-    return run
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds in ("_SETTLE_SECONDS", "_DYING_SECONDS"):
+        monkeypatch.setattr(lease, seconds, 0)
 
 
-def write_result(run: Run, valid: dict[str, float] | None) -> None:
-    result = RunResult(best_epoch=1, epochs=1, valid=valid, train_seconds=1.0)
-    run.folder.write_record("result.json", result)
+@pytest.fixture(scope="module")
+def tonight(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Everybody has a and b, and is to find f."""
+    users = [f"u{number}" for number in range(USERS)]
+    splits = {"train": dict.fromkeys(users, "ab"), "valid": dict.fromkeys(users, "f")}
+    return make_split(tmp_path_factory.mktemp("tonight") / "data", ITEMS, **splits)
 
 
-def test_the_better_run_is_published(dataset: Dataset, tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    good, better, worse = (
-        finished(tmp_path / name, dataset, ndcg)
-        for name, ndcg in (("good", 0.3), ("better", 0.4), ("worse", 0.2))
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def run(tonight: Dataset, tmp_path: Path) -> MakeRun:
+    """A finished run whose model finds f for some of the users, so that its recall@1 is their share."""
+
+    def make(name: str, hits: int, dataset: Dataset = tonight) -> Run:
+        likes_f_U = torch.arange(dataset.n_users) < hits
+        item_ID = torch.zeros(dataset.n_items, 2)
+        item_ID[-1, 0] = item_ID[2, 1] = 1
+        user_UD = torch.stack([likes_f_U, ~likes_f_U], 1).float()
+        weights = {"user.weight": user_UD, "item.weight": item_ID}
+        return save_run(tmp_path / name, dataset, SETTINGS, {"recall@1": hits / USERS}, weights)
+
+    return make
+
+
+def shown(place: Path) -> float:
+    """The recall@1 of whatever a reader finds."""
+    recommender = adar_ray.load(place)
+    users = [f"u{number}" for number in range(USERS)]
+    return (
+        sum(answer[0].id == "f" for answer in recommender.recommend(users, 1, exclude_seen=False).values())
+        / USERS
     )
 
-    def current() -> dict[str, Any]:
-        return sealed.read(place / "published.json")
 
-    assert publish(good, place, "top").published
-    assert current() == {
-        "run": good.folder.address,
-        "metric": "ndcg@20",
-        "value": 0.3,
-        "recommendations": "top",
-    }
-    refused = publish(worse, place)
-    assert (refused.published, refused.offered, refused.value) == (False, 0.2, 0.3)
-    assert current()["run"] == good.folder.address
-    assert publish(better, place).published
-    assert current()["run"] == better.folder.address
-    assert publish(finished(tmp_path / "as-good", dataset, 0.4), place).published
-    assert current()["run"] == str(tmp_path / "as-good")
-    assert [path.name for path in place.iterdir()] == ["published.json"]
+def versions(place: Path) -> list[str]:
+    return sorted(path.name[-1] for path in (place / "versions").iterdir())
 
 
-def test_a_run_without_validation_metrics_is_not_published(dataset: Dataset, tmp_path: Path) -> None:
+def history(place: Path) -> list[tuple[str, str]]:
+    return [(line["decision"], line["version"][-1]) for line in sealed.read_lines(place / "history.jsonl")]
+
+
+def test_a_night_after_the_other(run: MakeRun, tmp_path: Path) -> None:
     place = tmp_path / "place"
-    unfinished = Run.create(tmp_path / "unfinished", load_config(), dataset, 0)
+    assert (
+        str(publish(run("first", 16), place, "top")) == "published 000001: recall@1 0.8000; it is the first"
+    )
+    assert shown(place) == 0.8
+    worse = publish(run("worse", 8), place)
+    assert str(worse) == (
+        "kept 000001: recall@1 0.4000 against 0.8000 of 000001 (20 users, p = 0.002); "
+        "the new one is significantly worse"
+    )
+    assert shown(place) == 0.8
+    about = publish(run("about", 15), place)
+    assert str(about) == (
+        "published 000002: recall@1 0.7500 against 0.8000 of 000001 (20 users, p = 0.330); "
+        "it is not significantly worse"
+    )
+    assert shown(place) == 0.75
+    better = publish(run("better", 20), place)
+    assert better.decision == "published"
+    assert better.why == "it is not worse"
+    assert history(place) == [("published", "1"), ("kept", "1"), ("published", "2"), ("published", "3")]
+    assert sealed.read(place / "published.json") == {
+        "time": better.time.isoformat(),
+        "decision": "published",
+        "why": "it is not worse",
+        "version": "000003",
+        "before": "000002",
+        "run": str(tmp_path / "better"),
+        "weights": better.weights,
+        "dataset": better.dataset,
+        "recommendations": None,
+        "metric": "recall@1",
+        "new": 1.0,
+        "old": 0.75,
+        "users": 20,
+        "p": pytest.approx(0.0209, abs=1e-3),
+    }
+    assert sorted(path.name for path in place.iterdir()) == ["history.jsonl", "published.json", "versions"]
+
+
+def test_figures_of_another_split_do_not_count(run: MakeRun, tmp_path: Path) -> None:
+    """A run that reached more on easier users is compared with the published one on those."""
+    place = tmp_path / "place"
+    publish(run("first", 10), place)
+    easy = [f"u{number}" for number in range(5)]
+    splits = {"train": dict.fromkeys(easy, "ab"), "valid": dict.fromkeys(easy, "f")}
+    other = run("easy", 4, make_split(tmp_path / "data", ITEMS, **splits))
+    write_result(other, {"recall@1": 0.99})
+    decision = publish(other, place)
+    assert (decision.new, decision.users) == (0.8, 5)
+    assert decision.old is not None
+
+
+def test_the_rule() -> None:
+    def of(new: float, old: float, p: float | None, age: float = 9, max_age: float | None = None):
+        return judge(Duel(new, old, 100, p), age * DAY, None if max_age is None else max_age * DAY)
+
+    assert of(0.3, 0.2, 0.001) == (True, "it is not worse")
+    assert of(0.2, 0.2, None)[0]
+    assert of(0.1, 0.2, None)[0]
+    assert of(0.1, 0.2, 0.05) == (True, "it is not significantly worse")
+    assert of(0.1, 0.2, 0.049) == (False, "the new one is significantly worse")
+    assert not of(0.1, 0.2, 0.049, 6.9, 7)[0]
+    assert of(0.1, 0.2, 0.049, 7.1, 7) == (True, "it is significantly worse, but the other is 7.1 days old")
+    assert of(0.099, 0.2, 0.001, 99, 7) == (
+        False,
+        "the new one has failed: it has less than half the figure",
+    )
+
+
+def test_force_and_age(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, day = tmp_path / "place", datetime(2030, 1, 1, tzinfo=timezone.utc)
+    clock = {"now": day}
+    monkeypatch.setattr(publishing, "now", lambda: clock["now"])
+    publish(run("first", 20), place)
+    clock["now"] = day + timedelta(days=6)
+    assert publish(run("second", 12), place, max_age=7 * DAY).decision == "kept"
+    clock["now"] = day + timedelta(days=8)
+    assert publish(run("third", 9), place, max_age=7 * DAY).why.startswith("the new one has failed")
+    assert publish(run("fourth", 12), place, max_age=7 * DAY).decision == "published"
+    forced = publish(run("fifth", 1), place, force=True)
+    assert (forced.decision, forced.why, forced.new, forced.old) == ("published", "by force", 0.05, 0.6)
+    # What cannot be compared is refused, and says how it goes in.
+    (place / "versions" / "000003" / "weights.safetensors").write_bytes(b"")
+    line = message_of(lambda: publish(run("sixth", 20), place))
+    assert "weights.safetensors: is damaged" in line
+    assert line.endswith("--force publishes without a comparison")
+    assert publish(run("seventh", 20), place, force=True).old is None
+    assert shown(place) == 1
+
+
+def test_versions_and_rollback(run: MakeRun, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    assert "nothing is published" in message_of(lambda: rollback(place))
+    assert not place.exists()
+    for number in range(1, 5):
+        publish(run(f"run{number}", 16 + number), place, keep=3)
+    assert versions(place) == ["2", "3", "4"]
+    back = rollback(place)
+    assert str(back) == "rolled back 000003: in the place of 000004"
+    assert (back.run, back.new, back.p) == (str(tmp_path / "run3"), None, None)
+    assert shown(place) == 19 / 20
+    assert versions(place) == ["2", "3", "4"]
+    # The one that was no good is not what is gone back to after the next.
+    publish(run("run5", 20), place, keep=2)
+    assert versions(place) == ["3", "5"]
+    rollback(place)
+    assert shown(place) == 19 / 20
+    assert "no version before" in message_of(lambda: rollback(place))
+    assert history(place)[-4:] == [
+        ("published", "4"),
+        ("rolled back", "3"),
+        ("published", "5"),
+        ("rolled back", "3"),
+    ]
+    assert "keep 1: give 2 to" in message_of(lambda: publish(run("run6", 20), place, keep=1))
+
+
+def test_a_run_goes_in_once(run: MakeRun, tmp_path: Path) -> None:
+    place, once = tmp_path / "place", run("once", 20)
+    assert publish(once, place) == publish(once, place) == publish(once, place, force=True)
+    assert history(place) == [("published", "1")]
+    with lease.hold(Folder.at(place)):
+        assert "in use by process" in message_of(lambda: publish(once, place))
+
+
+def test_a_run_that_an_earlier_version_published(
+    run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, old = tmp_path / "place", run("old", 16)
+    place.mkdir()
+    earlier = {"run": old.folder.address, "metric": "ndcg@20", "value": 0.3, "recommendations": "top"}
+    sealed.write(place / "published.json", earlier)
+    assert shown(place) == 0.8
+    assert Published.at(place).history() == []
+    with caplog.at_level(logging.WARNING):
+        assert publish(run("new", 20), place).old == 0.8
+    assert "its model is now version 000001" in caplog.text
+    assert history(place) == [("published", "1"), ("published", "2")]
+    assert rollback(place).recommendations == "top"
+    assert shown(place) == 0.8
+    shutil.rmtree(place / "versions")
+    sealed.write(place / "published.json", earlier)
+    shutil.rmtree(tmp_path / "old")
+    assert "which is gone; remove the file" in message_of(lambda: publish(run("newer", 20), place))
+
+
+def test_what_is_not_published(run: MakeRun, tonight: Dataset, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    unfinished = Run.create(tmp_path / "unfinished", load_config(), tonight, 0)
     assert "adar-ray train --resume" in message_of(lambda: publish(unfinished, place))
-    blind = Run.create(tmp_path / "blind", load_config(), dataset, 0)
+    blind = run("blind", 4)
     write_result(blind, None)
     assert "--valid-fraction" in message_of(lambda: publish(blind, place))
     assert not place.exists()
-    publish(finished(tmp_path / "good", dataset, 0.3), place)
-    other = finished(tmp_path / "other", dataset, 0.9, "recall@10")
-    assert "recall@10" in message_of(lambda: publish(other, place))
+    publish(run("good", 20), place)
+    (place / "published.json").write_text("{}")
+    for read in (lambda: publish(run("other", 20), place), lambda: adar_ray.load(place)):
+        assert "published.json: is damaged" in message_of(read)
+
+
+class Killed(BaseException):
+    """What a process that is killed does not live to see."""
+
+
+def test_whoever_is_killed_leaves_the_old_or_the_new(
+    run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each change of the storage: readers find a model, and the same command finishes."""
+    first, second, third = run("first", 16), run("second", 18), run("third", 20)
+    before = tmp_path / "before"
+    publish(first, before)
+    publish(second, before)
+    left = {"changes": 0}
+
+    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*arguments: Any, **options: Any) -> Any:
+            if left["changes"] <= 0:
+                raise Killed  # and so at everything after it, cleaning up included
+            left["changes"] -= 1
+            return change(*arguments, **options)
+
+        return made
+
+    seen, changes = [], 0
+    while not seen or seen[-1] != "alive":
+        place = tmp_path / f"place{changes}"
+        shutil.copytree(before, place)
+        left["changes"] = changes
+        with monkeypatch.context() as patch:
+            for name in ("write_bytes", "delete", "remove"):
+                patch.setattr(Folder, name, dying(getattr(Folder, name)))
+            try:
+                publish(third, place, keep=2)
+                seen.append("alive")
+            except Killed:
+                (place / "lease.json").unlink(missing_ok=True)  # of a process that lives on in this test
+                seen.append({0.9: "old", 1.0: "new"}[shown(place)])
+        publish(third, place, keep=2)
+        assert shown(place) == 1
+        assert [decision for decision, _ in history(place)] == ["published"] * 3
+        assert len(versions(place)) == 2
+        assert {path.name for path in place.iterdir()} == {"history.jsonl", "published.json", "versions"}
+        rollback(place)
+        assert shown(place) == 0.9
+        changes += 1
+    assert seen == sorted(seen, key=["old", "new", "alive"].index)
+    assert {"old", "new"} < set(seen)
