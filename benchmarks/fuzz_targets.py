@@ -38,9 +38,9 @@ from adar_ray.data.sequences import Windows
 from adar_ray.data.sources import find_source
 from adar_ray.data.split import SplitProtocol, assign
 from adar_ray.data.write import write_manifest, write_shard
-from adar_ray.documents import parse_json, parse_yaml, to_record, to_yaml
+from adar_ray.documents import parse_json, parse_yaml, to_lines, to_record, to_yaml
 from adar_ray.inference.evaluate import evaluate
-from adar_ray.inference.publish import PUBLISHED, publish
+from adar_ray.inference.published import HISTORY, PUBLISHED, Published
 from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
 from adar_ray.training.records import StepProgress
@@ -100,7 +100,7 @@ def targets(work: Path) -> dict[str, Target]:
         *_manifest(dataset),
         *_runs(run),
         _search(search),
-        _published(run),
+        _published(),
         _damage(dataset, run, search),
     ]
     return {target.name: target for target in found}
@@ -526,17 +526,41 @@ def _read_search(random: Random, folder: Path) -> None:
     search.write_table(search.read_trials())
 
 
-_PUBLISHED = {"run": "/a", "metric": "ndcg@20", "value": 0.0, "recommendations": None}
+_DECISION = {
+    "time": "2030-01-02T03:04:05+00:00",
+    "decision": "published",
+    "why": "it is not worse",
+    "version": "000002",
+    "before": "000001",
+    "run": "/a",
+    "weights": "00",
+    "dataset": "/b",
+    "recommendations": None,
+    "metric": "ndcg@20",
+    "new": 0.2,
+    "old": 0.1,
+    "users": 9,
+    "p": 0.5,
+}
+_EARLIER = {"run": "/a", "metric": "ndcg@20", "value": 0.0, "recommendations": None}
+_DECIDED = {PUBLISHED: to_record(_DECISION), HISTORY: to_lines([_DECISION])}
 
 
-def _published(run: Run) -> Target:
+def _published() -> Target:
     def change(random: Random, files: Files) -> Files:
-        return {PUBLISHED: _change_record(random, files[PUBLISHED])}
+        name = random.choice(list(files))
+        end = b'"}\n' if name == HISTORY else b'"\n}\n'
+        return files | {name: _change_record(random, files[name], end)}
 
-    def read(random: Random, folder: Path) -> None:
-        publish(run, folder)
+    return Target("published", [_DECIDED, {PUBLISHED: to_record(_EARLIER)}], change, _read_published)
 
-    return Target("published", [{PUBLISHED: to_record(_PUBLISHED)}], change, read)
+
+def _read_published(random: Random, folder: Path) -> None:
+    published = Published.at(folder)
+    for decision in published.history():
+        str(decision)
+    published.model()
+    published.line()
 
 
 def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
@@ -546,7 +570,7 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
         "run": _files(run.folder),
         "search": _files(search.folder),
         "jobs": {"name.json": to_record(_PROGRESS)},
-        "published": {PUBLISHED: to_record(_PUBLISHED)},
+        "published": _DECIDED,
     }
     job = Job.load(ROOT / "jobs" / "nightly.yaml", ["storage=/data"])
 
@@ -561,7 +585,7 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
             "run": lambda kind: read_run(random, kind),
             "search": lambda kind: _read_search(random, kind),
             "jobs": lambda kind: ProgressFile(job.model_copy(update={"storage": str(folder)}), "name"),
-            "published": lambda kind: publish(run, kind),
+            "published": lambda kind: _read_published(random, kind),
         }
         (kind,) = (path.name for path in folder.iterdir())
         is_damaged = _files(Folder.at(folder / kind)) != unchanged[kind]

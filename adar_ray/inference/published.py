@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_serializer
+from pydantic import AwareDatetime, Field, field_serializer
 
 from adar_ray.documents import LONGEST_JSON, parse_json
 from adar_ray.errors import AdarError
@@ -52,7 +52,7 @@ class Decision(Record):
         p: two-sided, of the paired t-test over these users.
     """
 
-    time: datetime
+    time: AwareDatetime
     decision: Literal["published", "kept", "rolled back"]
     why: str
     version: Name
@@ -76,7 +76,7 @@ class Decision(Record):
         figures = ""
         if self.new is not None:
             figures = f"{self.metric} {self.new:.4f}"
-        if self.old is not None:
+        if self.old is not None and self.users is not None:
             p = "" if self.p is None else ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.3f}"
             figures += f" against {self.old:.4f} of {self.before} ({self.users:,} users{p})"
         return f"{self.decision} {self.version}: {'; '.join(filter(None, (figures, self.why)))}"

@@ -39,14 +39,22 @@ CASES = {
         29,
         31,
     ),
+    # Time begins at 0: the night was then, or the folder cannot be asked from minute 10 on.
+    "NightFailed": ({"adar_ray_night_timestamp_seconds": "0x3000"}, 36 * 60 + 14, 36 * 60 + 17),
+    "NightFailed, unknown": ({'up{job="published"}': "1x9 0x40"}, 24, 26),
+    "PublishedIsStale": (
+        {"adar_ray_published_timestamp_seconds": "0x12000"},
+        8 * 24 * 60 + 14,
+        8 * 24 * 60 + 17,
+    ),
 }
 
 
-@pytest.mark.parametrize("alert", CASES)
-def test_alert_fires_on_time(alert: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES)
+def test_alert_fires_on_time(case: str, tmp_path: Path) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool: apt-get install prometheus")
-    series, silent, fires = CASES[alert]
+    alert, (series, silent, fires) = case.partition(",")[0], CASES[case]
     counts = [
         {
             "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)',
@@ -56,7 +64,7 @@ def test_alert_fires_on_time(alert: str, tmp_path: Path) -> None:
         for minute, value in ((silent, 0), (fires, 1))
     ]
     given = [{"series": name, "values": values} for name, values in series.items()]
-    case = {"interval": "1m", "input_series": given, "promql_expr_test": counts}
+    test = {"interval": "1m", "input_series": given, "promql_expr_test": counts}
     file = tmp_path / "case.json"  # JSON is YAML
-    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [case]}))
+    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
     run("promtool", "test", "rules", file)

@@ -53,7 +53,7 @@ def test_docker_compose_reads_the_file(profile: list[str]) -> None:
     if program == [None]:
         pytest.skip("needs docker compose or docker-compose")
     read = yaml.safe_load(run(*program, "--file", FILE, *profile, "config").stdout)
-    services = {"head", "worker", *(["prometheus", "grafana"] if profile else [])}
+    services = {"head", "worker", *(["published", "prometheus", "grafana"] if profile else [])}
     # docker-compose also lists the services of other profiles.
     assert services <= set(read["services"])
 
@@ -93,11 +93,11 @@ def test_monitoring_is_a_profile_and_its_files_are_valid(compose: dict[str, Any]
     extra = {
         name for name, service in compose["services"].items() if service.get("profiles") == ["monitoring"]
     }
-    assert extra == {"prometheus", "grafana"}
+    assert extra == {"published", "prometheus", "grafana"}
     if shutil.which("promtool"):
         run("promtool", "check", "config", FILE.parent / "monitoring" / "prometheus.yaml")
     rules = yaml.safe_load((FILE.parent / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
     meanings = re.findall(
-        r"^\| `(\w+)` \|", (ROOT / "docs" / "operate.md").read_text(encoding="utf-8"), re.MULTILINE
+        r"^\| `(\w+)` \|", (ROOT / "docs" / "operating.md").read_text(encoding="utf-8"), re.MULTILINE
     )
     assert {rule["alert"] for group in rules["groups"] for rule in group["rules"]} <= set(meanings)

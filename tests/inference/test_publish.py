@@ -71,10 +71,8 @@ def shown(place: Path) -> float:
     """The recall@1 of whatever a reader finds."""
     recommender = adar_ray.load(place)
     users = [f"u{number}" for number in range(USERS)]
-    return (
-        sum(answer[0].id == "f" for answer in recommender.recommend(users, 1, exclude_seen=False).values())
-        / USERS
-    )
+    answers = recommender.recommend(users, 1, exclude_seen=False)
+    return sum(answer[0].id == "f" for answer in answers.values()) / USERS
 
 
 def versions(place: Path) -> list[str]:
