@@ -308,10 +308,12 @@ def publish_command(
     every decision.
     """
     from adar_ray.inference import publish as publishing
+    from adar_ray.memory import keep_freed_memory
 
     if rollback == (run is not None):
         raise click.UsageError("give either a RUN to publish or --rollback")
     if run is not None:
+        keep_freed_memory()
         decision = publishing.publish(
             run, to, recommendations, keep=keep, max_age=max_age, force=force, trust=trust
         )
