@@ -40,9 +40,9 @@ from adar_ray.data.split import SplitProtocol, assign
 from adar_ray.data.write import write_manifest, write_shard
 from adar_ray.documents import parse_json, parse_yaml, to_lines, to_record, to_yaml
 from adar_ray.inference.evaluate import evaluate
-from adar_ray.inference.published import HISTORY, PUBLISHED, Published
 from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
+from adar_ray.training.published import HISTORY, PUBLISHED, Published
 from adar_ray.training.records import StepProgress
 from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, MODEL, RESULT, STATE, Run
 from adar_ray.training.saved_model import INFO, WEIGHTS

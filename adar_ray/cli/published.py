@@ -13,7 +13,7 @@ from adar_ray.cli.output import message, show
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from adar_ray.inference.published import Published
+    from adar_ray.training.published import Published
 
 LOOPBACK = "127.0.0.1"
 
@@ -29,7 +29,7 @@ LOOPBACK = "127.0.0.1"
 )
 def published_command(folder: str, listen: tuple[str, int] | None, as_json: bool) -> None:
     """Print what `publish` has decided about FOLDER, the newest last."""
-    from adar_ray.inference.published import Published
+    from adar_ray.training.published import Published
 
     published = Published.at(folder)
     if listen is not None:

@@ -16,7 +16,6 @@ import torch
 from adar_ray.config import Config
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError, one_line
-from adar_ray.inference.published import Published
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
@@ -24,7 +23,8 @@ from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.process import random_states_kept
 from adar_ray.ranking.top_items import TILE, user_vectors
 from adar_ray.training.build import build_model, is_sequential
-from adar_ray.training.run import Run, find_model
+from adar_ray.training.find_model import find_model
+from adar_ray.training.run import Run
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from adar_ray.errors import AdarError
 from adar_ray.inference.duel import Duel, duel
 from adar_ray.inference.model import TrainedModel
-from adar_ray.inference.published import PUBLISHED, VERSION, Decision, Earlier, Published, now
 from adar_ray.lease import Lease, hold
 from adar_ray.limits import MOST_VERSIONS, check_number
 from adar_ray.storage import Folder
+from adar_ray.training.published import PUBLISHED, VERSION, Decision, Earlier, Published, now
 from adar_ray.training.records import ModelInfo
 from adar_ray.training.run import MODEL, Run
 from adar_ray.training.saved_model import INFO, SavedModel

@@ -46,7 +46,7 @@ from adar_ray.training.records import (
     TrainingState,
     WarmStart,
 )
-from adar_ray.training.saved_model import INFO, SavedModel, read_weights, save_model
+from adar_ray.training.saved_model import INFO, read_weights, save_model
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -510,27 +510,6 @@ class Run:
             raise damaged(f"{self.folder}/{name}", "wrong checksum", "evaluate again")
         columns = pq.read_table(pa.BufferReader(content)).drop_columns(["user"])
         return {metric: columns[metric].to_numpy() for metric in columns.column_names}
-
-
-def find_model(run: str | Path | Run, data: str | Path | None = None, *, trust: bool = False) -> SavedModel:
-    """The best model of a run, or of a run's `model/`, wherever that has been copied to.
-
-    Args:
-        data: where the run's dataset is now, if the model needs it and it has moved. A finished run has all
-            it needs in its `model/`; an unfinished one needs it.
-        trust: whether custom components that the folder names may run. A `Run` knows it by itself.
-
-    Raises:
-        AdarError: it is neither, or the dataset is not there or has changed since training.
-    """
-    trust = run.trust if isinstance(run, Run) else trust
-    if data is None:
-        folder = run.folder if isinstance(run, Run) else Folder.at(run)
-        for place in (folder, folder.folder(MODEL)):
-            if saved := SavedModel.open(place, trust=trust):
-                return saved
-    run = Run.open(run, trust=trust)
-    return SavedModel(run.config, run.dataset(data), run.weights())
 
 
 def _joined(tensors: list[torch.Tensor], is_dealt: bool) -> torch.Tensor:

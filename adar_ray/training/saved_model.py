@@ -44,13 +44,18 @@ class SavedModel:
         Args:
             trust: whether code that it names may run.
         """
-        if not (folder.exists(INFO) and folder.exists(MANIFEST)):
+        if not holds_model(folder):
             return None
         info = folder.read_record(INFO, ModelInfo, _REMEDY)
         origin = f"{folder}/{INFO}"
         config = recorded_config(info.settings, origin)
         refuse_foreign_code(config.component_names(), origin, trust)
         return cls(config, Dataset.open(folder.address), _read_weights(folder, info))
+
+
+def holds_model(folder: Folder) -> bool:
+    """Whether a folder is a complete model folder."""
+    return folder.exists(INFO) and folder.exists(MANIFEST)
 
 
 def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes) -> None:

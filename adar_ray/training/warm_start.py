@@ -26,8 +26,9 @@ from adar_ray.models.user_tables import get_tensor, user_tables
 from adar_ray.process import random_states_kept
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_model
+from adar_ray.training.find_model import find_model
 from adar_ray.training.records import WarmStart
-from adar_ray.training.run import Initial, Run, find_model
+from adar_ray.training.run import Initial, Run
 from adar_ray.training.saved_model import SavedModel
 
 _ADVICE = "or train without --init-from"
@@ -40,7 +41,7 @@ def initial_weights(
     ids, and all weights that belong to no user or item.
 
     Args:
-        source: a run, or a copy of its `model/`, at any address.
+        source: a run, a copy of its `model/`, or a folder of published models, at any address.
         trust: whether `source` may name custom components.
 
     Raises:

@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import pytest
 
 from adar_ray.cli.published import serve
-from adar_ray.inference.published import Published
+from adar_ray.training.published import Published
 from tests.calling import Adar
 from tests.data.making import make_split
 from tests.inference.saving import save_run

@@ -19,8 +19,8 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.inference import publish as publishing
 from adar_ray.inference.duel import Duel
 from adar_ray.inference.publish import judge, publish, rollback
-from adar_ray.inference.published import Published
 from adar_ray.storage import Folder
+from adar_ray.training.published import Published
 from adar_ray.training.run import Run
 from tests import sealed
 from tests.cluster.jobs import message_of
