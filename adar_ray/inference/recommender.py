@@ -6,15 +6,15 @@ a history, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
@@ -24,17 +24,36 @@ from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.limits import LARGEST_K, check_number
-from adar_ray.models import BaseModel
 from adar_ray.models.protocol import dot_score
-from adar_ray.ranking.top_items import top_items
+from adar_ray.ranking.top_items import BLOCK, TILE, top_items, user_vectors
 from adar_ray.training.run import Run
 
 Id = str | int
 Ids = Iterable[Id]
 Several = list[Any] | tuple[Any, ...] | np.ndarray
 
+Shortlist = Callable[[torch.Tensor, int], torch.Tensor]
+"""Gets a vector `[D]` and a number; returns about as many items or users as that, `[N]`, in ascending order,
+those whose vectors have the highest dot products with it."""
+
+SPARE = 2
+"""Times as many as are needed are on a shortlist, whose dot products may be less exact than a ranking's."""
+
 RIDGE = 10.0
 """Of the least squares that explain a score, times the mean squared length of the user's items."""
+
+
+class UnknownIdError(AdarError):
+    """An id that the model does not know.
+
+    Attributes:
+        kind: `user` or `item`.
+        key: the id.
+    """
+
+    def __init__(self, message: str, kind: str, key: str) -> None:
+        super().__init__(message)
+        self.kind, self.key = kind, key
 
 
 class Scored(NamedTuple):
@@ -64,12 +83,18 @@ class Recommender:
     Ids that are whole numbers may be given as such. An id that the model does not know is an AdarError that
     names it. Answers are lists of `Scored`, best first, equal scores in the dataset's order of ids.
 
+    Args:
+        shortlists: makes a shortlist of vectors `[N, D]`. Then a user's ranking, if scores are dot products,
+            and what is similar are looked for on a shortlist only, which is far quicker for single users.
+
     Attributes:
         trained: the model, its configuration and its interactions.
     """
 
-    def __init__(self, trained: TrainedModel) -> None:
-        self.trained = trained
+    def __init__(
+        self, trained: TrainedModel, shortlists: Callable[[torch.Tensor], Shortlist] | None = None
+    ) -> None:
+        self.trained, self._shortlists = trained, shortlists
         dataset = trained.dataset
         self._users = _Ids("user", dataset.user_keys().to_pylist(), f"{dataset.folder}/users.parquet")
         self._items = _Ids("item", dataset.item_keys().to_pylist(), f"{dataset.folder}/items.parquet")
@@ -151,11 +176,11 @@ class Recommender:
 
     def similar_items(self, item: Id, k: int = 20) -> list[Scored]:
         """The k items whose vectors have the highest cosine with the item's."""
-        return _nearest(self._items, self.trained.item_vectors, item, k)
+        return self._item_cosines(item, k)
 
     def similar_users(self, user: Id, k: int = 20) -> list[Scored]:
         """The k users whose vectors have the highest cosine with the user's."""
-        return _nearest(self._users, self.trained.user_vectors, user, k)
+        return self._user_cosines(user, k)
 
     @torch.no_grad()
     def explain(self, user: Id, item: Id, k: int = 20) -> list[Scored]:
@@ -170,7 +195,7 @@ class Recommender:
         """
         check_number("k", k, 1, LARGEST_K)
         user_1, item_1 = self._users([user]), self._items([item])
-        if not self.trained.sequential and getattr(self.trained.snapshot, "scores_by_dot_product", False):
+        if self._scores_by_dot_product and not self.trained.sequential:
             own_N, share_N = self._summands(user_1, item_1)
         else:
             own_N, share_N = self._lost_without(user_1, item_1)
@@ -199,8 +224,27 @@ class Recommender:
         score_B = torch.tensor([answer[0].score for answer in answers], dtype=torch.float64)
         return own_N, score_B[0] - score_B[1:]
 
+    @property
+    def _scores_by_dot_product(self) -> bool:
+        return getattr(self.trained.snapshot, "scores_by_dot_product", False)
+
+    @cached_property
+    def _shortlist(self) -> Shortlist | None:
+        """Of all items for a user; None if all are ranked."""
+        if self._shortlists is None or not self._scores_by_dot_product:
+            return None
+        return self._shortlists(self.trained.item_vectors)
+
+    @cached_property
+    def _item_cosines(self) -> _Cosines:
+        return _Cosines(self._items, self.trained.item_vectors, self._shortlists)
+
+    @cached_property
+    def _user_cosines(self) -> _Cosines:
+        return _Cosines(self._users, self.trained.user_vectors, self._shortlists)
+
     def _known(self, users: Ids) -> _Asked:
-        return _Asked(self.trained.snapshot, self._users(users), self._own, self._history)
+        return self._asked(self._users(users), self._own, self._history)
 
     def _newcomer(self, history: Ids) -> _Asked:
         item_E = self._items(history)
@@ -212,23 +256,30 @@ class Recommender:
         """Users that the model has not seen, by their interactions, each user's in order of time."""
         user_B = torch.arange(users)
         own = UserItems(user_E, item_E, users, self.trained.dataset.n_items)
-        if self._history is not None:
-            length = self.trained.dataset.sequences.length
-            return _Asked(self.trained.snapshot, user_B, own, Histories(user_E, item_E, users, length))
-        user_BD = fold_in(self.trained, own)
-        model = Vectors(user_BD, self.trained.item_vectors, self.trained.snapshot.score)
-        return _Asked(model, user_B, own, None)
+        if self._history is None:
+            return _Asked(fold_in(self.trained, own), *own.of(user_B))
+        length = self.trained.dataset.sequences.length
+        return self._asked(user_B, own, Histories(user_E, item_E, users, length))
+
+    @torch.no_grad()
+    def _asked(self, user_B: torch.Tensor, own: UserItems, history: Histories | None) -> _Asked:
+        # Whole tiles, as a ranking of all users has, but for a single user, who must not cost as much.
+        filled_B = pad(user_B, (0, -len(user_B) % TILE)) if len(user_B) > 1 else user_B
+        tiles = [user_vectors(self.trained.snapshot, tile_B, history) for tile_B in filled_B.split(TILE)]
+        return _Asked(torch.cat(tiles)[: len(user_B)], *own.of(user_B))
 
     def _rank(
         self, asked: _Asked, k: int, among: torch.Tensor | None, exclude_seen: bool = False
     ) -> list[list[Scored]]:
-        seen, among_I = asked.own, None
         if not exclude_seen or self.trained.dataset.keeps_repeats:
-            nothing_E = torch.empty(0, dtype=torch.int64)
-            seen = UserItems(nothing_E, nothing_E, seen.n_users, seen.n_items)
-        if among is not None:
-            among_I = torch.zeros(seen.n_items, dtype=torch.bool).index_fill_(0, among, True)
-        return _top(asked.model, asked.user_B, seen, k, self._items, asked.history, among_I)
+            asked = _Asked(asked.user_BD, asked.row_E[:0], asked.item_E[:0])
+        rank = partial(_top, self._items, self.trained.item_vectors, self.trained.snapshot.score)
+        if among is not None or self._shortlist is None:
+            return rank(asked, k, None if among is None else among.unique())
+        answers = []
+        for one in asked.each():
+            answers += rank(one, k, self._shortlist(one.user_BD[0], SPARE * (k + len(one.item_E))))
+        return answers
 
 
 @dataclass(frozen=True)
@@ -236,28 +287,31 @@ class _Asked:
     """Whom a question is about.
 
     Attributes:
-        model: knows the users.
-        user_B: their ids in the model.
-        own: what they have interacted with.
-        history: what a sequential model reads of it.
+        user_BD: their vectors.
+        row_E, item_E: what they have interacted with, as their positions in the question and items.
     """
 
-    model: BaseModel
-    user_B: torch.Tensor
-    own: UserItems
-    history: Histories | None
+    user_BD: torch.Tensor
+    row_E: torch.Tensor
+    item_E: torch.Tensor
+
+    def each(self) -> Iterator[_Asked]:
+        """Everybody alone."""
+        count_B = torch.bincount(self.row_E, minlength=len(self.user_BD))
+        for user_1D, item_N in zip(self.user_BD.split(1), self.item_E.split(count_B.tolist()), strict=True):
+            yield _Asked(user_1D, torch.zeros_like(item_N), item_N)
 
 
 @dataclass(frozen=True)
 class Vectors:
     """A base model that is nothing but vectors of its users and items."""
 
-    user_UD: torch.Tensor
+    user_BD: torch.Tensor
     item_ID: torch.Tensor
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.user_UD[batch["user"]]
+        return self.user_BD[batch["user"]]
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
         return self.item_ID[item]
@@ -286,7 +340,8 @@ class _Ids:
                 remedy = "give an id of the source"
                 if self._kind == "user":
                     remedy += ", or, in Python, a new user's items as history"
-                raise AdarError(f"{self._origin}: does not list the {self._kind} {key!r}; {remedy}")
+                message = f"{self._origin}: does not list the {self._kind} {key!r}; {remedy}"
+                raise UnknownIdError(message, self._kind, key)
             numbers.append(self._number[key])
         return torch.tensor(numbers, dtype=torch.int64)
 
@@ -303,24 +358,50 @@ class _Ids:
         return [Scored(key, score) for key, score in pairs if score > -torch.inf]
 
 
+class _Cosines:
+    """The users, or items, whose vectors have the highest cosine with that of one."""
+
+    def __init__(
+        self,
+        ids: _Ids,
+        vector_ND: torch.Tensor,
+        shortlists: Callable[[torch.Tensor], Shortlist] | None,
+    ) -> None:
+        self._ids, self._unit_ND = ids, normalize(vector_ND, dim=1)
+        self._shortlist = None if shortlists is None else shortlists(self._unit_ND)
+
+    def __call__(self, one: Id, k: int) -> list[Scored]:
+        """The k nearest others."""
+        check_number("k", k, 1, LARGEST_K)
+        number_1 = self._ids([one])
+        itself = _Asked(self._unit_ND[number_1], torch.zeros_like(number_1), number_1)
+        among_N = None if self._shortlist is None else self._shortlist(itself.user_BD[0], SPARE * (k + 1))
+        (answer,) = _top(self._ids, self._unit_ND, dot_score, itself, k, among_N)
+        return answer
+
+
 def _top(
-    model: BaseModel,
-    user_B: torch.Tensor,
-    left_out: UserItems,
-    k: int,
     ids: _Ids,
-    history: Histories | None = None,
-    among_I: torch.Tensor | None = None,
+    item_ID: torch.Tensor,
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    asked: _Asked,
+    k: int,
+    among_N: torch.Tensor | None,
 ) -> list[list[Scored]]:
-    """The answers of a ranking for each of the users."""
-    tiles = top_items(model, user_B, left_out, k, len(ids), history, among_I)
-    return [ids.scored(*row) for _, *tile in tiles for row in zip(*tile, strict=True)]
-
-
-def _nearest(ids: _Ids, vector_ND: torch.Tensor, one: Id, k: int) -> list[Scored]:
-    """The k users or items other than this one whose vectors have the highest cosine with its vector."""
-    check_number("k", k, 1, LARGEST_K)
-    number_1, unit_ND = ids([one]), normalize(vector_ND, dim=1)
-    itself = UserItems(torch.zeros_like(number_1), number_1, 1, len(ids))
-    (answer,) = _top(Vectors(unit_ND[number_1], unit_ND), torch.zeros_like(number_1), itself, k, ids)
-    return answer
+    """Each user's k best items but for the user's own, out of all items or of some, in ascending order."""
+    row_E, item_E, among_I = asked.row_E, asked.item_E, None
+    if among_N is not None:
+        # A block at least: a product of very few columns rounds differently.
+        filled_N = pad(among_N, (0, max(BLOCK - len(among_N), 0)))
+        among_I = torch.arange(len(filled_N)) < len(among_N)
+        item_ID = item_ID[filled_N]
+        at_E = torch.searchsorted(among_N, item_E)
+        is_there_E = filled_N[at_E.clamp_max(len(filled_N) - 1)] == item_E
+        row_E, item_E = row_E[is_there_E], at_E[is_there_E]
+    model, user_B = Vectors(asked.user_BD, item_ID, score), torch.arange(len(asked.user_BD))
+    left_out = UserItems(row_E, item_E, len(user_B), len(item_ID))
+    answers = []
+    for _, *tile in top_items(model, user_B, left_out, k, len(item_ID), among_I=among_I):
+        for item_k, score_k in zip(*tile, strict=True):
+            answers.append(ids.scored(item_k if among_N is None else filled_N[item_k], score_k))
+    return answers
