@@ -16,7 +16,7 @@ PACKAGE = ROOT / "adar_ray"
 # From top to bottom. A package or a module at the top level imports only from the rows below its own.
 LAYERS = [
     {"cli"},
-    {"tuning", "cluster", "comparison"},
+    {"tuning", "cluster", "comparison", "serving"},
     {"inference"},
     {"reporting"},
     {"training", "adapters"},

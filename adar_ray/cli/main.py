@@ -23,13 +23,14 @@ from adar_ray.cli.runs import (
     report_command,
     similar_command,
 )
+from adar_ray.cli.serve import serve_command
 from adar_ray.cli.train import train_command
 from adar_ray.cli.tune import tune_command
 
 COMMANDS = (
     *(data, prepare_command, train_command, tune_command, compare_command),
     *(evaluate_command, recommend_command, similar_command, export_command, report_command),
-    *(publish_command, published_command, job, doctor_command),
+    *(publish_command, published_command, serve_command, job, doctor_command),
 )
 
 IMPORT_SECONDS = 0.05  # after which a signal that came during an import comes again

@@ -306,12 +306,12 @@ class _Asked:
 class Vectors:
     """A base model that is nothing but vectors of its users and items."""
 
-    user_BD: torch.Tensor
+    user_UD: torch.Tensor
     item_ID: torch.Tensor
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.user_BD[batch["user"]]
+        return self.user_UD[batch["user"]]
 
     def items(self, item: torch.Tensor) -> torch.Tensor:
         return self.item_ID[item]

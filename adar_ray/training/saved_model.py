@@ -58,6 +58,12 @@ def holds_model(folder: Folder) -> bool:
     return folder.exists(INFO) and folder.exists(MANIFEST)
 
 
+def version_of(folder: Folder) -> str:
+    """A text that differs for model folders whose content or address differs."""
+    records = folder.read_bytes(INFO), folder.read_bytes(MANIFEST)  # with the checksums of everything else
+    return hashlib.sha256(b"\0".join([folder.address.encode(), *records])).hexdigest()[:12]
+
+
 def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes) -> None:
     """Writes a model folder; the manifest of the interactions completes it.
 

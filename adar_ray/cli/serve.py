@@ -1,0 +1,42 @@
+"""`serve`: a trained model behind HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import click
+
+from adar_ray.cli.command import command, trust_option
+from adar_ray.cli.output import message, show
+from adar_ray.errors import AdarError
+from adar_ray.limits import MOST_WORKERS
+
+
+@command("serve")
+@click.argument("address")
+@trust_option("ADDRESS")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port.")
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, MOST_WORKERS),
+    default=1,
+    show_default=True,
+    help="Processes that answer; each holds the model and takes a CPU.",
+)
+def serve_command(address: str, trust: bool, host: str, port: int, replicas: int, as_json: bool) -> None:
+    """Answer HTTP requests by the model at ADDRESS, a run or a copy of its model/, until Ctrl-C.
+
+    POST /recommend, GET /similar, GET /health, and GET /openapi.json, which describes them. When another
+    model is put at ADDRESS, it takes over. Whoever reaches the port may ask: nobody has to log in.
+    """
+    try:
+        from adar_ray.serving.server import served
+    except ImportError as error:
+        raise AdarError(f"{error.name}: is not installed; pip install 'adar-ray[serve]'") from error
+    with served(address, host, port, replicas, trust=trust) as url:
+        show({"url": url}, as_json)
+        message("Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()

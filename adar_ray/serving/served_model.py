@@ -1,0 +1,133 @@
+"""The model that answers requests, and each that takes its place.
+
+Legend: N items or users, D dimensions.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from adar_ray.errors import AdarError, one_line
+from adar_ray.inference.model import TrainedModel, model_folder
+from adar_ray.inference.recommender import Recommender, Shortlist
+from adar_ray.storage import Folder
+from adar_ray.training.saved_model import SavedModel, version_of
+
+LOOK_SECONDS = 2.0
+MOST_EXACT = 200_000
+"""Vectors of which a shortlist is exact: one core takes 4 ms for so many of 64 dimensions."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Version:
+    """A loaded model.
+
+    Attributes:
+        name: differs from that of any other model.
+    """
+
+    name: str
+    recommender: Recommender
+
+
+class ServedModel:
+    """The model in a folder. While it is followed, another that is put there takes its place.
+
+    Whoever has taken `current` keeps that version for as long as needed.
+
+    Args:
+        address: a run, or a copy of its `model/`.
+        trust: whether custom components that the folder names may run.
+
+    Attributes:
+        current: the loaded model.
+        problem: why the model that is now in the folder is not the loaded one; None if it is.
+
+    Raises:
+        AdarError: there is no model, or it is damaged.
+    """
+
+    def __init__(self, address: str, *, trust: bool = False) -> None:
+        self._address, self._trust = address, trust
+        self.current = self._load(version_of(_folder(address)))
+        self.problem: str | None = None
+
+    def look(self) -> None:
+        """Loads the model that is in the folder, unless it is loaded."""
+        try:
+            name = version_of(_folder(self._address))
+            if name != self.current.name:
+                self.current = self._load(name)
+                logger.warning("%s: now serves model %s", self._address, name)
+            self.problem = None
+        except Exception as error:  # whatever is wrong with the new one, the old one goes on
+            problem = one_line(error)
+            if problem != self.problem:
+                logger.warning("%s; still serves model %s", problem, self.current.name)
+            self.problem = problem
+
+    def follow(self) -> None:
+        """Looks every few seconds, in a thread, for as long as the process lives."""
+
+        def look_on() -> None:
+            pause = threading.Event()
+            while True:
+                pause.wait(LOOK_SECONDS)
+                self.look()
+
+        threading.Thread(target=look_on, daemon=True).start()
+
+    def _load(self, name: str) -> Version:
+        recommender = Recommender(TrainedModel.load(self._address, trust=self._trust), shortlists)
+        # What questions share is computed now, not when somebody waits for an answer.
+        item = recommender.trained.dataset.item_keys()[0].as_py()
+        user = recommender.trained.dataset.user_keys()[0].as_py()
+        recommender.recommend(user, 1)
+        recommender.similar_items(item, 1)
+        recommender.similar_users(user, 1)
+        return Version(name, recommender)
+
+
+def check_model(address: str, *, trust: bool = False) -> None:
+    """Refuse what cannot be served; takes no time to build the model.
+
+    Raises:
+        AdarError: there is no model, or it is damaged.
+    """
+    SavedModel.open(_folder(address), trust=trust)
+
+
+def _folder(address: str) -> Folder:
+    folder = model_folder(address)
+    if folder is None:
+        raise AdarError(f"{address}: holds no model; give a finished run, or a copy of its model/")
+    return folder
+
+
+def shortlists(vector_ND: torch.Tensor) -> Shortlist:
+    """Shortlists of these vectors: exact, or of very many by FAISS, in half precision.
+
+    A product for a single user takes the time in which the vectors are read. Half precision halves it, and a
+    list with some to spare still lacks none of the best in practice.
+    """
+    N = len(vector_ND)
+    if N <= MOST_EXACT:
+        return lambda vector_D, count: torch.topk(vector_ND @ vector_D, min(count, N)).indices.sort().values
+
+    import faiss
+
+    index = faiss.index_factory(vector_ND.shape[1], "SQfp16", faiss.METRIC_INNER_PRODUCT)
+    index.add(vector_ND.numpy())
+
+    def search(vector_D: torch.Tensor, count: int) -> torch.Tensor:
+        _, number_1N = index.search(vector_D[None].numpy(), min(count, N))
+        return torch.from_numpy(np.sort(number_1N[0]))
+
+    return search
