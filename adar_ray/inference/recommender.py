@@ -297,9 +297,9 @@ class _Asked:
 
     def each(self) -> Iterator[_Asked]:
         """Everybody alone."""
-        count_B = torch.bincount(self.row_E, minlength=len(self.user_BD))
-        for user_1D, item_N in zip(self.user_BD.split(1), self.item_E.split(count_B.tolist()), strict=True):
-            yield _Asked(user_1D, torch.zeros_like(item_N), item_N)
+        for row in range(len(self.user_BD)):
+            item_N = self.item_E[self.row_E == row]
+            yield _Asked(self.user_BD[row : row + 1], torch.zeros_like(item_N), item_N)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ def _as_text(id: Any) -> Any:
 
 Id = Annotated[
     str,
-    BeforeValidator(_as_text),
     Field(max_length=LONGEST_ID),
+    BeforeValidator(_as_text),
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": LONGEST_ID}, {"type": "integer"}]}),
 ]
 Ids = Annotated[list[Id], Field(max_length=LONGEST_LIST)]

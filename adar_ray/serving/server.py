@@ -7,8 +7,10 @@ import logging
 import socket
 from collections.abc import Iterator
 
+import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.serve._private import replica
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
@@ -19,6 +21,7 @@ from adar_ray.serving.app import make_app
 from adar_ray.serving.served_model import ServedModel, check_model
 
 NAME = "adar-ray"
+LOOPBACK = "127.0.0.1"
 GOODBYE_SECONDS = 2.0  # for requests in flight at the end
 MOST_WAITING = 1_000  # requests, beyond which others are refused
 
@@ -26,6 +29,7 @@ MOST_WAITING = 1_000  # requests, beyond which others are refused
 @serve.ingress()
 class _Replica:
     def __init__(self, address: str, trust: bool) -> None:
+        _listen_on_loopback()
         self._model = ServedModel(address, trust=trust)
         self._model.follow()
 
@@ -68,6 +72,16 @@ def served(address: str, host: str, port: int, replicas: int = 1, *, trust: bool
             yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
             serve.shutdown()
+
+
+def _listen_on_loopback() -> None:
+    """Keeps this replica's port for other deployments, which Serve opens next, to where Ray listens.
+
+    Serve opens it on all interfaces, even if Ray itself is on 127.0.0.1 only.
+    """
+    if ray.util.get_node_ip_address() == LOOPBACK:
+        open_port = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, address: open_port(server, f"{LOOPBACK}:0")
 
 
 def _check_free(host: str, port: int) -> None:

@@ -1,0 +1,125 @@
+"""Models that take each other's place, and shortlists."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import adar_ray
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+from adar_ray.inference.recommender import Recommender
+from adar_ray.serving import served_model
+from adar_ray.serving.served_model import ServedModel, check_model, shortlists
+from tests.inference.saving import save_untrained
+
+KINDS = {
+    "mf": ["model.name=mf"],
+    "lightgcn cosine": ["model.name=lightgcn", "model.cosine=true"],
+    "sasrec": ["model.name=sasrec"],
+    "neumf": ["model.name=neumf"],  # whose scores are no dot products
+}
+
+
+@pytest.fixture
+def models(dataset: Dataset, tmp_path: Path) -> dict[str, Path]:
+    """Two models of the same kind."""
+    return {
+        name: save_untrained(tmp_path / name, dataset, ["model.name=mf", f"model.embedding_dim={dim}"])
+        for name, dim in (("one", 4), ("two", 8))
+    }
+
+
+def put(model: Path, run: Path) -> None:
+    shutil.rmtree(run / "model", ignore_errors=True)
+    shutil.copytree(model, run / "model")
+
+
+def test_another_model_takes_over_and_whoever_has_taken_the_old_one_goes_on(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    put(models["one"], run)
+    served = ServedModel(str(run))
+    old = served.current
+    served.look()
+    assert served.current is old
+    put(models["two"], run)
+    served.look()
+    new = served.current
+    assert (new.name != old.name, served.problem) == (True, None)
+    for version, model in ((old, "one"), (new, "two")):
+        expected = adar_ray.load(models[model]).recommend("5", 3)
+        assert dict(version.recommender.recommend("5", 3)) == pytest.approx(dict(expected), rel=1e-5)
+
+
+def test_a_model_that_is_damaged_or_incomplete_does_not_take_over(
+    models: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    put(models["one"], run)
+    served = ServedModel(str(run))
+    old = served.current
+    put(models["two"], run)
+    weights = run / "model" / "weights.safetensors"
+    complete = weights.read_bytes()
+    weights.write_bytes(complete[:-1])
+    for _ in range(2):
+        served.look()
+        assert served.current is old
+        assert "weights.safetensors" in (served.problem or "")
+    assert len(caplog.records) == 1  # not at each look
+    shutil.rmtree(run / "model")
+    served.look()
+    assert (served.current is old, "holds no model" in (served.problem or "")) == (True, True)
+    put(models["two"], run)
+    served.look()
+    assert (served.current is not old, served.problem) == (True, None)
+
+
+def test_what_is_no_model_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    for refuse in (ServedModel, check_model):
+        with pytest.raises(AdarError, match="nothing: holds no model; give a finished run"):
+            refuse(str(tmp_path / "nothing"))
+    (models["one"] / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(AdarError, match="wrong checksum"):
+        check_model(str(models["one"]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "most_exact"), [("mf", 400), ("lightgcn cosine", 10), ("sasrec", 10), ("neumf", 400)]
+)
+def test_answers_from_shortlists_are_those_of_all_items(
+    kind: str, most_exact: int, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_model, "MOST_EXACT", most_exact)
+    full = adar_ray.load(save_untrained(tmp_path / "m", dataset, [*KINDS[kind], "model.embedding_dim=8"]))
+    short = Recommender(full.trained, shortlists)
+    for ask in (
+        lambda model: model.recommend("5", 10),
+        lambda model: model.recommend("5", 10, exclude_seen=False),
+        lambda model: model.recommend("5", 400),
+        lambda model: model.recommend(["7", "5"], 4)["7"],
+        lambda model: model.recommend(k=5, history=["3", "4"]),
+        lambda model: model.recommend("5", 5, candidates=["1", "2", "3"]),
+        lambda model: model.similar_items("5", 6),
+        lambda model: model.similar_users("5", 6),
+    ):
+        expected, answer = ask(full), ask(short)
+        assert len(answer) == len(expected)
+        assert dict(answer) == pytest.approx(dict(expected), rel=1e-4, abs=1e-5)
+        assert [id for id, _ in answer] == [id for id, _ in expected]
+
+
+@pytest.mark.parametrize("most_exact", [1000, 10])
+def test_a_shortlist_has_the_highest_products_in_ascending_order(
+    most_exact: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_model, "MOST_EXACT", most_exact)
+    vector_ND = torch.eye(8).repeat(10, 1) * torch.arange(1.0, 81)[:, None]
+    shortlist = shortlists(vector_ND)
+    assert shortlist(torch.eye(8)[3], 3).tolist() == [59, 67, 75]
+    assert shortlist(torch.eye(8)[3], 1000).tolist() == list(range(80))
