@@ -26,7 +26,9 @@ from adar_ray.limits import MOST_WORKERS
     help="Processes that answer; each holds the model and takes a CPU.",
 )
 def serve_command(address: str, trust: bool, host: str, port: int, replicas: int, as_json: bool) -> None:
-    """Answer HTTP requests by the model at ADDRESS, a run or a copy of its model/, until Ctrl-C.
+    """Answer HTTP requests by the model at ADDRESS, until Ctrl-C.
+
+    ADDRESS is a finished run, a copy of its model/, or the folder that `publish` fills.
 
     POST /recommend, GET /similar, GET /health, and GET /openapi.json, which describes them. When another
     model is put at ADDRESS, it takes over. Whoever reaches the port may ask: nobody has to log in.

@@ -43,7 +43,7 @@ class ServedModel:
     Whoever has taken `current` keeps that version for as long as needed.
 
     Args:
-        address: a run, or a copy of its `model/`.
+        address: a run, a copy of its `model/`, or what `publish` fills.
         trust: whether custom components that the folder names may run.
 
     Attributes:
@@ -107,7 +107,9 @@ def check_model(address: str, *, trust: bool = False) -> None:
 def _folder(address: str) -> Folder:
     folder = model_folder(address)
     if folder is None:
-        raise AdarError(f"{address}: holds no model; give a finished run, or a copy of its model/")
+        raise AdarError(
+            f"{address}: holds no model; give a finished run, a copy of its model/, or what `publish` fills"
+        )
     return folder
 
 

@@ -42,7 +42,8 @@ def served(address: str, host: str, port: int, replicas: int = 1, *, trust: bool
     """Serves a model until the block ends; yields the URL.
 
     Args:
-        address: a run, or a copy of its `model/`. Another model that is put there takes its place.
+        address: a run, a copy of its `model/`, or what `publish` fills. Another model that is put there
+            takes its place.
         host: the address to listen on.
         replicas: processes that answer. Each holds the model, and takes a CPU.
         trust: whether custom components that the folder names may run.

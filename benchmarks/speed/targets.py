@@ -138,6 +138,30 @@ TARGETS: tuple[Target, ...] = (
     ),
     *(
         Target(
+            "serve",
+            ("http", items, clients, f"p{percent}_ms"),
+            f"ms of a request to serve, p{percent}, {int(items):,} items, {clients} at a time",
+            None,
+        )
+        for items in ("10000", "100000")
+        for clients in ("1", "8")
+        for percent in (50, 99)
+    ),
+    *(
+        _ratio(
+            "serve",
+            f"{items}.answer.all",
+            f"a user's items as served, {int(items):,}, against recommend",
+            None,
+        )
+        for items in ("10000", "100000")
+    ),
+    *(
+        _ratio("serve", f"{items}.faiss", f"an exact shortlist of {int(items):,} items against FAISS", None)
+        for items in ("10000", "100000", "1000000")
+    ),
+    *(
+        Target(
             "hundred_million",
             ("rows", "100000000", step, "peak_gib"),
             f"GiB of memory, 100M interactions, {step}",
