@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from adar_ray.errors import AdarError, one_line
-from adar_ray.inference.model import TrainedModel, model_folder
+from adar_ray.inference.model import TrainedModel
 from adar_ray.inference.recommender import Recommender, Shortlist
 from adar_ray.storage import Folder
+from adar_ray.training.find_model import model_folder
 from adar_ray.training.saved_model import SavedModel, version_of
 
 LOOK_SECONDS = 2.0

@@ -19,6 +19,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.inference import publish as publishing
 from adar_ray.inference.duel import Duel
 from adar_ray.inference.publish import judge, publish, rollback
+from adar_ray.serving.served_model import ServedModel
 from adar_ray.storage import Folder
 from adar_ray.training.published import Published
 from adar_ray.training.run import Run
@@ -292,3 +293,17 @@ def test_whoever_is_killed_leaves_the_old_or_the_new(
         changes += 1
     assert seen == sorted(seen, key=["old", "new", "alive"].index)
     assert {"old", "new"} < set(seen)
+
+
+def test_a_server_follows_what_is_published(run: MakeRun, tmp_path: Path) -> None:
+    place = tmp_path / "published"
+    publish(run("one", 5), place)
+    served = ServedModel(str(place))
+    first = served.current
+    publish(run("two", 15), place)
+    served.look()
+    second = served.current
+    assert (second.name != first.name, served.problem) == (True, None)
+    rollback(place)
+    served.look()
+    assert served.current.name == first.name
