@@ -19,6 +19,9 @@ _WHOLE_FLOAT = r"^([+-]?\d+)\.0*$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
 
+UNKNOWN = -1
+
+
 @dataclass(frozen=True)
 class Keys:
     """The ids of users or items, without different spellings.
@@ -69,6 +72,12 @@ class KeyTable:
         codes = np.split(encoded.indices.to_numpy(), np.cumsum([len(chunk) for chunk in chunks])[:-1])
         self._codes += codes[1:]
         self._known, self._pending = encoded.dictionary, []
+
+
+def numbers_of(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """The place of each key among others, int64; UNKNOWN where it is not among them."""
+    found = pc.index_in(keys, value_set=among.combine_chunks())
+    return pc.fill_null(found, UNKNOWN).to_numpy().astype(np.int64)
 
 
 def sorted_keys(keys: pa.Array) -> pa.Array:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.nn.functional import pad
 
 from adar_ray.config import parse_metric
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.keys import UNKNOWN, numbers_of
 from adar_ray.errors import AdarError
 from adar_ray.inference.fold_in import fold_in
 from adar_ray.inference.model import TrainedModel, left_out
@@ -26,8 +26,6 @@ from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
 from adar_ray.ranking.top_items import top_items
 from adar_ray.significance import paired_p
-
-UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -146,9 +144,7 @@ def _vectors(model: TrainedModel, number_N: torch.Tensor, own: UserItems) -> Bas
 
 
 def _numbers(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> torch.Tensor:
-    """The place of each key among others, or UNKNOWN."""
-    place = pc.fill_null(pc.index_in(keys, value_set=among.combine_chunks()), UNKNOWN)
-    return torch.from_numpy(place.to_numpy().astype(np.int64))
+    return torch.from_numpy(numbers_of(keys, among))
 
 
 def _both_known(one_E: torch.Tensor, other_E: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

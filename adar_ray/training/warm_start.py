@@ -10,8 +10,6 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
@@ -19,6 +17,7 @@ from torch import nn
 from adar_ray.config import Config, is_structural
 from adar_ray.custom import is_custom
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.keys import UNKNOWN, numbers_of
 from adar_ray.distributed import rank, world_size
 from adar_ray.errors import AdarError
 from adar_ray.interactions.user_items import UserItems
@@ -52,11 +51,11 @@ def initial_weights(
     before = saved.dataset
     _check_settings(origin, saved.config, config)
     tables = _check_weights(origin, saved, config, dataset)
-    new_user = _new_numbers(before.user_keys(), dataset.user_keys())
-    new_item = _new_numbers(before.item_keys(), dataset.item_keys())
+    new_user = numbers_of(before.user_keys(), dataset.user_keys())
+    new_item = numbers_of(before.item_keys(), dataset.item_keys())
     tensors = {}
     for kind, new in (("users", new_user), ("items", new_item)):
-        stays_R = torch.from_numpy(np.flatnonzero(new >= 0))
+        stays_R = torch.from_numpy(np.flatnonzero(new != UNKNOWN))
         tensors[kind] = torch.from_numpy(new)[stays_R]
         for name in tables[kind]:
             table = saved.weights[name]
@@ -184,12 +183,6 @@ def _check_weights(origin: str, saved: SavedModel, config: Config, dataset: Data
     return tables
 
 
-def _new_numbers(before: pa.ChunkedArray, now: pa.ChunkedArray) -> np.ndarray:
-    """The number among the ids `now` of each of those `before`, int64; -1 if it is gone."""
-    found = pc.index_in(before, value_set=now.combine_chunks())
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64)
-
-
 def _trained_on(before: Dataset, now: Dataset, new_user: np.ndarray, new_item: np.ndarray) -> int:
     """How many of the interactions that are held out now were trained on before; 0 if users are to repeat
     themselves."""
@@ -201,6 +194,6 @@ def _trained_on(before: Dataset, now: Dataset, new_user: np.ndarray, new_item: n
     for shard in before.shards("train"):
         user_E, item_E = before.read_shard(shard)
         user_E, item_E = new_user[user_E], new_item[item_E]
-        stays_E = (user_E >= 0) & (item_E >= 0)
+        stays_E = (user_E != UNKNOWN) & (item_E != UNKNOWN)
         is_known_H |= np.isin(held_H, user_E[stays_E] * now.n_items + item_E[stays_E])
     return int(is_known_H.sum())

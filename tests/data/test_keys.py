@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from adar_ray.data.keys import KeyTable, unify_numbers
+from adar_ray.data.keys import UNKNOWN, KeyTable, numbers_of, unify_numbers
 from adar_ray.errors import AdarError
 
 
@@ -45,3 +45,8 @@ def test_ids_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert keys.keys.to_pylist() == ["9", "a", "b", "c", "10"]
         found = [[keys.keys[position].as_py() for position in positions] for positions in keys.positions]
         assert found == blocks
+
+
+def test_a_key_has_the_number_of_the_same_key_among_others() -> None:
+    keys, among = pa.chunked_array([["c", "x"], ["a"]]), pa.chunked_array([["a"], ["b", "c"]])
+    assert numbers_of(keys, among).tolist() == [2, UNKNOWN, 0]
