@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import ttest_rel
 
+SIGNIFICANT = 0.05
+"""A difference is significant if chance would make one as large more rarely than this."""
+
 
 def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float:
     """The two-sided p of a paired t-test over at least two users."""

@@ -12,14 +12,13 @@ from adar_ray.inference.duel import Duel, duel
 from adar_ray.inference.model import TrainedModel
 from adar_ray.lease import Lease, hold
 from adar_ray.limits import MOST_VERSIONS, check_number
+from adar_ray.significance import SIGNIFICANT
 from adar_ray.storage import Folder
 from adar_ray.training.published import PUBLISHED, VERSION, Decision, Earlier, Published, now
 from adar_ray.training.records import ModelInfo
 from adar_ray.training.run import MODEL, Run
 from adar_ray.training.saved_model import INFO, SavedModel
 
-ALPHA = 0.05
-"""A worse model is kept out if chance would be as bad more rarely than this."""
 FAILS = 0.5
 """A model that reaches less than this part of the published one's figure has failed, whatever its age."""
 
@@ -147,7 +146,7 @@ def judge(outcome: Duel, age: float, max_age: float | None) -> tuple[bool, str]:
     """
     if outcome.new >= outcome.old:
         return True, "it is not worse"
-    if outcome.p is None or outcome.p >= ALPHA:
+    if outcome.p is None or outcome.p >= SIGNIFICANT:
         return True, "it is not significantly worse"
     if max_age is None or age <= max_age:
         return False, "the new one is significantly worse"
@@ -239,7 +238,7 @@ def _check(published: Published, name: str) -> None:
 
 
 def _forget(published: Published, keep: int) -> None:
-    """Removes all versions but the current one and the last before it."""
+    """Removes all versions but as many as are to stay: the current one, and those before it."""
     for name in set(published.names()) - set(published.line()[:keep]):
         version = published.version(name)
         if version.exists(VERSION):

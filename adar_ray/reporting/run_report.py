@@ -22,11 +22,10 @@ from adar_ray.reporting.page import (
     trace,
 )
 from adar_ray.reporting.tables import GROUPED_BY, side_by_side
-from adar_ray.significance import holm, paired_p
+from adar_ray.significance import SIGNIFICANT, holm, paired_p
 from adar_ray.training.records import EpochRecord, Evaluation, Group
 from adar_ray.training.run import CONFIG, Run
 
-SIGNIFICANT = 0.05
 LONG_LABEL = 14  # characters that a narrow page has room for under each of four bars
 
 Epochs = Mapping[str, Sequence[EpochRecord]]  # of each run, by its name on the page
@@ -147,7 +146,7 @@ def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
         for (name, own_U), p in zip(value_U.items(), p_values, strict=True):
             after = float(own_U.mean())
             gain = f", {after / before - 1:+.1%}" if before else ""
-            verdict = "more than chance" if p <= SIGNIFICANT else "perhaps chance"
+            verdict = "more than chance" if p < SIGNIFICANT else "perhaps chance"
             sentences.append(
                 f"{name} reaches {score(after)} in {metric}, and {names[base]} {score(before)}{gain}. The "
                 f"difference is {verdict} ({_p(p)})."
