@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ray.util.metrics import Gauge
 
-from adar_ray.errors import without_secrets
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
+from adar_ray.training.trackers import address_of
 
 
 class RunGauges:
     """The gauges of a run, tagged with its address. Prometheus sees their names with `ray_` before them."""
 
     def __init__(self, run: Run) -> None:
-        self._tags = {"run": without_secrets(run.folder.address)}
+        self._tags = {"run": address_of(run)}
         self._epoch = Gauge("adar_epoch", "Epochs trained, the one under way in part.", ("run",))
         self._loss = Gauge("adar_loss", "Mean loss per row in the last epoch.", ("run",))
         self._valid = Gauge("adar_valid", "Validation metrics after the last epoch.", ("run", "metric"))
