@@ -176,7 +176,7 @@ def _read_users(address: str) -> list[str]:
 @_data
 @trust_option("RUN")
 @click.option("--item", help="An item, to print the items most similar to it.")
-@click.option("--user", help="A user, to print the users most similar to him.")
+@click.option("--user", help="A user, to print the users most similar to this one.")
 @click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="How many.")
 def similar_command(
     run: str, data: str | None, trust: bool, item: str | None, user: str | None, k: int, as_json: bool

@@ -61,7 +61,7 @@ class SimilarRequest(_Message):
     """What to find others like: an item or a user."""
 
     item: Id | None = Field(None, description="An item, for the items most similar to it.")
-    user: Id | None = Field(None, description="A user, for the users most similar to him.")
+    user: Id | None = Field(None, description="A user, for the users most similar to this one.")
     k: K = 20
 
     @model_validator(mode="after")
