@@ -96,7 +96,7 @@ constraints:
 	sed -i '1i # Every dependency of every supported Python, pinned. Made by `make constraints`; do not edit.' constraints.txt
 
 clean:
-	rm -rf $(DEMO) site .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(DEMO) $(MLFLOW) site .coverage .mypy_cache .pytest_cache .ruff_cache
 
 # The alerts of docker/monitoring as the Prometheus operator wants them.
 RULES = docker/kubernetes/components/monitoring/alerts.yaml
