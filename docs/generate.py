@@ -1,13 +1,15 @@
-"""Writes the reference pages of the site from the code. MkDocs runs it at every build."""
+"""Writes the reference pages of the site from the code, and the notebooks. MkDocs runs it at every build."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 import mkdocs_gen_files
 import yaml
+from nbconvert import MarkdownExporter
 from pydantic.fields import FieldInfo
 
 from adar_ray.cli.main import cli
@@ -164,3 +166,8 @@ PAGES = {
 for page, lines in PAGES.items():
     with mkdocs_gen_files.open(f"reference/{page}.md", "w") as out:
         out.write("\n".join(lines) + "\n")
+
+for notebook in sorted(Path(__file__).parents[1].glob("examples/*.ipynb")):
+    text, _ = MarkdownExporter().from_filename(str(notebook))
+    with mkdocs_gen_files.open(f"examples/{notebook.stem}.md", "w") as out:
+        out.write(text.replace(".ipynb)", ".md)"))
