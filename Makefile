@@ -47,10 +47,9 @@ demo: $(INSTALLED)
 	@echo 'curves           $(BIN)/tensorboard --logdir $(DEMO)'
 	@echo 'recommendations  $(DEMO)/recommendations: Parquet with user, item, rank and score'
 
-# Three processes on two cores, because Ray makes tests wait; each has a Ray session of its own, and the tests of a
-# file stay together.
+# Two processes, each with a Ray session of its own; the tests of a file stay together.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Tracing takes two thirds as long again as the tests.
 coverage: $(INSTALLED)

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 import ray.train
+from ray._private.worker import get_dashboard_url
 from ray.actor import ActorHandle
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -53,7 +54,8 @@ class Trainer(DataParallelTrainer):
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         """All but those which start a process for nothing."""
         needless: list[type[RayTrainCallback]] = [DatasetsCallback]  # workers make streams of their own
-        if not self._goes_on:
+        # The cleaner asks the dashboard; without one it learns nothing, and the end waits for it.
+        if not (self._goes_on and get_dashboard_url()):
             needless.append(PlacementGroupCleanerCallback)
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, tuple(needless))]
