@@ -597,6 +597,8 @@ def _damage(dataset: Dataset, run: Run, search: Search) -> Target:
         side_by_side([run])
         run.progress()
         run.weights()
+        for split in run.evaluations():
+            run.user_figures(split)
         _read_dataset(random, folder / MODEL)
 
     originals = [
