@@ -82,8 +82,8 @@ def _weights(config: Config, dataset: Dataset) -> Part:
     layers = getattr(config.settings_of(model), "layers", 0)
     rows = dataset.n_items + (0 if MODELS[model].is_sequential else dataset.n_users)
     numbers = rows * D * _STATES * (2 if model == "neumf" else 1)  # two towers, each with a table
-    if model in _GRAPHS:  # a gradient of all rows, and what every layer makes
-        numbers += rows * D * (1 + layers)
+    if model in _GRAPHS:  # a gradient of all rows; counting layers' outputs too exceeds what runs take
+        numbers += rows * D
     numbers += _LAYER.get(model, 0) * layers * D**2 * (_STATES + 1)
     return Part("vectors and weights", numbers * _NUMBER, "lower model.embedding_dim")
 

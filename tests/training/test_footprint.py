@@ -56,7 +56,7 @@ def test_a_run_takes_what_was_estimated(wide: Dataset, tmp_path: Path, settings:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     peak, estimate = int(done.stdout), sum(sizes(wide, *settings).values())
     assert estimate > 0.8e9  # or the process would be most of it
-    assert 0.95 * estimate <= peak <= 2.5 * estimate  # other work on the machine delays what is freed
+    assert estimate <= peak <= 2 * estimate
 
 
 def test_what_grows_with_what(dataset: Dataset) -> None:
