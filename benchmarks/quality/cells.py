@@ -110,7 +110,9 @@ def tune_and_test(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> Outco
     usual = {"sampler.name": cell.sampler, **USUAL.get(cell.sampler, {})}
     trials = [trial(f"grid-{n}", usual | point) for n, point in enumerate(cell.grid)]
     common = {key: _best(trials)["values"][key] for key in cell.grid[0]}
-    trials += [trial(f"draw-{n}", drawn | common) for n, drawn in enumerate(_draws(cell))]
+    for n, drawn in enumerate(_draws(cell)):
+        if not _tried(trials, cell, drawn | common):  # a sampler without parameters draws nothing new
+            trials.append(trial(f"draw-{n}", drawn | common))
     best = _best(trials)
     folders = [folder / f"seed-{seed}" for seed in range(1, seeds + 1)] or [folder / best["name"]]
     runs = [
@@ -136,6 +138,11 @@ def mean_and_deviation(values: Sequence[float]) -> str:
 
 def _best(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return max(trials, key=lambda trial: trial["valid"])
+
+
+def _tried(trials: Sequence[dict[str, Any]], cell: Cell, values: Values) -> bool:
+    config = _config(cell, values).used()
+    return any(load_config(values=trial["config"]).used() == config for trial in trials)
 
 
 def _draws(cell: Cell) -> list[Values]:

@@ -12,6 +12,7 @@ from adar_ray.data.synthetic import synthesize
 SYNTHETIC = "synthetic"
 _WORLD = {"users": 2000, "items": 2000, "interactions": 60_000, "seed": 0}
 
+SPLIT_ANEW: dict[str, Any] = {"split": "ratio"}
 # Where the split is published, a tenth of training is held out for validation.
 _GIVEN: dict[str, Any] = {"valid_fraction": 0.1}
 DATA: dict[str, dict[str, Any]] = {
@@ -19,7 +20,7 @@ DATA: dict[str, dict[str, Any]] = {
     "beauty": _GIVEN,
     "ml-1m": _GIVEN,
     "gowalla": _GIVEN,
-    "ml-100k": {"split": "ratio"},
+    "ml-100k": SPLIT_ANEW,
 }
 """Options of `prepare`, by dataset."""
 
@@ -30,9 +31,10 @@ LEAVE_ONE_OUT: dict[str, dict[str, Any]] = {
 }
 """The same for sequential models, which predict each user's last item."""
 
-_RATIO: dict[str, Any] = {"split": "ratio"}
 FAIR: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, _RATIO) for name in ("ml-100k", "ml-1m", "phone", "beauty", "video-games", "gowalla")},
+    **{
+        name: (name, SPLIT_ANEW) for name in ("ml-100k", "ml-1m", "phone", "beauty", "video-games", "gowalla")
+    },
     "video-games-by-time": ("video-games", {"split": "leave-one-out"}),
 }
 """Source and options: all interactions split anew. A published split may hold out other interactions for test

@@ -22,7 +22,7 @@ from scipy.stats import ttest_rel
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
 from benchmarks.quality.cells import Cell, Outcome, Values, grid, mean_and_deviation, tune_and_test
-from benchmarks.quality.data import DATA, LEAVE_ONE_OUT, prepared
+from benchmarks.quality.data import DATA, LEAVE_ONE_OUT, SPLIT_ANEW, prepared
 
 HERE = Path(__file__).parent
 
@@ -92,6 +92,8 @@ def result_name(table: str) -> str:
 COLLABORATIVE = {"mf": ("model.name=mf",), "lightgcn": ("model.name=lightgcn", "lightgcn.layers=2")}
 SEQUENTIAL = {"sasrec": ("model.name=sasrec",), "gru4rec": ("model.name=gru4rec",)}
 
+SPACES = HERE.parents[1] / "tune_spaces"
+FAIR = {name: SPLIT_ANEW for name in ("ml-100k", "beauty", "phone")}
 PUBLISHED = {name: DATA[name] for name in ("phone", "beauty", "ml-1m", "gowalla")}
 
 
@@ -136,9 +138,60 @@ def _dropouts_and_shared(model: str) -> dict[str, tuple[Any, ...]]:
     return _dropouts(model) | {"sampled_softmax.shared_negatives": (512, 2048)}
 
 
+_FAIR_SOFTMAX = Effort(
+    (
+        *grid({"sampled_softmax.temperature": (0.15, 0.2, 0.25), "sampled_softmax.shared_negatives": (512,)}),
+        {"sampled_softmax.temperature": 0.2, "sampled_softmax.shared_negatives": 2048},
+    ),
+    3,
+    3,
+    _lasting(100, 10),
+)
+
+
+def _penalties(*l2: float, draws: int, seeds: int) -> Effort:
+    return Effort(grid({"loss.l2": l2}), draws, seeds, _lasting(150, 10))
+
+
 COMMON = ("train.valid_users=10000",)
 
 TABLES = {
+    "fair_pairwise": Table(
+        description="MF and LightGCN with BPR and four negatives for every sampler, on data split anew",
+        models=COLLABORATIVE,
+        data=FAIR,
+        samplers=("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar"),
+        settings=(
+            "loss.name=bpr",
+            "optimizer.lr=3e-3",
+            *(
+                f"{name}.negatives=4"
+                for name in ("uniform", "popularity", "dns", "mixgcf", "ahns", "dens", "adar")
+            ),
+        ),
+        effort={
+            "ml-100k": _penalties(1e-2, 2e-2, 4e-2, 8e-2, draws=4, seeds=3),
+            "lightgcn-ml-100k": _penalties(1e-4, 1e-3, 1e-2, 1e-1, draws=4, seeds=3),
+            "beauty": _penalties(1e-2, 3e-2, 6e-2, 1e-1, draws=3, seeds=3),
+            "lightgcn-beauty": _penalties(1e-4, 1e-3, 1e-2, draws=2, seeds=1),
+            "phone": _penalties(3e-2, 6e-2, 1e-1, draws=0, seeds=0),
+            "lightgcn-phone": _penalties(1e-3, 1e-2, draws=0, seeds=0),
+        },
+        space=HERE / "four_negatives.yaml",
+    ),
+    "fair_softmax": Table(
+        description="MF and LightGCN with sampled softmax, on data split anew",
+        models=COLLABORATIVE,
+        data=FAIR,
+        samplers=("uniform", "adar"),
+        settings=(*_SOFTMAX, "optimizer.lr=5e-3"),
+        effort={
+            "ml-100k": _FAIR_SOFTMAX,
+            "beauty": _FAIR_SOFTMAX,
+            "phone": Effort(_FAIR_SOFTMAX.grid, 0, 0, _lasting(100, 6)),
+        },
+        space=HERE / "softmax.yaml",
+    ),
     "pairwise": Table(
         description="MF and LightGCN with BPR",
         models=COLLABORATIVE,
@@ -161,7 +214,7 @@ TABLES = {
             "gowalla": _PAIRWISE_LARGE,
             "lightgcn-gowalla": _LIGHTGCN_LARGE,
         },
-        space=HERE.parents[1] / "tune_spaces" / "samplers.yaml",
+        space=SPACES / "samplers.yaml",
     ),
     "softmax": Table(
         description="MF and LightGCN with sampled softmax",
