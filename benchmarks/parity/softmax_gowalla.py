@@ -25,6 +25,14 @@ SAMPLERS = {
         "adar.beta=0.8",
     ),
     "uniform": ("sampler.name=uniform",),
+    # The loss's authors: the batch's other positives, uncorrected, and their batch, learning rate and layers.
+    "in_batch": (
+        "sampler.name=in_batch",
+        "sampled_softmax.log_q=false",
+        "train.batch_size=2048",
+        "optimizer.lr=1e-3",
+        "lightgcn.layers=1",
+    ),
 }
 SCORES = {
     # The length of a vector tells popular items from others. The penalty prevents overfitting. It was chosen
