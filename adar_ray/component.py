@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from torch import nn
 
+    from adar_ray.interactions.item_features import ItemFeatures
     from adar_ray.interactions.user_items import UserItems
 
 
@@ -66,6 +67,7 @@ class ModelInputs:
         history_length: L, the longest history; for sequential models.
         first_user: the user that has id 0 in `observed`.
         sharded: whether workers share out the item table; only for a model that says `shards_items`.
+        features: of the items; None if they have none, or the model does not say `reads_features`.
     """
 
     observed: UserItems
@@ -74,6 +76,7 @@ class ModelInputs:
     history_length: int = 0
     first_user: int = 0
     sharded: bool = False
+    features: ItemFeatures | None = None
 
 
 def _fits_any(embedding_dim: int, settings: Any) -> None:
@@ -91,6 +94,7 @@ class ModelComponent(Generic[S]):
         is_sequential: whether it reads histories instead of user ids.
         has_cosine: whether it can score by the cosine.
         shards_items: whether workers can share out its item table, the only one that grows with the catalog.
+        reads_features: whether items have features beside their ids.
         check: raises ValueError if the settings do not go with the embedding dimension.
         defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
             configuration's own defaults with this model.
@@ -103,6 +107,7 @@ class ModelComponent(Generic[S]):
     is_sequential: bool = False
     has_cosine: bool = True
     shards_items: bool = False
+    reads_features: bool = False
     check: Callable[[int, S], None] = _fits_any
     defaults: Mapping[str, Any] = field(default_factory=dict)
     defaults_with_loss: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

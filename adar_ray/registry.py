@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from adar_ray import losses
 from adar_ray.adar import sampler as adar
 from adar_ray.component import LossComponent, ModelComponent, SamplerComponent, Settings
-from adar_ray.models import bert4rec, fmlprec, gru4rec, lightgcn, mf, neumf, ngcf, sasrec, simgcl
+from adar_ray.models import bert4rec, fmlprec, gru4rec, lightgcn, mf, neumf, ngcf, sasrec, simgcl, twotower
 from adar_ray.samplers import ahns, all_items, dens, dns, in_batch, mixgcf, popularity, srns, uniform
 
 C = TypeVar("C", ModelComponent[Any], SamplerComponent[Any], LossComponent[Any])
@@ -19,7 +19,7 @@ def _by_name(components: Iterable[C]) -> dict[str, C]:
 
 
 MODELS: dict[str, ModelComponent[Any]] = _by_name(
-    module.COMPONENT for module in (mf, neumf, ngcf, lightgcn, simgcl, gru4rec, sasrec, bert4rec, fmlprec)
+    module.COMPONENT for module in (mf, twotower, neumf, ngcf, lightgcn, simgcl, gru4rec, sasrec, bert4rec, fmlprec)
 )
 
 SAMPLERS: dict[str, SamplerComponent[Any]] = _by_name(

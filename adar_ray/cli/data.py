@@ -149,6 +149,15 @@ class _FormatName(click.ParamType):
     help="File of items and their titles; '' for none. Default: what lies beside SOURCE, as in MovieLens.",
 )
 @click.option(
+    "--items", metavar="FILE", help="File of items and their features, such as categories, for twotower."
+)
+@click.option(
+    "--item-columns",
+    metavar="NAME=KIND,...",
+    help="Columns of --items to read, each with categories or number. Default: all but titles, with what "
+    "their values show.",
+)
+@click.option(
     "--repeat",
     type=click.Choice(["first", "last", "keep", "sum"]),
     default="first",
@@ -208,7 +217,12 @@ class _FormatName(click.ParamType):
 @click.option("--name", help="Name of the dataset. Default: the name of the source.")
 @click.option("--replace", is_flag=True, help="Overwrite the dataset at --out.")
 def prepare_command(
-    as_json: bool, format_: str | None, columns: str | None, null_words: str, **arguments: Any
+    as_json: bool,
+    format_: str | None,
+    columns: str | None,
+    item_columns: str | None,
+    null_words: str,
+    **arguments: Any,
 ) -> None:
     """Turn SOURCE (a file, a folder, a glob or an address) into a dataset."""
     if ray_address() is None:  # Ray Data needs pandas
@@ -220,6 +234,7 @@ def prepare_command(
         dataset = prepare(
             format=format_,
             columns=_parse_columns(columns),
+            item_columns=_parse_item_columns(item_columns),
             null_words=[word for word in null_words.split(",") if word],
             on_progress=progress,
             **arguments,
@@ -261,6 +276,19 @@ def _parse_columns(columns: str | None) -> dict[str, str] | None:
                 "rating=NAME, weight=NAME; separate several by commas"
             )
     return {key: value for key, _, value in pairs}
+
+
+def _parse_item_columns(columns: str | None) -> dict[str, str] | None:
+    if columns is None:
+        return None
+    pairs = [part.rpartition("=") for part in columns.split(",")]
+    for name, _, kind in pairs:
+        if not name:
+            raise AdarError(
+                f"--item-columns {columns}: {kind!r} is not NAME=KIND, such as genres=categories or year=number; "
+                "separate several by commas"
+            )
+    return {name: kind for name, _, kind in pairs}
 
 
 def _show_dataset(dataset: Dataset, as_json: bool) -> None:

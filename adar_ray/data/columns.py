@@ -69,10 +69,19 @@ def title_columns(names: list[str], item: str) -> dict[str, str] | None:
     Args:
         item: what the interactions call the item.
     """
+    key, title = item_column(names, item), title_column(names)
+    return {"item": key, "title": title} if key and title else None
+
+
+def item_column(names: list[str], item: str) -> str | None:
+    """The column of items' ids in a file about items, which the interactions call `item`; None if none is."""
+    return item if item in names else _find(names, {}).get("item")
+
+
+def title_column(names: list[str]) -> str | None:
+    """The column of titles in a file about items; None if it has none."""
     plain = _plain(names)
-    title = next((plain[usual] for usual in _USUAL_TITLES if usual in plain), None)
-    item = item if item in names else _find(names, {}).get("item", "")
-    return {"item": item, "title": title} if item and title else None
+    return next((plain[usual] for usual in _USUAL_TITLES if usual in plain), None)
 
 
 def _plain(names: list[str]) -> dict[str, str]:

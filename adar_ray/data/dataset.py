@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from adar_ray.data.lanes import lane_range
 from adar_ray.data.manifest import (
+    FEATURES,
     ITEMS,
     MANIFEST,
     SEQUENCES,
@@ -42,6 +43,7 @@ from adar_ray.storage import FileEntry, Folder, describe_os_error
 __all__ = ["MANIFEST", "SEQUENCES", "SHARD_SCHEMA", "SPLITS", "Dataset"]
 
 SINCE = "since"  # a column of users.parquet in a copy without times: each user's first
+CATEGORIES = pa.list_(pa.string())  # the type of a column of features.parquet that holds no numbers
 SHARD_SCHEMA = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
 
 
@@ -274,6 +276,21 @@ class Dataset:
         self._check_ids(TITLES, item_R.to_numpy(), 0, self.n_items)
         at_I = pc.index_in(pa.array(np.arange(self.n_items, dtype=np.int32)), value_set=item_R)
         return title_R.take(at_I)
+
+    def item_features(self) -> pa.Table | None:
+        """The features of items, by dense id: of each column texts, the item's categories, or a number; null
+        where it has none. None if no item has any."""
+        if all(file.name != FEATURES for file in self.manifest.files):
+            return None
+        table = self.read_file(FEATURES).combine_chunks()
+        (item_R,) = self._columns_of(FEATURES, table, {"item": pa.int32()})
+        self._check_ids(FEATURES, item_R.to_numpy(), 0, self.n_items)
+        features = table.drop_columns(["item"])
+        for field in features.schema:
+            if field.type not in (CATEGORIES, pa.float64()) or features.column_names.count(field.name) != 1:
+                raise self._damaged(FEATURES, f"column {one_line(field.name, 60)} holds no features")
+        at_I = pc.index_in(pa.array(np.arange(self.n_items, dtype=np.int32)), value_set=item_R)
+        return features.take(at_I)
 
 
 def _of_users(

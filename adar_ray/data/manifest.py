@@ -28,6 +28,7 @@ BAD_ROWS = "bad_rows.jsonl"
 SPLITS = ("train", "valid", "test")
 SEQUENCES = "sequences"
 USERS, ITEMS, TITLES = "users.parquet", "items.parquet", "titles.parquet"
+FEATURES = "features.parquet"
 _SHARD = re.compile(rf"({'|'.join((*SPLITS, SEQUENCES))})/(\d{{5,10}})\.parquet")
 
 Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]
@@ -198,7 +199,7 @@ class Manifest(_Record):
         for name in (USERS, ITEMS):
             if name not in rows:
                 raise ValueError(f"{name} is not among the files")
-        for name in rows.keys() - {USERS, ITEMS, TITLES}:
+        for name in rows.keys() - {USERS, ITEMS, TITLES, FEATURES}:
             if not _SHARD.fullmatch(name):
                 raise ValueError(f"{one_line(name, 60)!r} is no name of a shard")
         of_files = {

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from adar_ray.data.features import FeatureTable
 from adar_ray.data.manifest import Repeat, RowCounts
 from adar_ray.data.sources import Source
 from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, SplitProtocol
+from adar_ray.data.vocabulary import Vocabulary
 from adar_ray.errors import one_line
 
 _SHOWN = 3
@@ -104,6 +107,27 @@ def split_notes(
                 f"{cold:,} of {there:,} {kind} in test have no interaction in training, so their vectors are "
                 "never trained; figures on test include them"
             )
+    return notes
+
+
+def feature_notes(features: FeatureTable) -> list[str]:
+    """Notes about the features of items."""
+    name, table = features.path.rpartition("/")[2], features.features
+    vocabulary = Vocabulary.of(table)
+    held = [
+        f"{column} (numbers)"
+        if column in vocabulary.scales
+        else f"{column} ({len(vocabulary.categories[column]):,} categories)"
+        for column in table.column_names
+    ]
+    notes = [f"features of items in {name}: {', '.join(held)}", *features.notes()]
+    if without := len(table) - pc.sum(features.has_some()).as_py():
+        notes.append(f"{without:,} of {len(table):,} items have no features in {name}")
+    if features.strangers:
+        notes.append(
+            f"{features.strangers:,} rows of {name} are of items that the dataset does not have, and were left "
+            "out"
+        )
     return notes
 
 

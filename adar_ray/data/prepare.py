@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from typing import cast
 from adar_ray.data.choosing import Choice, choose
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.drivers import driver_for
+from adar_ray.data.features import FeatureFile, FeatureTable, find_features, read_features
 from adar_ray.data.filtering import filter_core
 from adar_ray.data.manifest import (
     BAD_ROWS,
@@ -25,7 +26,7 @@ from adar_ray.data.manifest import (
     Repeat,
     RowCounts,
 )
-from adar_ray.data.notes import reading_notes, split_notes
+from adar_ray.data.notes import feature_notes, reading_notes, split_notes
 from adar_ray.data.options import NULL_WORDS, ReadOptions, TimestampUnit
 from adar_ray.data.reading import FileReport, read
 from adar_ray.data.sequences import DEFAULT_LENGTH, Windows
@@ -57,6 +58,8 @@ def prepare(
     timestamp_format: str | None = None,
     max_bad_rows: int = 0,
     titles: str | Path | None = None,
+    items: str | Path | None = None,
+    item_columns: Mapping[str, str] | None = None,
     repeat: Repeat = "first",
     min_rating: float | None = None,
     core: int = 0,
@@ -84,6 +87,9 @@ def prepare(
             the source (see `options.ReadOptions`).
         titles: a file of items and their titles; an empty text for none. The default is what lies beside the
             interactions under a name of `formats.TITLE_FORMATS`.
+        items: a file of items and their features, for models that read them.
+        item_columns: the columns of `items` to read, each with `categories` or `number`; by default all but
+            titles, with what their values show.
         repeat: which of a user's interactions with one item to keep: the first, the last, all, or the last
             with the `sum` of all weights, which without a weight is their number.
         min_rating: drop interactions with a lower rating.
@@ -112,15 +118,18 @@ def prepare(
     found = find_source(str(source), format, columns, options, ratings=min_rating is not None)
     files = found.files
     title_file = find_titles(found, None if titles is None else str(titles), options)
+    feature_file = _feature_file(items, item_columns, files[0].columns["item"], options)
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
     if min_rating is not None and not files[0].has_rating:
         raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
         rows, reports = read(driver, files, functools.partial(on_progress, "reading"))
-        count, users, items = rows.count, rows.users.keys, rows.items.keys
-        named = None if title_file is None else read_titles(title_file, items)
+        count, user_keys, item_keys = rows.count, rows.users.keys, rows.items.keys
+        named = None if title_file is None else read_titles(title_file, item_keys)
+        features = None if feature_file is None else read_features(feature_file, item_keys)
         bad = sum(len(report.bad) for report in reports)
-        _write_bad_rows(folder, [*reports, *([] if named is None else [named])], max_bad_rows)
+        beside = [table for table in (named, features) if table is not None]
+        _write_bad_rows(folder, [*reports, *beside], max_bad_rows)
         choice = Choice(files[0].has_time, repeat, min_rating)
         on_rows = functools.partial(on_progress, "sorting")
         chosen = choose(driver, rows, choice, on_rows)
@@ -136,6 +145,8 @@ def prepare(
         kept = int(user_counts.sum())
         if named is not None:
             found, named = found.without(named.path), named.of(ids.items)
+        if features is not None:
+            found, features = found.without(features.path), features.of(item_keys.take(ids.items))
         empty = [report.path for report in reports if report.is_empty]
         dropped = chosen.dropped
         counts = RowCounts(
@@ -165,18 +176,30 @@ def prepare(
             windows=windows,
             notes=[
                 *reading_notes(found, empty, counts, protocol, repeat),
-                *split_notes(protocol, facts, users, user_counts),
+                *split_notes(protocol, facts, user_keys, user_counts),
                 *([] if named is None else named.notes()),
+                *([] if features is None else feature_notes(features)),
             ],
             homes=ids.homes,
             shards=shards,
-            user_keys=users.take(ids.users),
-            item_keys=items.take(ids.items),
+            user_keys=user_keys.take(ids.users),
+            item_keys=item_keys.take(ids.items),
             user_counts=user_counts[ids.users],
             item_counts=item_counts[ids.items],
             item_titles=None if named is None else named.title_I,
+            item_features=None if features is None else features.features,
         )
     return Dataset.open(out)
+
+
+def _feature_file(
+    items: str | Path | None, columns: Mapping[str, str] | None, item: str, options: ReadOptions
+) -> FeatureFile | None:
+    if items is not None:
+        return find_features(str(items), item, columns, options)
+    if columns is not None:
+        raise AdarError("--item-columns: says how to read --items; give that file, too")
+    return None
 
 
 def _protocol(
@@ -217,7 +240,7 @@ def _name(source: str) -> str:
     return source.rstrip("/").rpartition("/")[2].split("*")[0].partition(".")[0] or "dataset"
 
 
-def _write_bad_rows(folder: Folder, read: Sequence[FileReport | Titles], limit: int) -> None:
+def _write_bad_rows(folder: Folder, read: Sequence[FileReport | Titles | FeatureTable], limit: int) -> None:
     """List the skipped rows of all files."""
     bad = [(file.path, row) for file in read for row in file.bad]
     if len(bad) > limit:

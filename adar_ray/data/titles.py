@@ -90,7 +90,7 @@ def find_titles(source: Source, given: str | None, options: ReadOptions) -> Titl
     item = source.files[0].columns["item"]
     if given is not None:
         path, format = find_file(given, options.encoding, TITLE_FORMATS)
-        format = _in_its_encoding(path, format, options)
+        format = in_its_encoding(path, format, options)
         names = format.column_names(path)
         columns = title_columns(names, item)
         if columns is None:
@@ -100,7 +100,7 @@ def find_titles(source: Source, given: str | None, options: ReadOptions) -> Titl
             )
         return TitleFile(path, format, columns, options, is_given=True)
     for path, format in _beside(source.files[0].path):
-        format = _in_its_encoding(path, format, options)
+        format = in_its_encoding(path, format, options)
         columns = title_columns(format.column_names(path), item)
         if columns is not None:
             return TitleFile(path, format, columns, options, is_given=False)
@@ -121,7 +121,7 @@ def _beside(path: str) -> list[tuple[str, Format]]:
     return found
 
 
-def _in_its_encoding(path: str, format: Format, options: ReadOptions) -> Format:
+def in_its_encoding(path: str, format: Format, options: ReadOptions) -> Format:
     """The format in UTF-8 if the file is, or else as the options or the format have it.
 
     MovieLens 1M is in Latin-1, and 10M in UTF-8, under the same name.
@@ -180,7 +180,12 @@ def _together(found: pa.Table, pending: list[pa.Table], keys: pa.Array) -> pa.Ta
     if not pending:
         return found
     rows = pa.concat_tables(pending)
-    title_R = pc.utf8_trim_whitespace(pc.replace_substring_regex(rows["title"], _NO_LETTERS, " "))
+    title_R = plain_text(rows["title"])
     rows = pa.table({"item": pc.index_in(rows["item"], value_set=keys), "title": title_R})
     rows = rows.filter(pc.and_(pc.is_valid(rows["item"]), pc.not_equal(title_R, "")))
     return pa.concat_tables([found, rows]).group_by(["item", "title"], use_threads=False).aggregate([])
+
+
+def plain_text(text: pa.Array) -> pa.Array:
+    """Texts of one line: white space within is one space, and around it none."""
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(text, _NO_LETTERS, " "))

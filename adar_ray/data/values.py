@@ -97,11 +97,15 @@ class ValueConverter:
         return numbers.get(name, self._to_id)
 
     def _to_id(self, column: pa.Array) -> pa.Array:
-        text = _id_text(column)
+        text = id_text(column)
         _require(pc.not_equal(pc.utf8_trim_whitespace(text), ""))
         if len(self._null_words):
-            _require(pc.invert(pc.is_in(text, value_set=self._null_words)))
+            _require(pc.invert(self.stands_for_nothing(text)))
         return text
+
+    def stands_for_nothing(self, text: pa.Array) -> pa.Array:
+        """Whether texts are words that stand for no value."""
+        return pc.is_in(text, value_set=self._null_words)
 
     def _problem(self, name: str, value: object) -> str:
         is_number = name in ("rating", "weight")
@@ -157,7 +161,8 @@ def _require(holds: pa.Array) -> None:
         raise pa.ArrowInvalid("a value is missing or out of range")
 
 
-def _id_text(column: pa.Array) -> pa.Array:
+def id_text(column: pa.Array) -> pa.Array:
+    """Ids as text; raises what Arrow raises if a value is no id."""
     kind = column.type
     if pat.is_floating(kind):  # pandas turns whole numbers into floats where one is missing
         _require(pc.less_equal(pc.abs(column), _LARGEST_WHOLE_FLOAT))

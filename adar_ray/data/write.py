@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adar_ray.data.dataset import SHARD_SCHEMA, SINCE, Dataset
 from adar_ray.data.lanes import Homes
 from adar_ray.data.manifest import (
+    FEATURES,
     ITEMS,
     MANIFEST,
     SEQUENCES,
@@ -108,6 +111,7 @@ def write_manifest(
     user_counts: np.ndarray,
     item_counts: np.ndarray,
     item_titles: pa.Array | None = None,
+    item_features: pa.Table | None = None,
 ) -> Manifest:
     """Write the id maps and, last, `dataset.json`.
 
@@ -120,6 +124,7 @@ def write_manifest(
         user_keys, item_keys: the source's own ids, by dense id.
         user_counts, item_counts: interactions of each user and item.
         item_titles: null where an item has none.
+        item_features: as `Dataset.item_features` returns them.
     """
     kinds = (*SPLITS, SEQUENCES)
     files = [file for shard in shards for file in shard.files]
@@ -141,6 +146,12 @@ def write_manifest(
         ids = pa.array(np.arange(len(item_titles), dtype=np.int32))
         titles = pa.table({"item": ids, "title": item_titles}).filter(item_titles.is_valid())
         maps.append(folder.write_table(TITLES, titles))
+    if item_features is not None:
+        ids = pa.array(np.arange(len(item_features), dtype=np.int32))
+        has_some = functools.reduce(pc.or_, (column.is_valid() for column in item_features.columns))
+        maps.append(
+            folder.write_table(FEATURES, item_features.add_column(0, "item", ids).filter(has_some))
+        )
     weights = [shard.weight for shard in shards if shard.weight is not None]
     manifest = Manifest(
         name=name,
@@ -173,14 +184,17 @@ def _sum(rows: list[list[int]]) -> list[int]:
     return [int(total) for total in np.sum(rows, axis=0)]
 
 
-def copy_interactions(dataset: Dataset, folder: Folder, *, with_times: bool) -> None:
+def copy_interactions(
+    dataset: Dataset, folder: Folder, *, with_times: bool, with_features: bool = False
+) -> None:
     """Write a dataset's id maps, titles and interactions, one shard after the other, as a dataset of its own.
 
-    It has no sequence rows, and without `with_times` no weights and no times but that of each user's first
+    It has no sequence rows, items' features only `with_features`, and without `with_times` no weights and no times but that of each user's first
     interaction. The shards keep their order.
     """
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
     columns |= {USERS: ["user", "key", "interactions"], ITEMS: None, TITLES: None}
+    columns |= {FEATURES: None} if with_features else {}
     first_U = dataset.first_times()
     files = []
     for file in dataset.manifest.files:

@@ -10,6 +10,7 @@ from adar_ray.models.ngcf import NGCF
 from adar_ray.models.protocol import BaseModel, dot_score
 from adar_ray.models.sasrec import SASRec
 from adar_ray.models.simgcl import SimGCL
+from adar_ray.models.twotower import TwoTower
 
 __all__ = [
     "MF",
@@ -22,5 +23,6 @@ __all__ = [
     "NeuMF",
     "SASRec",
     "SimGCL",
+    "TwoTower",
     "dot_score",
 ]

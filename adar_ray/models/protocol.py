@@ -60,6 +60,8 @@ class BaseModel(Protocol):
         `snapshot() -> BaseModel`: the model at its present weights, with what all look-ups share computed
         once,
             such as a graph model's propagation. It must not outlive a change of the weights.
+        `step_snapshot(rng) -> BaseModel`: the same as a training step has it, if that is drawn at random; what
+            `rng` shares is the same on all workers.
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
         ids
             of any shape, if they are not the representations; or None.
@@ -94,6 +96,12 @@ def snapshot(model: Any) -> Any:
     """The model's snapshot, or the model itself if it has none to take."""
     take = getattr(model, "snapshot", None)
     return model if take is None else take()
+
+
+def step_snapshot(model: Any, rng: RowRng) -> Any:
+    """The model as a training step has it: its snapshot, unless it draws something at random."""
+    take = getattr(model, "step_snapshot", None)
+    return snapshot(model) if take is None else take(rng)
 
 
 def ranking_items(model: Any, item: torch.Tensor) -> torch.Tensor:

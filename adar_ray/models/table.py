@@ -1,6 +1,7 @@
 """Embedding tables whose gradients can be collected row by row.
 
-Legend: B rows of the batch, K negatives per row, J = 1 + K items per row, R rows looked up, D dimensions.
+Legend: B rows of the batch, K negatives per row, J = 1 + K items per row, R rows looked up, D dimensions,
+N weighted sums of E rows.
 """
 
 from __future__ import annotations
@@ -114,6 +115,46 @@ class Table(nn.Embedding):
         wanted = [row_R for (row_R,) in exchange([[row_R] for row_R in asked])]
         found = exchange([[weight.index_select(0, row_R)] for row_R in wanted])
         return nn.functional.embedding(at, torch.cat([vector_RD for (vector_RD,) in found]))
+
+    def sums(self, row_E: torch.Tensor, weight_E: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Weighted sums of rows, `[N, D]`; not of a sharded table.
+
+        Args:
+            row_E, weight_E: the rows and weights of the first sum, then those of the second, and so on.
+            start: where those of each sum begin, and where the last sum's end, `[N + 1]`.
+        """
+        if self.gradients is None or not torch.is_grad_enabled():
+            return self.add_up(row_E, weight_E, start)
+        return _Sums.apply(self.weight, row_E, weight_E, start, self)
+
+    def add_up(self, row_E: torch.Tensor, weight_E: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """What `sums` returns, with torch's own gradients."""
+        bag = nn.functional.embedding_bag
+        return bag(
+            row_E, self.weight, start, mode="sum", per_sample_weights=weight_E, include_last_offset=True
+        )
+
+
+class _Sums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: torch.Tensor,
+        row_E: torch.Tensor,
+        weight_E: torch.Tensor,
+        start: torch.Tensor,
+        table: Table,
+    ) -> torch.Tensor:
+        ctx.table, ctx.parts = table, (row_E, weight_E, start)
+        return table.add_up(row_E, weight_E, start)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient_ND: torch.Tensor) -> tuple[None, ...]:
+        row_E, weight_E, start = ctx.parts
+        vector_ED = gradient_ND.repeat_interleave(start.diff(), 0).mul_(weight_E[:, None])
+        ctx.table.gradients.append(Gradients(row_E, vector_ED))
+        return (None,) * 5
 
 
 class _LookUp(torch.autograd.Function):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from adar_ray.component import ModelInputs, SamplerInputs
 from adar_ray.config import Config
 from adar_ray.custom import build_custom, find_custom
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.vocabulary import FeatureRows, Vocabulary
 from adar_ray.errors import AdarError
+from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
 from adar_ray.models.dot_product import DotProductModel
@@ -31,6 +34,12 @@ def is_sequential(config: Config) -> bool:
     return bool(getattr(find_custom("model.name", name), "sequential", False))
 
 
+def reads_features(config: Config) -> bool:
+    """Whether the base model reads items' features. A custom model may."""
+    name = config.model.name
+    return MODELS[name].reads_features if name in MODELS else True
+
+
 def trains_own_users(config: Config) -> bool:
     """Whether a worker's model needs to know its own users only. A custom model is built for all."""
     return config.model.name in MODELS
@@ -43,7 +52,8 @@ def build_model(
 
     Args:
         observed: the training interactions.
-        dataset: for sequential models, whose histories have its length, and for custom models.
+        dataset: for sequential models, whose histories have its length, for items' features, and for custom
+            models.
         users: the users of `observed`; all by default.
 
     Raises:
@@ -59,6 +69,7 @@ def build_model(
         history_length=dataset.sequences.length if dataset is not None else 0,
         first_user=0 if users is None else users.first,
         sharded=config.model.tables == "sharded",
+        features=_item_features(dataset) if dataset is not None and MODELS[name].reads_features else None,
     )
     model = MODELS[name].build(inputs, config.settings_of(name))
     if isinstance(model, DotProductModel):
@@ -66,6 +77,17 @@ def build_model(
     if users is not None:
         draw_by_lane(model, users, users.first)
     return model
+
+
+def _item_features(dataset: Dataset) -> ItemFeatures | None:
+    table = dataset.item_features()
+    return None if table is None else to_item_features(Vocabulary.of(table).encode(table))
+
+
+def to_item_features(rows: FeatureRows) -> ItemFeatures:
+    """Encoded features as models have them."""
+    arrays = (rows.start, rows.feature_E, rows.value_E)
+    return ItemFeatures(*map(torch.from_numpy, arrays), rows.n_features)
 
 
 def _checked(name: str, model: Any) -> nn.Module:

@@ -15,7 +15,7 @@ from adar_ray.data.write import copy_interactions
 from adar_ray.documents import damaged
 from adar_ray.errors import one_line
 from adar_ray.storage import Folder
-from adar_ray.training.build import is_sequential
+from adar_ray.training.build import is_sequential, reads_features
 from adar_ray.training.records import ModelInfo
 
 INFO = "model.json"
@@ -80,7 +80,9 @@ def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes)
     )
     folder.write_bytes(WEIGHTS, weights)
     folder.write_record(INFO, info)
-    copy_interactions(dataset, folder, with_times=is_custom(config.model.name))
+    copy_interactions(
+        dataset, folder, with_times=is_custom(config.model.name), with_features=reads_features(config)
+    )
 
 
 def read_weights(folder: Folder) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ from adar_ray.interactions import PADDING
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
-from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
+from adar_ray.models.protocol import BaseModel, dot_score, step_snapshot, training_positions
 from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import Negatives, SamplingContext, Source
@@ -29,6 +29,7 @@ from adar_ray.samplers.base import Negatives, SamplingContext, Source
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
 _MASKS = 1 << 16  # the stream of random numbers that hides positions; samplers count theirs from 0
+_MODEL = _MASKS + 1  # the stream of what a model draws for all rows together
 
 
 class StepStatistics:
@@ -179,7 +180,8 @@ class TrainingStep(nn.Module):
             row_B: the rows' positions in the batch of all workers; on the CPU, where random numbers are made.
             key: the step's key to random numbers: seed, epoch, step.
         """
-        model, device = snapshot(self.model), user_B.device
+        device = user_B.device
+        model = step_snapshot(self.model, RowRng(row_B, *key, _MODEL, device=device))
         by_id: TablePairs | None = getattr(self.model, "pairs", None)
         batch, pairs = self._pairs(model, user_B, item, row_B, key, by_id)
         context = SamplingContext(

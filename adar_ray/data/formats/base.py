@@ -19,6 +19,9 @@ from adar_ray.data.files import UTF8
 from adar_ray.data.options import ReadOptions
 from adar_ray.errors import AdarError
 
+FEATURE = "feature "
+"""What the key of a column begins with that holds a feature of items; its name follows."""
+
 F = TypeVar("F", bound="Format")
 Batch = tuple[dict[str, pa.Array], np.ndarray]
 """The canonical columns of some rows, as found, and each row's number in the file (see `Format.row_unit`)."""
@@ -107,13 +110,18 @@ class Format(ABC):
     def column_names(self, path: str) -> list[str]:
         """The names of a file's columns, without their types."""
 
+    def column_types(self, path: str) -> dict[str, str]:
+        """The types that a file's header gives its columns, by name; empty for most formats."""
+        return {}
+
     @abstractmethod
     def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         """Read the rows of a file.
 
         Args:
             path: a path or an address.
-            columns: the file's own name for each canonical column to read.
+            columns: the file's own name for each canonical column to read, and for features of items, which
+                may be lists.
             block_bytes: bytes of the file to hold at a time.
             bad: takes the rows that do not have this format.
 

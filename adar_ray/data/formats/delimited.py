@@ -37,6 +37,12 @@ class Delimited(Table):
             records[0] = [name.partition(":")[0] for name in records[0]]
         return records
 
+    def column_types(self, path: str) -> dict[str, str]:
+        if not self.has_types:
+            return {}
+        header = head(path, self.encoding)[0].split(self.delimiter)
+        return {name.strip(BLANKS): kind.strip(BLANKS) for name, _, kind in (f.partition(":") for f in header)}
+
     def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         names = self.column_names(path)
         check_columns(path, names, columns)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.files import bad_line, head, lines_of
-from adar_ray.data.formats.base import Batch, Format
+from adar_ray.data.formats.base import FEATURE, Batch, Format
 from adar_ray.errors import one_line
 
 
@@ -40,19 +40,23 @@ class Objects(Format):
 
     def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         for lines, numbers in lines_of(path, block_bytes, self.encoding, bad):
-            values: dict[str, list[str | None]] = {key: [] for key in columns}
+            values: dict[str, list[Any]] = {key: [] for key in columns}
             kept = []
             for line, number in zip(lines.to_pylist(), numbers.tolist(), strict=True):
                 try:
                     record = self.parse(line)
-                    texts = {key: _value_text(record.get(name), key) for key, name in columns.items()}
+                    found = {key: _value(record.get(name), key) for key, name in columns.items()}
                 except NotAnObjectError as error:
                     bad.add(number, str(error), line)
                     continue
                 kept.append(number)
-                for key, text in texts.items():
-                    values[key].append(text)
-            yield {key: pa.array(value, pa.string()) for key, value in values.items()}, np.array(kept, int)
+                for key, value in found.items():
+                    values[key].append(value)
+            batch = {
+                key: pa.array(value, pa.list_(pa.string()) if key.startswith(FEATURE) else pa.string())
+                for key, value in values.items()
+            }
+            yield batch, np.array(kept, int)
 
 
 def json_object(line: str) -> dict[str, Any]:
@@ -75,6 +79,16 @@ def python_dict(line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise NotAnObjectError("not a Python dict")
     return value
+
+
+def _value(value: object, key: str) -> str | list[str] | None:
+    """A value as text; a feature as a list of texts."""
+    if not key.startswith(FEATURE):
+        return _value_text(value, key)
+    if isinstance(value, list):
+        return [text for one in value for text in _value(one, key) or ()]
+    text = str(value).lower() if isinstance(value, bool) else _value_text(value, key)
+    return None if text is None else [text]
 
 
 def _value_text(value: object, key: str) -> str | None:
