@@ -19,7 +19,8 @@ def _by_name(components: Iterable[C]) -> dict[str, C]:
 
 
 MODELS: dict[str, ModelComponent[Any]] = _by_name(
-    module.COMPONENT for module in (mf, twotower, neumf, ngcf, lightgcn, simgcl, gru4rec, sasrec, bert4rec, fmlprec)
+    module.COMPONENT
+    for module in (mf, twotower, neumf, ngcf, lightgcn, simgcl, gru4rec, sasrec, bert4rec, fmlprec)
 )
 
 SAMPLERS: dict[str, SamplerComponent[Any]] = _by_name(

@@ -285,8 +285,8 @@ def _parse_item_columns(columns: str | None) -> dict[str, str] | None:
     for name, _, kind in pairs:
         if not name:
             raise AdarError(
-                f"--item-columns {columns}: {kind!r} is not NAME=KIND, such as genres=categories or year=number; "
-                "separate several by commas"
+                f"--item-columns {columns}: {kind!r} is not NAME=KIND, such as genres=categories or "
+                "year=number; separate several by commas"
             )
     return {name: kind for name, _, kind in pairs}
 

@@ -13,6 +13,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.limits import LARGEST_K, MOST_VERSIONS
 
 if TYPE_CHECKING:
+    from adar_ray.inference.new_items import NewItems
     from adar_ray.inference.recommender import Recommender
     from adar_ray.training.records import Group
 
@@ -20,6 +21,13 @@ _LONGEST_TITLE = 60  # characters of a title in a table
 
 _data = click.option(
     "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
+)
+
+_new_items = click.option(
+    "--new-items",
+    metavar="FILE",
+    help="File of items that were not there in training, with their features, to take beside the others; for "
+    "twotower.",
 )
 
 
@@ -75,6 +83,7 @@ def _rows_of_groups(groups: Sequence[Group], cutoffs: Sequence[int]) -> list[dic
 @command("recommend")
 @click.argument("run")
 @_data
+@_new_items
 @trust_option("RUN")
 @click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="Items per user.")
 @click.option("--user", "asked", multiple=True, help="Print the items of this user; may be repeated.")
@@ -84,6 +93,7 @@ def _rows_of_groups(groups: Sequence[Group], cutoffs: Sequence[int]) -> list[dic
 def recommend_command(
     run: str,
     data: str | None,
+    new_items: str | None,
     trust: bool,
     k: int,
     asked: tuple[str, ...],
@@ -96,7 +106,7 @@ def recommend_command(
     if bool(asked) == bool(out) or (asked and (users_file or replace)):
         raise click.UsageError("give --user to print items, or --out, with or without --users, to write them")
     if not out:
-        _print_recommendations(run, data, trust, k, asked, as_json)
+        _print_recommendations(_load(run, data, new_items, trust), k, asked, as_json)
         return
     from adar_ray.inference.recommend import UNKNOWN_USERS, recommend
     from adar_ray.memory import keep_freed_memory
@@ -112,9 +122,11 @@ def recommend_command(
             users,
             replace=replace,
             data=data,
+            new_items=new_items,
             trust=trust,
             on_progress=lambda done, total: progress("ranking", done),
         )
+    _note_new_items(result.new_items)
     if result.repeated_users:
         message(f"note: {users_file}: repeated ids: {result.repeated_users:,}; each user is answered once")
     if result.unknown_users:
@@ -138,12 +150,20 @@ def recommend_command(
     )
 
 
-def _print_recommendations(
-    run: str, data: str | None, trust: bool, k: int, users: tuple[str, ...], as_json: bool
-) -> None:
+def _load(run: str, data: str | None, new_items: str | None, trust: bool) -> Recommender:
     from adar_ray.inference.recommender import load
 
-    recommender = load(run, data=data, trust=trust)
+    recommender = load(run, data=data, new_items=new_items, trust=trust)
+    _note_new_items(recommender.trained.new_items)
+    return recommender
+
+
+def _note_new_items(new_items: NewItems | None) -> None:
+    for note in [] if new_items is None else new_items.notes():
+        message(f"note: {note}")
+
+
+def _print_recommendations(recommender: Recommender, k: int, users: tuple[str, ...], as_json: bool) -> None:
     answers = recommender.recommend(users, k)
     rows = [
         {"user": user, "rank": rank, **_named(recommender, item, as_json), "score": score}
@@ -174,19 +194,25 @@ def _read_users(address: str) -> list[str]:
 @command("similar")
 @click.argument("run")
 @_data
+@_new_items
 @trust_option("RUN")
 @click.option("--item", help="An item, to print the items most similar to it.")
 @click.option("--user", help="A user, to print the users most similar to this one.")
 @click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="How many.")
 def similar_command(
-    run: str, data: str | None, trust: bool, item: str | None, user: str | None, k: int, as_json: bool
+    run: str,
+    data: str | None,
+    new_items: str | None,
+    trust: bool,
+    item: str | None,
+    user: str | None,
+    k: int,
+    as_json: bool,
 ) -> None:
     """Print the items, or users, whose vectors have the highest cosine with that of one."""
-    from adar_ray.inference.recommender import load
-
     if (item is None) == (user is None):
         raise click.UsageError("give either --item or --user")
-    recommender = load(run, data=data, trust=trust)
+    recommender = _load(run, data, new_items, trust)
     if item is not None:
         rows = [
             {**_named(recommender, id, as_json), "cosine": cosine}

@@ -111,6 +111,11 @@ class Dataset:
         return isinstance(source, PreparedSource) and source.interactions_in_time_order == "timestamp"
 
     @property
+    def has_features(self) -> bool:
+        """Whether items have features, as `prepare --items` gives them."""
+        return any(file.name == FEATURES for file in self.manifest.files)
+
+    @property
     def sequences(self) -> Sequences:
         """The length, stride and number of the sequence rows."""
         return self.manifest.sequences
@@ -280,7 +285,7 @@ class Dataset:
     def item_features(self) -> pa.Table | None:
         """The features of items, by dense id: of each column texts, the item's categories, or a number; null
         where it has none. None if no item has any."""
-        if all(file.name != FEATURES for file in self.manifest.files):
+        if not self.has_features:
             return None
         table = self.read_file(FEATURES).combine_chunks()
         (item_R,) = self._columns_of(FEATURES, table, {"item": pa.int32()})

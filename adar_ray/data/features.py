@@ -107,7 +107,7 @@ class FeatureTable:
 
 
 def find_features(
-    given: str, item: str, kinds: Mapping[str, str] | None, options: ReadOptions
+    given: str, item: str, kinds: Mapping[str, str] | None, options: ReadOptions, *, all_there: bool = True
 ) -> FeatureFile:
     """The columns of a file of items, and what they hold.
 
@@ -116,6 +116,7 @@ def find_features(
         item: what the interactions call the item.
         kinds: the columns to read, each with one of `KINDS`; None for all, with what their values show.
         options: of the source. Its encoding counts if the file is not in UTF-8.
+        all_there: whether the file has to have all columns of `kinds`, not only some.
 
     Raises:
         AdarError: the file is not there, or lacks a column.
@@ -130,11 +131,13 @@ def find_features(
             f"{path}: no column for items among {there}; call it item, or {item} as the interactions do"
         )
     others = [name for name in names if name not in (key, title)]
+    if kinds is not None and not all_there:
+        kinds = {name: kind for name, kind in kinds.items() if name in others} or kinds
     for name, kind in (kinds or {}).items():
         if kind not in KINDS:
             raise AdarError(f"--item-columns {name}={kind}: give one of {', '.join(KINDS)}")
         if name not in names or name == key:
-            raise AdarError(f"--item-columns: {path}: no column {name!r} of features; there are {there}")
+            raise AdarError(f"{path}: no column {name!r} of features; its columns are {there}")
     if not others and not kinds:
         raise AdarError(f"{path}: no column of features beside {there}; add some, such as a category")
     known = {name: _OF_TYPES.get(types.get(name, ""), (None, _SEPARATOR)) for name in names}
@@ -173,7 +176,9 @@ def read_features(file: FeatureFile, keys: pa.Array | None = None) -> FeatureTab
         known = rows if keys is None else rows.filter(pc.is_in(rows["item"], value_set=keys))
         blocks.append(known)
         strangers += len(rows) - len(known)
-    table = pa.concat_tables(blocks).combine_chunks() if blocks else pa.table({"item": pa.array([], pa.string())})
+    table = (
+        pa.concat_tables(blocks).combine_chunks() if blocks else pa.table({"item": pa.array([], pa.string())})
+    )
     if not table.num_rows:
         such = "" if keys is None else f", such as {keys[0].as_py()!r}"
         raise AdarError(
@@ -188,7 +193,10 @@ def read_features(file: FeatureFile, keys: pa.Array | None = None) -> FeatureTab
         item=table["item"].combine_chunks(),
         titles=table["title"].combine_chunks() if file.title is not None else None,
         features=pa.table(
-            {name: _settled(table[FEATURE + name].combine_chunks(), kind) for name, kind in file.kinds.items()}
+            {
+                name: _settled(table[FEATURE + name].combine_chunks(), kind)
+                for name, kind in file.kinds.items()
+            }
         ),
         several=int((count > 1).sum()),
         strangers=strangers,
@@ -247,7 +255,10 @@ class _Converter:
         if pat.is_dictionary(kind):
             column = column.dictionary_decode()
         if pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind):
-            row_E, text_E = pc.list_parent_indices(column).to_numpy(), self._as_text(name, pc.list_flatten(column))
+            row_E, text_E = (
+                pc.list_parent_indices(column).to_numpy(),
+                self._as_text(name, pc.list_flatten(column)),
+            )
         else:
             row_E, text_E = np.arange(rows), self._as_text(name, column)
         separator = self._file.separators[name]
@@ -265,8 +276,8 @@ class _Converter:
             return column.cast(pa.string()) if pat.is_boolean(column.type) else id_text(column)
         except pa.ArrowException as error:
             raise AdarError(
-                f"{self._file.path}: column {name}: holds no categories ({one_line(error, 80)}); leave it out "
-                "by --item-columns"
+                f"{self._file.path}: column {name}: holds no categories ({one_line(error, 80)}); leave it "
+                "out by --item-columns"
             ) from None
 
 

@@ -125,8 +125,8 @@ def feature_notes(features: FeatureTable) -> list[str]:
         notes.append(f"{without:,} of {len(table):,} items have no features in {name}")
     if features.strangers:
         notes.append(
-            f"{features.strangers:,} rows of {name} are of items that the dataset does not have, and were left "
-            "out"
+            f"{features.strangers:,} rows of {name} are of items that the dataset does not have, and were "
+            "left out"
         )
     return notes
 

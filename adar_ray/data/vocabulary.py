@@ -31,7 +31,7 @@ class FeatureRows:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The features of a dataset's items: its categories, column by column, and one for each column of numbers.
+    """The features of a dataset's items: categories, column by column, and one for each column of numbers.
 
     Attributes:
         categories: of each column that has some, sorted.

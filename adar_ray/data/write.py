@@ -149,9 +149,7 @@ def write_manifest(
     if item_features is not None:
         ids = pa.array(np.arange(len(item_features), dtype=np.int32))
         has_some = functools.reduce(pc.or_, (column.is_valid() for column in item_features.columns))
-        maps.append(
-            folder.write_table(FEATURES, item_features.add_column(0, "item", ids).filter(has_some))
-        )
+        maps.append(folder.write_table(FEATURES, item_features.add_column(0, "item", ids).filter(has_some)))
     weights = [shard.weight for shard in shards if shard.weight is not None]
     manifest = Manifest(
         name=name,
@@ -189,8 +187,8 @@ def copy_interactions(
 ) -> None:
     """Write a dataset's id maps, titles and interactions, one shard after the other, as a dataset of its own.
 
-    It has no sequence rows, items' features only `with_features`, and without `with_times` no weights and no times but that of each user's first
-    interaction. The shards keep their order.
+    It has no sequence rows, features of items only `with_features`, and without `with_times` no weights and
+    no times but that of each user's first interaction. The shards keep their order.
     """
     columns: dict[str, list[str] | None] = dict.fromkeys(SPLITS, None if with_times else ["user", "item"])
     columns |= {USERS: ["user", "key", "interactions"], ITEMS: None, TITLES: None}

@@ -11,14 +11,16 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError, one_line
+from adar_ray.inference.new_items import NewItems, read_new_items
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models import BaseModel
+from adar_ray.models import BaseModel, TwoTower
 from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.process import random_states_kept
 from adar_ray.ranking.top_items import TILE, user_vectors
@@ -36,6 +38,7 @@ class TrainedModel:
         observed: the training interactions.
         dataset: ids and interactions; it may lack times and sequence rows.
         sequential: whether the model reads histories.
+        new_items: items that follow those of the dataset; None if there are none.
     """
 
     config: Config
@@ -43,15 +46,24 @@ class TrainedModel:
     observed: UserItems
     dataset: Dataset
     sequential: bool
+    new_items: NewItems | None = None
 
     @classmethod
     def load(
-        cls, run: str | Path | Run, data: str | Path | None = None, *, trust: bool = False
+        cls,
+        run: str | Path | Run,
+        data: str | Path | None = None,
+        *,
+        new_items: str | Path | None = None,
+        trust: bool = False,
     ) -> TrainedModel:
         """Loads the model that `find_model` finds; takes its arguments.
 
+        Args:
+            new_items: a file of items that were not there in training, with their features.
+
         Raises:
-            AdarError: there is none, or it is damaged.
+            AdarError: there is none, or it is damaged, or does not read features.
         """
         saved = find_model(run, data, trust=trust)
         config, dataset = saved.config, saved.dataset
@@ -64,7 +76,36 @@ class TrainedModel:
             where = run.folder if isinstance(run, Run) else run
             raise AdarError(f"{where}: its weights are not its model's ({one_line(error, 120)})") from error
         model.eval()
-        return cls(config, model, observed, dataset, is_sequential(config))
+        new = None
+        if new_items is not None:
+            if not isinstance(model, TwoTower):
+                raise AdarError(
+                    f"{new_items}: {config.model.name} knows items by their ids alone, so new ones have no "
+                    "vectors; train with --set model.name=twotower"
+                )
+            new = read_new_items(new_items, dataset)
+            model.add_items(new.features)
+        return cls(config, model, observed, dataset, is_sequential(config), new)
+
+    @property
+    def n_items(self) -> int:
+        """The number of all items, new ones included."""
+        return self.dataset.n_items + (0 if self.new_items is None else len(self.new_items.keys))
+
+    def item_keys(self) -> pa.ChunkedArray:
+        """The source's ids of all items."""
+        keys = self.dataset.item_keys()
+        return keys if self.new_items is None else pa.chunked_array([*keys.chunks, self.new_items.keys])
+
+    def item_titles(self) -> pa.Array | None:
+        """The titles of all items, null where one has none; None if no item has one."""
+        titles = self.dataset.item_titles()
+        if self.new_items is None:
+            return titles
+        if titles is None and self.new_items.titles.null_count == len(self.new_items.titles):
+            return None
+        before = pa.nulls(self.dataset.n_items, pa.string()) if titles is None else titles
+        return pa.concat_arrays([before, self.new_items.titles])
 
     @cached_property
     @torch.no_grad()
@@ -85,7 +126,7 @@ class TrainedModel:
     @torch.no_grad()
     def item_vectors(self) -> torch.Tensor:
         """The vectors `[I, D]` by which items are ranked."""
-        return ranking_items(self.snapshot, torch.arange(self.dataset.n_items))
+        return ranking_items(self.snapshot, torch.arange(self.n_items))
 
     def history(self, *splits: str) -> Histories | None:
         """Users' histories over the given splits; None if the model reads none.

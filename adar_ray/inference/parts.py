@@ -69,7 +69,7 @@ class PartWriter:
 
     def __call__(self, part: Part) -> None:
         user = torch.from_numpy(part.user_N.astype(np.int64))
-        tiles = top_items(self.model, user, self.left_out, self.k, self.left_out.n_items, self.history)
+        tiles = top_items(self.model, user, self.left_out, self.k, len(self.item_keys), self.history)
         items, scores = zip(*((item_Bk, score_Bk) for _, item_Bk, score_Bk in tiles), strict=True)
         item_Nk, score_Nk = torch.cat(items).numpy(), torch.cat(scores).numpy()
         is_item_Nk = score_Nk > -np.inf

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
+from adar_ray.inference.new_items import NewItems
 from adar_ray.inference.parts import PartWriter, parts_of, write_parts
 from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.outputs import new_folder
@@ -38,6 +39,7 @@ class Recommendations:
         unknown_users: the given keys that are no users of the model, each once. If there are any,
             `_unknown_users.txt` in the folder lists them, one a line.
         repeated_users: how many of the given keys had been given before.
+        new_items: what was recommended beside the items of the dataset; None if nothing was.
     """
 
     folder: Folder
@@ -46,6 +48,7 @@ class Recommendations:
     untrained_items: int
     unknown_users: list[str]
     repeated_users: int
+    new_items: NewItems | None
 
 
 def recommend(
@@ -56,6 +59,7 @@ def recommend(
     *,
     replace: bool = False,
     data: str | Path | None = None,
+    new_items: str | Path | None = None,
     trust: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> Recommendations:
@@ -72,6 +76,8 @@ def recommend(
         run: a run, or a copy of its `model/`.
         users: keys of users, as in the source. Each is answered once; unknown ones are reported.
         data: where the dataset of a run that is not finished is now, if it has moved.
+        new_items: a file of items that were not there in training, with their features, to recommend beside
+            the others. Only for `twotower`.
         trust: whether custom components that the folder names may run.
         on_progress: called with the number of users done and the number of all users.
 
@@ -79,7 +85,7 @@ def recommend(
         AdarError: none of the users is known, or `out` is not empty. Nothing is written.
     """
     check_number("--k", k, 1, LARGEST_K)
-    trained = TrainedModel.load(run, data, trust=trust)
+    trained = TrainedModel.load(run, data, new_items=new_items, trust=trust)
     dataset, history = trained.dataset, trained.history(*SPLITS)
     ids, unknown = (np.arange(dataset.n_users), []) if users is None else _user_ids(dataset, users)
     done = 0
@@ -90,7 +96,7 @@ def recommend(
         on_progress(done, len(ids))
 
     with new_folder(out, replace=replace, mark="*.parquet") as folder:
-        names = dataset.user_keys(), dataset.item_keys(), dataset.item_titles()
+        names = dataset.user_keys(), trained.item_keys(), trained.item_titles()
         writer = PartWriter(trained.model, left_out(dataset, *SPLITS), history, *names, folder, k)
         if joins_cluster():
             from adar_ray.inference.ray_parts import write_parts_on_cluster
@@ -108,6 +114,7 @@ def recommend(
         untrained_items=int((trained.observed.item_counts() == 0).sum()),
         unknown_users=unknown,
         repeated_users=0 if users is None else len(users) - len(ids) - len(unknown),
+        new_items=trained.new_items,
     )
 
 

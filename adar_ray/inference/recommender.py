@@ -63,18 +63,26 @@ class Scored(NamedTuple):
     score: float
 
 
-def load(run: str | Path | Run, *, data: str | Path | None = None, trust: bool = False) -> Recommender:
+def load(
+    run: str | Path | Run,
+    *,
+    data: str | Path | None = None,
+    new_items: str | Path | None = None,
+    trust: bool = False,
+) -> Recommender:
     """Loads the best model of a run to ask it about users and items, without Ray and without the dataset.
 
     Args:
         run: a run, a copy of its `model/`, or what `publish` fills, at any address.
         data: where the dataset of a run that is not finished is now, if it has moved.
+        new_items: a file of items that were not there in training, with their features; answers have them
+            beside the others. Only for `twotower`.
         trust: whether custom components that the folder names may run.
 
     Raises:
-        AdarError: there is no model, or it is damaged.
+        AdarError: there is no model, it is damaged, or it cannot take new items.
     """
-    return Recommender(TrainedModel.load(run, data, trust=trust))
+    return Recommender(TrainedModel.load(run, data, new_items=new_items, trust=trust))
 
 
 class Recommender:
@@ -97,7 +105,7 @@ class Recommender:
         self.trained, self._shortlists = trained, shortlists
         dataset = trained.dataset
         self._users = _Ids("user", dataset.user_keys().to_pylist(), f"{dataset.folder}/users.parquet")
-        self._items = _Ids("item", dataset.item_keys().to_pylist(), f"{dataset.folder}/items.parquet")
+        self._items = _Ids("item", trained.item_keys().to_pylist(), f"{dataset.folder}/items.parquet")
         self._history = trained.history(*SPLITS)
 
     @cached_property
@@ -161,7 +169,7 @@ class Recommender:
 
     @cached_property
     def _titles(self) -> list[str | None] | None:
-        titles = self.trained.dataset.item_titles()
+        titles = self.trained.item_titles()
         return None if titles is None else titles.to_pylist()
 
     @property
@@ -255,7 +263,7 @@ class Recommender:
     def _newcomers(self, user_E: torch.Tensor, item_E: torch.Tensor, users: int) -> _Asked:
         """Users that the model has not seen, by their interactions, each user's in order of time."""
         user_B = torch.arange(users)
-        own = UserItems(user_E, item_E, users, self.trained.dataset.n_items)
+        own = UserItems(user_E, item_E, users, self.trained.n_items)
         if self._history is None:
             return _Asked(fold_in(self.trained, own), *own.of(user_B))
         length = self.trained.dataset.sequences.length

@@ -34,5 +34,5 @@ class ItemFeatures:
     def followed_by(self, others: ItemFeatures) -> ItemFeatures:
         """These items and then others, which have the same features."""
         start = torch.cat([self.start, others.start[1:] + self.start[-1]])
-        parts = ((self.feature_E, others.feature_E), (self.value_E, others.value_E))
-        return ItemFeatures(start, *map(torch.cat, parts), self.n_features)
+        feature_E = torch.cat([self.feature_E, others.feature_E])
+        return ItemFeatures(start, feature_E, torch.cat([self.value_E, others.value_E]), self.n_features)

@@ -55,13 +55,15 @@ class BaseModel(Protocol):
         `scores_by_dot_product`: True if `score` is nothing but `dot_score`, which is then computed faster.
         `item_tables`: names of the parameters with a row for each item, by default `("item.weight",)`. A warm
             start keeps rows of these and of `user_tables` by the ids of the source.
+        `feature_tables`: names of the parameters with a row for each feature of the dataset's `Vocabulary`. A
+            warm start keeps them by columns and categories.
 
     Optional methods:
         `snapshot() -> BaseModel`: the model at its present weights, with what all look-ups share computed
         once,
             such as a graph model's propagation. It must not outlive a change of the weights.
-        `step_snapshot(rng) -> BaseModel`: the same as a training step has it, if that is drawn at random; what
-            `rng` shares is the same on all workers.
+        `step_snapshot(rng) -> BaseModel`: the same as a training step has it, if that is drawn at random.
+            What `rng` shares is the same on all workers.
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
         ids
             of any shape, if they are not the representations; or None.

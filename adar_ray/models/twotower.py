@@ -1,18 +1,18 @@
 """Two towers: a user is a vector, an item a sum of its own vector and the vectors of its features.
 
-Legend: B rows of the batch, R items looked up, N different ones among them, E their features, I items, G
-groups of items, D dimensions.
+Legend: B rows of the batch, N different items among those looked up, E features of items, I items, G groups
+of items, D dimensions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from torch import nn
 
-from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.component import ModelComponent, ModelInputs, Settings, setting
 from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.table import Table
@@ -53,6 +53,7 @@ class TwoTower(DotProductModel):
     """
 
     item: Table
+    feature_tables = ("feature.weight",)
 
     def __init__(
         self,
@@ -77,9 +78,9 @@ class TwoTower(DotProductModel):
 
     def _hold(self, features: ItemFeatures) -> None:
         # Derived from the data set, hence not part of the weights.
-        self.register_buffer("start", features.start, persistent=False)
-        self.register_buffer("feature_E", features.feature_E, persistent=False)
-        self.register_buffer("value_E", features.value_E, persistent=False)
+        self.start = nn.Buffer(features.start, persistent=False)
+        self.feature_E = nn.Buffer(features.feature_E, persistent=False)
+        self.value_E = nn.Buffer(features.value_E, persistent=False)
 
     @property
     def features(self) -> ItemFeatures:
@@ -121,7 +122,7 @@ class TwoTower(DotProductModel):
         at_E = torch.arange(int(start[-1]), device=item.device)
         at_E += (self.start[item_N] - start[:-1]).repeat_interleave(count_N)
         sum_ND = self.feature.sums(self.feature_E[at_E], self.value_E[at_E], start)
-        return torch.nn.functional.embedding(at, sum_ND)
+        return nn.functional.embedding(at, sum_ND)
 
     def l2_vectors(
         self, batch: dict[str, torch.Tensor], item: torch.Tensor
@@ -140,8 +141,10 @@ class TwoTower(DotProductModel):
     def add_items(self, features: ItemFeatures) -> None:
         """Adds items that have features alone."""
         count = len(features.start) - 1
-        own_ID = torch.cat([self.item.weight.detach(), self.item.weight.new_zeros(count, self.item.embedding_dim)])
-        self.item.num_embeddings, self.item.weight = len(own_ID), torch.nn.Parameter(own_ID)
+        own_ID = torch.cat(
+            [self.item.weight.detach(), self.item.weight.new_zeros(count, self.item.embedding_dim)]
+        )
+        self.item.num_embeddings, self.item.weight = len(own_ID), nn.Parameter(own_ID)
         self._hold(self.features.followed_by(features))
 
 
@@ -168,7 +171,7 @@ def _draw(rows: torch.Tensor, n_rows: int, generator: torch.Generator | None = N
     rows.uniform_(-bound, bound, generator=generator)
 
 
-def _build(inputs: Any, settings: TwoTowerSettings) -> TwoTower:
+def _build(inputs: ModelInputs, settings: TwoTowerSettings) -> TwoTower:
     n_items = inputs.observed.n_items
     features = inputs.features or ItemFeatures.none(n_items)
     sizes = inputs.observed.n_users, n_items, inputs.embedding_dim

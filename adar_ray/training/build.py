@@ -62,6 +62,8 @@ def build_model(
     name = config.model.name
     if name not in MODELS:
         return _checked(name, build_custom("model.name", name, dataset, config))
+    if dataset is not None:
+        check_features(config, dataset)
     inputs = ModelInputs(
         observed=observed,
         embedding_dim=config.model.embedding_dim,
@@ -69,7 +71,7 @@ def build_model(
         history_length=dataset.sequences.length if dataset is not None else 0,
         first_user=0 if users is None else users.first,
         sharded=config.model.tables == "sharded",
-        features=_item_features(dataset) if dataset is not None and MODELS[name].reads_features else None,
+        features=_item_features(dataset) if dataset is not None and reads_features(config) else None,
     )
     model = MODELS[name].build(inputs, config.settings_of(name))
     if isinstance(model, DotProductModel):
@@ -79,15 +81,24 @@ def build_model(
     return model
 
 
-def _item_features(dataset: Dataset) -> ItemFeatures | None:
+def check_features(config: Config, dataset: Dataset) -> None:
+    """Refuses a built-in model that reads features with a dataset that has none."""
+    if config.model.name in MODELS and reads_features(config) and not dataset.has_features:
+        raise AdarError(
+            f"{dataset.folder}: has no features of items, which {config.model.name} reads; prepare it with "
+            "--items, or choose another model.name"
+        )
+
+
+def _item_features(dataset: Dataset) -> ItemFeatures:
     table = dataset.item_features()
-    return None if table is None else to_item_features(Vocabulary.of(table).encode(table))
+    return to_item_features(Vocabulary.of(table).encode(table))
 
 
 def to_item_features(rows: FeatureRows) -> ItemFeatures:
     """Encoded features as models have them."""
-    arrays = (rows.start, rows.feature_E, rows.value_E)
-    return ItemFeatures(*map(torch.from_numpy, arrays), rows.n_features)
+    start, feature_E, value_E = map(torch.from_numpy, (rows.start, rows.feature_E, rows.value_E))
+    return ItemFeatures(start, feature_E, value_E, rows.n_features)
 
 
 def _checked(name: str, model: Any) -> nn.Module:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import nn
@@ -18,6 +19,7 @@ from adar_ray.config import Config, is_structural
 from adar_ray.custom import is_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.keys import UNKNOWN, numbers_of
+from adar_ray.data.vocabulary import Vocabulary
 from adar_ray.distributed import rank, world_size
 from adar_ray.errors import AdarError
 from adar_ray.interactions.user_items import UserItems
@@ -53,8 +55,9 @@ def initial_weights(
     tables = _check_weights(origin, saved, config, dataset)
     new_user = numbers_of(before.user_keys(), dataset.user_keys())
     new_item = numbers_of(before.item_keys(), dataset.item_keys())
+    new_feature = numbers_of(_feature_keys(before), _feature_keys(dataset))
     tensors = {}
-    for kind, new in (("users", new_user), ("items", new_item)):
+    for kind, new in (("users", new_user), ("items", new_item), ("features", new_feature)):
         stays_R = torch.from_numpy(np.flatnonzero(new != UNKNOWN))
         tensors[kind] = torch.from_numpy(new)[stays_R]
         for name in tables[kind]:
@@ -95,6 +98,8 @@ def load_initial_weights(run: Run, dataset: Dataset, model: nn.Module, begin: in
             of, size = (rank(), world_size()) if getattr(table, "is_sharded", False) else (0, 1)
             is_here_R = row_R % size == of
             weight[row_R[is_here_R] // size] = new[is_here_R].to(weight.device)
+        elif name in feature_tables(model):
+            weight[tensors["features"].to(torch.int64)] = new.to(weight.device)
         else:
             weight.copy_(new)
 
@@ -109,6 +114,18 @@ def item_tables(model: nn.Module) -> Collection[str]:
     """Names of the tensors with a row for each item."""
     named: Collection[str] = getattr(model, "item_tables", ("item.weight",))
     return model.state_dict().keys() & set(named)
+
+
+def feature_tables(model: nn.Module) -> Collection[str]:
+    """Names of the tensors with a row for each feature of items."""
+    named: Collection[str] = getattr(model, "feature_tables", ())
+    return named
+
+
+def _feature_keys(dataset: Dataset) -> pa.ChunkedArray:
+    """A text for each feature of the items, in the order of a table's rows."""
+    features = dataset.item_features()
+    return pa.chunked_array([] if features is None else [Vocabulary.of(features).keys()], pa.string())
 
 
 def note_on_warm_start(run: Run, dataset: Dataset) -> str | None:
@@ -147,18 +164,23 @@ def _check_settings(origin: str, before: Config, now: Config) -> None:
 
 
 def _check_weights(origin: str, saved: SavedModel, config: Config, dataset: Dataset) -> dict[str, set[str]]:
-    """The names of tables with rows of users, and of items; refuses weights that do not fit."""
+    """The names of tables with rows of users, of items, and of features; refuses weights that do not fit."""
     before, nothing = saved.dataset, torch.empty(0, dtype=torch.int64)
     knows_all = is_custom(config.model.name)
     counts = {"users": dataset.n_users, "items": dataset.n_items} if knows_all else {"users": 1, "items": 1}
+    counts["features"] = len(_feature_keys(dataset))
     with random_states_kept():  # only names and shapes count
         model = build_model(config, UserItems(nothing, nothing, 1, 1), dataset)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if shapes.keys() != saved.weights.keys():
         other = min(shapes.keys() ^ saved.weights.keys())
         raise AdarError(f"{origin}: only one of its model and this run's has {other}; use the same model")
-    tables = {"users": set(user_tables(model)), "items": set(item_tables(model))}
-    old_counts = {"users": before.n_users, "items": before.n_items}
+    tables = {
+        "users": set(user_tables(model)),
+        "items": set(item_tables(model)),
+        "features": set(feature_tables(model)),
+    }
+    old_counts = {"users": before.n_users, "items": before.n_items, "features": len(_feature_keys(before))}
     for name, tensor in saved.weights.items():
         kind = next((kind for kind in tables if name in tables[kind]), None)
         old, new = list(tensor.shape), list(shapes[name])

@@ -41,7 +41,9 @@ class Delimited(Table):
         if not self.has_types:
             return {}
         header = head(path, self.encoding)[0].split(self.delimiter)
-        return {name.strip(BLANKS): kind.strip(BLANKS) for name, _, kind in (f.partition(":") for f in header)}
+        return {
+            name.strip(BLANKS): kind.strip(BLANKS) for name, _, kind in (f.partition(":") for f in header)
+        }
 
     def read(self, path: str, columns: dict[str, str], block_bytes: int, bad: BadRows) -> Iterator[Batch]:
         names = self.column_names(path)
