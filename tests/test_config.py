@@ -211,7 +211,7 @@ def test_what_does_not_go_together_is_said():
 
 
 def test_only_models_with_a_table_of_items_share_it_out():
-    able = "mf, neumf, gru4rec, sasrec, bert4rec, fmlprec"
+    able = "mf, twotower, neumf, gru4rec, sasrec, bert4rec, fmlprec"
     for name in able.split(", "):
         load_config(settings=["model.tables=sharded", f"model.name={name}"])
     for name in ("lightgcn", "ngcf", "simgcl", "my_models:build"):

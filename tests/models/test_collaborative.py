@@ -13,15 +13,17 @@ from torch.nn.functional import cosine_similarity, embedding_bag, leaky_relu, no
 from torch.overrides import TorchFunctionMode
 
 from adar_ray.config import Config, load_config
+from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
-from adar_ray.models import MF, NGCF, BaseModel, LightGCN, NeuMF, SimGCL, neumf
+from adar_ray.models import MF, NGCF, BaseModel, LightGCN, NeuMF, SimGCL, TwoTower, neumf
 from adar_ray.models.graph import Graph, Nodes
 from adar_ray.models.lightgcn import LightGCNSettings
 from adar_ray.models.neumf import NeuMFSettings
 from adar_ray.models.ngcf import NGCFSettings
 from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.models.simgcl import SimGCLSettings
+from adar_ray.models.twotower import TwoTowerSettings
 from adar_ray.ranking.top_items import top_items
 from adar_ray.rng import RowRng, uniform_numbers
 from adar_ray.samplers import UniformSampler
@@ -32,7 +34,7 @@ from adar_ray.training.step import TrainingStep
 
 USERS, ITEMS, DIM = 7, 9, 5
 GRAPH = [name + cosine for name in ("ngcf", "lightgcn", "simgcl") for cosine in ("", " cosine")]
-PRODUCT = ["mf", "mf cosine", *GRAPH]  # whose score is a dot product
+PRODUCT = ["mf", "mf cosine", "twotower", "twotower cosine", *GRAPH]  # whose score is a dot product
 MODELS = ["neumf", *PRODUCT]
 
 
@@ -49,6 +51,18 @@ def connected_graph() -> UserItems:
     return UserItems(*pairs[::2].T, USERS, ITEMS)
 
 
+FEATURES = 4
+
+
+def item_features() -> ItemFeatures:
+    """Item i has feature i % 3, and every third one another, but for the last, which has none."""
+    pairs = [(item, item % 3) for item in range(ITEMS - 1)]
+    pairs = sorted([*pairs, *((item, 3) for item in range(0, ITEMS - 1, 3))])
+    item_E, feature_E = torch.tensor(pairs).T.contiguous()
+    start = torch.searchsorted(item_E, torch.arange(ITEMS + 1))
+    return ItemFeatures(start, feature_E, torch.linspace(0.4, 1.2, len(item_E)), FEATURES)
+
+
 def build(
     name: str, seed: int = 0, observed: UserItems | None = None, dim: int = DIM, first_user: int = 0
 ) -> nn.Module:
@@ -57,6 +71,8 @@ def build(
     observed = connected_graph() if observed is None else observed
     if family == "mf":
         return MF(observed.n_users, ITEMS, dim, cosine=bool(cosine))
+    if family == "twotower":
+        return TwoTower(observed.n_users, ITEMS, dim, item_features(), cosine=bool(cosine))
     if family == "neumf":
         return NeuMF(observed.n_users, ITEMS, dim, NeuMFSettings(dropout=0))
     if family == "ngcf":
@@ -155,7 +171,8 @@ def test_gradients_reach_every_parameter_and_every_row_of_a_table(name):
         assert parameter.grad.isfinite().all()
         assert parameter.grad.any()
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
-    assert sum(len(table) for table in tables) == USERS + ITEMS
+    features = FEATURES if name.startswith("twotower") else 0
+    assert sum(len(table) for table in tables) == USERS + ITEMS + features
     for table in tables:
         assert table.grad.any(1).all()
 
@@ -176,6 +193,11 @@ def test_the_l2_penalty_is_on_what_is_learned(name):
     own = model.l2_vectors  # None: the representations themselves
     user_BD, item_BD = own(batch, item_B) if own else (model.users(batch), model.items(item_B))
     assert torch.equal(user_BD, model.user.weight[[1, 4]])
+    if name.startswith("twotower"):  # item 8 has no features, item 0 has two
+        item_BD, of_features_BD = item_BD.chunk(2, 1)
+        value_E = item_features().value_E
+        assert not of_features_BD[0].any()
+        torch.testing.assert_close(of_features_BD[1], value_E[:2] @ model.feature.weight[[0, 3]])
     assert torch.equal(item_BD, model.item.weight[[8, 0]])
 
 
@@ -550,7 +572,80 @@ def test_the_penalty_of_generated_negatives_is_that_of_the_items_they_are_made_o
     torch.testing.assert_close(statistics[1].float(), 0.2 * 0.5 * expected_B.sum())
 
 
-@pytest.mark.parametrize("name", ["mf", "neumf", "ngcf", "lightgcn"])
+# Two towers
+
+
+def test_an_item_is_the_sum_of_its_own_vector_and_its_features():
+    model, features = build("twotower"), item_features()
+    item_ID = model.item.weight.clone()
+    for item in range(ITEMS):
+        for at in range(features.start[item], features.start[item + 1]):
+            item_ID[item] += features.value_E[at] * model.feature.weight[features.feature_E[at]]
+    torch.testing.assert_close(model.items(torch.arange(ITEMS)), item_ID)
+    with torch.no_grad():
+        model.item.weight[:-1] = 0  # as every step has some
+        model.add_items(ItemFeatures(features.start[:3], features.feature_E, features.value_E, FEATURES))
+        torch.testing.assert_close(model.items(torch.tensor([ITEMS, ITEMS + 1])), model.items(torch.tensor([0, 1])))
+
+
+def test_without_features_two_towers_are_matrix_factorization():
+    observed = connected_graph()
+    torch.manual_seed(0)
+    plain = TwoTower(USERS, ITEMS, DIM, ItemFeatures.none(ITEMS))
+    assert torch.equal(all_scores(plain), all_scores(build("mf")))
+    values = []
+    for model in (plain, build("mf")):
+        config, step = training_step(model, observed, "loss.l2=0.1", "sampler.name=adar")
+        optimizer = build_optimizer(config, model, step.samplers)
+        for number in range(5):
+            value, _ = step(*interactions(observed), (0, 1, number))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            values.append(value.item())
+    assert values[:5] == pytest.approx(values[5:], rel=1e-6)
+
+
+def test_a_step_leaves_out_own_vectors_of_a_share_of_the_items_that_have_features():
+    items = 4000
+    features = ItemFeatures(
+        torch.arange(items + 1), torch.zeros(items, dtype=torch.int64), torch.ones(items), 1
+    )
+    features.start[-1] -= 1  # the last item has no feature
+    torch.manual_seed(0)
+    model = TwoTower(1, items, DIM, features, TwoTowerSettings(id_dropout=0.25))
+    item = torch.arange(items)
+    alone = []
+    for rows in (torch.arange(3), torch.arange(100, 104)):  # of two workers
+        vector_ID = model.step_snapshot(RowRng(rows, 0, 1, 2)).items(item)
+        alone.append((vector_ID == model.feature.weight[0]).all(1))
+        assert torch.equal(vector_ID[~alone[-1]], model.items(item)[~alone[-1]])
+    assert torch.equal(*alone)
+    assert not alone[0][-1]
+    assert 0.22 < alone[0].float().mean() < 0.28
+    other = model.step_snapshot(RowRng(rows, 0, 1, 3)).items(item)
+    assert not torch.equal((other == model.feature.weight[0]).all(1), alone[0])
+
+
+def test_collected_gradients_of_features_are_torchs_own():
+    observed, gradients = connected_graph(), []
+    for collects in (False, True):
+        model = build("twotower cosine")
+        _, step = training_step(model, observed, "loss.l2=0.1", "sampler.name=uniform")
+        if collects:
+            model.feature.collect()
+        step(*interactions(observed), (0, 1, 0))[0].backward()
+        if collects:
+            total = torch.zeros(FEATURES, DIM)
+            for row_R, vector_RD in model.feature.take_gradients():
+                total.index_add_(0, row_R, vector_RD)
+            gradients.append(total)
+        else:
+            gradients.append(model.feature.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("name", ["mf", "twotower", "neumf", "ngcf", "lightgcn"])
 @pytest.mark.parametrize("loss", ["bpr", "sampled_softmax"])
 @pytest.mark.parametrize("sampler", ["uniform", "adar"])
 def test_workers_losses_and_gradients_add_up_to_those_of_the_whole_batch(name, loss, sampler):
