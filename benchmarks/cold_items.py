@@ -50,11 +50,18 @@ def main() -> None:
                 new.setdefault(name, []).append(figure)
             for share in arguments.id_dropout:
                 name = f"twotower, id_dropout {share:g}"
-                model = ["model.name=twotower", f"twotower.id_dropout={share}", f"train.seed={seed}", *settings]
+                model = [
+                    "model.name=twotower",
+                    f"twotower.id_dropout={share}",
+                    f"train.seed={seed}",
+                    *settings,
+                ]
                 config = load_config(settings=model)
                 run = train(data, f"{scratch}/twotower-{seed}-{share}", config, workers=0)
                 known.setdefault(name, []).append(evaluate(run).metrics[f"ndcg@{K}"])
-                new.setdefault(name, []).append(_new_items(Path(scratch, f"cold-{seed}"), held_out, config, share))
+                new.setdefault(name, []).append(
+                    _new_items(Path(scratch, f"cold-{seed}"), held_out, config, share)
+                )
                 print(known, new, flush=True)
     figures = {
         kind: {name: record.mean_and_deviation(values) for name, values in table.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from adar_ray.data.dataset import Dataset
+from adar_ray.data.dataset import CATEGORIES, Dataset
 from adar_ray.data.lanes import LANES, Homes, deal
 from adar_ray.data.manifest import SPLITS, PreparedSource, RowCounts, SyntheticSettings, SyntheticSource
 from adar_ray.data.sequences import Windows
@@ -17,9 +17,19 @@ from adar_ray.storage import Folder
 
 
 def make_dataset(
-    out: Path, users: int = 130, items: int = 90, most: int = 40, rows_per_shard: int = 600, **windows: int
+    out: Path,
+    users: int = 130,
+    items: int = 90,
+    most: int = 40,
+    rows_per_shard: int = 600,
+    features: bool = False,
+    **windows: int,
 ) -> Dataset:
-    """Every user with 4 to `most` of the items, at random."""
+    """Every user with 4 to `most` of the items, at random.
+
+    Args:
+        features: whether most items have some.
+    """
     draw = np.random.default_rng(0)
     count_U = draw.integers(4, most, users)
     lane_U = deal(count_U, LANES)
@@ -32,7 +42,12 @@ def make_dataset(
         protocol, user_E, item_E, np.arange(len(user_E)), np.full(len(user_E), TRAIN, np.int8), None
     )
     user_keys, item_keys = [f"u{user}" for user in range(users)], [f"i{item}" for item in range(items)]
-    return _write(out, homes, protocol, made, user_keys, item_keys, user_E, item_E, split_E)
+    about = None
+    if features:
+        kind = [None if item % 7 == 0 else [str(item % 5), "x"][: 1 + item % 2] for item in range(items)]
+        size = [None if item % 3 == 0 else float(item) for item in range(items)]
+        about = pa.table({"kind": pa.array(kind, CATEGORIES), "size": pa.array(size, pa.float64())})
+    return _write(out, homes, protocol, made, user_keys, item_keys, user_E, item_E, split_E, about)
 
 
 def make_split(out: Path, items: str, **splits: dict[str, str]) -> Dataset:
@@ -70,6 +85,7 @@ def _write(
     user_E: np.ndarray,
     item_E: np.ndarray,
     split_E: np.ndarray,
+    features: pa.Table | None = None,
 ) -> Dataset:
     timestamp_E = np.arange(len(user_E))
     folder = Folder.at(out)
@@ -95,6 +111,7 @@ def _write(
         item_keys=pa.array(item_keys),
         user_counts=np.bincount(user_E, minlength=len(user_keys)),
         item_counts=np.bincount(item_E, minlength=len(item_keys)),
+        item_features=features,
     )
     return Dataset.open(out)
 

@@ -35,7 +35,9 @@ from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 
-DATA = Path(__file__).parent / "data"  # made by `synthesize(120, 150, 2500, seed=1, rows_per_shard=900)`
+DATA = (
+    Path(__file__).parent / "data"
+)  # made by `synthesize(120, 150, 2500, seed=1, rows_per_shard=900)`, with features of items
 SMALL = ["model.embedding_dim=16", "train.epochs=2", "train.batch_size=256", "train.device=cpu"]
 SMALL += [
     "model.name=mf",
@@ -48,7 +50,7 @@ SMALL += [
     "sampled_softmax.temperature=0.2",
     "sampled_softmax.shared_negatives=64",
 ]
-MODELS = ("mf", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
+MODELS = ("mf", "twotower", "neumf", "ngcf", "lightgcn", "simgcl", "gru4rec", "sasrec", "bert4rec", "fmlprec")
 SAMPLERS = ("uniform", "popularity", "in_batch", "dns", "mixgcf", "dens", "ahns", "srns")
 SOFTMAX = "loss.name=sampled_softmax"
 

@@ -585,7 +585,9 @@ def test_an_item_is_the_sum_of_its_own_vector_and_its_features():
     with torch.no_grad():
         model.item.weight[:-1] = 0  # as every step has some
         model.add_items(ItemFeatures(features.start[:3], features.feature_E, features.value_E, FEATURES))
-        torch.testing.assert_close(model.items(torch.tensor([ITEMS, ITEMS + 1])), model.items(torch.tensor([0, 1])))
+        torch.testing.assert_close(
+            model.items(torch.tensor([ITEMS, ITEMS + 1])), model.items(torch.tensor([0, 1]))
+        )
 
 
 def test_without_features_two_towers_are_matrix_factorization():

@@ -45,6 +45,7 @@ KINDS = {
     "lightgcn": ["model.name=lightgcn", "sampler.name=uniform"],
     "ngcf": ["model.name=ngcf", "ngcf.dropout=0", "sampler.name=uniform"],
     "neumf": ["model.name=neumf", "neumf.dropout=0", "sampler.name=uniform"],
+    "twotower": ["model.name=twotower", "sampler.name=uniform"],
     "srns": ["sampler.name=srns", "srns.memory=8"],  # whose memory has rows of users
     "softmax": ["loss.name=cross_entropy"],
     "sasrec": ["model.name=sasrec", "sasrec.dropout=0", "loss.name=sampled_softmax"],
@@ -52,6 +53,7 @@ KINDS = {
     "sharded uniform": ["model.tables=sharded", "sampler.name=uniform"],
     "sharded dns": ["model.tables=sharded", "sampler.name=dns", "model.cosine=true"],
     "sharded popularity": ["model.tables=sharded", "sampler.name=popularity", "loss.name=bce"],
+    "sharded twotower": ["model.tables=sharded", "model.name=twotower", "loss.name=bpr"],
     "sharded sasrec": ["model.tables=sharded", "model.name=sasrec", "sasrec.dropout=0"],
     "sharded neumf": ["model.tables=sharded", "model.name=neumf", "neumf.dropout=0", "sampler.name=uniform"],
 }
@@ -59,7 +61,8 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return make_dataset(tmp_path_factory.mktemp("made"), users=90, items=60, most=25, length=6, stride=6)
+    sizes = {"users": 90, "items": 60, "most": 25, "length": 6, "stride": 6}
+    return make_dataset(tmp_path_factory.mktemp("made"), features=True, **sizes)
 
 
 class _CutOffError(Exception):

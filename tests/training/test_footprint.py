@@ -16,6 +16,7 @@ from adar_ray.data.synthetic import synthesize
 from adar_ray.errors import AdarError
 from adar_ray.process import usable_memory
 from adar_ray.training.footprint import footprint
+from tests.data.making import make_dataset
 
 MF = ("model.name=mf", "train.device=cpu")
 TRAIN = """
@@ -59,10 +60,13 @@ def test_a_run_takes_what_was_estimated(wide: Dataset, tmp_path: Path, settings:
     assert estimate <= peak <= 2 * estimate
 
 
-def test_what_grows_with_what(dataset: Dataset) -> None:
+def test_what_grows_with_what(dataset: Dataset, tmp_path: Path) -> None:
     base, twice = sizes(dataset), sizes(dataset, "model.embedding_dim=128")
     assert twice["vectors and weights"] == 2 * base["vectors and weights"]
     assert base["vectors and weights"] == 4 * 64 * (dataset.n_users + dataset.n_items) * 6
+    about = make_dataset(tmp_path / "about", features=True)  # five kinds, one more, and a number
+    of_features = sizes(about, "model.name=twotower")["vectors and weights"]
+    assert of_features - sizes(about)["vectors and weights"] == 4 * 64 * 7 * 6
     few, many = (sizes(dataset, f"train.batch_size={size}")["a batch"] for size in (1000, 2**30))
     assert many == few / 1000 * dataset.rows("train")  # a batch has no more rows than there are
     assert sizes(dataset, "train.accumulate=4")["a batch"] == base["a batch"] / 4

@@ -88,6 +88,25 @@ def test_those_who_stay_keep_their_vectors_and_others_start_as_ever(
         assert same(weights(warm)["item.weight"][-1], weights(old)["item.weight"][-1])
 
 
+def test_features_keep_their_vectors_by_column_and_category(tmp_path: Path) -> None:
+    made = []
+    for name, kinds in (("before", "abc"), ("now", "xbca")):
+        (tmp_path / f"{name}.csv").write_text(
+            "item,kind,size\n" + "".join(f"i{n},{kinds[n % len(kinds)]},{n}\n" for n in range(12))
+        )
+        options = {
+            "items": tmp_path / f"{name}.csv",
+            "item_columns": {"kind": "categories", "size": "number"},
+        }
+        made.append(make(tmp_path / name, range(30), range(12), **options))
+    settings = config("model.name=twotower", STANDS_STILL)
+    old = train(made[0], tmp_path / "old", config("model.name=twotower", "optimizer.lr=0.1"), workers=0)
+    warm = train(made[1], tmp_path / "warm", settings, workers=0, init_from=old)
+    cold = train(made[1], tmp_path / "cold", settings, workers=0)
+    was, drawn, now = (weights(run)["feature.weight"] for run in (old, cold, warm))  # a, b, c, then the size
+    assert same(now, torch.stack([was[0], was[1], was[2], drawn[3], was[3]]))
+
+
 def test_a_run_goes_on_without_its_source(before: Dataset, now: Dataset, tmp_path: Path) -> None:
     settings = config("model.name=mf", "train.epochs=3")
     old = train(before, tmp_path / "old", config("model.name=mf"), workers=0)

@@ -41,6 +41,7 @@ KINDS = {
     "lightgcn": ["model.name=lightgcn", "sampler.name=mixgcf"],
     "simgcl": ["model.name=simgcl", "sampler.name=uniform"],  # which draws from torch's own generator
     "neumf": ["model.name=neumf", "neumf.dropout=0.5", "sampler.name=dns"],
+    "twotower": ["model.name=twotower", "train.accumulate=2"],
     "srns": ["sampler.name=srns", "srns.memory=8"],  # whose memory has rows of users
     "softmax": ["loss.name=cross_entropy"],
     "sasrec": ["model.name=sasrec", "sasrec.dropout=0.2", "train.batch_size=8", "loss.name=sampled_softmax"],
@@ -58,7 +59,8 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return make_dataset(tmp_path_factory.mktemp("made"), users=90, items=60, most=25, length=6, stride=6)
+    sizes = {"users": 90, "items": 60, "most": 25, "length": 6, "stride": 6}
+    return make_dataset(tmp_path_factory.mktemp("made"), features=True, **sizes)
 
 
 def settings(kind: str, *more: str) -> list[str]:
