@@ -70,9 +70,9 @@ def main() -> None:
     record.write(
         "cold_items",
         figures,
-        description="MovieLens 100K with genres as features. Known items: test NDCG@20 of a random split. New "
-        "items: a tenth of the items held out entirely; NDCG@20 of each user's among them, ranked by features "
-        "alone. Mean and standard deviation over seeds.",
+        description="MovieLens 100K with genres as features. Known items: test NDCG@20 of a random split. "
+        "New items: a tenth of the items held out entirely; NDCG@20 of each user's among them, ranked by "
+        "features alone. Mean and standard deviation over seeds.",
         seeds=arguments.seeds,
     )
 
@@ -111,7 +111,7 @@ def _new_items(folder: Path, truth: dict[str, set[str]], config: object, share: 
 
 def _baselines(truth: dict[str, set[str]], items: Path, seed: int) -> dict[str, float]:
     """New items in random order, and by the cosine of their genres with those of what a user has taken."""
-    header, *lines = items.read_text().splitlines()
+    lines = items.read_text().splitlines()[1:]
     genres = {line.split("\t")[0]: line.split("\t")[3].split() for line in lines}
     number = {name: at for at, name in enumerate(sorted({one for of in genres.values() for one in of}))}
 

@@ -17,7 +17,13 @@ from adar_ray.training.run import Run
 
 USERS, ITEMS = 60, 30
 SMALL = ["model.embedding_dim=8", "train.batch_size=128", "train.epochs=20", "train.device=cpu"]
-NEW = "item,title,taste,year\nsalt,Salty,0,7\nsugar,Sweet,1|unheard of,7\ni3,known,1,7\nblank,B,,\nodd,O,none such,\n"
+NEW = """item,title,taste,year
+salt,Salty,0,7
+sugar,Sweet,1|unheard of,7
+i3,known,1,7
+blank,B,,
+odd,O,none such,
+"""
 
 
 @pytest.fixture(scope="module")

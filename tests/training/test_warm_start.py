@@ -28,7 +28,7 @@ def config(*settings: str) -> Config:
     return load_config(settings=[*SMALL, *settings])
 
 
-def make(folder: Path, users: range, items: range, **options: object) -> Dataset:
+def make(folder: Path, users: range, items: range, /, **options: object) -> Dataset:
     """Each user with six of the items, in order of time."""
     draw = np.random.default_rng(0)
     lines = ["user,item,timestamp"]
