@@ -88,6 +88,25 @@ def test_titles_are_a_column_of_recommendations(adar: Adar, tmp_path: Path) -> N
     assert (tmp_path / "out" / "items.faiss").exists()
 
 
+def test_new_items_are_among_the_others_and_notes_count_them(adar: Adar, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("user,item\n" + "".join(f"u,{item}\nv,{item}\n" for item in "abc"))
+    (tmp_path / "items.csv").write_text("item,kind,size\na,x,1\nb,y|x,2\n")
+    arguments = (tmp_path / "rows.csv", "--items", tmp_path / "items.csv", "--out", tmp_path / "data")
+    refused = adar("prepare", *arguments, "--item-columns", "kind")
+    assert refused.status == 1
+    assert "'kind' is not NAME=KIND" in refused.err
+    made = adar("prepare", *arguments, "--item-columns", "kind=categories,size=number")
+    assert "features of items in items.csv: kind (2 categories), size (numbers)" in made.err
+    settings = ["model.embedding_dim=8", "model.name=twotower"]
+    model = save_untrained(tmp_path / "model", Dataset.open(tmp_path / "data"), settings)
+    (tmp_path / "new.csv").write_text("item,kind,size\nnew,x,3\na,x,1\n")
+    for command in (("recommend", model, "--user", "u"), ("similar", model, "--item", "a")):
+        answer = adar(*command, "--new-items", tmp_path / "new.csv", "--json")
+        assert "new" in [row["item"] for row in answer.json()]
+        assert "note: 1 new items from new.csv" in answer.err
+        assert "note: 1 items of new.csv are known from training" in answer.err
+
+
 def test_an_unknown_id_is_one_line(adar: Adar, model: str) -> None:
     line = adar("recommend", model, "--user", 4, "--user", "nobody").line()
     assert f"{model}/users.parquet: does not list the user 'nobody'; give an id of the source" in line
