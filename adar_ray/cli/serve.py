@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import threading
 
 import click
@@ -17,13 +19,13 @@ from adar_ray.limits import MOST_WORKERS
 @click.argument("address")
 @trust_option("ADDRESS")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port.")
 @click.option(
     "--replicas",
-    type=click.IntRange(1, MOST_WORKERS),
-    default=1,
+    type=click.IntRange(0, MOST_WORKERS),
+    default=0,
     show_default=True,
-    help="Processes that answer; each holds the model and takes a CPU.",
+    help="Processes of Ray that answer, each with the model and a CPU of its own; 0: this process.",
 )
 def serve_command(address: str, trust: bool, host: str, port: int, replicas: int, as_json: bool) -> None:
     """Answer HTTP requests by the model at ADDRESS, until Ctrl-C.
@@ -42,3 +44,7 @@ def serve_command(address: str, trust: bool, host: str, port: int, replicas: int
         message("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
+    # What still computes an answer that came too late cannot be stopped, and would keep this process.
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()):
+        sys.stdout.flush()
+        os._exit(0)

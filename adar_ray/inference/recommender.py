@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -281,12 +281,13 @@ class Recommender:
     ) -> list[list[Scored]]:
         if not exclude_seen or self.trained.dataset.keeps_repeats:
             asked = _Asked(asked.user_BD, asked.row_E[:0], asked.item_E[:0])
-        rank = partial(_top, self._items, self.trained.item_vectors, self.trained.snapshot.score)
+        scored_by = (self._items, self.trained.item_vectors, self.trained.snapshot.score)
         if among is not None or self._shortlist is None:
-            return rank(asked, k, None if among is None else among.unique())
+            return _top(*scored_by, asked, k, None if among is None else among.unique())
         answers = []
         for one in asked.each():
-            answers += rank(one, k, self._shortlist(one.user_BD[0], SPARE * (k + len(one.item_E))))
+            among_N = self._shortlist(one.user_BD[0], SPARE * (k + len(one.item_E)))
+            answers.append(_top_of_few(*scored_by, one, k, among_N))
         return answers
 
 
@@ -383,9 +384,30 @@ class _Cosines:
         check_number("k", k, 1, LARGEST_K)
         number_1 = self._ids([one])
         itself = _Asked(self._unit_ND[number_1], torch.zeros_like(number_1), number_1)
-        among_N = None if self._shortlist is None else self._shortlist(itself.user_BD[0], SPARE * (k + 1))
-        (answer,) = _top(self._ids, self._unit_ND, dot_score, itself, k, among_N)
-        return answer
+        scored_by = (self._ids, self._unit_ND, dot_score)
+        if self._shortlist is None:
+            return _top(*scored_by, itself, k, None)[0]
+        return _top_of_few(*scored_by, itself, k, self._shortlist(itself.user_BD[0], SPARE * (k + 1)))
+
+
+@torch.no_grad()
+def _top_of_few(
+    ids: _Ids,
+    item_ID: torch.Tensor,
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    one: _Asked,
+    k: int,
+    among_N: torch.Tensor,
+) -> list[Scored]:
+    """A single user's k best items but for the user's own, out of a few, in ascending order.
+
+    The same as `_top`, by a tenth of its calls of torch, in which it would spend all its time.
+    """
+    filled_N = pad(among_N, (0, max(BLOCK - len(among_N), 0)))
+    score_N = score(one.user_BD.expand(TILE, -1), item_ID[filled_N][None])[0, : len(among_N)]
+    score_N = score_N.masked_fill(torch.isin(among_N, one.item_E), -torch.inf)
+    best_N, order_N = torch.sort(score_N, descending=True, stable=True)
+    return ids.scored(among_N[order_N[:k]], best_N[:k])
 
 
 def _top(

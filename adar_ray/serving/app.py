@@ -9,12 +9,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
 from adar_ray.inference.recommender import Scored, UnknownIdError
 from adar_ray.limits import LONGEST_ID, LONGEST_LIST, MOST_ASKED, MOST_BODY
 from adar_ray.serving.served_model import ServedModel
+
+NO_JSON = "give a JSON object, with the header Content-Type: application/json"
+MOST_WAITING = 1_000  # requests, beyond which others are refused
 
 
 def _as_text(id: Any) -> Any:
@@ -137,6 +141,7 @@ def make_app(model: ServedModel) -> FastAPI:
         title="adar-ray",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses={status: {"model": Problem} for status in (400, 404, 411, 413, 422)},
     )
     app.add_middleware(_BoundedBody)
@@ -165,6 +170,7 @@ def make_app(model: ServedModel) -> FastAPI:
             found = version.recommender.similar_items(request.item or "", request.k)
         return SimilarAnswer(model=version.name, similar=_entries(found))
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     def health() -> Health:
         """What is served."""
@@ -175,6 +181,13 @@ def make_app(model: ServedModel) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     def refuse(request: Request, error: RequestValidationError) -> JSONResponse:
         return _problem(422, "; ".join(map(_line, error.errors())))
+
+    @app.exception_handler(HTTPException)
+    def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # it is about the body: numbers of very many digits, bad UTF-8
+            return _problem(422, f"request: {NO_JSON}")
+        what = f"{request.method} {one_line(request.url.path, 100)}"
+        return _problem(error.status_code, f"{what}: is no question; GET /openapi.json lists them")
 
     @app.exception_handler(UnknownIdError)
     def not_found(request: Request, error: UnknownIdError) -> JSONResponse:
@@ -217,7 +230,7 @@ def _problem(status: int, line: str) -> JSONResponse:
 
 def _line(error: dict[str, Any]) -> str:
     """A field, and what is wrong with it."""
+    if error["type"] == "json_invalid" or error["loc"] == ("body",) and error["type"] != "value_error":
+        return f"request: {NO_JSON}"
     field = ".".join(str(part) for part in error["loc"][1:])
-    if error["type"] == "json_invalid":
-        field = ""
     return f"{field or 'request'}: {error['msg'].removeprefix('Value error, ')}"

@@ -74,13 +74,11 @@ class ServedModel:
                 logger.warning("%s; still serves model %s", problem, self.current.name)
             self.problem = problem
 
-    def follow(self) -> None:
-        """Looks every few seconds, in a thread, for as long as the process lives."""
+    def follow(self, ended: threading.Event) -> None:
+        """Looks every few seconds, in a thread, until the event is set."""
 
         def look_on() -> None:
-            pause = threading.Event()
-            while True:
-                pause.wait(LOOK_SECONDS)
+            while not ended.wait(LOOK_SECONDS):
                 self.look()
 
         threading.Thread(target=look_on, daemon=True).start()
@@ -91,6 +89,7 @@ class ServedModel:
         item = recommender.trained.dataset.item_keys()[0].as_py()
         user = recommender.trained.dataset.user_keys()[0].as_py()
         recommender.recommend(user, 1)
+        recommender.recommend(k=1, history=[item])
         recommender.similar_items(item, 1)
         recommender.similar_users(user, 1)
         return Version(name, recommender)
