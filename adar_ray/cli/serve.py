@@ -19,13 +19,19 @@ from adar_ray.limits import MOST_WORKERS
 @click.argument("address")
 @trust_option("ADDRESS")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="Port; 0: any that is free.",
+)
 @click.option(
     "--replicas",
     type=click.IntRange(0, MOST_WORKERS),
     default=0,
     show_default=True,
-    help="Processes of Ray that answer, each with the model and a CPU of its own; 0: this process.",
+    help="Processes of Ray Serve that answer, each with the model and a CPU; 0: this process, without Ray.",
 )
 def serve_command(address: str, trust: bool, host: str, port: int, replicas: int, as_json: bool) -> None:
     """Answer HTTP requests by the model at ADDRESS, until Ctrl-C.
@@ -44,7 +50,8 @@ def serve_command(address: str, trust: bool, host: str, port: int, replicas: int
         message("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-    # What still computes an answer that came too late cannot be stopped, and would keep this process.
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.current_thread()):
-        sys.stdout.flush()
-        os._exit(0)
+    # To take Python apart takes several times as long as all else. There is nothing left to clean up, and what
+    # still computes an answer that nobody waits for could not be stopped.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -22,4 +22,6 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(where[:2], family=family)
     except (OSError, UnicodeError) as error:  # the latter for what is no name at all
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
-        raise AdarError(f"--host {host} --port {port}: cannot listen there ({reason}); give another") from error
+        raise AdarError(
+            f"--host {host} --port {port}: cannot listen there ({reason}); give another"
+        ) from error

@@ -151,9 +151,33 @@ def test_what_is_no_json_or_too_long_is_refused(url: str) -> None:
         answer = requests.post(f"{url}/recommend", data=body, headers=headers, timeout=10)
         return answer.status_code, answer.json()["detail"]
 
-    assert post(b'{"user": ') == (422, "request: JSON decode error")
+    no_json = "request: give a JSON object, with the header Content-Type: application/json"
+    many_digits = b'{"user": ' + b"9" * 5000 + b"}"
+    for body in (b'{"user": ', b"", b"null", b'["5"]', b'{"user": "\xff"}', b"[" * 100_000, many_digits):
+        assert post(body) == (422, no_json)
+    assert post(b'{"user": "5"}', **{"Content-Type": "text/plain"}) == (422, no_json)
     assert post(b"[" * MOST_BODY + b"[")[0] == 413
     assert post(iter([b"{}"])) == (411, "body: its length is not known; send a Content-Length")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/health/", 404),
+        ("GET", "/recommend", 405),
+        ("OPTIONS", "/similar", 405),
+    ],
+)
+def test_what_is_no_question_is_refused_in_one_line(url: str, method: str, path: str, status: int) -> None:
+    answer = requests.request(method, url + path, timeout=10, allow_redirects=False)
+    line = f"{method} {path}: is no question; GET /openapi.json lists them"
+    assert (answer.status_code, answer.json()) == (status, {"detail": line})
+
+
+def test_a_load_balancer_may_ask_for_the_head_of_health(url: str) -> None:
+    answer = requests.head(f"{url}/health", timeout=10)
+    assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_openapi_describes_the_interface(url: str) -> None:
