@@ -70,6 +70,7 @@ print(train(data, out, config, workers=0).result().epochs)
 USE = """
 import sys
 from adar_ray import evaluate, export, load, recommend
+from adar_ray.serving.server import served
 
 run, vectors, top = sys.argv[1:]
 export(run, vectors)
@@ -80,6 +81,8 @@ model = load(run)
 assert model.recommend(history=[item for item, _ in others])
 assert model.similar_items(item) and model.similar_users("1") and model.explain("1", item)
 assert model.score("1", [item]) == [(item, score)]
+with served(run, "127.0.0.1", 0):
+    pass
 assert "ray" not in sys.modules
 print(evaluate(run).users, recommended.users)
 """

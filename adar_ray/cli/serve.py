@@ -50,7 +50,7 @@ def serve_command(address: str, trust: bool, host: str, port: int, replicas: int
         message("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
-    # To take Python apart takes several times as long as all else. There is nothing left to clean up, and what
+    # To take Python apart takes several times as long as all else. Nothing is left to clean up, and what
     # still computes an answer that nobody waits for could not be stopped.
     sys.stdout.flush()
     sys.stderr.flush()

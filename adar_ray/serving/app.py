@@ -230,7 +230,7 @@ def _problem(status: int, line: str) -> JSONResponse:
 
 def _line(error: dict[str, Any]) -> str:
     """A field, and what is wrong with it."""
-    if error["type"] == "json_invalid" or error["loc"] == ("body",) and error["type"] != "value_error":
+    if error["type"] == "json_invalid" or (error["loc"] == ("body",) and error["type"] != "value_error"):
         return f"request: {NO_JSON}"
     field = ".".join(str(part) for part in error["loc"][1:])
     return f"{field or 'request'}: {error['msg'].removeprefix('Value error, ')}"

@@ -11,7 +11,12 @@ Legend: I items, U users, D dimensions, k items of an answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,6 @@ from adar_ray.data.synthetic import synthesize
 from adar_ray.inference.recommender import SPARE, Recommender
 from adar_ray.serving import served_model
 from adar_ray.serving.served_model import shortlists
-from adar_ray.serving.server import served
 from adar_ray.storage import Folder
 from adar_ray.training.saved_model import save_model
 from benchmarks import record
@@ -46,13 +50,12 @@ def main() -> None:
     add_work(parser)
     parser.add_argument("--seconds", type=float, default=5, help="of load, for each number of clients")
     parser.add_argument("--rounds", type=int, default=15, help="of the finding, on each side")
-    parser.add_argument("--port", type=int, default=8765, help="to serve on")
     arguments = parser.parse_args()
     one_thread()
     figures: dict[str, Any] = {"http": {}, "recall": {}}
     for n_items in SERVED:
         folder = _model(arguments.work.resolve(), n_items)
-        figures["http"][str(n_items)] = _under_load(folder, arguments.port, arguments.seconds)
+        figures["http"][str(n_items)] = _under_load(folder, arguments.seconds)
         print(n_items, figures["http"][str(n_items)], flush=True)
         add(figures, _whole_answers(load(folder), f"{n_items}.", arguments.rounds))
     for n_items in CATALOGS:
@@ -90,10 +93,22 @@ def _model(work: Path, n_items: int) -> Path:
     return folder
 
 
-def _under_load(folder: Path, port: int, seconds: float) -> dict[str, Any]:
+@contextlib.contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """Serves a model in a process of its own; yields the URL."""
+    command = [sys.executable, "-m", "adar_ray.cli.main", "serve", str(folder), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        try:
+            yield json.loads(server.stdout.readline())["url"]
+        finally:
+            server.terminate()
+
+
+def _under_load(folder: Path, seconds: float) -> dict[str, Any]:
     """By the number of clients: p50 and p99 in milliseconds, and requests a second."""
     found = {}
-    with served(str(folder), "127.0.0.1", port) as url:
+    with _served(folder) as url:
         asyncio.run(_ask(url, 1, 2))  # to warm up
         for clients in CLIENTS:
             taken = np.array(asyncio.run(_ask(url, clients, seconds))) * 1e3
