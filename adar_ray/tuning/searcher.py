@@ -17,24 +17,24 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from adar_ray.tuning.folder import Search
-from adar_ray.tuning.space import Space
-from adar_ray.tuning.trial import Trial
+from adar_ray.tuning.space import SearchSettings
+from adar_ray.tuning.trial import Mode, Trial
 
 # Running trials count as poor ones, so that concurrent trials do not crowd in one place.
 _TPE: dict[str, Any] = {"constant_liar": True, "n_startup_trials": 8}
 
 
-def build_study(space: Space) -> optuna.Study:
-    """An empty study of the space's metric; `build_sampler` makes what it samples with."""
-    return optuna.create_study(direction="maximize" if space.mode == "max" else "minimize")
+def build_study(mode: Mode) -> optuna.Study:
+    """An empty study of a metric that is best at its `mode`; `build_sampler` makes what it samples with."""
+    return optuna.create_study(direction="maximize" if mode == "max" else "minimize")
 
 
-def build_sampler(space: Space, number: int) -> optuna.samplers.BaseSampler:
+def build_sampler(search: SearchSettings, number: int) -> optuna.samplers.BaseSampler:
     """What proposes a trial. Its random numbers belong to the trial, however often the search was resumed."""
-    seed = int(np.random.SeedSequence([space.search.seed, number]).generate_state(1)[0])
-    if space.search.algorithm == "tpe":
+    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
+    if search.algorithm == "tpe":
         return optuna.samplers.TPESampler(seed=seed, **_TPE)
-    if space.search.algorithm == "bohb":
+    if search.algorithm == "bohb":
         # Falkner et al., "BOHB" (ICML 2018): Hyperband over a model of all parameters together.
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, **_TPE)
     return optuna.samplers.RandomSampler(seed=seed)  # a grid gets its points from outside
@@ -53,7 +53,7 @@ class StudySearcher(Searcher):
         super().__init__(metric="best", mode=search.space.mode)
         self.search, self.clock = search, clock
         self.trials = {trial.number: trial for trial in known}
-        self._study = build_study(search.space)
+        self._study = build_study(search.space.mode)
         self._asked: dict[str, tuple[Trial, optuna.Trial]] = {}
         self._again: list[tuple[Trial, optuna.Trial]] = []
         for trial in known:
@@ -81,7 +81,7 @@ class StudySearcher(Searcher):
             trial.status = "running"
         else:
             number = len(self.trials)
-            asked, values = self._ask(number, self._grid.pop(0) if self._grid is not None else None)
+            asked, values = self._ask(number, self._given(number))
             trial = Trial(number=number, values=values, started=self.clock())
             self.trials[trial.number] = trial
         self.search.write_trial(trial)
@@ -94,11 +94,19 @@ class StudySearcher(Searcher):
         trial, asked = self._asked.pop(trial_id)
         self._tell(asked, trial, error)
 
+    def _given(self, number: int) -> dict[str, Any] | None:
+        """The values of a new trial that the study does not propose: the next of a grid, or the defaults."""
+        if self._grid is not None:
+            return self._grid.pop(0)
+        if number == 0 and self.search.space.search.defaults:
+            return self.search.space.defaults(self.search.settings)
+        return None
+
     def _ask(self, number: int, values: dict[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
-        """A trial with these values, or with values that the study proposes; and the values."""
+        """A trial with these values, and those that the study proposes for what they lack; and all values."""
         if values is not None:
             self._study.enqueue_trial(values)
-        self._study.sampler = build_sampler(self.search.space, number)
+        self._study.sampler = build_sampler(self.search.space.search, number)
         asked = self._study.ask()
         return asked, self.search.space.suggest(asked)
 

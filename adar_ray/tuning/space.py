@@ -9,7 +9,7 @@
       adar.negatives: {integer: [1, 8]}                                 # both ends included; log: true works
       sampler.name: {choice: [adar, ahns]}
       ahns.beta: {loguniform: [0.01, 1], when: {sampler.name: ahns}}    # searched in these trials only
-    search: {algorithm: tpe, seed: 0}
+    search: {algorithm: tpe, seed: 0, defaults: true}                 # the first trial has the defaults
     scheduler: {name: asha, grace: 4, reduction: 3}
     metric: ndcg@20
     mode: max
@@ -69,6 +69,7 @@ class SearchSettings(Settings):
 
     algorithm: Literal["random", "grid", "tpe", "bohb"] = "tpe"
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    defaults: bool = Field(False, description="Try the defaults first, where the ranges have them.")
 
 
 class SchedulerSettings(Settings):
@@ -189,6 +190,8 @@ class Space(Settings):
     def _algorithm_fits(self) -> Space:
         if self.search.algorithm == "bohb" and self.scheduler.name != "hyperband":
             raise AdarError("search.algorithm: bohb works only with scheduler hyperband; set its name")
+        if self.search.algorithm == "grid" and self.search.defaults:
+            raise AdarError("search.defaults: a grid has points of its own; use another search.algorithm")
         for name, parameter in self.parameters.items():
             if self.search.algorithm == "grid" and not parameter.points():
                 raise AdarError(
@@ -274,6 +277,16 @@ class Space(Settings):
             return config
         all_epochs = config.train.model_copy(update={"patience": config.train.epochs})
         return config.model_copy(update={"train": all_epochs})
+
+    def defaults(self, settings: Iterable[str] = ()) -> dict[str, Any]:
+        """What the configuration without parameters has of them, where their ranges have it, too."""
+        sections = self.config({}, settings).model_dump()
+        values = {}
+        for name, parameter in self.parameters.items():
+            section, _, key = name.partition(".")
+            if key in sections[section] and parameter.allows(sections[section][key]):
+                values[name] = sections[section][key]
+        return values
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         """Ask the study for every parameter whose conditions hold; returns values by `section.key`."""

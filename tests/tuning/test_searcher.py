@@ -10,7 +10,7 @@ import pytest
 from adar_ray.tuning.process import quiet_optuna
 from adar_ray.tuning.searcher import StudySearcher
 from adar_ray.tuning.trial import Trial
-from tests.tuning.spaces import a_search, space
+from tests.tuning.spaces import a_search, refusal, space
 
 
 def test_trials_are_numbered_and_written_down_before_they_run(tmp_path: Path) -> None:
@@ -112,3 +112,25 @@ def test_a_search_that_was_resumed_proposes_what_it_would_have_proposed(
         go_on(resumed, 20)
     assert [trial.values for trial in resumed.trials.values()] == [t.values for t in whole.trials.values()]
     assert len({trial.values["adar.beta"] for trial in whole.trials.values()}) == 20
+
+
+def test_the_first_trial_may_have_the_defaults_where_the_ranges_have_them(tmp_path: Path) -> None:
+    parameters = {
+        "adar.beta": {"uniform": [0.5, 0.95]},  # 0.9 by default
+        "adar.negatives": {"choice": [1, 2, 8]},  # 4
+        "optimizer.lr": {"loguniform": [1e-4, 1e-1]},
+        "loss.name": {"choice": ["bpr", "bce"]},
+        "loss.l2": {"loguniform": [1e-4, 1e-1], "when": {"loss.name": "bce"}},
+    }
+    searched = space(parameters, base={"model": {"name": "mf"}}, search={"defaults": True})
+    searcher = StudySearcher(
+        a_search(tmp_path, space=searched, settings=("optimizer.lr=0.07", "loss.name=bpr")), [], lambda: 0.0
+    )
+    first, second = (searcher.suggest(name)["values"] for name in "ab")
+    assert first.pop("adar.negatives") in (1, 2, 8)
+    assert first == {"adar.beta": 0.9, "optimizer.lr": 0.07, "loss.name": "bpr"}
+    assert second["optimizer.lr"] != 0.07
+    refused = refusal(
+        space, {"adar.negatives": {"choice": [1, 2]}}, search={"algorithm": "grid", "defaults": True}
+    )
+    assert "search.defaults: a grid has points of its own" in refused
