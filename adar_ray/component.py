@@ -145,6 +145,8 @@ class SamplerComponent(Generic[S]):
         settings: its own settings; their docstring is its one-line description.
         build: makes the sampler.
         takes_all_items: whether its negatives are the whole catalog, as the full cross-entropy wants.
+        shares: whether its negatives are those of the batch where the loss wants these, so that its own
+            number of `negatives` has no effect.
         joins: for a sampler of generated negatives, the name of the ordinary sampler it joins beside a loss
             that is not pairwise; None for a sampler that always stands alone.
     """
@@ -153,6 +155,7 @@ class SamplerComponent(Generic[S]):
     settings: type[S]
     build: Callable[[SamplerInputs, S], nn.Module]
     takes_all_items: bool = False
+    shares: bool = False
     joins: Callable[[S], str] | None = None
 
 

@@ -114,4 +114,5 @@ COMPONENT = SamplerComponent(
     name="popularity",
     settings=PopularitySettings,
     build=lambda inputs, settings: PopularitySampler(settings, inputs.shared_negatives),
+    shares=True,
 )

@@ -61,4 +61,5 @@ COMPONENT = SamplerComponent(
     name="uniform",
     settings=UniformSettings,
     build=lambda inputs, settings: UniformSampler(settings, inputs.shared_negatives),
+    shares=True,
 )
