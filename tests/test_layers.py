@@ -16,7 +16,8 @@ PACKAGE = ROOT / "adar_ray"
 # From top to bottom. A package or a module at the top level imports only from the rows below its own.
 LAYERS = [
     {"cli"},
-    {"tuning", "cluster", "comparison", "serving"},
+    {"comparison"},
+    {"tuning", "cluster", "serving"},
     {"inference"},
     {"reporting"},
     {"training", "adapters"},

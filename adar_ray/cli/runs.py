@@ -256,12 +256,19 @@ def export_command(
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--html", metavar="FILE.html", help="Address of a page to write, with curves and all metrics.")
 def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> None:
-    """Compare RUNS side by side."""
+    """Compare RUNS side by side, or show what came of a comparison that `compare` made."""
+    from adar_ray.comparison.folder import PLAN
+    from adar_ray.reporting.run_report import run_report
     from adar_ray.reporting.tables import popularity_warning, side_by_side
+    from adar_ray.storage import Folder
 
+    comparisons = [run for run in runs if Folder.at(run).exists(PLAN)]
+    if comparisons:
+        _report_comparison(comparisons[0], runs, html, as_json)
+        return
     rows = side_by_side(runs)
     if html is not None:
-        _write_page(html, runs)
+        _write_page(html, run_report(runs))
     for warning in filter(None, map(popularity_warning, runs)):
         message(f"warning: {warning}")
     if as_json:
@@ -274,15 +281,28 @@ def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> No
     show([{"run": name, **{run: row.get(name) for run, row in columns}} for name in names], False)
 
 
-def _write_page(address: str, runs: Sequence[str]) -> None:
-    from adar_ray.reporting.run_report import run_report
+def _report_comparison(address: str, asked: Sequence[str], html: str | None, as_json: bool) -> None:
+    from adar_ray.cli.compare import show_comparison
+    from adar_ray.comparison.report import page_of, read_comparison
+    from adar_ray.storage import Folder
+
+    if len(asked) > 1:
+        raise click.UsageError(f"{address} is a comparison: give it alone, or name runs in {address}/runs")
+    folder = Folder.at(address)
+    plan, comparison = read_comparison(folder)
+    if html is not None:
+        _write_page(html, page_of(folder, plan, comparison))
+    show_comparison(address, comparison, as_json)
+
+
+def _write_page(address: str, content: str) -> None:
     from adar_ray.storage import Folder
 
     if not address.endswith(".html"):
         raise click.BadParameter(f"{address!r} does not end with .html", param_hint="--html")
     file = Folder.at(address)
     folder, _, name = file.path.rpartition("/")
-    Folder(folder, file.filesystem, folder).write_bytes(name, run_report(runs).encode())
+    Folder(folder, file.filesystem, folder).write_bytes(name, content.encode())
     message(f"the page is {file}")
 
 

@@ -22,21 +22,32 @@ from adar_ray.comparison.folder import (
     Plan,
     SplitFigures,
     SystemFigures,
+    Tuned,
+    UserGroup,
     check_folder,
 )
-from adar_ray.comparison.systems import check_baselines, trained_systems
+from adar_ray.comparison.report import write_report
+from adar_ray.comparison.systems import (
+    check_baselines,
+    check_settings,
+    configs_of,
+    space_of,
+    trained_systems,
+)
 from adar_ray.comparison.tables import to_latex, to_markdown
+from adar_ray.comparison.tuning import search_of, tune_baseline, tune_systems
 from adar_ray.comparison.users import Split
 from adar_ray.comparison.work import OnProgress, Outcome, Work, check_run, run_folder
 from adar_ray.config import Config, nearest, parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
-from adar_ray.limits import MOST_REPEATS, check_number
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, check_number
 from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
 from adar_ray.training.loop import VALIDATION_KS
 from adar_ray.training.trainer import check_training, default_workers
+from adar_ray.tuning.checks import check
 from adar_ray.workers import WorkerRange
 
 
@@ -48,6 +59,7 @@ def compare(
     samplers: Sequence[str] = ("uniform", "adar"),
     baselines: Sequence[str] = tuple(BASELINES),
     seeds: int = 3,
+    trials: int = 0,
     settings: Sequence[str] = (),
     workers: int | str | None = None,
     reference: str | None = None,
@@ -56,8 +68,8 @@ def compare(
 ) -> Comparison:
     """Trains each model with each sampler, computes baselines, and tests all of them against one.
 
-    Nothing is tuned. What the folder holds already is used again: an interrupted comparison continues, and
-    one that is finished may get more systems, seeds, or figures on test.
+    Without `trials` nothing is tuned. What the folder holds already is used again: an interrupted comparison
+    continues, and one that is finished may get more systems, seeds, or figures on test.
 
     Args:
         data: a dataset with validation interactions.
@@ -65,44 +77,66 @@ def compare(
         models, samplers: as in `model.name` and `sampler.name`. Each pair is a system, `MODEL-SAMPLER`.
         baselines: some of popularity, itemknn, ease and als.
         seeds: runs of each system, with the seed `train.seed` and those after it.
+        trials: with how many each system and each baseline is tuned on validation before; 0 for none.
         settings: `section.key=value`, for all runs.
         workers: Ray Train workers of each run, as for `train`.
         reference: the system that the others are tested against. The default is the baseline that is best on
             validation, or the first system if there is no baseline.
         test: whether to measure on test as well.
-        on_progress: called with the number of runs and baselines that are done, the number of all, and a line
-            for people.
+        on_progress: called with the number of trials, runs and baselines that are done, the number of all,
+            and a line for people.
 
     Raises:
         AdarError: something cannot be compared, or the folder holds something else. Nothing is written.
     """
     check_number("--seeds", seeds, 1, MOST_REPEATS)
+    check_number("--trials", trials, 0, MOST_TRIALS)
     dataset, folder, baselines = Dataset.open(data), Folder.at(out), list(dict.fromkeys(baselines))
     check_baselines(baselines)
-    systems = trained_systems(models, samplers, seeds, settings)
+    check_settings(settings)
+    systems = trained_systems(models, samplers)
+    untuned = {name: configs_of(sections, seeds, settings, {}) for name, sections in systems.items()}
     names = [*baselines, *systems]
     if reference is not None and reference not in names:
         raise AdarError(f"--reference {reference}: is not compared{nearest(reference, names)}")
-    metric = next(iter(systems.values()))[0].train.metric
+    metric = next(iter(untuned.values()))[0].train.metric
     ks = sorted({*VALIDATION_KS, parse_metric(metric)[1]})
     splits = [Split.of(dataset, name, ks) for name in (("valid", "test") if test else ("valid",))]
-    _check(systems, dataset, folder, workers)
     plan = Plan(
         data=dataset.folder.address,
         checksum=dataset.checksum,
-        systems=[*systems],
+        models=[*models],
+        samplers=[*samplers],
         baselines=baselines,
         seeds=seeds,
+        trials=trials,
         settings=[*settings],
+        workers=workers,
+        reference=reference,
+        test=test,
     )
+    _check(untuned, dataset, folder, plan)
+    searches = {}
+    if trials:
+        for name, sections in systems.items():
+            space = space_of(sections, untuned[name][0], settings, trials)
+            check(space, settings)
+            searches[name] = search_of(folder, name, space, dataset, settings, trials)
     with hold(folder) as lease:
         folder.write_record(PLAN, plan)
-        total = len(baselines) + seeds * len(systems)
+        tunable = [name for name in baselines if BASELINES[name].search]
+        total = len(baselines) + seeds * len(systems) + trials * (len(tunable) + len(systems))
         work = Work(folder, lease, dataset, splits, metric, workers, total, on_progress)
-        outcomes, left_out = _computed(work, baselines, reference)
+        outcomes, tuned, left_out = _computed(work, baselines, reference, trials)
         best = max(outcomes, key=lambda name: outcomes[name][0]["valid"].means[metric], default=None)
-        for system, configs in systems.items():
-            outcomes[system] = [work.train(system, config) for config in configs]
+        tuned |= tune_systems(work, searches)
+        chosen = {
+            name: configs_of(sections, seeds, settings, tuned[name].chosen.values if trials else {})
+            for name, sections in systems.items()
+        }
+        _check_runs(folder, chosen)
+        for name, configs in chosen.items():
+            outcomes[name] = [work.train(name, config) for config in configs]
         reference = reference or best or next(iter(systems))
         comparison = Comparison(
             dataset=dataset.name,
@@ -111,42 +145,51 @@ def compare(
             metric=metric,
             reference=reference,
             left_out=left_out,
+            trials=trials,
+            tuned=tuned,
             splits={split.name: _figures(split, outcomes, reference, metric) for split in splits},
         )
         lease.check()
         folder.write_bytes(MARKDOWN, to_markdown(comparison).encode())
         folder.write_bytes(LATEX, to_latex(comparison).encode())
+        write_report(folder, plan, comparison)
         folder.write_record(RESULT, comparison)
     return comparison
 
 
-def _check(
-    systems: Mapping[str, Sequence[Config]], dataset: Dataset, folder: Folder, workers: int | str | None
-) -> None:
+def _check(systems: Mapping[str, Sequence[Config]], dataset: Dataset, folder: Folder, plan: Plan) -> None:
     """Refuses what would fail later, perhaps after hours."""
-    wanted = WorkerRange.parse(default_workers() if workers is None else workers)
+    wanted = WorkerRange.parse(default_workers() if plan.workers is None else plan.workers)
     for configs in systems.values():
         check_training(configs[0], dataset, wanted)
-    check_folder(folder, dataset.checksum)
+    check_folder(folder, plan)
+    if not plan.trials:  # else the settings are not known yet
+        _check_runs(folder, systems)
+
+
+def _check_runs(folder: Folder, systems: Mapping[str, Sequence[Config]]) -> None:
     for system, configs in systems.items():
         for config in configs:
             check_run(run_folder(folder, system, config), config)
 
 
 def _computed(
-    work: Work, baselines: Sequence[str], reference: str | None
-) -> tuple[dict[str, list[dict[str, Outcome]]], dict[str, str]]:
-    """The outcomes of the baselines, and which were left out, and why."""
-    outcomes, left_out = {}, {}
+    work: Work, baselines: Sequence[str], reference: str | None, trials: int
+) -> tuple[dict[str, list[dict[str, Outcome]]], dict[str, Tuned], dict[str, str]]:
+    """The outcomes of the baselines, what they were tuned to, and which were left out, and why."""
+    outcomes, tuned, left_out = {}, {}, {}
     for name in baselines:
         try:
-            outcomes[name] = [work.compute(name)]
+            found = tune_baseline(work, name, trials) if trials else None
+            if found:
+                tuned[name] = found
+            outcomes[name] = [work.compute(name, found.chosen.values if found else {})]
         except TooLargeError as error:
             if name == reference:
                 raise
             left_out[name] = str(error)
-            work.tell_done(f"{error}; left out")
-    return outcomes, left_out
+            work.tell_done(f"{error}; left out", 1 + trials)
+    return outcomes, tuned, left_out
 
 
 def _figures(
@@ -176,4 +219,18 @@ def _figures(
         )
         for name, each in runs.items()
     }
-    return SplitFigures(users=len(split.key_U), systems=systems)
+    groups = {
+        by: [
+            UserGroup(
+                first=first,
+                last=last,
+                users=size,
+                figures={
+                    name: float(own_U[groups.of_N.numpy() == group].mean()) for name, own_U in value_U.items()
+                },
+            )
+            for group, ((first, last), size) in enumerate(zip(groups.bounds, groups.sizes, strict=True))
+        ]
+        for by, groups in split.groups_U.items()
+    }
+    return SplitFigures(users=len(split.key_U), systems=systems, groups=groups)

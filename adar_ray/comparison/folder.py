@@ -1,13 +1,18 @@
 """The folder of a comparison: what is written, under which name, and what is read back.
 
 COMPARISON/plan.json         what is compared; its existence marks the folder as a comparison
+COMPARISON/tuning/           a search folder per trained system, and a file per baseline that is tuned
 COMPARISON/runs/NAME/        a run folder per trained system and seed
 COMPARISON/users/SPLIT/      figures of each user, a Parquet file per run and per baseline
 COMPARISON/comparison.json   what came of it, written last
-COMPARISON/table.md, table.tex
+COMPARISON/table.md, table.tex, report.html
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -17,7 +22,7 @@ from adar_ray.training.records import Record
 
 PLAN = "plan.json"
 RESULT = "comparison.json"
-MARKDOWN, LATEX = "table.md", "table.tex"
+MARKDOWN, LATEX, REPORT = "table.md", "table.tex", "report.html"
 
 
 class Plan(Record):
@@ -25,16 +30,84 @@ class Plan(Record):
 
     Attributes:
         data, checksum: the dataset.
-        systems: those that are trained; each has `seeds` runs.
+        models, samplers: each pair is a system that is trained; each system has `seeds` runs.
+        trials: that each system and baseline is tuned with; 0 for none.
         settings: `section.key=value` of all runs.
+        workers: of each run, as for `train`; None for its default.
+        reference: what is asked for; None for the default.
+        test: whether test is measured.
     """
 
     data: str
     checksum: str
-    systems: list[str]
+    models: list[str]
+    samplers: list[str]
     baselines: list[str]
     seeds: PositiveInt
+    trials: NonNegativeInt
     settings: list[str]
+    workers: int | str | None
+    reference: str | None
+    test: bool
+
+    def command(self, out: str) -> list[str]:
+        """The words of the command that makes this comparison."""
+        words = ["adar-ray", "compare", self.data, "--out", out]
+        words += ["--models", ",".join(self.models), "--samplers", ",".join(self.samplers)]
+        words += ["--baselines", ",".join(self.baselines), "--seeds", str(self.seeds)]
+        words += ["--trials", str(self.trials)] if self.trials else []
+        words += [word for setting in self.settings for word in ("--set", setting)]
+        words += [] if self.workers is None else ["--workers", str(self.workers)]
+        words += [] if self.reference is None else ["--reference", self.reference]
+        return [*words, "--test"] if self.test else words
+
+
+class TunedTrial(Record):
+    """A trial of a system or a baseline.
+
+    Attributes:
+        values: by `section.key`, or by the baseline's setting.
+        value: the metric that decides, on validation; None if the trial failed.
+    """
+
+    values: dict[str, bool | int | float | str]
+    value: float | None
+
+
+class Tunings(Record):
+    """`tuning/BASELINE.json`: the trials of a baseline so far.
+
+    Attributes:
+        metric: what `value` is of.
+        search: the ranges, by setting.
+    """
+
+    metric: str
+    search: dict[str, dict[str, Any]]
+    trials: list[TunedTrial]
+
+
+class Tuned(Record):
+    """What a system or a baseline was tuned to.
+
+    Attributes:
+        best: the number of the best trial; the first one, which has the defaults, is 0.
+        trials: all of them, in the order in which they began.
+    """
+
+    best: NonNegativeInt
+    trials: list[TunedTrial]
+
+    @classmethod
+    def of(cls, trials: Iterable[TunedTrial]) -> Tuned:
+        """Of trials of which at least one has a value; of equal ones the first is best."""
+        trials = list(trials)
+        values = [-math.inf if trial.value is None else trial.value for trial in trials]
+        return cls(best=values.index(max(values)), trials=trials)
+
+    @property
+    def chosen(self) -> TunedTrial:
+        return self.trials[self.best]
 
 
 class SystemFigures(Record):
@@ -59,16 +132,35 @@ class SystemFigures(Record):
     p_holm: float | None = None
 
 
+class UserGroup(Record):
+    """Users who are much alike, and how well each system does for them.
+
+    Attributes:
+        first, last: the lowest and the highest number in the group, of a user's training interactions; or,
+            rounded, the mean number of users in training of the user's items in the split.
+        users: how many they are.
+        figures: means of the metric that decides over these users and over runs, by system.
+    """
+
+    first: int
+    last: int
+    users: PositiveInt
+    figures: dict[str, float]
+
+
 class SplitFigures(Record):
     """What came of a split.
 
     Attributes:
         users: number of users with interactions in the split; others do not count.
         systems: by name, baselines first.
+        groups: in ascending order, by `activity` (training interactions) and by `popularity` (of what the
+            user takes in the split).
     """
 
     users: NonNegativeInt
     systems: dict[str, SystemFigures]
+    groups: dict[str, list[UserGroup]]
 
 
 class Comparison(Record):
@@ -80,6 +172,8 @@ class Comparison(Record):
         metric: decides which epoch of a run is best, and is what is tested.
         reference: the system that the others are tested against.
         left_out: baselines that could not be computed, and why.
+        trials: that each system and baseline was tuned with; 0 if nothing was tuned.
+        tuned: what came of that, by system; a baseline without settings is not there.
         splits: `valid` and, if it was asked for, `test`.
     """
 
@@ -89,17 +183,24 @@ class Comparison(Record):
     metric: str
     reference: str
     left_out: dict[str, str]
+    trials: NonNegativeInt
+    tuned: dict[str, Tuned]
     splits: dict[str, SplitFigures]
 
 
-def check_folder(folder: Folder, checksum: str) -> None:
-    """Refuse a folder that holds anything but a comparison on the dataset with this checksum."""
+def check_folder(folder: Folder, wanted: Plan) -> None:
+    """Refuse a folder that holds anything but a comparison on the same dataset, tuned alike."""
     if not folder.exists(PLAN):
         if not folder.is_empty():
             raise AdarError(f"{folder}: is not empty, and not a comparison; choose another folder for --out")
         return
     plan = folder.read_record(PLAN, Plan, "choose another folder for --out")
-    if plan.checksum != checksum:
+    if plan.trials != wanted.trials:
+        raise AdarError(
+            f"{folder}: holds a comparison with --trials {plan.trials}, not {wanted.trials}; "
+            "choose another folder for --out"
+        )
+    if plan.checksum != wanted.checksum:
         raise AdarError(
             f"{folder}: holds a comparison on another dataset, {plan.data} as it was then; "
             "choose another folder for --out"

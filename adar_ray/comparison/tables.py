@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 
 from adar_ray.comparison.folder import Comparison, SystemFigures
+from adar_ray.comparison.systems import described
+from adar_ray.reporting.formatting import as_text, n_trials
+from adar_ray.significance import SIGNIFICANT
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -45,6 +48,56 @@ def table(
     return rows
 
 
+def verdict(comparison: Comparison, split: str) -> str:
+    """How the best system does beside the reference, in a sentence; empty if there is nothing beside it."""
+    systems, metric, reference = comparison.splits[split].systems, comparison.metric, comparison.reference
+    others = {name: figures for name, figures in systems.items() if name != reference}
+    if not others:
+        return ""
+    name, best = max(others.items(), key=lambda item: item[1].metrics[metric])
+    if best.gain is None:  # over nothing
+        says = f"{name} has {best.metrics[metric]:.4f} in {metric}, and {reference} 0"
+    elif best.gain > 0:
+        says = f"{name} is {best.gain:.1%} above {reference} in {metric}"
+    else:
+        says = f"Nothing is above {reference} in {metric}; {name} comes next, {-best.gain:.1%} below it"
+    if best.p_holm is None:
+        return f"{says}."
+    chance = "more than chance" if best.p_holm < SIGNIFICANT else "perhaps chance"
+    sign = "" if best.p_holm < 0.001 else "= "
+    return f"{says}, which is {chance} (p {sign}{_p(best.p_holm)}, of {len(others)} systems tested)."
+
+
+def tuning_table(comparison: Comparison) -> list[dict[str, str]]:
+    """A row per system that was tuned: with its defaults, at its best, and the settings of the best trial."""
+    metric, rows = comparison.metric, []
+    for name, tuned in comparison.tuned.items():
+        first, chosen = tuned.trials[0], tuned.chosen
+        rows.append(
+            {
+                "system": name,
+                "trials": str(len(tuned.trials)),
+                "failed": str(sum(trial.value is None for trial in tuned.trials)),
+                f"first {metric}": "" if first.value is None else f"{first.value:.4f}",
+                f"best {metric}": "" if chosen.value is None else f"{chosen.value:.4f}",
+                "best trial": f"{tuned.best:05d}",  # as its folder is called
+                "settings": described({key: as_text(value) for key, value in chosen.values.items()}),
+            }
+        )
+    return rows
+
+
+def tuning_notes(comparison: Comparison) -> Iterator[str]:
+    """What a reader of the table of tuning has to know."""
+    yield (
+        f"{n_trials(comparison.trials)} each on validation, from the same seed and over the same ranges. The "
+        "first trial has the defaults, where the ranges have them."
+    )
+    systems = next(iter(comparison.splits.values())).systems
+    if untuned := [name for name in systems if name not in comparison.tuned]:
+        yield f"Without settings to tune: {', '.join(untuned)}."
+
+
 def notes(comparison: Comparison, split: str) -> Iterator[str]:
     """What a reader of the table has to know."""
     figures = comparison.splits[split]
@@ -57,23 +110,34 @@ def notes(comparison: Comparison, split: str) -> Iterator[str]:
             f"p: paired t-test over users of {comparison.metric} against {comparison.reference}, "
             f"corrected for {tests} {'test' if tests == 1 else 'tests'} (Holm)."
         )
-    yield "Nothing was tuned: settings are defaults or were given."
-    if split == "valid":
+    if not comparison.trials:
+        yield "Nothing was tuned: settings are defaults or were given."
+    else:
+        yield f"Each system was tuned with {n_trials(comparison.trials)} on validation, then trained anew."
+    if split == "valid" and comparison.trials:
+        yield "Settings and each run's best epoch were chosen on these same figures."
+    elif split == "valid":
         yield "Each run's best epoch was chosen on these same figures; baselines have no such choice."
     for name, reason in comparison.left_out.items():
         yield f"{name} was left out: {reason.removeprefix(f'{name}: ')}."
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """All splits' tables in Markdown, the best figures bold."""
+    """All splits' tables in Markdown, the best figures bold, and what systems were tuned to."""
     parts = []
     for split in comparison.splits:
-        rows = table(comparison, split, write_best=lambda cell: f"**{cell}**")
-        header = list(rows[0])
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *(list(row.values()) for row in rows)]
-        body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        parts.append("\n\n".join((f"## {split}", body, "\n".join(notes(comparison, split)))))
-    return "\n\n".join(parts) + "\n"
+        body = _markdown(table(comparison, split, write_best=lambda cell: f"**{cell}**"))
+        parts += [f"## {split}", verdict(comparison, split), body, "\n".join(notes(comparison, split))]
+    if comparison.tuned:
+        body = _markdown(tuning_table(comparison))
+        parts += ["## tuning", body, "\n".join(tuning_notes(comparison))]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    header = list(rows[0])
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def to_latex(comparison: Comparison) -> str:

@@ -16,10 +16,12 @@ import torch
 
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
+from adar_ray.inference.evaluate import USER_GROUPS
 from adar_ray.inference.model import left_out, user_items
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
+from adar_ray.ranking.groups import Groups, group_by
 from adar_ray.ranking.tally import rank_users
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
@@ -36,6 +38,7 @@ class Split:
         before: the splits that come before it: a ranking leaves their items out, and a history holds them.
         ks: cut-offs of the metrics.
         key_U: the users' ids in the source.
+        groups_U: the users, by the name of what groups them.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Split:
     truth: UserItems
     ks: list[int]
     key_U: pa.ChunkedArray
+    groups_U: dict[str, Groups]
 
     @classmethod
     def of(cls, dataset: Dataset, name: str, ks: list[int]) -> Split:
@@ -58,15 +62,27 @@ class Split:
                 f"{dataset.folder}: has no interactions in {name} to compare by; prepare its source again"
             )
         user_U = truth.counts().nonzero()[:, 0].numpy()
-        return cls(
-            name, before, left_out(dataset, *before), truth, ks, dataset.user_keys().take(pa.array(user_U))
-        )
+        key_U = dataset.user_keys().take(pa.array(user_U))
+        groups_U = _groups(user_items(dataset, "train"), truth, user_U)
+        return cls(name, before, left_out(dataset, *before), truth, ks, key_U, groups_U)
 
     def measure(self, model: BaseModel, history: Histories | None = None) -> UserMetrics:
         """Ranks all items for every user."""
         tiles = rank_users(model, self.seen, self.truth, self.ks, history=history)
         parts = [ranked.metrics for ranked in tiles]
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+
+def _groups(observed: UserItems, truth: UserItems, user_U: np.ndarray) -> dict[str, Groups]:
+    """The users by how much they have done, and by how popular the items are that they take in the split."""
+    user_E, item_E = (ids.numpy() for ids in truth.pairs())
+    popularity_E = observed.item_counts().numpy()[item_E]
+    mean_U = (np.bincount(user_E, popularity_E) / np.maximum(np.bincount(user_E), 1))[user_U]
+    numbers = {
+        "activity": observed.counts()[torch.from_numpy(user_U)],
+        "popularity": torch.from_numpy(mean_U.round().astype(np.int64)),
+    }
+    return {name: group_by(number_U, USER_GROUPS) for name, number_U in numbers.items()}
 
 
 class Measured(Record):

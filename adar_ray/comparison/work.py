@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from adar_ray.baselines.names import BASELINES
+from adar_ray.comparison.systems import Values, described
 from adar_ray.comparison.users import Measured, Split, read_users, write_users
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
@@ -51,7 +52,7 @@ class Work:
         lease: the right to write there.
         metric: the one that decides.
         workers: of each run, as for `train`.
-        total: how many runs and baselines there are; `done` of them are.
+        total: how many trials, runs and baselines there are; `done` of them are.
     """
 
     folder: Folder
@@ -64,8 +65,21 @@ class Work:
     on_progress: OnProgress
     done: int = 0
 
-    def compute(self, baseline: str) -> dict[str, Outcome]:
+    def try_baseline(self, baseline: str, values: Values) -> float:
+        """What a baseline with these settings has in the metric that decides, on validation.
+
+        Raises:
+            TooLargeError: it cannot be computed here.
+        """
+        self.tell(f"{baseline}: trying {described(values)}")
+        (valid,) = (split for split in self.splits if split.name == "valid")
+        return float(valid.measure(self._build(baseline, values))[self.metric].mean())
+
+    def compute(self, baseline: str, values: Values) -> dict[str, Outcome]:
         """What a baseline has in each split.
+
+        Args:
+            values: of its settings; others have their defaults.
 
         Raises:
             TooLargeError: it cannot be computed here.
@@ -73,9 +87,13 @@ class Work:
         self.tell(f"{baseline}: computing")
 
         def load() -> Loaded:
-            return BASELINES[baseline](user_items(self.dataset, "train")), lambda *splits: None
+            return self._build(baseline, values), lambda *splits: None
 
-        return self._measure(baseline, baseline, None, baseline, load)
+        of = f"{baseline} {described(values)}".rstrip()
+        return self._measure(baseline, baseline, None, of, load)
+
+    def _build(self, baseline: str, values: Values) -> BaseModel:
+        return BASELINES[baseline].build(user_items(self.dataset, "train"), **values)
 
     def train(self, system: str, config: Config) -> dict[str, Outcome]:
         """What a run of a system has in each split; it is trained, or goes on, if it is not finished."""
@@ -106,8 +124,8 @@ class Work:
     def tell(self, text: str) -> None:
         self.on_progress(self.done, self.total, text)
 
-    def tell_done(self, text: str) -> None:
-        self.done += 1
+    def tell_done(self, text: str, count: int = 1) -> None:
+        self.done += count
         self.tell(text)
 
     def _measure(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import inspect
+import shlex
 from pathlib import Path
 
 from adar_ray import compare
@@ -33,9 +35,24 @@ def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset,
     result = adar(*words, "--json").json()
     assert result["reference"] == "popularity"
     assert list(result["splits"]["valid"]["systems"]) == ["popularity", "lightgcn-uniform", "lightgcn-adar"]
-    assert {"table.md", "table.tex", "comparison.json", "users", "runs"} <= {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"table.md", "table.tex", "report.html", "comparison.json", "users", "runs"} <= written
+
+    shown = adar("report", tmp_path / "out", "--html", tmp_path / "page.html")
+    assert shown.status == 0
+    assert shown.out == ended.out[: len(shown.out)]  # without test, which was not asked for again
+    assert shown.out.count("lightgcn-adar") == 1
+    page = (tmp_path / "page.html").read_text()
+    for told in ("of 2 systems tested", "Validation ndcg@20 by a user&#x27;s training interactions", "torch 2."):
+        assert told in page
+    assert html.escape(shlex.join(map(str, ["adar-ray", *words[:4]]))) in page.replace("<wbr>", "")
+    assert written == {path.name for path in (tmp_path / "out").iterdir()}
+    assert adar("report", tmp_path / "out", "--json").json() == result
+    beside = adar("report", tmp_path / "out", tmp_path / "out" / "runs" / "lightgcn-adar-0")
+    assert beside.status == 2
+    assert "is a comparison: give it alone" in beside.err
+    (tmp_path / "out" / "comparison.json").unlink()
+    assert "is not finished; continue with `adar-ray compare " in adar("report", tmp_path / "out").line()
 
 
 def test_nothing_is_compared_with_a_name_that_is_wrong(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:

@@ -4,42 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from adar_ray.comparison.folder import Comparison, SplitFigures, SystemFigures
-from adar_ray.comparison.tables import notes, table, to_latex, to_markdown
+from adar_ray.comparison.folder import Comparison, Tuned, TunedTrial
+from adar_ray.comparison.tables import notes, table, to_latex, to_markdown, tuning_table, verdict
+from tests.comparison.made import made_up_comparison
 
 
 @pytest.fixture
 def comparison() -> Comparison:
-    systems = {
-        "popularity": SystemFigures(
-            runs=1, metrics={"recall@5": 0.25, "ndcg@5": 0.2, "mrr@5": 0.1}, deviations=None
-        ),
-        "mf-in_batch": SystemFigures(
-            runs=3,
-            metrics={"recall@5": 0.24, "ndcg@5": 0.3, "mrr@5": 0.15},
-            deviations={"recall@5": 0.01, "ndcg@5": 0.002, "mrr@5": 0.0},
-            gain=0.5,
-            p=0.0002,
-            p_holm=0.0004,
-        ),
-        "mf-adar": SystemFigures(
-            runs=3,
-            metrics={"recall@5": 0.2, "ndcg@5": 0.1, "mrr@5": 0.09},
-            deviations={"recall@5": 0.01, "ndcg@5": 0.002, "mrr@5": 0.0},
-            gain=-0.1,
-            p=0.04,
-            p_holm=0.04,
-        ),
-    }
-    return Comparison(
-        dataset="shop",
-        data="/data/shop",
-        checksum="0",
-        metric="mrr@5",
-        reference="popularity",
-        left_out={"ease": "ease: takes too long"},
-        splits={"valid": SplitFigures(users=1234, systems=systems)},
-    )
+    return made_up_comparison()
 
 
 def test_a_row_has_the_metrics_the_gain_and_the_corrected_p(comparison: Comparison) -> None:
@@ -59,7 +31,7 @@ def test_a_row_has_the_metrics_the_gain_and_the_corrected_p(comparison: Comparis
 
 def test_the_notes_say_how_it_was_tested_and_what_is_missing(comparison: Comparison) -> None:
     told = " ".join(notes(comparison, "valid"))
-    assert "shop, valid: all items ranked for 1,234 users." in told
+    assert "shop <b>, valid: all items ranked for 1,234 users." in told
     assert "paired t-test over users of mrr@5 against popularity, corrected for 2 tests (Holm)" in told
     assert "Nothing was tuned" in told
     assert "best epoch was chosen on these same figures" in told
@@ -69,12 +41,13 @@ def test_the_notes_say_how_it_was_tested_and_what_is_missing(comparison: Compari
 def test_markdown_marks_the_best_of_each_metric(comparison: Comparison) -> None:
     lines = to_markdown(comparison).splitlines()
     assert lines[0] == "## valid"
-    assert lines[2] == "| system | recall@5 | ndcg@5 | mrr@5 | over popularity | p |"
-    assert lines[4] == "| popularity | **0.2500** | 0.2000 | 0.1000 |  |  |"
-    assert lines[5].startswith(
+    assert lines[2].startswith("mf-in_batch is 50.0% above popularity in mrr@5")
+    assert lines[4] == "| system | recall@5 | ndcg@5 | mrr@5 | over popularity | p |"
+    assert lines[6] == "| popularity | **0.2500** | 0.2000 | 0.1000 |  |  |"
+    assert lines[7].startswith(
         "| mf-in_batch | 0.2400 ± 0.0100 | **0.3000 ± 0.0020** | **0.1500 ± 0.0000** |"
     )
-    assert len({line.count("|") for line in lines[2:7]}) == 1
+    assert len({line.count("|") for line in lines[4:9]}) == 1
 
 
 def test_latex_escapes_and_marks_the_best_of_each_metric(comparison: Comparison) -> None:
@@ -86,3 +59,41 @@ def test_latex_escapes_and_marks_the_best_of_each_metric(comparison: Comparison)
     assert len(body) == 4
     assert {line.count("&") for line in body} == {5}
     assert "% ease was left out: takes too long." in text.splitlines()
+
+
+def test_the_verdict_is_on_the_best_system_beside_the_reference(comparison: Comparison) -> None:
+    assert verdict(comparison, "valid") == (
+        "mf-in_batch is 50.0% above popularity in mrr@5, which is more than chance "
+        "(p < 0.001, of 2 systems tested)."
+    )
+    systems = comparison.splits["valid"].systems
+    better = comparison.model_copy(update={"reference": "mf-in_batch"})
+    systems["popularity"] = systems["popularity"].model_copy(update={"gain": -1 / 3, "p_holm": 0.06})
+    assert verdict(better, "valid") == (
+        "Nothing is above mf-in_batch in mrr@5; popularity comes next, 33.3% below it, which is perhaps "
+        "chance (p = 0.060, of 2 systems tested)."
+    )
+    del systems["popularity"], systems["mf-adar"]
+    assert verdict(better, "valid") == ""
+
+
+def test_what_systems_were_tuned_to_is_told_beside_their_defaults(comparison: Comparison) -> None:
+    trials = [(0.001, 0.12), (0.01, None), (0.0123456, 0.15), (0.02, 0.15)]
+    tuned = Tuned.of(TunedTrial(values={"optimizer.lr": lr}, value=value) for lr, value in trials)
+    assert tuned.best == 2
+    comparison = comparison.model_copy(update={"trials": 4, "tuned": {"mf-adar": tuned}})
+    (row,) = tuning_table(comparison)
+    assert row == {
+        "system": "mf-adar",
+        "trials": "4",
+        "failed": "1",
+        "first mrr@5": "0.1200",
+        "best mrr@5": "0.1500",
+        "best trial": "00002",
+        "settings": "optimizer.lr=0.01235",
+    }
+    text = to_markdown(comparison)
+    assert "Each system was tuned with 4 trials on validation" in text
+    assert "Settings and each run's best epoch were chosen on these same figures." in text
+    assert "| mf-adar | 4 | 1 | 0.1200 | 0.1500 | 00002 | optimizer.lr=0.01235 |" in text
+    assert "Without settings to tune: popularity, mf-in_batch." in text

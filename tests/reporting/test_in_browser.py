@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from adar_ray.comparison.report import comparison_report
 from adar_ray.config import Config
 from adar_ray.reporting.run_report import run_report
 from adar_ray.tuning.folder import MetricOverSeeds, WinnerResult
 from adar_ray.tuning.report.search_report import search_report
+from tests.comparison.made import made_up_comparison
 from tests.reporting.made import made_up_run, made_up_search
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -124,13 +126,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "search": search_report("joint", "ndcg@20", "max", trials, Config(), winner=winner, facts=facts),
         "run": run_report(runs[:1]),
         "runs": run_report(runs),
+        "comparison": comparison_report(made_up_comparison(others=7, tuned=True), dict(facts)),
     }
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "dark"), [("search", False), ("search", True), ("run", True), ("runs", False)]
+    ("name", "dark"),
+    [
+        ("search", False),
+        ("search", True),
+        ("run", True),
+        ("runs", False),
+        ("comparison", False),
+        ("comparison", True),
+    ],
 )
 def test_nothing_is_cut_small_or_pale_and_every_point_can_be_reached(
     pages: dict[str, str], name: str, dark: bool, tmp_path: Path
@@ -142,6 +153,9 @@ def test_nothing_is_cut_small_or_pale_and_every_point_can_be_reached(
     assert all(told.values())
     if name == "search":
         assert all("trial 000" in text for shown, text in told.items() if "importance" not in shown)
+    elif name == "comparison":
+        assert told["Test mrr@5"].startswith("mf-adar")  # the third width
+        assert "1 – 20: 310 users" in told["Test mrr@5 by a user's training interactions"]
     else:
         assert "epoch 3" in told["ndcg@20 over epochs"]  # the third width
         assert "58 – 130" in told["ndcg@20 by a user's training interactions"]
