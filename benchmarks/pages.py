@@ -55,6 +55,7 @@ RECOMMENDERS = {
     "adar": "the defaults: LightGCN, softmax, ADAR",
 }
 TITLES = {
+    "fair_pairwise": "BPR, data split anew, four negatives for all",
     "pairwise": "BPR",
     "softmax": "Sampled softmax, with and without ADAR's negatives",
     "sequential": "Sequential models, BCE",

@@ -138,17 +138,6 @@ def _dropouts_and_shared(model: str) -> dict[str, tuple[Any, ...]]:
     return _dropouts(model) | {"sampled_softmax.shared_negatives": (512, 2048)}
 
 
-_FAIR_SOFTMAX = Effort(
-    (
-        *grid({"sampled_softmax.temperature": (0.15, 0.2, 0.25), "sampled_softmax.shared_negatives": (512,)}),
-        {"sampled_softmax.temperature": 0.2, "sampled_softmax.shared_negatives": 2048},
-    ),
-    0,
-    2,
-    _lasting(100, 10),
-)
-
-
 def _penalties(*l2: float, draws: int, seeds: int) -> Effort:
     return Effort(grid({"loss.l2": l2}), draws, seeds, _lasting(150, 10))
 
@@ -174,18 +163,6 @@ TABLES = {
             "beauty": _penalties(3e-2, 6e-2, 1e-1, draws=2, seeds=2),
         },
         space=HERE / "four_negatives.yaml",
-    ),
-    "fair_softmax": Table(
-        description="LightGCN with sampled softmax, on data split anew",
-        models={"lightgcn": COLLABORATIVE["lightgcn"]},
-        data=FAIR,
-        samplers=("uniform", "adar"),
-        settings=(*_SOFTMAX, "optimizer.lr=5e-3"),
-        effort={
-            "ml-100k": _FAIR_SOFTMAX,
-            "beauty": _FAIR_SOFTMAX,
-        },
-        space=HERE / "softmax.yaml",
     ),
     "pairwise": Table(
         description="MF and LightGCN with BPR",

@@ -43,7 +43,11 @@ def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset,
     assert shown.out == ended.out[: len(shown.out)]  # without test, which was not asked for again
     assert shown.out.count("lightgcn-adar") == 1
     page = (tmp_path / "page.html").read_text()
-    for told in ("of 2 systems tested", "Validation ndcg@20 by a user&#x27;s training interactions", "torch 2."):
+    for told in (
+        "of 2 systems tested",
+        "Validation ndcg@20 by a user&#x27;s training interactions",
+        "torch 2.",
+    ):
         assert told in page
     assert html.escape(shlex.join(map(str, ["adar-ray", *words[:4]]))) in page.replace("<wbr>", "")
     assert written == {path.name for path in (tmp_path / "out").iterdir()}
