@@ -37,11 +37,18 @@ ann,a,5,1
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses the shared Ray session, so that no one has to remember to."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks every test that uses the shared Ray session, so that no one has to remember to.
+
+    Where several processes share the files, those with long tests come first: the last one would keep a
+    process busy while the others have nothing left to do.
+    """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
+    if hasattr(config, "workerinput"):  # xdist's
+        long = {item.path for item in items if {"ray", "slow"} & {mark.name for mark in item.iter_markers()}}
+        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +71,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("RAY_prestart_worker_first_driver", "0")  # as `ray_session` starts it
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             address="local",

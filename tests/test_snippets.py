@@ -65,9 +65,7 @@ def recalls(loop: str, dataset: Dataset) -> list[float]:
 
 
 @pytest.fixture(params=["synthetic", pytest.param("ml-100k", marks=pytest.mark.slow)])
-def data(
-    request: pytest.FixtureRequest, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Dataset:
+def data(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     monkeypatch.chdir(tmp_path)
     if request.param == "synthetic":
         return synthesize(400, 600, 16_000, 1, "ml-100k")

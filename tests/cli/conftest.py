@@ -26,7 +26,7 @@ def adar(capfd: pytest.CaptureFixture[str]) -> Adar:
 
 
 @pytest.fixture(scope="module")
-def data(ray_cluster: None, hand_made: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def data(hand_made: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("cli") / "data"
     prepare(hand_made, out)
     return str(out)

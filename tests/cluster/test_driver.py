@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -148,10 +147,12 @@ def test_a_step_waits_for_the_one_it_takes_over_from(tmp_path: Path) -> None:
     file = write(
         tmp_path, storage=str(tmp_path / "store"), steps=["train --data /nowhere --out $storage/run"]
     )
+    command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]
     with hold(Folder.at(tmp_path / "store" / "run")):
-        threading.Timer(15, lambda: (tmp_path / "store" / "run" / "lease.json").unlink()).start()
-        ended = drive(file)
-    waited, step, error = ended.stderr.splitlines()[:3]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        waited = process.stderr.readline().rstrip()
+        (tmp_path / "store" / "run" / "lease.json").unlink()
+        step, error = process.communicate(timeout=120)[1].splitlines()[:2]
     assert waited.startswith(f"{tmp_path}/store/run: in use by process {os.getpid()} on ")
     assert waited.endswith("waiting up to 60 s for its end")
     assert "step 1 of 1" in step

@@ -244,7 +244,7 @@ def test_a_killed_worker_changes_nothing(
             victim.kill()
             killed.append(victim.pid)
 
-    settings = config(*STREAMED, "train.epochs=4")
+    settings = config(*STREAMED, "train.epochs=3")
     run = train(made, tmp_path / "run", settings, workers=3, on_epoch=kill)
     undisturbed = train(made, tmp_path / "undisturbed", settings, workers=3)
     assert what_counts(run) == what_counts(undisturbed)

@@ -30,7 +30,7 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def ring(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Users who walk around a ring of 30 items for 3 to 17 steps, each from some start."""
     folder = tmp_path_factory.mktemp("ring")
     lines = [
@@ -63,6 +63,7 @@ def test_learns_the_next_item(ring: Dataset, tmp_path: Path):
         evaluate(run, "train")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_streamed_cached_and_distributed_rows_train_alike(ring: Dataset, tmp_path: Path):
     settings = ["train.batch_size=64", "sasrec.dropout=0"]
     alone = [
