@@ -49,7 +49,7 @@ def main() -> None:
             for name, figure in _baselines(held_out, items, seed).items():
                 new.setdefault(name, []).append(figure)
             for share in arguments.id_dropout:
-                name = f"twotower, id_dropout {share:g}"
+                name = f"twotower_{share:g}"
                 model = [
                     "model.name=twotower",
                     f"twotower.id_dropout={share}",
@@ -65,14 +65,14 @@ def main() -> None:
                 print(known, new, flush=True)
     figures = {
         kind: {name: record.mean_and_deviation(values) for name, values in table.items()}
-        for kind, table in (("known items", known), ("new items", new))
+        for kind, table in (("known_items", known), ("new_items", new))
     }
     record.write(
         "cold_items",
         figures,
         description="MovieLens 100K with genres as features. Known items: test NDCG@20 of a random split. "
         "New items: a tenth of the items held out entirely; NDCG@20 of each user's among them, ranked by "
-        "features alone. Mean and standard deviation over seeds.",
+        "features alone. Mean and standard deviation over seeds. twotower_0.3 has an id_dropout of 0.3.",
         seeds=arguments.seeds,
     )
 
@@ -135,7 +135,7 @@ def _baselines(truth: dict[str, set[str]], items: Path, seed: int) -> dict[str, 
         if user in history:
             score_N = new_NG @ np.mean([vector(item) for item in history[user]], axis=0)
             by_genre.append(_ndcg([new[at] for at in np.argsort(-score_N, kind="stable")[:K]], taken))
-    return {"random": float(np.mean(by_chance)), "genres of the history": float(np.mean(by_genre))}
+    return {"random": float(np.mean(by_chance)), "history_genres": float(np.mean(by_genre))}
 
 
 def _ndcg(ranked: list[str], relevant: set[str]) -> float:
