@@ -7,4 +7,7 @@ from functools import partial
 from adar_ray.baselines.als import als
 from adar_ray.baselines.names import BASELINES as USUAL
 
-BASELINES = {**USUAL, "als-10": partial(als, alpha=10.0, l2=0.1)}
+BASELINES = {
+    **{name: usual.build for name, usual in USUAL.items()},
+    "als-10": partial(als, alpha=10.0, l2=0.1),
+}

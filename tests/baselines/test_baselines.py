@@ -107,7 +107,7 @@ def test_als_solves_in_batches_what_it_would_solve_row_by_row(monkeypatch: pytes
 @pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_is_ranked_as_a_model_is(name: str, matrix_UI: np.ndarray) -> None:
     seen = observed(matrix_UI)
-    model = BASELINES[name](seen)
+    model = BASELINES[name].build(seen)
     scores_UI = scores(model)
     if name == "popularity":
         np.testing.assert_array_equal(scores_UI, np.tile(matrix_UI.sum(0), (USERS, 1)))
