@@ -26,7 +26,7 @@ _GROUPED_BY = {
         "A dot per group of users, who have so many training interactions.",
     ),
     "popularity": (
-        "by the popularity of what a user takes",
+        "by the popularity of users' items",
         "A dot per group of users, whose items of the split have so many users in training, on average.",
     ),
 }
@@ -109,8 +109,8 @@ def _split(comparison: Comparison, split: str) -> str:
 
 
 def _unbroken(cell: str) -> str:
-    """A mean with its deviation in one line."""
-    return cell.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    """A cell in one line, such as a mean with its deviation."""
+    return cell.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _tuning(comparison: Comparison) -> str:

@@ -139,7 +139,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("search", True),
         ("run", True),
         ("runs", False),
-        ("comparison", False),
         ("comparison", True),
     ],
 )

@@ -180,7 +180,7 @@ def test_a_value_that_cannot_be_is_named():
         ({"scheduler": {"gracee": 1}}, "there is no key scheduler.gracee; did you mean grace?"),
         ({"budget": {"trails": 1}}, "there is no key budget.trails; did you mean trials?"),
         ({"resources": {"gpus": 1}}, "there is no key resources.gpus; did you mean gpu?"),
-        ({"search": "tpe"}, "search: give some of algorithm, seed, not 'tpe'"),
+        ({"search": "tpe"}, "search: give some of algorithm, seed, defaults, not 'tpe'"),
         ({"search": {"algorithm": "grids"}}, "search.algorithm: Input should be 'random', 'grid', 'tpe' or"),
         ({"scheduler": {"name": "ash"}}, "scheduler.name"),
         ({"scheduler": {"reduction": 1}}, "scheduler.reduction"),
