@@ -165,7 +165,11 @@ class TrainConfig(Settings):
         "losses and rankings stay in float32.",
     )
     seed: int = setting(0, "Seed of everything random.", ge=0, lt=2**31)
-    metric: str = setting("ndcg@20", "Validation metric that decides which epoch is best.")
+    metric: str = setting(
+        "ndcg@20",
+        f"Validation metric that decides which epoch is best, the highest: one of {', '.join(METRICS)} at a "
+        "cutoff; or your own, as module:callable@K.",
+    )
     valid_users: int = setting(
         0, "Validate on at most this many users, drawn at random once; 0: on all.", ge=0, lt=2**31
     )
@@ -224,12 +228,14 @@ class CheckpointsConfig(Settings):
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
-    """`"ndcg@20"` -> `("ndcg", 20)`; raises ValueError for anything else."""
+    """`"ndcg@20"` -> `("ndcg", 20)`, `"my_metrics:spread@5"` -> `("my_metrics:spread", 5)`; raises ValueError
+    for anything else."""
     name, _, k = metric.partition("@")
-    if name not in METRICS or not re.fullmatch("[1-9][0-9]{0,5}", k):
+    if not (name in METRICS or is_custom(name)) or not re.fullmatch("[1-9][0-9]{0,5}", k):
         known = ", ".join(f"{known}@K" for known in METRICS)
         raise ValueError(
-            f"train.metric {metric!r} is no metric: give one of {known} with a whole number K up to 999999"
+            f"train.metric {metric!r} is no metric: give one of {known}, or your own as module:callable@K, "
+            "with a whole number K up to 999999"
         )
     return name, int(k)
 
@@ -265,8 +271,11 @@ class Config(_Blocks):
         return Settings() if block is None else block
 
     def component_names(self) -> list[str]:
-        """What `model.name`, `loss.name`, `sampler.name` and `train.callbacks` say."""
-        return [self.model.name, self.loss.name, self.sampler.name, *self.train.callbacks]
+        """What `model.name`, `loss.name`, `sampler.name`, `train.callbacks` and, if it is the user's own,
+        `train.metric` say."""
+        metric = parse_metric(self.train.metric)[0]
+        own = [] if metric in METRICS else [metric]
+        return [self.model.name, self.loss.name, self.sampler.name, *self.train.callbacks, *own]
 
     def sampler_names(self) -> list[str]:
         """The samplers that train: that of the loss, then the one that joins it, if any; the last one is

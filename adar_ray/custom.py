@@ -1,4 +1,4 @@
-"""Custom models, samplers and losses, which a configuration names as `module:callable`."""
+"""Custom components, which a configuration names as `module:callable`."""
 
 from __future__ import annotations
 
@@ -46,15 +46,23 @@ def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:
     Raises:
         AdarError: there is no such module or callable.
     """
-    module, _, attribute = name.partition(":")
+    where, _, attribute = name.partition(":")
     try:
         with _also_in(str(Path.cwd())):
-            return getattr(importlib.import_module(module), attribute)
+            module = importlib.import_module(where)
     except (ImportError, AttributeError) as error:
         raise AdarError(
-            f"{key} {name}: cannot be imported ({one_line(error)}); run from the folder of {module}, "
+            f"{key} {name}: cannot be imported ({one_line(error)}); run from the folder of {where}, "
             "or set PYTHONPATH, on every machine of the cluster"
         ) from error
+    if not callable(found := getattr(module, attribute, None)):
+        own = [
+            known
+            for known, value in vars(module).items()
+            if callable(value) and getattr(value, "__module__", None) == where and not known.startswith("_")
+        ]
+        raise AdarError(f"{key} {name}: cannot be imported; {where} has {', '.join(sorted(own)) or 'none'}")
+    return found
 
 
 def build_custom(key: str, name: str, dataset: Any, config: Any) -> Any:

@@ -14,8 +14,13 @@ SIGNIFICANT = 0.05
 """A difference is significant if chance would make one as large more rarely than this."""
 
 
-def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float:
-    """The two-sided p of a paired t-test over at least two users."""
+def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float | None:
+    """The two-sided p of a paired t-test over the users who have a number in both, not NaN; None if these are
+    fewer than two."""
+    counts_U = ~(np.isnan(one_U) | np.isnan(other_U))
+    one_U, other_U = one_U[counts_U], other_U[counts_U]
+    if len(one_U) < 2:
+        return None
     if np.array_equal(one_U, other_U):  # for which the test divides zero by zero
         return 1.0
     return float(ttest_rel(one_U, other_U).pvalue)
@@ -31,3 +36,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
         corrected[at] = highest
     return corrected
+
+
+def p_cell(p: float) -> str:
+    """A p-value for a table."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_phrase(p: float) -> str:
+    """A p-value for a sentence."""
+    return f"p {p_cell(p)}" if p < 0.001 else f"p = {p_cell(p)}"

@@ -403,6 +403,7 @@ def test_a_runs_own_configuration_can_start_another(tmp_path):
 def test_a_metrics_name_is_parsed():
     assert parse_metric("ndcg@20") == ("ndcg", 20)
     assert parse_metric("hit_rate@1") == ("hit_rate", 1)
+    assert parse_metric("my.metrics:spread@5") == ("my.metrics:spread", 5)
 
 
 @pytest.mark.parametrize(
@@ -417,6 +418,8 @@ def test_a_metrics_name_is_parsed():
         "ndcg@-1",
         "ndcg@1.5",
         "auc@5",
+        "my_metrics:spread",
+        "my_metrics:@5",
         "@5",
         "",
         "ndcg@ 5",

@@ -6,15 +6,20 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import adar_ray
 from adar_ray import evaluate, recommend, train
+from adar_ray.comparison.compare import compare
 from adar_ray.config import Config, load_config
 from adar_ray.custom import find_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
+from adar_ray.inference.publish import publish
+from adar_ray.training.run import Run
+from adar_ray.tuning.checks import check
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.search import tune
 from adar_ray.tuning.space import Space
@@ -125,6 +130,15 @@ def hinge(dataset, config):
 
 def no_module(dataset, config):
     return object()
+
+
+def early(dataset, config):
+    # Always below 0.
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: -1 - item_Bk.double().mean(1)
+
+
+def whose(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: user_B
 """
 
 
@@ -158,7 +172,8 @@ def test_adar_joins_ordinary_negatives_beside_a_custom_loss(components: None) ->
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("sampler.name=my_components:nothing", "cannot be imported"),
+        ("sampler.name=my_components:nothing", "my_components has First, early, first_items, hinge"),
+        ("train.metric=my_components:erly@5", "my_components has First, early"),
         ("sampler.name=my_components:no_module", "lacks torch.nn.Module"),
         ("loss.name=nowhere:hinge", "cannot be imported"),
         ("model.name=my_components:no_module", "lacks a method users"),
@@ -170,7 +185,58 @@ def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
     config = load_config(values=QUICK, settings=[setting])
     with pytest.raises(AdarError, match=message) as caught:
         train(dataset, tmp_path / "run", config, workers=0)
-    assert str(caught.value).startswith(setting.replace("=", " "))
+    assert str(caught.value).startswith(setting.replace("=", " ").removesuffix("@5"))
+
+
+def test_the_epoch_that_is_highest_in_an_own_metric_is_best(
+    dataset: Dataset, tmp_path: Path, components: None
+) -> None:
+    settings = ("train.metric=my_components:early@5", "train.epochs=9", "train.patience=2")
+    run = train(dataset, tmp_path / "run", quick("mf", *settings), workers=0)
+    curve = [epoch.valid["my_components:early@5"] for epoch in run.epochs()]
+    assert max(curve) < -1
+    best = curve.index(max(curve)) + 1
+    assert run.result().best_epoch == best
+    assert len(curve) == min(9, best + 2)
+    valid = evaluate(run, "valid", [5]).metrics
+    assert valid["my_components:early@5"] == pytest.approx(max(curve))
+    assert publish(run, tmp_path / "published").new == max(curve)
+    searched = {"parameters": {"adar.beta": {"choice": [0.7]}}, "metric": "my_components:early@5"}
+    space = Space.from_mapping(searched, "test")
+    check(space)
+    assert space.config({}).train.metric == "my_components:early@5"
+
+
+def test_an_own_metric_of_workers_is_that_of_all_users(
+    ray_cluster: None, dataset: Dataset, tmp_path: Path, components: None
+) -> None:
+    config = quick("mf", "train.metric=my_components:whose@1", "train.epochs=1")
+    mean = np.unique(dataset.read_split("valid")[0]).mean()
+    for workers in (0, 2):
+        run = train(dataset, tmp_path / f"run-{workers}", config, workers=workers)
+        assert run.result().valid["my_components:whose@1"] == pytest.approx(mean)
+
+
+def test_systems_are_compared_by_an_own_metric(dataset: Dataset, tmp_path: Path, components: None) -> None:
+    metric = "my_components:early@5"
+    settings = [f"train.metric={metric}", *(f"{key}=8" for key in ("model.embedding_dim", "adar.pool"))]
+    compared = compare(
+        dataset,
+        tmp_path / "out",
+        models=["mf"],
+        samplers=["uniform"],
+        baselines=["popularity"],
+        seeds=1,
+        settings=[*settings, "train.epochs=1", "train.batch_size=512", "train.device=cpu"],
+        workers=0,
+    )
+    systems = compared.splits["valid"].systems
+    own, popularity = systems["mf-uniform"], systems["popularity"]
+    run = Run.open(tmp_path / "out" / "runs" / "mf-uniform-0", trust=True).result()
+    assert own.metrics[metric] == pytest.approx(run.valid[metric])
+    assert popularity.metrics[metric] == pytest.approx(run.popularity[metric])
+    # A smaller share of a number below 0 is better.
+    assert (own.gain > 0) == (own.metrics[metric] > popularity.metrics[metric])
 
 
 def test_looking_for_a_custom_component_leaves_the_search_path_as_it_is(components: None) -> None:

@@ -21,7 +21,7 @@ from adar_ray.tuning.search import resume_search
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial
 from tests.calling import Adar, caller
-from tests.tuning.spaces import a_search, space
+from tests.tuning.spaces import LR, a_search, space
 
 MODULE = """
 from pathlib import Path
@@ -117,7 +117,9 @@ def test_a_function_runs_it_when_told_so(foreign: Path, mark: Path, tmp_path: Pa
     assert mark.exists()
 
 
-@pytest.mark.parametrize("key", ["model.name", "loss.name", "sampler.name", "train.callbacks"])
+@pytest.mark.parametrize(
+    "key", ["model.name", "loss.name", "sampler.name", "train.callbacks", "train.metric"]
+)
 def test_every_component_of_a_configuration_is_looked_at(
     dataset: Dataset, mark: Path, tmp_path: Path, adar: Adar, key: str
 ) -> None:
@@ -127,7 +129,7 @@ def test_every_component_of_a_configuration_is_looked_at(
     folder = Folder.at(run)
     content = folder.read_yaml("config.yaml", "")
     section, _, name = key.partition(".")
-    content[section][name] = [NAME] if name == "callbacks" else NAME
+    content[section][name] = {"callbacks": [NAME], "metric": f"{NAME}@5"}.get(name, NAME)
     folder.write_yaml("config.yaml", content)
     assert f"config.yaml: names code that would run ({NAME})" in adar("train", "--resume", run).line()
     assert not mark.exists()
@@ -151,8 +153,10 @@ def test_a_model_that_names_other_code_than_its_run(dataset: Dataset, mark: Path
         space(base={"model": {"name": NAME}}),
         space({"loss.name": {"choice": ["bpr", NAME]}}),
         space(base={"train": {"callbacks": ["mlflow", NAME]}}),
+        space(metric=f"{NAME}@5"),
+        space(LR, metric="loss", mode="min", base={"train": {"metric": f"{NAME}@5"}}),
     ],
-    ids=["base", "parameter", "callback"],
+    ids=["base", "parameter", "callback", "metric", "metric beside the loss"],
 )
 def test_a_search_that_names_code(tmp_path: Path, mark: Path, searched: Space) -> None:
     a_search(tmp_path, space=searched).write()

@@ -45,8 +45,10 @@ from adar_ray.lease import hold
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, check_number
 from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
+from adar_ray.training.build import build_metric
 from adar_ray.training.loop import VALIDATION_KS
 from adar_ray.training.trainer import check_training, default_workers
+from adar_ray.training.user_figures import mean_over_users
 from adar_ray.tuning.checks import check
 from adar_ray.workers import WorkerRange
 
@@ -99,9 +101,11 @@ def compare(
     names = [*baselines, *systems]
     if reference is not None and reference not in names:
         raise AdarError(f"--reference {reference}: is not compared{nearest(reference, names)}")
-    metric = next(iter(untuned.values()))[0].train.metric
+    first = next(iter(untuned.values()))[0]
+    metric = first.train.metric
     ks = sorted({*VALIDATION_KS, parse_metric(metric)[1]})
-    splits = [Split.of(dataset, name, ks) for name in (("valid", "test") if test else ("valid",))]
+    own = build_metric(metric, dataset, first)
+    splits = [Split.of(dataset, name, ks, own) for name in (("valid", "test") if test else ("valid",))]
     plan = Plan(
         data=dataset.folder.address,
         checksum=dataset.checksum,
@@ -203,7 +207,8 @@ def _figures(
     }
     value_U = {name: np.mean([run.value_U for run in each], axis=0) for name, each in runs.items()}
     others = [name for name in runs if name != reference]
-    p = {name: paired_p(value_U[name], value_U[reference]) for name in others if len(split.key_U) > 1}
+    p_values = {name: paired_p(value_U[name], value_U[reference]) for name in others}
+    p = {name: value for name, value in p_values.items() if value is not None}
     p_holm = dict(zip(p, holm([*p.values()]), strict=True))
     base = means[reference][metric]
     systems = {
@@ -213,7 +218,7 @@ def _figures(
             deviations={key: statistics.stdev(run.means[key] for run in each) for key in means[name]}
             if len(each) > 1
             else None,
-            gain=means[name][metric] / base - 1 if base and name != reference else None,
+            gain=(means[name][metric] - base) / abs(base) if base and name != reference else None,
             p=p.get(name),
             p_holm=p_holm.get(name),
         )
@@ -226,7 +231,8 @@ def _figures(
                 last=last,
                 users=size,
                 figures={
-                    name: float(own_U[groups.of_N.numpy() == group].mean()) for name, own_U in value_U.items()
+                    name: mean_over_users(own_U[groups.of_N.numpy() == group])
+                    for name, own_U in value_U.items()
                 },
             )
             for group, ((first, last), size) in enumerate(zip(groups.bounds, groups.sizes, strict=True))

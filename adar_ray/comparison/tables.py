@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from adar_ray.comparison.folder import Comparison, SystemFigures
 from adar_ray.comparison.systems import described
 from adar_ray.reporting.formatting import as_text, n_trials
-from adar_ray.significance import SIGNIFICANT
+from adar_ray.significance import SIGNIFICANT, p_cell, p_phrase
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -39,7 +39,7 @@ def table(
     for name, figures in systems.items():
         row = {"system": name, **{metric: _with_deviation(figures, metric) for metric in metrics}}
         row[f"over {comparison.reference}"] = "" if figures.gain is None else f"{figures.gain:+.1%}"
-        row["p"] = "" if figures.p_holm is None else _p(figures.p_holm)
+        row["p"] = "" if figures.p_holm is None else p_cell(figures.p_holm)
         row = {write(column): write(cell) for column, cell in row.items()}
         for metric in metrics:
             if figures.metrics[metric] == best[metric]:
@@ -64,8 +64,7 @@ def verdict(comparison: Comparison, split: str) -> str:
     if best.p_holm is None:
         return f"{says}."
     chance = "more than chance" if best.p_holm < SIGNIFICANT else "perhaps chance"
-    sign = "" if best.p_holm < 0.001 else "= "
-    return f"{says}, which is {chance} (p {sign}{_p(best.p_holm)}, of {len(others)} systems tested)."
+    return f"{says}, which is {chance} ({p_phrase(best.p_holm)}, of {len(others)} systems tested)."
 
 
 def tuning_table(comparison: Comparison) -> list[dict[str, str]]:
@@ -162,10 +161,6 @@ def to_latex(comparison: Comparison) -> str:
 def _with_deviation(figures: SystemFigures, metric: str) -> str:
     deviation = f" ± {figures.deviations[metric]:.4f}" if figures.deviations else ""
     return f"{figures.metrics[metric]:.4f}{deviation}"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _escaped(text: str) -> str:

@@ -5,13 +5,10 @@ Legend: U users with interactions in the split.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from adar_ray.data.dataset import SPLITS, Dataset
@@ -22,12 +19,11 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
 from adar_ray.ranking.groups import Groups, group_by
+from adar_ray.ranking.own_metrics import OwnMetric
 from adar_ray.ranking.tally import rank_users
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
-
-UserMetrics = dict[str, np.ndarray]
-"""`metric@k` -> `[U]`, by the users' ids."""
+from adar_ray.training.user_figures import UserFigures, read_user_figures
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,7 @@ class Split:
     Attributes:
         before: the splits that come before it: a ranking leaves their items out, and a history holds them.
         ks: cut-offs of the metrics.
+        own: metrics of the user's own, by name.
         key_U: the users' ids in the source.
         groups_U: the users, by the name of what groups them.
     """
@@ -46,11 +43,12 @@ class Split:
     seen: UserItems
     truth: UserItems
     ks: list[int]
+    own: Mapping[str, OwnMetric]
     key_U: pa.ChunkedArray
     groups_U: dict[str, Groups]
 
     @classmethod
-    def of(cls, dataset: Dataset, name: str, ks: list[int]) -> Split:
+    def of(cls, dataset: Dataset, name: str, ks: list[int], own: Mapping[str, OwnMetric]) -> Split:
         """Reads a split of a dataset.
 
         Raises:
@@ -64,11 +62,11 @@ class Split:
         user_U = truth.counts().nonzero()[:, 0].numpy()
         key_U = dataset.user_keys().take(pa.array(user_U))
         groups_U = _groups(user_items(dataset, "train"), truth, user_U)
-        return cls(name, before, left_out(dataset, *before), truth, ks, key_U, groups_U)
+        return cls(name, before, left_out(dataset, *before), truth, ks, own, key_U, groups_U)
 
-    def measure(self, model: BaseModel, history: Histories | None = None) -> UserMetrics:
+    def measure(self, model: BaseModel, history: Histories | None = None) -> UserFigures:
         """Ranks all items for every user."""
-        tiles = rank_users(model, self.seen, self.truth, self.ks, history=history)
+        tiles = rank_users(model, self.seen, self.truth, self.ks, history=history, own=self.own)
         parts = [ranked.metrics for ranked in tiles]
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
@@ -92,26 +90,26 @@ class Measured(Record):
         of: the SHA-256 of a run's weights, or the name of a baseline.
         checksum: of the dataset.
         ks: cut-offs of the metrics.
+        own: names of the user's own metrics.
         figures: the SHA-256 of `NAME.parquet`.
     """
 
     of: str
     checksum: str
     ks: list[int]
+    own: list[str] = []  # noqa: RUF012
     figures: str = ""
 
 
-def read_users(folder: Folder, split: str, name: str, wanted: Measured) -> UserMetrics | None:
+def read_users(folder: Folder, split: str, name: str, wanted: Measured) -> UserFigures | None:
     """Figures that are there already; None if there are none, or they are of something else."""
-    record, table = _record(split, name), _table(split, name)
-    if not (folder.exists(record) and folder.exists(table)):
+    record = _record(split, name)
+    if not folder.exists(record):
         return None
     measured = folder.read_record(record, Measured, "remove it, and compare again")
-    content = folder.read_bytes(table)
-    if measured != wanted.model_copy(update={"figures": hashlib.sha256(content).hexdigest()}):
+    if measured.model_copy(update={"figures": ""}) != wanted:
         return None
-    columns = pq.read_table(pa.BufferReader(content)).drop_columns(["user", "system", "seed"])
-    return {metric: columns[metric].to_numpy() for metric in columns.column_names}
+    return read_user_figures(folder, _table(split, name), measured.figures)
 
 
 def write_users(
@@ -119,7 +117,7 @@ def write_users(
     split: Split,
     name: str,
     measured: Measured,
-    metrics: UserMetrics,
+    metrics: UserFigures,
     system: str,
     seed: int | None,
 ) -> None:

@@ -26,6 +26,7 @@ from adar_ray.training.records import EpochRecord, ModelInfo
 from adar_ray.training.run import CONFIG, MODEL, Run
 from adar_ray.training.saved_model import INFO
 from adar_ray.training.trainer import resume, train
+from adar_ray.training.user_figures import mean_over_users
 
 OnProgress = Callable[[int, int, str], None]
 Loaded = tuple[BaseModel, Callable[..., Histories | None]]
@@ -73,7 +74,7 @@ class Work:
         """
         self.tell(f"{baseline}: trying {described(values)}")
         (valid,) = (split for split in self.splits if split.name == "valid")
-        return float(valid.measure(self._build(baseline, values))[self.metric].mean())
+        return mean_over_users(valid.measure(self._build(baseline, values))[self.metric])
 
     def compute(self, baseline: str, values: Values) -> dict[str, Outcome]:
         """What a baseline has in each split.
@@ -135,7 +136,7 @@ class Work:
         outcomes, loaded = {}, None
         file = system if seed is None else f"{system}-{seed}"
         for split in self.splits:
-            about = Measured(of=of, checksum=self.dataset.checksum, ks=split.ks)
+            about = Measured(of=of, checksum=self.dataset.checksum, ks=split.ks, own=[*split.own])
             metrics = read_users(self.folder, split.name, file, about)
             if metrics is None:
                 loaded = loaded or load()
@@ -143,7 +144,7 @@ class Work:
                 metrics = split.measure(model, history_after(*split.before))
                 self.lease.check()
                 write_users(self.folder, split, file, about, metrics, system, seed)
-            means = {metric: float(value_U.mean()) for metric, value_U in metrics.items()}
+            means = {metric: mean_over_users(value_U) for metric, value_U in metrics.items()}
             outcomes[split.name] = Outcome(means, metrics[self.metric])
         self.tell_done(f"{name}: {self.metric} {outcomes['valid'].means[self.metric]:.4f} on validation")
         return outcomes

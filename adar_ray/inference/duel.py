@@ -6,6 +6,7 @@ B users of a tile, k items of a ranking, E interactions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,15 @@ from adar_ray.errors import AdarError
 from adar_ray.inference.fold_in import fold_in
 from adar_ray.inference.model import TrainedModel, left_out
 from adar_ray.inference.recommender import Vectors
+from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
+from adar_ray.ranking.own_metrics import OwnMetric, own_metrics
 from adar_ray.ranking.top_items import top_items
 from adar_ray.significance import paired_p
+from adar_ray.training.build import build_metric
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Duel:
 
     Attributes:
         new, old: means over users.
-        users: how many of them.
+        users: how many of them; those for whom an own metric is NaN with either model do not count.
         p: two-sided, of a paired t-test; None for a single user.
     """
 
@@ -57,9 +61,12 @@ def duel(new: TrainedModel, old: TrainedModel, metric: str) -> Duel:
         AdarError: nothing is left to compare by.
     """
     questions = _Questions.of(new.dataset, old)
-    new_N, old_N = (questions.ask(model, metric) for model in (new, old))
-    p = paired_p(new_N, old_N) if len(new_N) > 1 else None
-    return Duel(float(new_N.mean()), float(old_N.mean()), len(new_N), p)
+    own = build_metric(metric, new.dataset, new.config)
+    value_2N = np.stack([questions.ask(model, metric, own) for model in (new, old)])
+    new_N, old_N = value_2N[:, ~np.isnan(value_2N).any(0)]
+    if not len(new_N):
+        raise AdarError(f"{metric}: is NaN for every user of {new.dataset.folder}")
+    return Duel(float(new_N.mean()), float(old_N.mean()), len(new_N), paired_p(new_N, old_N))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class _Questions:
         return cls(dataset, known, truth, truth.counts().nonzero()[:, 0])
 
     @torch.no_grad()
-    def ask(self, model: TrainedModel, metric: str) -> np.ndarray:
+    def ask(self, model: TrainedModel, metric: str, own: Mapping[str, OwnMetric]) -> np.ndarray:
         """What a model reaches for each user, `[N]`."""
         theirs, N = model.dataset, len(self.user_N)
         number_I = _numbers(self.dataset.item_keys(), theirs.item_keys())
@@ -112,25 +119,29 @@ class _Questions:
             return _both_known(row_U[user_E], number_I[item_E])
 
         seen = UserItems(*asked(*self.seen.pairs()), N, theirs.n_items)
-        own_E = asked(*map(torch.from_numpy, self.dataset.read_split("train")))
-        own = UserItems(*own_E, N, theirs.n_items)
+        known_E = asked(*map(torch.from_numpy, self.dataset.read_split("train")))
+        known = UserItems(*known_E, N, theirs.n_items)
         keys = self.dataset.user_keys().take(pa.array(self.user_N.numpy()))
         number_N = _numbers(keys, theirs.user_keys())
-        has_answer_N = (number_N != UNKNOWN) | (own.counts() > 0)
+        has_answer_N = (number_N != UNKNOWN) | (known.counts() > 0)
         if model.sequential:
-            ranker, history = model.snapshot, Histories(*own_E, N, theirs.sequences.length)
+            ranker, history = model.snapshot, Histories(*known_E, N, theirs.sequences.length)
         else:
-            ranker, history = _vectors(model, number_N, own), None
+            ranker, history = _vectors(model, number_N, known), None
         k, count_U, values = parse_metric(metric)[1], self.truth.counts(), []
         for row_B, item_Bk, score_Bk in top_items(
             ranker, torch.arange(N), seen, k, theirs.n_items, history, item_of_J != UNKNOWN
         ):
             user_B = self.user_N[row_B]
             is_item_Bk = (score_Bk > -torch.inf) & has_answer_N[row_B, None]
-            hit_Bk = is_item_Bk & self.truth.contains(user_B, item_of_J[item_Bk].clamp_min(0))
+            item_Bk = item_of_J[item_Bk].masked_fill(~is_item_Bk, PADDING)
             # As many ranks for a model that knows fewer items.
-            hit_Bk = pad(hit_Bk, (0, min(k, self.dataset.n_items) - hit_Bk.shape[1]))
-            values.append(ranking_metrics(hit_Bk, count_U[user_B], [k])[metric])
+            item_Bk = pad(item_Bk, (0, min(k, self.dataset.n_items) - item_Bk.shape[1]), value=PADDING)
+            is_item_Bk = item_Bk != PADDING
+            hit_Bk = is_item_Bk & self.truth.contains(user_B, item_Bk.clamp_min(0))
+            found = ranking_metrics(hit_Bk, count_U[user_B], [k])
+            found |= own_metrics(own, user_B, item_Bk, is_item_Bk, hit_Bk, count_U[user_B], [k])
+            values.append(found[metric].double())
         return torch.cat(values).numpy()
 
 

@@ -23,6 +23,7 @@ from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.ranking.groups import Groups, group_by
 from adar_ray.ranking.profile import Profile
 from adar_ray.ranking.tally import rank_users
+from adar_ray.training.build import build_metric
 from adar_ray.training.callbacks import send_evaluation
 from adar_ray.training.records import Evaluation, Group
 from adar_ray.training.run import Run
@@ -50,7 +51,8 @@ def evaluate(
     not count.
 
     Args:
-        metrics: own metrics, as `module:callable`, beside those that are always measured.
+        metrics: own metrics, as `module:callable`, beside those that are always measured. An own one that is
+            the run's `train.metric` is always measured, too.
         data: where the dataset of a run that is not finished is now, if it has moved.
         trust: whether custom components that the folder names may run.
 
@@ -77,10 +79,11 @@ def evaluate(
             "evaluate another --split"
         )
     own = {name: build_custom("metric", name, dataset, trained.config) for name in metrics}
+    own |= build_metric(trained.config.train.metric, dataset, trained.config)
     known, history = left_out(dataset, *before), trained.history(*before)
     user_U = truth.counts().nonzero()[:, 0]
     user_groups = _user_groups(dataset, trained.observed, user_U)
-    profile = Profile(trained.observed, truth, ks, user_groups, metrics)
+    profile = Profile(trained.observed, truth, ks, user_groups, [*own])
     samples = Samples(
         middle_users(user_U, trained.observed.counts()[user_U], user_groups["activity"].of_N[user_U])
     )

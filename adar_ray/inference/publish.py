@@ -20,7 +20,7 @@ from adar_ray.training.run import MODEL, Run
 from adar_ray.training.saved_model import INFO, SavedModel
 
 FAILS = 0.5
-"""A model that reaches less than this part of the published one's figure has failed, whatever its age."""
+"""A model that loses more than this part of the published one's figure has failed, whatever its age."""
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def judge(outcome: Duel, age: float, max_age: float | None) -> tuple[bool, str]:
         return True, "it is not significantly worse"
     if max_age is None or age <= max_age:
         return False, "the new one is significantly worse"
-    if outcome.new < FAILS * outcome.old:
+    if outcome.old - outcome.new > FAILS * abs(outcome.old):  # the user's own metric may be below 0
         return False, "the new one has failed: it has less than half the figure"
     return True, f"it is significantly worse, but the other is {age / 86400:.1f} days old"
 

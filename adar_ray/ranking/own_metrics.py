@@ -25,7 +25,7 @@ def own_metrics(
     relevant_B: torch.Tensor,
     ks: Sequence[int],
 ) -> dict[str, torch.Tensor]:
-    """Own metrics of rankings: `name@k` -> `[B]`.
+    """Own metrics of rankings: `name@k` -> `[B]`. They get tensors of the CPU, wherever the rankings are.
 
     Args:
         own: by name.
@@ -39,7 +39,10 @@ def own_metrics(
     Raises:
         AdarError: a metric returns something else than a number for each user.
     """
-    item_Bk = item_Bk.masked_fill(~valid_Bk, PADDING)
+    if not own:
+        return {}
+    device, item_Bk = user_B.device, item_Bk.masked_fill(~valid_Bk, PADDING)
+    user_B, item_Bk, hit_Bk, relevant_B = user_B.cpu(), item_Bk.cpu(), hit_Bk.cpu(), relevant_B.cpu()
     values = {}
     for name, metric in own.items():
         for k in ks:
@@ -48,5 +51,5 @@ def own_metrics(
                 raise AdarError(f"metric {name}: does not return a tensor with a number for each user")
             if value_B.isinf().any():
                 raise AdarError(f"metric {name}: returns infinity; use NaN for a user who does not count")
-            values[f"{name}@{k}"] = value_B
+            values[f"{name}@{k}"] = value_B.to(device)
     return values

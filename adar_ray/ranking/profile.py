@@ -63,7 +63,7 @@ class Profile:
     def add(self, ranked: Ranked) -> None:
         """Adds the rankings of a tile of users."""
         user_B, metrics, item_Bk, valid_Bk, hit_Bk = ranked
-        self.tally.add(metrics, item_Bk, valid_Bk)
+        self.tally.add(ranked)
         for name, groups in self.user_groups.items():
             self._by_user[name].add(metrics, groups.of_N[user_B])
         group_I = self.item_groups.of_N

@@ -5,7 +5,7 @@ Legend: B users of a tile, k length of a ranking, G groups, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -79,12 +79,18 @@ class Tally:
         """How many users have been added."""
         return int(self.sums.counts[0, 0])
 
-    def add(self, metrics: Mapping[str, torch.Tensor], item_Bk: torch.Tensor, valid_Bk: torch.Tensor) -> None:
-        """Adds users' metrics, and the items that they are shown where `valid_Bk`."""
-        self.sums.add(metrics)
+    def add(self, ranked: Ranked) -> None:
+        """Adds the rankings of a tile of users."""
+        self.sums.add(ranked.metrics)
         for row, k in enumerate(self.ks):
-            shown = item_Bk[:, :k][valid_Bk[:, :k]].cpu()
+            shown = ranked.item_Bk[:, :k][ranked.valid_Bk[:, :k]].cpu()
             self.shown[row] += torch.bincount(shown, minlength=self.shown.shape[1])
+
+    def add_all(self, rankings: Iterable[Ranked]) -> Tally:
+        """Adds all that `rank_users` yields, and returns itself."""
+        for ranked in rankings:
+            self.add(ranked)
+        return self
 
     def tensors(self) -> list[torch.Tensor]:
         """The tensors that workers add up, elementwise, to get the tally of all workers."""
@@ -148,22 +154,5 @@ def rank_users(
         valid_Bk = score_Bk > -torch.inf
         hit_Bk = truth.contains(user_B, item_Bk) & valid_Bk
         metrics = ranking_metrics(hit_Bk, relevant[user_B], ks)
-        if own:
-            metrics |= own_metrics(own, user_B, item_Bk, valid_Bk, hit_Bk, relevant[user_B], ks)
+        metrics |= own_metrics(own or {}, user_B, item_Bk, valid_Bk, hit_Bk, relevant[user_B], ks)
         yield Ranked(user_B, metrics, item_Bk, valid_Bk, hit_Bk)
-
-
-def tally_users(
-    model: BaseModel,
-    seen: UserItems,
-    truth: UserItems,
-    ks: Sequence[int],
-    user: torch.Tensor | None = None,
-    device: torch.device | str = "cpu",
-    history: Histories | None = None,
-) -> Tally:
-    """The tally of `rank_users`, whose arguments it takes."""
-    tally = Tally(truth.n_items, ks)
-    for ranked in rank_users(model, seen, truth, ks, user, device, history):
-        tally.add(ranked.metrics, ranked.item_Bk, ranked.valid_Bk)
-    return tally

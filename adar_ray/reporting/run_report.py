@@ -22,9 +22,10 @@ from adar_ray.reporting.page import (
     trace,
 )
 from adar_ray.reporting.tables import GROUPED_BY, side_by_side
-from adar_ray.significance import SIGNIFICANT, holm, paired_p
+from adar_ray.significance import SIGNIFICANT, holm, p_phrase, paired_p
 from adar_ray.training.records import EpochRecord, Evaluation, Group
 from adar_ray.training.run import CONFIG, Run
+from adar_ray.training.user_figures import mean_over_users
 
 LONG_LABEL = 14  # characters that a narrow page has room for under each of four bars
 
@@ -140,24 +141,23 @@ def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
         reference_U = value_U.pop(names[base], None)
         if reference_U is None or not value_U:
             continue
-        p_values = holm([paired_p(own_U, reference_U) for own_U in value_U.values()])
-        before, U = float(reference_U.mean()), len(reference_U)
+        tests = {name: paired_p(own_U, reference_U) for name, own_U in value_U.items()}
+        p_values = {name: p for name, p in tests.items() if p is not None}
+        p_values = dict(zip(p_values, holm([*p_values.values()]), strict=True))
+        before, U = mean_over_users(reference_U), len(reference_U)
         sentences = []
-        for (name, own_U), p in zip(value_U.items(), p_values, strict=True):
-            after = float(own_U.mean())
-            gain = f", {after / before - 1:+.1%}" if before else ""
-            verdict = "more than chance" if p < SIGNIFICANT else "perhaps chance"
+        for name, own_U in value_U.items():
+            after = mean_over_users(own_U)
+            gain = f", {(after - before) / abs(before):+.1%}" if before else ""
             sentences.append(
-                f"{name} reaches {score(after)} in {metric}, and {names[base]} {score(before)}{gain}. The "
-                f"difference is {verdict} ({_p(p)})."
+                f"{name} reaches {score(after)} in {metric}, and {names[base]} {score(before)}{gain}."
             )
+            if name in p_values:
+                verdict = "more than chance" if p_values[name] < SIGNIFICANT else "perhaps chance"
+                sentences[-1] += f" The difference is {verdict} ({p_phrase(p_values[name])})."
         corrected = ", Holm's correction" if len(p_values) > 1 else ""
         test = f"p is that of a paired t-test over {U:,} users{corrected}."
         yield section(f"{split}: the difference", *map(paragraph, [*sentences, test]))
-
-
-def _p(p: float) -> str:
-    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 
 def _measured(runs: Mapping[str, Run]) -> dict[str, Evaluation]:

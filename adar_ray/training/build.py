@@ -1,4 +1,4 @@
-"""From a configuration to a model, a loss, samplers and optimizers."""
+"""From a configuration to a model, a loss, samplers, an optimizer, and a metric of the user's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from adar_ray.component import ModelInputs, SamplerInputs
-from adar_ray.config import Config
+from adar_ray.config import Config, parse_metric
 from adar_ray.custom import build_custom, find_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.vocabulary import FeatureRows, Vocabulary
@@ -16,8 +16,10 @@ from adar_ray.errors import AdarError
 from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
+from adar_ray.metrics import METRICS
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.user_tables import draw_by_lane, user_tables
+from adar_ray.ranking.own_metrics import OwnMetric
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS
 from adar_ray.training.optimizer import Adam
 from adar_ray.training.step import Loss
@@ -152,6 +154,19 @@ def build_samplers(
         if users is not None:
             draw_by_lane(sampler, users, users.first if trains_own_users(config) else 0)
     return samplers
+
+
+def build_metric(metric: str, dataset: Dataset, config: Config) -> dict[str, OwnMetric]:
+    """The function of a metric that may be `train.metric`, by its name; none if it is not the user's own."""
+    name = parse_metric(metric)[0]
+    return {} if name in METRICS else {name: build_custom("train.metric", name, dataset, config)}
+
+
+def check_metric(config: Config) -> None:
+    """Refuses a `train.metric` of the user's own that cannot be imported."""
+    name = parse_metric(config.train.metric)[0]
+    if name not in METRICS:
+        find_custom("train.metric", name)
 
 
 def build_optimizer(config: Config, model: nn.Module, samplers: nn.Module) -> Adam:

@@ -6,7 +6,7 @@ They are made and called in the process of worker 0, which is this process if tr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,8 +14,10 @@ import torch
 from adar_ray.config import TRACKERS, Config
 from adar_ray.custom import find_custom
 from adar_ray.errors import AdarError, one_line
+from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Evaluation, RunResult
 from adar_ray.training.run import Run
+from adar_ray.training.trackers import SearchEnd
 
 _KEY = "train.callbacks"
 
@@ -116,6 +118,33 @@ def send_evaluation(run: Run, evaluation: Evaluation) -> None:
         if name in TRACKERS:
             remedy = f"the figures are in {run.folder}/evaluation: evaluate again to send them"
             _blamed(f"{_KEY} {name}: ", _find(name).send_evaluation, remedy)(run, evaluation)
+
+
+def begin_search(config: Config, folder: Folder, known: Mapping[str, str]) -> dict[str, str]:
+    """Tells trackers that a search begins or goes on, whose trials will be parts of it.
+
+    Args:
+        config: of the trials, which names the trackers.
+        folder: of the search.
+        known: what this has returned before.
+
+    Returns:
+        What each tracker knows the search by.
+    """
+    trackers = [name for name in config.train.callbacks if name in TRACKERS]
+    return {
+        name: _blamed(f"{_KEY} {name}: ", _find(name).begin_search, "mend that, or search without it")(
+            folder, known.get(name)
+        )
+        for name in trackers
+    }
+
+
+def end_search(folder: Folder, known: Mapping[str, str], end: SearchEnd | None) -> None:
+    """Tells the same trackers what came of it; None if it stops before its end."""
+    remedy = f"once that is mended, `adar-ray tune --resume {folder}` sends it"
+    for name, parent in known.items():
+        _blamed(f"{_KEY} {name}: ", _find(name).end_search, remedy)(folder, parent, end)
 
 
 def _blamed(whom: str, function: Callable[..., Any], remedy: str) -> Callable[..., Any]:

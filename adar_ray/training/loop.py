@@ -27,8 +27,15 @@ from adar_ray.interactions.users import Users
 from adar_ray.models import BaseModel
 from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
-from adar_ray.ranking.tally import tally_users
-from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
+from adar_ray.ranking.own_metrics import OwnMetric
+from adar_ray.ranking.tally import Tally, rank_users
+from adar_ray.training.build import (
+    build_loss,
+    build_metric,
+    build_model,
+    build_optimizer,
+    build_samplers,
+)
 from adar_ray.training.callbacks import Callbacks
 from adar_ray.training.calls import Call, Calls
 from adar_ray.training.loss_check import LossCheck
@@ -146,6 +153,10 @@ class WorkerLoop:
             nothing = torch.empty(0, dtype=torch.int64)
             self.left_out = UserItems(nothing, nothing, dataset.n_users, dataset.n_items).to(device)
         self.history = data.history and data.history.to(device)
+        self.own = {
+            name: _for_users_from(data.begin, metric)
+            for name, metric in build_metric(self.config.train.metric, dataset, self.config).items()
+        }
         self.popularity_I = worker.all_reduce(self.observed.item_counts())
         # Every worker builds the same model from the same seed, but for its users: nothing to broadcast.
         self.model = build_model(self.config, self.observed, dataset, data.users).to(device)
@@ -205,7 +216,7 @@ class WorkerLoop:
             interactions_per_second=self.data.dataset.rows("train") / train_seconds,
         )
         value = float(epoch) if figures is None else figures[self.config.train.metric]
-        if value > state.best_value:
+        if state.best_value is None or value > state.best_value:
             state.best_epoch, state.best_value = epoch, value
         record = EpochRecord(
             epoch=epoch,
@@ -357,7 +368,10 @@ class WorkerLoop:
         """Validation metrics over all users, each worker ranking for its own."""
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
-        tally = tally_users(model, self.left_out, self.valid, ks, device=worker.device, history=history)
+        rankings = rank_users(
+            model, self.left_out, self.valid, ks, device=worker.device, history=history, own=self.own
+        )
+        tally = Tally(self.valid.n_items, ks, [*self.own]).add_all(rankings)
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))
         return tally.metrics(self.popularity_I.cpu())
@@ -414,6 +428,11 @@ class WorkerLoop:
         """All that an interrupted run continues from, by name."""
         state = nn.ModuleDict({"model": self.model, "samplers": self.samplers}).state_dict()
         return {**state, **self.optimizer.tensors()}
+
+
+def _for_users_from(first: int, metric: OwnMetric) -> OwnMetric:
+    """The metric where the user with this id of the dataset has id 0."""
+    return lambda user_B, *rankings: metric(user_B + first, *rankings)
 
 
 def _hash(*key: object) -> int:

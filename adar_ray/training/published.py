@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, Field, field_serializer
 
 from adar_ray.documents import LONGEST_JSON, parse_json
 from adar_ray.errors import AdarError
+from adar_ray.significance import p_phrase
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
 from adar_ray.training.run import MODEL
@@ -77,7 +78,7 @@ class Decision(Record):
         if self.new is not None:
             figures = f"{self.metric} {self.new:.4f}"
         if self.old is not None and self.users is not None:
-            p = "" if self.p is None else ", p < 0.001" if self.p < 0.001 else f", p = {self.p:.3f}"
+            p = "" if self.p is None else f", {p_phrase(self.p)}"
             figures += f" against {self.old:.4f} of {self.before} ({self.users:,} users{p})"
         return f"{self.decision} {self.version}: {'; '.join(filter(None, (figures, self.why)))}"
 

@@ -13,7 +13,7 @@ class RunGauges:
     """The gauges of a run, tagged with its address. Prometheus sees their names with `ray_` before them."""
 
     def __init__(self, run: Run) -> None:
-        self._tags = {"run": address_of(run)}
+        self._tags = {"run": address_of(run.folder)}
         self._epoch = Gauge("adar_epoch", "Epochs trained, the one under way in part.", ("run",))
         self._loss = Gauge("adar_loss", "Mean loss per row in the last epoch.", ("run",))
         self._valid = Gauge("adar_valid", "Validation metrics after the last epoch.", ("run", "metric"))

@@ -126,9 +126,15 @@ class RunResult(Record):
 
 
 class TrackerIds(Record):
-    """`trackers.json`: the ids that trackers of experiments know the run by, by the tracker's name."""
+    """`trackers.json`: what trackers of experiments know the run or the search by.
 
-    ids: dict[str, str]
+    Attributes:
+        ids: by the tracker's name.
+        parents: the same of the search that the run belongs to.
+    """
+
+    ids: dict[str, str] = {}
+    parents: dict[str, str] = {}
 
 
 class Resumption(Record):
@@ -279,6 +285,7 @@ class TrainingState(Record):
         step: steps of the epoch after these that are done; 0 at the end of an epoch.
         steps: all steps so far that moved the weights.
         best_epoch: the best of the finished epochs; 0 if there is none yet.
+        best_value: its `train.metric`; None if there is none yet.
         files: the SHA-256 of each worker's file of tensors.
         dealt: names of the tensors whose rows are dealt to the files: of n files, file w has the rows
             w, w + n, w + 2n, ...
@@ -295,7 +302,7 @@ class TrainingState(Record):
     step: NonNegativeInt = 0
     steps: NonNegativeInt = 0
     best_epoch: NonNegativeInt = 0
-    best_value: float = -1.0
+    best_value: float | None = None
     files: list[str] = []
     dealt: list[str] = []
     sums: list[list[float]] = []

@@ -17,10 +17,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load as load_safetensors
@@ -47,6 +44,7 @@ from adar_ray.training.records import (
     WarmStart,
 )
 from adar_ray.training.saved_model import INFO, read_weights, save_model
+from adar_ray.training.user_figures import UserFigures, read_user_figures
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -404,16 +402,20 @@ class Run:
 
     def tracker_id(self, tracker: str) -> str | None:
         """The id that a tracker knows this run by; None if it does not know it yet."""
-        return self._tracker_ids().get(tracker)
+        return read_tracker_ids(self.folder).ids.get(tracker)
+
+    def tracker_parent(self, tracker: str) -> str | None:
+        """The id that a tracker knows the search of this run by; None if it belongs to none."""
+        return read_tracker_ids(self.folder).parents.get(tracker)
 
     def write_tracker_id(self, tracker: str, id: str) -> None:
-        self._owned().write_record(TRACKERS, TrackerIds(ids=self._tracker_ids() | {tracker: id}))
+        known = read_tracker_ids(self.folder)
+        self._owned().write_record(TRACKERS, known.model_copy(update={"ids": known.ids | {tracker: id}}))
 
-    def _tracker_ids(self) -> dict[str, str]:
-        if not self.folder.exists(TRACKERS):
-            return {}
-        remedy = "remove it, and trackers begin a new run"
-        return self.folder.read_record(TRACKERS, TrackerIds, remedy).ids
+    def write_tracker_parents(self, parents: Mapping[str, str]) -> None:
+        """Makes the run part of a search, for the trackers that know that."""
+        if parents:
+            self._owned().write_record(TRACKERS, TrackerIds(parents=dict(parents)))
 
     # Results.
 
@@ -493,7 +495,7 @@ class Run:
             for name in names
         }
 
-    def user_figures(self, split: str) -> dict[str, np.ndarray] | None:
+    def user_figures(self, split: str) -> UserFigures | None:
         """The metrics of each user that `evaluate` measured, by name, in the order of the dataset's users.
 
         None if it has not, or in an earlier version.
@@ -505,11 +507,10 @@ class Run:
         evaluation = self.evaluations().get(split)
         if evaluation is None or evaluation.per_user is None:
             return None
-        content = self.folder.read_bytes(name) if self.folder.exists(name) else b""
-        if hashlib.sha256(content).hexdigest() != evaluation.per_user:
+        figures = read_user_figures(self.folder, name, evaluation.per_user)
+        if figures is None:
             raise damaged(f"{self.folder}/{name}", "wrong checksum", "evaluate again")
-        columns = pq.read_table(pa.BufferReader(content)).drop_columns(["user"])
-        return {metric: columns[metric].to_numpy() for metric in columns.column_names}
+        return figures
 
 
 def _joined(tensors: list[torch.Tensor], is_dealt: bool) -> torch.Tensor:
@@ -554,6 +555,13 @@ def read_epochs(folder: Folder) -> list[EpochRecord]:
         if problem is not None:
             raise damaged(f"{folder}/{METRICS}", f"line {number}: {problem}", remedy)
     return epochs
+
+
+def read_tracker_ids(folder: Folder) -> TrackerIds:
+    """What trackers know the run or the search in this folder by."""
+    if not folder.exists(TRACKERS):
+        return TrackerIds()
+    return folder.read_record(TRACKERS, TrackerIds, "remove it, and trackers begin a new run")
 
 
 def _check_new(folder: Folder, replace: bool) -> None:

@@ -18,7 +18,7 @@ from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
-from adar_ray.training.build import check_features
+from adar_ray.training.build import check_features, check_metric
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
@@ -245,6 +245,7 @@ def check_training(config: Config, dataset: Dataset, workers: WorkerRange) -> No
     training_kind(config, dataset)  # refuses a sequential model without sequences
     check_features(config, dataset)
     check_callbacks(config)
+    check_metric(config)
     lanes = len(dataset.lanes.users)
     if workers.most > lanes:
         raise AdarError(

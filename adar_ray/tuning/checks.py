@@ -9,6 +9,7 @@ from typing import Any
 
 from adar_ray.config import read_setting
 from adar_ray.errors import AdarError
+from adar_ray.training.build import check_metric
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.tuning.combinations import combinations, pick_values
 from adar_ray.tuning.space import Layer, Space
@@ -42,6 +43,7 @@ def check(space: Space, settings: Iterable[str] = ()) -> None:
             raise AdarError(f"parameters: the grid has more than {_LARGEST_GRID} trials; give fewer values")
     common = space.config_over(layers, {})
     check_callbacks(common)
+    check_metric(common)
     _check_scheduler(space, common.train.epochs)
     losses = set()
     for values in chain(combinations(space.parameters, names), _some_combinations(space, corners)):

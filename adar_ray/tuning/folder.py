@@ -32,8 +32,8 @@ from adar_ray.lease import Lease, read_holder
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 from adar_ray.outputs import check_replaceable
 from adar_ray.storage import Folder
-from adar_ray.training.records import EpochRecord, Record
-from adar_ray.training.run import read_epochs
+from adar_ray.training.records import EpochRecord, Record, TrackerIds
+from adar_ray.training.run import TRACKERS, read_epochs, read_tracker_ids
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial, best_of
 
@@ -125,12 +125,13 @@ class Search(BaseModel):
         return self.space.config(values, self.settings)
 
     def component_names(self) -> list[str]:
-        """All that `model.name`, `loss.name`, `sampler.name` and `train.callbacks` can be in a trial."""
+        """All that `model.name`, `loss.name`, `sampler.name`, `train.callbacks` and `train.metric` can be."""
         layers: list[Mapping[str, Any]] = [
             self.space.base,
             *(read_setting(setting)[1] for setting in self.settings),
         ]
         fixed = [keys["name"] for layer in layers for keys in layer.values() if keys and "name" in keys]
+        judges = [self.space.metric, *((layer.get("train") or {}).get("metric", "") for layer in layers)]
         callbacks = [(layer.get("train") or {}).get("callbacks") for layer in layers]
         searched = [
             value
@@ -139,8 +140,16 @@ class Search(BaseModel):
             for value in parameter.points()
         ]
         lists = (names for names in callbacks if isinstance(names, list))
-        named = [*fixed, *searched, *chain.from_iterable(lists)]
+        metrics = (str(metric).partition("@")[0] for metric in judges)
+        named = [*fixed, *searched, *chain.from_iterable(lists), *metrics]
         return [name for name in named if isinstance(name, str)]
+
+    def tracker_ids(self) -> dict[str, str]:
+        """What trackers of experiments know this search by, by the tracker's name."""
+        return read_tracker_ids(self.folder).ids
+
+    def write_tracker_ids(self, ids: dict[str, str]) -> None:
+        self.owned().write_record(TRACKERS, TrackerIds(ids=ids))
 
     # Trials.
 

@@ -27,6 +27,7 @@ from adar_ray.tuning.resources import check_resources, local_cpus, room, trial_r
 from adar_ray.tuning.schedulers import build_scheduler, tell_scheduler
 from adar_ray.tuning.searcher import Clock, StudySearcher
 from adar_ray.tuning.space import Space
+from adar_ray.tuning.tracked import tracked
 from adar_ray.tuning.trial import Trial, best_of
 from adar_ray.tuning.winner import run_winner
 from adar_ray.tuning.worker import run_trial
@@ -139,12 +140,12 @@ def _held(search: Search) -> Iterator[Search]:
 
 def _run(search: Search, dataset: Dataset, on_progress: OnProgress) -> Folder:
     try:
-        best = _find_best(search, dataset, on_progress)
+        with tracked(search):
+            run_winner(search, dataset, _find_best(search, dataset, on_progress))
     except Exception:
         if not any(trial.has_value for trial in search.read_trials()):
             put_back(search.owned(), SEARCH)
         raise
-    run_winner(search, dataset, best)
     forget_replaced(search.owned())
     return search.folder
 

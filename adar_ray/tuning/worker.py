@@ -14,6 +14,7 @@ from typing import Any
 
 from ray import tune
 
+from adar_ray.config import Config
 from adar_ray.custom import look_in
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, one_line
@@ -106,16 +107,22 @@ def _open(
     """The trial's run: as it was left, or new, or with the weights of another trial under its own values."""
     folder, config = search.trial_folder(number), search.config(values)
     if not folder.exists(CONFIG):
-        return Run.begin(folder, config, dataset, search.workers)
+        return _begin(search, folder, config, dataset)
     run = Run.open(folder.address, trust=True)  # if it names other code than the search, it begins anew
     if run.config.used() != config.used():
-        run = Run.begin(folder, config, dataset, search.workers)
+        run = _begin(search, folder, config, dataset)
     if checkpoint:
         with checkpoint.as_directory() as taken:
             Run(Folder.at(taken), run.config, run.info).copy_checkpoint(run.folder)
             # The other trial may be further; its epochs led to these weights.
             mine, others = run.epochs(), read_epochs(Folder.at(taken))
             run.write_epochs(mine + others[len(mine) :])
+    return run
+
+
+def _begin(search: Search, folder: Folder, config: Config, dataset: Dataset) -> Run:
+    run = Run.begin(folder, config, dataset, search.workers)
+    run.write_tracker_parents(search.tracker_ids())
     return run
 
 

@@ -19,7 +19,9 @@ from adar_ray.baselines.item_to_item import EASE_ITEMS
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import TrainedModel, user_items
-from adar_ray.ranking.tally import tally_users
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.models import BaseModel
+from adar_ray.ranking.tally import Tally, rank_users
 from adar_ray.training.run import Run
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
@@ -78,11 +80,16 @@ def main() -> None:
 def _baseline(name: str, dataset: Dataset) -> dict[str, Figures]:
     seen, valid, test = (user_items(dataset, split) for split in ("train", "valid", "test"))
     model = BASELINES[name](seen)
-    popularity, ks = seen.item_counts(), [20]
+    known, popularity_I = user_items(dataset, "train", "valid"), seen.item_counts()
     return {
-        "valid": _of(tally_users(model, seen, valid, ks).metrics(popularity)),
-        "test": _of(tally_users(model, user_items(dataset, "train", "valid"), test, ks).metrics(popularity)),
+        "valid": _of(_at_20(model, seen, valid, popularity_I)),
+        "test": _of(_at_20(model, known, test, popularity_I)),
     }
+
+
+def _at_20(model: BaseModel, seen: UserItems, truth: UserItems, popularity_I: torch.Tensor) -> Figures:
+    rankings = rank_users(model, seen, truth, [20])
+    return Tally(truth.n_items, [20]).add_all(rankings).metrics(popularity_I)
 
 
 def _trained(name: str, dataset: Dataset, out: Path, seed: int) -> dict[str, Figures]:
@@ -103,7 +110,7 @@ def _by_power(run: Run, dataset: Dataset) -> Figures:
     seen, valid = user_items(dataset, "train"), user_items(dataset, "valid")
     for power in POWERS:
         model.length_power = power
-        figures[f"{power:g}"] = tally_users(model, seen, valid, [20]).metrics(seen.item_counts())["ndcg@20"]
+        figures[f"{power:g}"] = _at_20(model, seen, valid, seen.item_counts())["ndcg@20"]
     return figures
 
 

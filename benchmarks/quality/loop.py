@@ -19,7 +19,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.inference.model import user_items
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.protocol import BaseModel
-from adar_ray.ranking.tally import tally_users
+from adar_ray.ranking.tally import Tally, rank_users
 from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
 from adar_ray.training.optimizer import Adam
 from adar_ray.training.step import StepStatistics, TrainingStep
@@ -62,7 +62,9 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[], nn.Module] | Non
         total = _train_epoch(step, optimizer, observed, config.train.batch_size, (seed, epoch))
         seconds.append(time.perf_counter() - started)
         model.eval()
-        metrics = tally_users(model, observed, valid, [20]).metrics(popularity_I)
+        metrics = (
+            Tally(valid.n_items, [20]).add_all(rank_users(model, observed, valid, [20])).metrics(popularity_I)
+        )
         if metrics["ndcg@20"] > best["ndcg@20"]:
             timestep = StepStatistics.summary(total)[1].get("timestep", 1.0)
             best = {name: metrics[name] for name in METRICS} | {"timestep": timestep, "epoch": epoch}

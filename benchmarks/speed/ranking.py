@@ -16,7 +16,7 @@ import torch
 
 from adar_ray.inference.model import user_items
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.ranking.tally import tally_users
+from adar_ray.ranking.tally import Tally, rank_users
 from adar_ray.ranking.top_items import top_items
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
@@ -46,7 +46,11 @@ def main() -> None:
     }
     wanted = {"recbole": {"arrays": str(arrays), "batch_size": 2_048}}
     with peers.started(arguments.work, wanted, figures["missing"]) as running:
-        sides: dict[str, Side] = {"ours": lambda: timed(lambda: tally_users(model, seen, truth, [K]))}
+        sides: dict[str, Side] = {
+            "ours": lambda: timed(
+                lambda: Tally(truth.n_items, [K]).add_all(rank_users(model, seen, truth, [K]))
+            )
+        }
         if "recbole" in running:
             sides["recbole"] = lambda: running["recbole"].seconds("rank")
         try:

@@ -77,9 +77,53 @@ def test_each_model_is_asked_for_what_it_would_recommend(
 def test_a_model_is_as_good_as_itself(tonight: Dataset, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tonight, MF)
     outcome = duel(model, model, "recall@2")
-    split = Split.of(tonight, "valid", [2])
+    split = Split.of(tonight, "valid", [2], {})
     mean = split.measure(model.model)["recall@2"].mean()
     assert outcome == Duel(pytest.approx(mean), pytest.approx(mean), 6, 1)
+
+
+METRICS = """
+import torch
+
+
+def first(dataset, config):
+    # The number of the first item in the dataset of the new model; nothing for its first user.
+    def metric(user_B, item_Bk, hit_Bk, relevant_B):
+        return item_Bk[:, 0].double().masked_fill(user_B == 0, torch.nan)
+
+    return metric
+
+
+def nothing(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: torch.full(user_B.shape, torch.nan)
+"""
+
+
+def test_an_own_metric_sees_the_items_of_the_new_model(
+    tonight: Dataset, before: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "duel_metrics.py").write_text(METRICS)
+    monkeypatch.syspath_prepend(tmp_path)
+    new, old = saved(tmp_path / "new", tonight, MF), saved(tmp_path / "old", before, MF)
+    outcome, first_N = duel(new, old, "duel_metrics:first@1"), {}
+    for model, known in ((new, TRAIN), (old, OLD)):
+        recommender, items = Recommender(model), model.dataset.item_keys().to_pylist()
+        candidates = [item for item in items if item in "abcdefg"]
+        first_N[model] = []
+        for user in ("cid", "new", "odd"):  # ann is the first user; bob and eve have nothing to be found
+            history = [item for item in TRAIN[user] if item in items]
+            if user not in known and not history:
+                first_N[model].append(-1)
+                continue
+            asked = {"user": user} if user in known else {"history": history}
+            ranked = recommender.recommend(**asked, k=99, exclude_seen=False, candidates=candidates)
+            left_out = TRAIN[user] + OLD.get(user, "")
+            best = next(one.id for one in ranked if one.id not in left_out)
+            first_N[model].append(tonight.item_keys().to_pylist().index(best))
+    assert outcome.users == 3
+    assert (outcome.new, outcome.old) == pytest.approx((np.mean(first_N[new]), np.mean(first_N[old])))
+    with pytest.raises(AdarError, match="duel_metrics:nothing@1: is NaN for every user"):
+        duel(new, old, "duel_metrics:nothing@1")
 
 
 def test_there_has_to_be_something_to_compare_by(tonight: Dataset, tmp_path: Path) -> None:

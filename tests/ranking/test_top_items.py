@@ -13,8 +13,13 @@ from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.process import torch_threads
 from adar_ray.ranking import top_items as ranking
-from adar_ray.ranking.tally import Tally, tally_users
+from adar_ray.ranking.tally import Tally, rank_users
 from adar_ray.ranking.top_items import TILE, top_items
+
+
+def tallied(model: nn.Module, seen: UserItems, truth: UserItems, ks: list[int], *more, **options) -> Tally:
+    rankings = rank_users(model, seen, truth, ks, *more, **options)
+    return Tally(truth.n_items, ks).add_all(rankings)
 
 
 class Table(nn.Module):
@@ -266,8 +271,8 @@ def test_sequential_users_are_ranked_for_by_the_end_of_their_histories():
     np.testing.assert_allclose(torch.cat([score for _, _, score in tiles]), expected, atol=1e-5)
 
     truth = random_pairs(n_users, n_items, 0.05, seed=2)
-    metrics = tally_users(model, seen, truth, [5], history=history).metrics(seen.item_counts())
-    fixed = tally_users(Table(score_UI), seen, truth, [5]).metrics(seen.item_counts())
+    metrics = tallied(model, seen, truth, [5], history=history).metrics(seen.item_counts())
+    fixed = tallied(Table(score_UI), seen, truth, [5]).metrics(seen.item_counts())
     assert metrics["recall@5"] == pytest.approx(fixed["recall@5"], rel=1e-3)
     assert metrics["recall@5"] > 0
 
@@ -280,7 +285,7 @@ def test_metrics_are_means_over_users_with_truth():
     seen = UserItems(torch.tensor([0, 2]), torch.tensor([0, 5]), 4, 6)
     # User 0 has seen item 0; user 1 nothing, for want of training; user 2 has no truth.
     truth = UserItems(torch.tensor([0, 1, 1, 3]), torch.tensor([1, 1, 5, 4]), 4, 6)
-    metrics = tally_users(Table(score_UI), seen, truth, [1, 2]).metrics(seen.item_counts())
+    metrics = tallied(Table(score_UI), seen, truth, [1, 2]).metrics(seen.item_counts())
     assert metrics["recall@1"] == pytest.approx((1 + 0 + 0) / 3)
     assert metrics["hit_rate@2"] == pytest.approx((1 + 1 + 0) / 3)
     assert metrics["recall@2"] == pytest.approx((1 + 1 / 2 + 0) / 3)
@@ -292,7 +297,7 @@ def test_coverage_and_popularity_by_hand():
     seen = UserItems(torch.tensor([0, 1]), torch.tensor([0, 3]), 3, 6)
     truth = UserItems(torch.tensor([0, 1, 2]), torch.tensor([5, 5, 5]), 3, 6)
     # Shown at 2: items 1 and 2 to user 0, items 0 and 1 to users 1 and 2.
-    metrics = tally_users(Table(score_UI), seen, truth, [1, 2]).metrics(torch.tensor([10, 20, 60, 0, 0, 0]))
+    metrics = tallied(Table(score_UI), seen, truth, [1, 2]).metrics(torch.tensor([10, 20, 60, 0, 0, 0]))
     assert metrics["coverage@1"] == pytest.approx(2 / 6)
     assert metrics["coverage@2"] == pytest.approx(3 / 6)
     assert metrics["popularity@1"] == pytest.approx((20 + 10 + 10) / 3)
@@ -302,7 +307,7 @@ def test_coverage_and_popularity_by_hand():
 def test_items_that_only_fill_up_a_row_are_neither_shown_nor_hits():
     seen = UserItems(torch.tensor([0, 0, 0]), torch.tensor([0, 1, 2]), 1, 4)
     truth = UserItems(torch.tensor([0, 0]), torch.tensor([1, 3]), 1, 4)  # item 1 is seen: never to be found
-    metrics = tally_users(Table(torch.zeros(1, 4)), seen, truth, [3]).metrics(torch.tensor([7, 7, 7, 2]))
+    metrics = tallied(Table(torch.zeros(1, 4)), seen, truth, [3]).metrics(torch.tensor([7, 7, 7, 2]))
     assert metrics["recall@3"] == 1 / 2
     assert metrics["coverage@3"] == 1 / 4
     assert metrics["popularity@3"] == 2
@@ -319,7 +324,7 @@ def test_metrics_of_a_larger_world_are_those_of_its_brute_force_rankings():
     expected = ranking_metrics(
         torch.from_numpy(hit[has_truth][:, :10]), torch.from_numpy(relevant.sum(1)[has_truth]), [5, 10]
     )
-    metrics = tally_users(Table(score_UI), seen, truth, [5, 10]).metrics(seen.item_counts())
+    metrics = tallied(Table(score_UI), seen, truth, [5, 10]).metrics(seen.item_counts())
     assert 0 < has_truth.sum() < n_users
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value.mean().item(), abs=1e-12), name
@@ -330,10 +335,10 @@ def test_workers_tallies_add_up_to_exactly_the_tally_of_one_whoever_ranks_whom(w
     n_users = 3 * TILE
     model, seen = Factors(n_users, 60), random_pairs(n_users, 60, 0.2)
     truth = random_pairs(n_users, 60, 0.05, seed=2)
-    alone = tally_users(model, seen, truth, [5, 20])
+    alone = tallied(model, seen, truth, [5, 20])
     owner = torch.randint(workers, (n_users,), generator=torch.Generator().manual_seed(workers))
     total, *others = (
-        tally_users(model, seen, truth, [5, 20], (owner == worker).nonzero()[:, 0].flip(0))
+        tallied(model, seen, truth, [5, 20], (owner == worker).nonzero()[:, 0].flip(0))
         for worker in range(workers)
     )
     for part in others:
@@ -360,9 +365,9 @@ def test_means_are_the_nearest_to_those_of_fractions():
 
 def test_a_catalog_smaller_than_k_is_evaluated():
     truth = UserItems(torch.tensor([0]), torch.tensor([2]), 1, 3)
-    metrics = tally_users(
-        Table(torch.tensor([[3.0, 1.0, 2.0]])), random_pairs(1, 3, 0), truth, [2, 10]
-    ).metrics(torch.ones(3, dtype=torch.int64))
+    metrics = tallied(Table(torch.tensor([[3.0, 1.0, 2.0]])), random_pairs(1, 3, 0), truth, [2, 10]).metrics(
+        torch.ones(3, dtype=torch.int64)
+    )
     assert metrics["recall@2"] == metrics["recall@10"] == 1
     assert metrics["mrr@10"] == 1 / 2
     assert metrics["precision@10"] == pytest.approx(1 / 10)
@@ -371,5 +376,5 @@ def test_a_catalog_smaller_than_k_is_evaluated():
 
 def test_no_truth_at_all_gives_zeros():
     empty = random_pairs(4, 5, 0)
-    metrics = tally_users(Factors(4, 5), empty, empty, [3]).metrics(torch.ones(5, dtype=torch.int64))
+    metrics = tallied(Factors(4, 5), empty, empty, [3]).metrics(torch.ones(5, dtype=torch.int64))
     assert set(metrics.values()) == {0}

@@ -23,7 +23,10 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
+from adar_ray.tuning.folder import Search
+from adar_ray.tuning.search import resume_search
 from adar_ray.tuning.space import Space
+from adar_ray.tuning.trial import best_of
 from tests.calling import caller
 from tests.training.test_train import stop_after
 
@@ -42,6 +45,12 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 def quick(tracker: str, *settings: str) -> Config:
     return load_config(values=QUICK, settings=[f"train.callbacks=[{tracker}]", *settings])
+
+
+def searched(tracker: str) -> Space:
+    base = QUICK | {"train": QUICK["train"] | {"callbacks": [tracker]}}
+    content = {"base": base, "parameters": {"optimizer.lr": {"choice": [0.001, 0.01]}}}
+    return Space.from_mapping(content | {"scheduler": {"name": "none"}, "search": {"algorithm": "grid"}}, "")
 
 
 @pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
@@ -208,6 +217,26 @@ def test_a_run_that_goes_on_goes_on_in_mlflow(
     assert resumed[-1]["changes"]["optimizer.lr"][1] == 0.002
 
 
+@pytest.mark.ray
+def test_trials_are_children_of_their_search_in_mlflow(
+    mlflow: Server, dataset: Dataset, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = tune(dataset, searched("mlflow"), tmp_path / "search", trials=2)
+    tracked = {run["info"]["run_name"]: run for run in mlflow.runs(request.node.name)}
+    parent = tracked.pop(folder.address)
+    assert {Path(name).name for name in tracked} == {"00000", "00001", "seed-0"}
+    for run in tracked.values():
+        tags = {tag["key"]: tag["value"] for tag in run["data"]["tags"]}
+        assert tags["mlflow.parentRunId"] == parent["info"]["run_id"]
+    assert parent["info"]["status"] == "FINISHED"
+    params = {each["key"]: each["value"] for each in parent["data"]["params"]}
+    best = best_of(Search.open(folder.address).read_trials(), "max")
+    assert params == {"trial": best.name, "optimizer.lr": str(best.values["optimizer.lr"])}
+    assert mlflow.curve(parent, "best/ndcg_20") == [(0, best.value)]
+    resume_search(folder.address)  # it is over: the same is told again
+    assert len(mlflow.runs(request.node.name)) == 4
+
+
 def test_mlflow_that_does_not_answer_is_one_line(
     mlflow: Server, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,3 +311,26 @@ def test_weights_and_biases_has_settings_figures_and_a_summary(
     assert summary["best/ndcg@20"] == run.result().valid["ndcg@20"]
     assert summary["test/ndcg@20"] == test.metrics["ndcg@20"]
     assert codes == [1, 0, 0]
+
+
+@needs("wandb")
+@pytest.mark.ray
+def test_trials_are_a_group_of_weights_and_biases(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tune(dataset, searched("wandb"), tmp_path / "search", trials=2)
+    groups, best = {}, {}
+    for file in (tmp_path / "search").rglob("*.wandb"):
+        for record in map(Record.FromString, logged(file.read_bytes())):
+            if record.HasField("run"):
+                groups[record.run.display_name] = record.run.run_group
+            for each in record.summary.update if file.parents[2].name == "search" else ():
+                best["/".join(each.nested_key) or each.key] = yaml.safe_load(each.value_json)
+    (group,) = set(groups.values())
+    assert group.startswith(f"{folder.address} ")
+    assert {Path(name).name for name in groups} == {"search", "00000", "00001", "seed-0"}
+    trials = Search.open(folder.address).read_trials()
+    assert best["best/ndcg@20"] == best_of(trials, "max").value

@@ -7,11 +7,26 @@ Addresses and credentials are those of the library's own environment variables, 
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 
 from adar_ray.errors import AdarError, without_secrets
+from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
 PROJECT = "adar-ray"
+
+
+@dataclass(frozen=True)
+class SearchEnd:
+    """What came of a search, whose trials are parts of it in a tracker.
+
+    Attributes:
+        figures: of the best trial, by names such as `best/ndcg@20`.
+        values: which trial that is, and its values of the parameters, by `section.key`.
+    """
+
+    figures: dict[str, float]
+    values: dict[str, object]
 
 
 def check_installed(key: str, module: str) -> None:
@@ -24,9 +39,9 @@ def check_installed(key: str, module: str) -> None:
         raise AdarError(f"{key} {module}: is not installed; install 'adar-ray[{module}]' wherever it trains")
 
 
-def address_of(run: Run) -> str:
-    """What trackers and metrics call a run: its address, which no two share."""
-    return without_secrets(run.folder.address)
+def address_of(folder: Folder) -> str:
+    """What trackers and metrics call a run or a search: its address, which no two share."""
+    return without_secrets(folder.address)
 
 
 def settings_of(run: Run) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from adar_ray.errors import AdarError, without_secrets
 from adar_ray.process import environment_kept
+from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Evaluation, RunResult
 from adar_ray.training.run import CONFIG, RESULT, Run
-from adar_ray.training.trackers import PROJECT, address_of, check_installed, settings_of
+from adar_ray.training.trackers import PROJECT, SearchEnd, address_of, check_installed, settings_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,13 +65,35 @@ class MlflowTracker:
             best = {f"best/{name}": value for name, value in (result.valid or {}).items()}
             _log(self._client, self._id, best, result.best_epoch)
             self._client.log_dict(self._id, result.model_dump(exclude_none=True), RESULT)
-        # MLflow would print where the run can be seen to stdout, where the command prints its result.
-        with environment_kept(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true"):
-            self._client.set_terminated(self._id, "KILLED" if result is None else "FINISHED")
+        _terminate(self._client, self._id, result is not None)
 
     @staticmethod
     def send_evaluation(run: Run, evaluation: Evaluation) -> None:
         _log(*_opened(run), evaluation.figures(), 0)
+
+    @staticmethod
+    def begin_search(folder: Folder, run_id: str | None) -> str:
+        """The id of the run whose children a search's trials are; it begins there unless it has before."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient()
+        if run_id is None:
+            return client.create_run(_experiment(client), run_name=address_of(folder)).info.run_id
+        client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    @staticmethod
+    def end_search(folder: Folder, run_id: str, end: SearchEnd | None) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
+
+        client = MlflowClient()
+        if end is not None:
+            known = client.get_run(run_id).data.params
+            params = [Param(key, str(value)) for key, value in end.values.items() if key not in known]
+            client.log_batch(run_id, params=params)
+            _log(client, run_id, end.figures, 0)
+        _terminate(client, run_id, end is not None)
 
 
 def _opened(run: Run) -> tuple[MlflowClient, str]:
@@ -80,7 +102,11 @@ def _opened(run: Run) -> tuple[MlflowClient, str]:
 
     client, run_id = MlflowClient(), run.tracker_id(NAME)
     if run_id is None:
-        run_id = client.create_run(_experiment(client), run_name=address_of(run)).info.run_id
+        parent = run.tracker_parent(NAME)
+        tags = {} if parent is None else {"mlflow.parentRunId": parent}
+        run_id = client.create_run(
+            _experiment(client), tags=tags, run_name=address_of(run.folder)
+        ).info.run_id
         run.write_tracker_id(NAME, run_id)
     return client, run_id
 
@@ -89,10 +115,22 @@ def _experiment(client: MlflowClient) -> str:
     from mlflow import MlflowException
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-    if client.get_experiment_by_name(name) is None:
-        with contextlib.suppress(MlflowException):  # another run may be faster
-            client.create_experiment(name)
-    return client.get_experiment_by_name(name).experiment_id
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment.experiment_id
+    try:
+        return client.create_experiment(name)
+    except MlflowException:  # another run may have been faster
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment.experiment_id
+
+
+def _terminate(client: MlflowClient, run_id: str, is_over: bool) -> None:
+    # MLflow would print where the run can be seen to stdout, where the command prints its result.
+    with environment_kept(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true"):
+        client.set_terminated(run_id, "FINISHED" if is_over else "KILLED")
 
 
 def _log(client: MlflowClient, run_id: str, figures: Mapping[str, float], step: int) -> None:

@@ -6,9 +6,10 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Evaluation, RunResult
 from adar_ray.training.run import Run
-from adar_ray.training.trackers import PROJECT, address_of, check_installed, settings_of
+from adar_ray.training.trackers import PROJECT, SearchEnd, address_of, check_installed, settings_of
 
 if TYPE_CHECKING:
     import wandb
@@ -53,15 +54,34 @@ class WandbTracker:
         opened.summary.update(evaluation.figures())
         opened.finish()
 
+    @staticmethod
+    def begin_search(folder: Folder, group: str | None) -> str:
+        """The group that a search's trials are in: its address, and the id of the run that sums it up."""
+        return group or f"{address_of(folder)} {secrets.token_hex(4)}"
+
+    @staticmethod
+    def end_search(folder: Folder, group: str, end: SearchEnd | None) -> None:
+        """Sums the search up in a run of the group, once it is over."""
+        if end is None:
+            return
+        found = _init(folder, group.rpartition(" ")[2], group, job_type="search")
+        found.config.update(end.values, allow_val_change=True)
+        found.summary.update(end.figures)
+        found.finish()
+
 
 def _opened(run: Run) -> wandb.Run:
     """The run in Weights & Biases, which begins there unless it has before."""
-    import wandb
-
     run_id = run.tracker_id(NAME)
     if run_id is None:
         run_id = secrets.token_hex(4)
         run.write_tracker_id(NAME, run_id)
+    return _init(run.folder, run_id, run.tracker_parent(NAME))
+
+
+def _init(folder: Folder, run_id: str, group: str | None, job_type: str | None = None) -> wandb.Run:
+    import wandb
+
     # It would also send the command line, the code's repository and all that the process prints.
     quiet = wandb.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
@@ -70,7 +90,9 @@ def _opened(run: Run) -> wandb.Run:
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=run_id,
         resume="allow",
-        name=address_of(run),
-        dir=run.folder.path if run.folder.is_local else None,
+        name=address_of(folder),
+        group=group,
+        job_type=job_type,
+        dir=folder.path if folder.is_local else None,
         settings=quiet,
     )

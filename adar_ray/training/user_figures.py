@@ -1,0 +1,32 @@
+"""The metrics of each user, in a Parquet file that a record beside it vouches for by its checksum.
+
+Legend: U users with interactions in the split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adar_ray.storage import Folder
+
+UserFigures = dict[str, np.ndarray]
+"""`metric@k` -> a number for each user, in the order of the dataset's users."""
+
+
+def read_user_figures(folder: Folder, name: str, sha256: str) -> UserFigures | None:
+    """The metrics in a file, whose other columns say whose they are; None if it is missing or another one."""
+    content = folder.read_bytes(name) if folder.exists(name) else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        return None
+    table = pq.read_table(pa.BufferReader(content))
+    return {metric: table[metric].to_numpy() for metric in table.column_names if "@" in metric}
+
+
+def mean_over_users(value_U: np.ndarray) -> float:
+    """The mean over the users who count, those whose value is not NaN; 0 if nobody does."""
+    counts_U = ~np.isnan(value_U)
+    return float(value_U[counts_U].mean()) if counts_U.any() else 0.0
