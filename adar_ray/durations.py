@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from adar_ray.errors import AdarError, one_line
 
@@ -33,3 +36,14 @@ def parse_duration(text: str | float) -> float:
     if seconds > LONGEST:
         raise AdarError(f"{one_line(text, 30)} is too long: give at most 3650d")
     return seconds
+
+
+def _parsed(duration: Any) -> float:
+    try:
+        return parse_duration(duration)
+    except AdarError as error:  # which Pydantic would let through
+        raise ValueError(str(error)) from error
+
+
+Seconds = Annotated[float, Field(gt=0, le=LONGEST), BeforeValidator(_parsed)]
+"""A key of a file that is given as a duration."""

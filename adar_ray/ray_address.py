@@ -6,6 +6,7 @@ import os
 import sys
 
 API_SERVER = "RAY_API_SERVER_ADDRESS"
+LOOPBACK = "127.0.0.1"  # where what a command starts listens, unless it is told another address
 
 
 def ray_address() -> str | None:

@@ -59,6 +59,20 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
+class Duration(click.ParamType):
+    """A value of an option in seconds, given as `parse_duration` takes it."""
+
+    name = "time"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        from adar_ray.durations import parse_duration
+
+        try:
+            return parse_duration(value)
+        except AdarError as error:
+            self.fail(str(error), parameter, context)
+
+
 def trust_option(whose: str) -> Callable[[Any], Any]:
     """The option `--trust` of a command that opens a folder which may name code."""
     return click.option(

@@ -9,13 +9,12 @@ import click
 
 from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
+from adar_ray.ray_address import LOOPBACK
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from adar_ray.training.published import Published
-
-LOOPBACK = "127.0.0.1"
 
 
 @command("published")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adar_ray.cli.command import command, trust_option
+from adar_ray.cli.command import Duration, command, trust_option
 from adar_ray.cli.output import message, show
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import one_line
 from adar_ray.limits import LARGEST_K, MOST_VERSIONS
 
 if TYPE_CHECKING:
@@ -306,15 +306,6 @@ def _write_page(address: str, content: str) -> None:
     message(f"the page is {file}")
 
 
-def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
-    from adar_ray.durations import parse_duration
-
-    try:
-        return None if text is None else parse_duration(text)
-    except AdarError as error:
-        raise click.BadParameter(str(error)) from error
-
-
 @command("publish")
 @click.argument("run", required=False)
 @click.option("--to", required=True, help="Address of the folder of published models.")
@@ -328,13 +319,17 @@ def _seconds(context: click.Context, parameter: click.Parameter, text: str | Non
 )
 @click.option(
     "--max-age",
-    callback=_seconds,
-    metavar="TIME",
+    type=Duration(),
     help="Such as 7d: once the published model is older, a significantly worse one takes its place if it has "
     "at least half its figure.",
 )
 @click.option("--force", is_flag=True, help="Publish whatever the comparison says, or if there can be none.")
 @click.option("--rollback", is_flag=True, help="In the place of RUN: go back to the version before.")
+@click.option(
+    "--create",
+    is_flag=True,
+    help="In the place of RUN: make the folder if it is not there, for a first run to begin --init-from.",
+)
 @trust_option("RUN and the published model")
 def publish_command(
     run: str | None,
@@ -344,6 +339,7 @@ def publish_command(
     max_age: float | None,
     force: bool,
     rollback: bool,
+    create: bool,
     trust: bool,
     as_json: bool,
 ) -> None:
@@ -356,15 +352,19 @@ def publish_command(
     from adar_ray.inference import publish as publishing
     from adar_ray.memory import keep_freed_memory
 
-    if rollback == (run is not None):
-        raise click.UsageError("give either a RUN to publish or --rollback")
+    if (run is not None) + rollback + create != 1:
+        raise click.UsageError("give either a RUN to publish, --rollback or --create")
     if run is not None:
         keep_freed_memory()
         decision = publishing.publish(
             run, to, recommendations, keep=keep, max_age=max_age, force=force, trust=trust
         )
     elif recommendations or max_age or force or trust:
-        raise click.UsageError("--rollback goes with --to alone; drop the other options")
+        raise click.UsageError(f"--{'create' if create else 'rollback'} goes with --to alone; drop the rest")
+    elif create:
+        publishing.create(to)
+        show({"published": to}, as_json)
+        return
     else:
         decision = publishing.rollback(to)
     message(str(decision))

@@ -13,12 +13,13 @@ from adar_ray.cli.command import command, trust_option
 from adar_ray.cli.output import message, show
 from adar_ray.errors import AdarError
 from adar_ray.limits import MOST_WORKERS
+from adar_ray.ray_address import LOOPBACK
 
 
 @command("serve")
 @click.argument("address")
 @trust_option("ADDRESS")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from adar_ray.cli.command import command, refuse_all_but_resume, refuse_trust, resume_hint, trust_option
+from adar_ray.cli.command import (
+    Duration,
+    command,
+    refuse_all_but_resume,
+    refuse_trust,
+    resume_hint,
+    trust_option,
+)
 from adar_ray.cli.output import show
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 
@@ -22,7 +29,12 @@ from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 @click.option(
     "--trials", type=click.IntRange(1, MOST_TRIALS), help="Maximum number of trials. Default: the space's."
 )
-@click.option("--time", "time_limit", help="Maximum duration, such as 90s, 30m or 2h. Default: the space's.")
+@click.option(
+    "--time",
+    "seconds",
+    type=Duration(),
+    help="Maximum duration, such as 90s, 30m or 2h. Default: the space's.",
+)
 @click.option(
     "--concurrent", type=click.IntRange(1, MOST_WORKERS), help="Trials at a time. Default: as many as fit."
 )
@@ -56,7 +68,6 @@ def tune_command(
     data_address: str | None,
     space_file: str | None,
     out: str | None,
-    time_limit: str | None,
     resume: str | None,
     trust: bool,
     **options: Any,
@@ -69,11 +80,9 @@ def tune_command(
         search = partial(resume_search, resume, trust=trust)
     elif data_address and space_file and out:
         refuse_trust(trust)
-        from adar_ray.durations import parse_duration
         from adar_ray.tuning.search import tune
 
-        seconds = parse_duration(time_limit) if time_limit else None
-        search = partial(tune, data_address, space_file, out, seconds=seconds, **options)
+        search = partial(tune, data_address, space_file, out, **options)
     else:
         raise click.UsageError("give --data, --space and --out, or --resume")
     from adar_ray.tuning.folder import summary

@@ -19,7 +19,7 @@ from pydantic import ByteSize, Field, ValidationError, field_validator, model_va
 from adar_ray.component import Settings
 from adar_ray.config import Config, nearest, read_setting
 from adar_ray.documents import explain, parse_json, parse_yaml, read_yaml
-from adar_ray.durations import LONGEST, parse_duration
+from adar_ray.durations import Seconds
 from adar_ray.errors import AdarError, has_secret, one_line
 from adar_ray.limits import MOST_REPEATS
 from adar_ray.workers import WorkerRange
@@ -84,9 +84,7 @@ class Job(Settings):
     retries: int = Field(
         0, ge=0, le=MOST_REPEATS, description="Retries of a step whose failure may pass by itself."
     )
-    time_limit: float | None = Field(
-        None, gt=0, le=LONGEST, description="Longest duration: seconds, or such as 30m or 2h."
-    )
+    time_limit: Seconds | None = Field(None, description="Longest duration: seconds, or such as 30m or 2h.")
 
     @classmethod
     def load(cls, file: str | Path, settings: Iterable[str] = ()) -> Job:
@@ -181,14 +179,6 @@ class Job(Settings):
         if not _is_absolute(storage):
             raise ValueError("give an address that all machines share: s3://... or an absolute path")
         return storage.rstrip("/")
-
-    @field_validator("time_limit", mode="before")
-    @classmethod
-    def _seconds(cls, limit: Any) -> Any:
-        try:
-            return None if limit is None else parse_duration(limit)
-        except AdarError as error:
-            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _code_has_one_origin(self) -> Job:

@@ -43,7 +43,7 @@ def table(
         row = {write(column): write(cell) for column, cell in row.items()}
         for metric in metrics:
             if figures.metrics[metric] == best[metric]:
-                row[metric] = write_best(row[metric])
+                row[write(metric)] = write_best(row[write(metric)])
         rows.append(row)
     return rows
 

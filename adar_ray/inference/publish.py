@@ -14,7 +14,16 @@ from adar_ray.lease import Lease, hold
 from adar_ray.limits import MOST_VERSIONS, check_number
 from adar_ray.significance import SIGNIFICANT
 from adar_ray.storage import Folder
-from adar_ray.training.published import PUBLISHED, VERSION, Decision, Earlier, Published, now
+from adar_ray.training.published import (
+    CREATED,
+    PUBLISHED,
+    VERSION,
+    Created,
+    Decision,
+    Earlier,
+    Published,
+    now,
+)
 from adar_ray.training.records import ModelInfo
 from adar_ray.training.run import MODEL, Run
 from adar_ray.training.saved_model import INFO, SavedModel
@@ -98,6 +107,25 @@ def publish(
             lease.check()
             published.write_history(decision)
         return decision
+
+
+def create(to: str | Path) -> None:
+    """Makes a folder of published models, with none in it yet, for a first run to begin with.
+
+    One that is there already stays as it is.
+
+    Args:
+        to: address of the folder.
+
+    Raises:
+        AdarError: there is something else.
+    """
+    published = Published.at(to)
+    if published.is_there():
+        return
+    if not published.folder.is_empty():
+        raise AdarError(f"{published.folder}: is not empty, and nothing is published there; choose another")
+    published.folder.write_record(CREATED, Created(time=now()))
 
 
 def rollback(to: str | Path) -> Decision:

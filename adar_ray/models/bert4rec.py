@@ -10,11 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import gelu, pad
 
-from adar_ray.component import ModelComponent, setting
+from adar_ray.component import setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
-    BATCH_SIZE,
     InputLayer,
     Transformer,
     TransformerSettings,
@@ -22,6 +21,7 @@ from adar_ray.models.sequence import (
     heads_divide,
     initialize,
     laid_out,
+    sequential_component,
 )
 from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
@@ -114,19 +114,4 @@ class BERT4Rec(DotProductModel):
         return sequence_BN.masked_fill(hidden_BN, self.mask), sequence_BN.masked_fill(~hidden_BN, PADDING)
 
 
-COMPONENT = ModelComponent(
-    name="bert4rec",
-    settings=BERT4RecSettings,
-    build=lambda inputs, settings: BERT4Rec(
-        inputs.observed.n_items,
-        inputs.history_length,
-        inputs.embedding_dim,
-        settings,
-        inputs.cosine,
-        inputs.sharded,
-    ),
-    is_sequential=True,
-    shards_items=True,
-    check=heads_divide,
-    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
-)
+COMPONENT = sequential_component("bert4rec", BERT4RecSettings, BERT4Rec, check=heads_divide)

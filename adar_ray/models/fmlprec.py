@@ -10,10 +10,17 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.component import Settings, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.sequence import BATCH_SIZE, FeedForward, InputLayer, Residual, embed_items, initialize
+from adar_ray.models.sequence import (
+    FeedForward,
+    InputLayer,
+    Residual,
+    embed_items,
+    initialize,
+    sequential_component,
+)
 from adar_ray.models.table import Table
 from adar_ray.rng import RowRng
 
@@ -127,18 +134,4 @@ class Filter(nn.Module):
         return self.residual(x_BLD, torch.fft.irfft(spectrum_BFD, n=x_BLD.shape[1], dim=1))
 
 
-COMPONENT = ModelComponent(
-    name="fmlprec",
-    settings=FMLPRecSettings,
-    build=lambda inputs, settings: FMLPRec(
-        inputs.observed.n_items,
-        inputs.history_length,
-        inputs.embedding_dim,
-        settings,
-        inputs.cosine,
-        inputs.sharded,
-    ),
-    is_sequential=True,
-    shards_items=True,
-    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
-)
+COMPONENT = sequential_component("fmlprec", FMLPRecSettings, FMLPRec)

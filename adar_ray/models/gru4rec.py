@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from adar_ray.component import ModelComponent, Settings, setting
+from adar_ray.component import Settings, setting
 from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.sequence import BATCH_SIZE, embed_items, shown_positions
+from adar_ray.models.sequence import embed_items, sequential_component, shown_positions
 from adar_ray.models.table import Table
 
 
@@ -151,18 +151,4 @@ def _state(input_NG: torch.Tensor, hidden_NG: torch.Tensor, before_NH: torch.Ten
     return torch.lerp(new_NH, before_NH, update_NH)
 
 
-COMPONENT = ModelComponent(
-    name="gru4rec",
-    settings=GRU4RecSettings,
-    build=lambda inputs, settings: GRU4Rec(
-        inputs.observed.n_items,
-        inputs.history_length,
-        inputs.embedding_dim,
-        settings,
-        inputs.cosine,
-        inputs.sharded,
-    ),
-    is_sequential=True,
-    shards_items=True,
-    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"},
-)
+COMPONENT = sequential_component("gru4rec", GRU4RecSettings, GRU4Rec)

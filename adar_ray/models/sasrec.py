@@ -8,11 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adar_ray.component import ModelComponent
 from adar_ray.interactions import PADDING
 from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
-    BATCH_SIZE,
     InputLayer,
     Transformer,
     TransformerSettings,
@@ -20,6 +18,7 @@ from adar_ray.models.sequence import (
     heads_divide,
     initialize,
     laid_out,
+    sequential_component,
 )
 from adar_ray.models.table import Table
 
@@ -71,19 +70,6 @@ class SASRec(DotProductModel):
         return packing.unpack(self.represent(user_RWD))
 
 
-COMPONENT = ModelComponent(
-    name="sasrec",
-    settings=SASRecSettings,
-    build=lambda inputs, settings: SASRec(
-        inputs.observed.n_items,
-        inputs.history_length,
-        inputs.embedding_dim,
-        settings,
-        inputs.cosine,
-        inputs.sharded,
-    ),
-    is_sequential=True,
-    shards_items=True,
-    check=heads_divide,
-    defaults={"train.batch_size": BATCH_SIZE, "loss.name": "bce"},
+COMPONENT = sequential_component(
+    "sasrec", SASRecSettings, SASRec, check=heads_divide, defaults={"loss.name": "bce"}
 )

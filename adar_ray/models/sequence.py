@@ -7,12 +7,14 @@ Legend: B rows of the batch, L positions of a history, N positions shown, R pack
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from adar_ray.component import Settings, setting
+from adar_ray.component import ModelComponent, ModelInputs, S, Settings, setting
 from adar_ray.interactions import PADDING
 from adar_ray.models.table import Table
 
@@ -21,6 +23,26 @@ _STD = 0.02
 
 # A row is a user's history, not one interaction: thousands of rows a step would be few steps an epoch.
 BATCH_SIZE = 64
+
+
+def sequential_component(
+    name: str, settings: type[S], model: Callable[..., nn.Module], **more: Any
+) -> ModelComponent[S]:
+    """The declaration of a model that is made of `(n_items, history_length, embedding_dim, settings, cosine,
+    sharded)`.
+
+    Args:
+        more: what else `ModelComponent` takes; `defaults` come over those that sequential models share.
+    """
+    defaults = {"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"} | more.pop("defaults", {})
+
+    def build(inputs: ModelInputs, settings: S) -> nn.Module:
+        n_items, length, D = inputs.observed.n_items, inputs.history_length, inputs.embedding_dim
+        return model(n_items, length, D, settings, inputs.cosine, inputs.sharded)
+
+    return ModelComponent(
+        name, settings, build, is_sequential=True, shards_items=True, defaults=defaults, **more
+    )
 
 
 def embed_items(table: nn.Embedding, item_BL: torch.Tensor) -> torch.Tensor:

@@ -15,14 +15,13 @@ from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from adar_ray.errors import AdarError
-from adar_ray.ray_address import ray_address
+from adar_ray.ray_address import LOOPBACK, ray_address
 from adar_ray.ray_session import ray_session
 from adar_ray.serving.app import MOST_WAITING, make_app
 from adar_ray.serving.listener import listen
 from adar_ray.serving.served_model import ServedModel
 
 NAME = "adar-ray"
-LOOPBACK = "127.0.0.1"
 GOODBYE_SECONDS = 2.0  # for requests in flight at the end
 
 

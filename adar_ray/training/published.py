@@ -23,6 +23,7 @@ from adar_ray.training.run import MODEL
 
 PUBLISHED = "published.json"
 HISTORY = "history.jsonl"
+CREATED = "created.json"
 VERSIONS = "versions"
 VERSION = "version.json"
 _REMEDY = "restore it, or remove it to publish any run"
@@ -83,6 +84,16 @@ class Decision(Record):
         return f"{self.decision} {self.version}: {'; '.join(filter(None, (figures, self.why)))}"
 
 
+class Created(Record):
+    """`created.json`: when the folder was made before anything was published there."""
+
+    time: AwareDatetime
+
+    @field_serializer("time")
+    def _as_text(self, time: datetime) -> str:
+        return time.isoformat()
+
+
 class Earlier(Record):
     """`published.json` of earlier versions of this program, which named a run and kept no versions."""
 
@@ -115,6 +126,10 @@ class Published:
         if isinstance(content, dict) and "value" in content:
             return self.folder.read_record(PUBLISHED, Earlier, _REMEDY)
         return self.folder.read_record(PUBLISHED, Decision, _REMEDY)
+
+    def is_there(self) -> bool:
+        """Whether the folder is one of published models, be it without any."""
+        return self.folder.exists(CREATED) or self.folder.exists(PUBLISHED)
 
     def model(self) -> Folder | None:
         """The folder of the published model; None if nothing is published."""

@@ -55,8 +55,10 @@ def train(
         workers: Ray Train workers; 0 trains in this process, without Ray, with the same result as 1. With a
             range such as `1:4` there are always as many as there is room for. The default is 1 if
             `RAY_ADDRESS` names a cluster, else 0.
-        init_from: a run, or a copy of its `model/`, at any address, whose weights to begin with: users and
-            items with the same ids keep their vectors. The run needs it no more once it has begun.
+        init_from: a run, a copy of its `model/`, or a folder of published models, at any address, whose
+            weights to begin with: users and items with the same ids keep their vectors. The run needs it no
+            more once it has begun. In a folder that `adar-ray publish --create` has made there may be nothing
+            yet; then all weights are drawn at random.
         trust: whether `init_from` may name custom components.
         on_epoch: called with each epoch's record once the epoch is saved, while the next one trains.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.

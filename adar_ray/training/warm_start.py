@@ -6,6 +6,7 @@ Legend: R rows of a table that stay, H held-out interactions, E interactions of 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -28,16 +29,19 @@ from adar_ray.process import random_states_kept
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_model
 from adar_ray.training.find_model import find_model
+from adar_ray.training.published import Published
 from adar_ray.training.records import WarmStart
 from adar_ray.training.run import Initial, Run
 from adar_ray.training.saved_model import SavedModel
+
+logger = logging.getLogger(__name__)
 
 _ADVICE = "or train without --init-from"
 
 
 def initial_weights(
     source: str | Path | Run, config: Config, dataset: Dataset, *, trust: bool = False
-) -> Initial:
+) -> Initial | None:
     """What a run on `dataset` takes over from another model: the vectors of users and items with the same
     ids, and all weights that belong to no user or item.
 
@@ -45,9 +49,17 @@ def initial_weights(
         source: a run, a copy of its `model/`, or a folder of published models, at any address.
         trust: whether `source` may name custom components.
 
+    Returns:
+        None if `source` is a folder of published models that was created and has none yet.
+
     Raises:
         AdarError: there is no model, it is damaged, or its weights would not fit.
     """
+    if not isinstance(source, Run):
+        published = Published.at(source)
+        if published.is_there() and published.current() is None:
+            logger.warning("%s: nothing is published there yet; all weights are drawn at random", source)
+            return None
     saved = find_model(source, trust=trust)
     origin = (source.folder if isinstance(source, Run) else Folder.at(source)).address
     before = saved.dataset

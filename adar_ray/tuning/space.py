@@ -41,7 +41,7 @@ from adar_ray.config import (
     search_range,
 )
 from adar_ray.documents import explain, read_yaml
-from adar_ray.durations import LONGEST, parse_duration
+from adar_ray.durations import Seconds
 from adar_ray.errors import AdarError, one_line
 from adar_ray.limits import LARGEST_SEED, MOST_TRIALS
 from adar_ray.registry import LOSSES, SAMPLERS
@@ -55,13 +55,6 @@ Layer = tuple[str, Mapping[str, Any]]  # where sections of a configuration come 
 
 # Another value in these sections changes the loss, so that a search by the loss cannot compare trials.
 _LOSS_SECTIONS = {"loss", "sampler", *LOSSES, *SAMPLERS}
-
-
-def _seconds(time: Any) -> float | None:
-    try:
-        return None if time is None else parse_duration(time)
-    except AdarError as error:
-        raise ValueError(str(error)) from error
 
 
 class SearchSettings(Settings):
@@ -89,14 +82,10 @@ class BudgetSettings(Settings):
     """When the search ends: at whatever comes first."""
 
     trials: int = Field(64, ge=1, le=MOST_TRIALS)
-    time: float | None = Field(
-        None, gt=0, le=LONGEST, description="Seconds, or a duration such as 30m, 2h or 1h30m."
-    )
+    time: Seconds | None = Field(None, description="Seconds, or a duration such as 30m, 2h or 1h30m.")
     patience: int | None = Field(
         None, ge=1, le=MOST_TRIALS, description="Trials in a row without a better one."
     )
-
-    _time_is_a_duration = field_validator("time", mode="before")(_seconds)
 
 
 class ResourceSettings(Settings):

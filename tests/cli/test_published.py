@@ -11,7 +11,7 @@ import pytest
 
 from adar_ray.cli.published import serve
 from adar_ray.training.published import Published
-from tests.calling import Adar
+from tests.calling import Adar, Ended
 from tests.data.making import make_split
 from tests.inference.saving import save_run
 
@@ -49,6 +49,37 @@ def test_a_line_says_what_was_decided(adar: Adar, place: Path) -> None:
     assert lines[-1].endswith(f"it is not worse  {place.parent / 'second'}")
     assert adar("published", place, "--json").json()[-1] == decision
     assert adar("published", place.parent / "nowhere", "--json").json() == []
+
+
+def test_a_first_night_begins_with_what_is_published_so_far(
+    adar: Adar, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = {"train": {"ann": "abc", "bob": "bcd"}, "valid": {"ann": "d", "bob": "a"}}
+    data = make_split(tmp_path / "data", "abcd", **pairs)
+    settings = [word for each in (*MF, "train.epochs=1", "train.device=cpu") for word in ("--set", each)]
+
+    def night(name: str, begin: Path) -> Ended:
+        words = ["train", "--data", data.folder, "--out", tmp_path / name, "--workers", 0, *settings]
+        return adar(*words, "--init-from", begin)
+
+    place = tmp_path / "place"
+    assert "place: is not a run folder" in night("first", place).line()
+    for _ in range(2):
+        assert adar("publish", "--create", "--to", place).status == 0
+        assert adar("published", place, "--json").json() == []
+    first = night("first", place)
+    assert first.status == 0
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told == f"{place}: nothing is published there yet; all weights are drawn at random"
+    assert adar("publish", tmp_path / "first", "--to", place).status == 0
+    second = night("second", place)
+    assert second.status == 0
+    assert f"kept the vectors of 2 of 2 users and 4 of 4 items from {place}" in second.err
+    assert "plaec: is not a run folder" in night("third", tmp_path / "plaec").line()
+    assert adar("publish", "--create", "--to", place).status == 0
+    assert len(adar("published", place, "--json").json()) == 1
+    refused = adar("publish", "--create", "--to", tmp_path / "first").line()
+    assert "first: is not empty, and nothing is published there" in refused
 
 
 def test_prometheus_is_told_two_times(place: Path) -> None:

@@ -25,7 +25,6 @@ from tests.calling import Adar
             ["--set", "adar.candidates=3"],
             ["--set adar.candidates=3", "searched"],
         ),
-        ("parameters: {adar.candidates: {choice: [1, 2]}}\n", ["--time", "soon"], ["'soon'", "30m"]),
     ],
 )
 def test_wrong_spaces(

@@ -80,7 +80,7 @@ def test_baselines_can_have_their_defaults(name: str) -> None:
 
 def test_a_baseline_is_tuned_and_goes_on_where_it_was(dataset: Dataset, tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
-    splits = [Split.of(dataset, "valid", [20])]
+    splits = [Split.of(dataset, "valid", [20], {})]
 
     def tuned(trials: int) -> tuple[Any, Any, int]:
         told: list[str] = []

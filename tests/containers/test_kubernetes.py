@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 import yaml
 
+from adar_ray.cli.published import published_command
 from adar_ray.cluster.job import Job
 from adar_ray.process import GRACE_SECONDS
 from tests.containers.conftest import ROOT, run
@@ -65,6 +66,12 @@ def rendered(kubectl: str) -> dict[str, list[dict[str, Any]]]:
 
 def of_kind(contents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [content for content in contents if content["kind"] == kind]
+
+
+def all_pods(contents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the cluster, and what tells of the published model."""
+    found = [pod for cluster in of_kind(contents, "RayCluster") for pod in pods(cluster)]
+    return found + [deployment["spec"]["template"] for deployment in of_kind(contents, "Deployment")]
 
 
 def pods(cluster: dict[str, Any]) -> list[dict[str, Any]]:
@@ -152,7 +159,7 @@ def test_the_cluster_scales_and_has_gpus_and_a_token(rendered: dict) -> None:
 
 def test_every_pod_has_limits_and_no_privileges(rendered: dict) -> None:
     for variant in VARIANTS:
-        for pod in pods(of_kind(rendered[variant], "RayCluster")[0]):
+        for pod in all_pods(rendered[variant]):
             assert pod["spec"]["securityContext"]["runAsNonRoot"]
             for container in pod["spec"]["containers"]:
                 resources = container["resources"]
@@ -171,22 +178,29 @@ def test_all_pods_share_the_storage_of_the_variant(rendered: dict) -> None:
     assert addresses["s3"].startswith("s3://")
     claim = of_kind(rendered["pvc"], "PersistentVolumeClaim")[0]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
-    for pod in pods(of_kind(rendered["pvc"], "RayCluster")[0]):
+    for pod in all_pods(rendered["pvc"]):
         volume = pod["spec"]["volumes"][0]
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         mount = pod["spec"]["containers"][0]["volumeMounts"][0]
         assert (mount["name"], mount["mountPath"]) == (volume["name"], addresses["pvc"])
-    assert not any("volumes" in pod["spec"] for pod in pods(of_kind(rendered["s3"], "RayCluster")[0]))
+    assert not any("volumes" in pod["spec"] for pod in all_pods(rendered["s3"]))
+    for variant in VARIANTS:
+        for pod in all_pods(rendered[variant]):
+            sources = pod["spec"]["containers"][0]["envFrom"]
+            assert sources[0] == {"configMapRef": {"name": "adar-ray-storage"}}
 
 
 def test_policies_and_jobs_select_the_cluster(rendered: dict) -> None:
     for variant in VARIANTS:
         cluster = of_kind(rendered[variant], "RayCluster")[0]["metadata"]
         label = {"ray.io/cluster": cluster["name"]}
-        policies = of_kind(rendered[variant], "NetworkPolicy")
-        assert all(
-            label.items() <= policy["spec"]["podSelector"]["matchLabels"].items() for policy in policies
-        )
+        (published,) = of_kind(rendered[variant], "Deployment")
+        selected = [
+            policy["spec"]["podSelector"]["matchLabels"]
+            for policy in of_kind(rendered[variant], "NetworkPolicy")
+        ]
+        assert published["spec"]["template"]["metadata"]["labels"] in selected
+        assert sum(label.items() <= selector.items() for selector in selected) == 2
         specs = [job["spec"] for job in rendered["jobs"]]
         specs += [job["spec"]["jobTemplate"] for job in of_kind(rendered[variant], "RayCronJob")]
         assert len(specs) == 3
@@ -211,7 +225,18 @@ def test_workers_of_the_example_run_on_spot_machines_and_the_head_does_not(rende
 
 
 def test_the_prometheus_operator_scrapes_all_nodes_and_has_the_same_alerts(rendered: dict) -> None:
-    (monitor,) = of_kind(rendered["example"], "PodMonitor")
+    monitor, of_published = of_kind(rendered["example"], "PodMonitor")
+    (published,) = of_kind(rendered["example"], "Deployment")
+    assert published["spec"]["replicas"] == 1
+    assert of_kind(rendered["s3"], "Deployment")[0]["spec"]["replicas"] == 0
+    assert (
+        of_published["spec"]["selector"]["matchLabels"].items()
+        <= published["spec"]["template"]["metadata"]["labels"].items()
+    )
+    (asked,) = of_published["spec"]["podMetricsEndpoints"]
+    assert {"targetLabel": "job", "replacement": "published"} in asked["relabelings"]
+    (port,) = published["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert asked["port"] == port["name"]
     cluster = of_kind(rendered["example"], "RayCluster")[0]
     assert monitor["spec"]["selector"]["matchLabels"] == {"ray.io/cluster": cluster["metadata"]["name"]}
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
@@ -222,6 +247,19 @@ def test_the_prometheus_operator_scrapes_all_nodes_and_has_the_same_alerts(rende
     alerts = yaml.safe_load((ROOT / "docker" / "monitoring" / "alerts.yaml").read_text(encoding="utf-8"))
     made_by = "make docker/kubernetes/components/monitoring/alerts.yaml"
     assert rule["spec"] == alerts, f"out of date: {made_by}"
+
+
+def test_what_is_published_is_told_at_the_port_that_is_scraped(rendered: dict) -> None:
+    (published,) = of_kind(rendered["s3"], "Deployment")
+    (container,) = published["spec"]["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    words = [word.replace("$(ADAR_RAY_STORAGE)", "s3://bucket/adar") for word in container["args"]]
+    assert words[:2] == ["adar-ray", "published"]
+    given = published_command.make_context("published", words[2:]).params
+    assert given["folder"] == "s3://bucket/adar/published"
+    assert given["listen"] == ("0.0.0.0", port["containerPort"])
+    nightly = Job.load(ROOT / "jobs" / "nightly.yaml", ["storage=s3://bucket/adar"])
+    assert given["folder"] in nightly.commands("nightly")[-1]
 
 
 def test_entry_points_run_jobs_of_the_image(rendered: dict) -> None:

@@ -105,23 +105,23 @@ def test_an_own_metric_sees_the_items_of_the_new_model(
     (tmp_path / "duel_metrics.py").write_text(METRICS)
     monkeypatch.syspath_prepend(tmp_path)
     new, old = saved(tmp_path / "new", tonight, MF), saved(tmp_path / "old", before, MF)
-    outcome, first_N = duel(new, old, "duel_metrics:first@1"), {}
+    outcome, first_N = duel(new, old, "duel_metrics:first@1"), []
     for model, known in ((new, TRAIN), (old, OLD)):
         recommender, items = Recommender(model), model.dataset.item_keys().to_pylist()
         candidates = [item for item in items if item in "abcdefg"]
-        first_N[model] = []
+        first_N.append([])
         for user in ("cid", "new", "odd"):  # ann is the first user; bob and eve have nothing to be found
             history = [item for item in TRAIN[user] if item in items]
             if user not in known and not history:
-                first_N[model].append(-1)
+                first_N[-1].append(-1)
                 continue
             asked = {"user": user} if user in known else {"history": history}
             ranked = recommender.recommend(**asked, k=99, exclude_seen=False, candidates=candidates)
             left_out = TRAIN[user] + OLD.get(user, "")
             best = next(one.id for one in ranked if one.id not in left_out)
-            first_N[model].append(tonight.item_keys().to_pylist().index(best))
+            first_N[-1].append(tonight.item_keys().to_pylist().index(best))
     assert outcome.users == 3
-    assert (outcome.new, outcome.old) == pytest.approx((np.mean(first_N[new]), np.mean(first_N[old])))
+    assert (outcome.new, outcome.old) == pytest.approx(tuple(map(np.mean, first_N)))
     with pytest.raises(AdarError, match="duel_metrics:nothing@1: is NaN for every user"):
         duel(new, old, "duel_metrics:nothing@1")
 

@@ -13,7 +13,7 @@ from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.process import torch_threads
 from adar_ray.ranking import top_items as ranking
-from adar_ray.ranking.tally import Tally, rank_users
+from adar_ray.ranking.tally import Ranked, Tally, rank_users
 from adar_ray.ranking.top_items import TILE, top_items
 
 
@@ -356,7 +356,7 @@ def test_means_are_the_nearest_to_those_of_fractions():
     )
     metrics, tally = ranking_metrics(hit_Bk, relevant_B, [3, 7]), Tally(9, [3, 7])
     nothing = torch.zeros(500, 7, dtype=torch.int64)
-    tally.add(metrics, nothing, nothing > 0)
+    tally.add(Ranked(torch.arange(500), metrics, nothing, nothing > 0, hit_Bk))
     means = tally.metrics(torch.ones(9, dtype=torch.int64))
     for name, value_B in metrics.items():
         exact = sum(Fraction(value) for value in value_B.tolist()) / 500

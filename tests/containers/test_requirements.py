@@ -1,0 +1,34 @@
+"""What the image installs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.containers.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="the image has Python 3.11, with tomllib")
+
+
+def requirements(extras: str) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, ROOT / "docker" / "requirements.py", ROOT / "pyproject.toml"]
+    return subprocess.run(script, env={"EXTRAS": extras}, capture_output=True, text=True, check=False)
+
+
+def test_the_image_has_the_extras_that_are_asked_for() -> None:
+    plain = requirements("").stdout.splitlines()
+    assert any(line.startswith("torch") for line in plain)
+    assert not any("serve" in line or line.startswith(("mlflow", "wandb", "onnx")) for line in plain)
+    more = requirements("serve,export, mlflow,wandb").stdout.splitlines()
+    assert more[: len(plain)] == plain
+    names = {line.split(">")[0].split("=")[0] for line in more[len(plain) :]}
+    assert names == {"ray[serve]", "faiss-cpu", "onnx", "onnxscript", "mlflow-skinny", "wandb"}
+
+
+def test_an_extra_that_is_not_offered_is_one_line() -> None:
+    ended = requirements("serve,mlfow")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr == "EXTRAS=serve,mlfow: there is no mlfow; give some of serve,export,mlflow,wandb\n"
