@@ -225,7 +225,7 @@ def test_workers_of_the_example_run_on_spot_machines_and_the_head_does_not(rende
 
 
 def test_the_prometheus_operator_scrapes_all_nodes_and_has_the_same_alerts(rendered: dict) -> None:
-    monitor, of_published = of_kind(rendered["example"], "PodMonitor")
+    of_published, monitor = of_kind(rendered["example"], "PodMonitor")
     (published,) = of_kind(rendered["example"], "Deployment")
     assert published["spec"]["replicas"] == 1
     assert of_kind(rendered["s3"], "Deployment")[0]["spec"]["replicas"] == 0
