@@ -23,6 +23,7 @@ import numpy as np
 from adar_ray.errors import AdarError
 
 GRACE_SECONDS = 30
+RAY_MARK = "ADAR_RAY_STARTED_"  # begins the variable that marks processes which end with a Ray session
 _SAME_SIGNAL_SECONDS = 1.0
 
 
@@ -118,6 +119,15 @@ def environment_kept(**defaults: str) -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+@contextlib.contextmanager
+def outliving_ray() -> Iterator[None]:
+    """Processes that the block starts outlive a Ray session that is around it."""
+    with environment_kept():
+        for name in [name for name in os.environ if name.startswith(RAY_MARK)]:
+            del os.environ[name]
+        yield
 
 
 @contextlib.contextmanager

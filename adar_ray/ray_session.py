@@ -27,7 +27,13 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 
 from adar_ray.errors import AdarError, TerminatedError, TransientError, one_line
-from adar_ray.process import environment_kept, log_levels_kept, random_states_kept, signal_handlers_kept
+from adar_ray.process import (
+    RAY_MARK,
+    environment_kept,
+    log_levels_kept,
+    random_states_kept,
+    signal_handlers_kept,
+)
 from adar_ray.ray_address import ray_address
 from adar_ray.waiting import waiting
 
@@ -348,7 +354,7 @@ def _processes_ended() -> Iterator[None]:
     """
     import psutil  # found only after Ray is imported, which brings it
 
-    mark = f"ADAR_RAY_STARTED_{uuid.uuid4().hex}"
+    mark = f"{RAY_MARK}{uuid.uuid4().hex}"
     try:
         with environment_kept(**{mark: "1"}):
             yield

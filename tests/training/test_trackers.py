@@ -334,3 +334,4 @@ def test_trials_are_a_group_of_weights_and_biases(
     assert {Path(name).name for name in groups} == {"search", "00000", "00001", "seed-0"}
     trials = Search.open(folder.address).read_trials()
     assert best["best/ndcg@20"] == best_of(trials, "max").value
+    train(dataset, tmp_path / "run", quick("wandb"), workers=0)  # the library's process is still there

@@ -6,6 +6,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from adar_ray.process import outliving_ray
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Evaluation, RunResult
 from adar_ray.training.run import Run
@@ -86,13 +87,14 @@ def _init(folder: Folder, run_id: str, group: str | None, job_type: str | None =
     quiet = wandb.Settings(
         console="off", silent=True, disable_git=True, disable_code=True, x_disable_meta=True
     )
-    return wandb.init(
-        project=os.environ.get("WANDB_PROJECT", PROJECT),
-        id=run_id,
-        resume="allow",
-        name=address_of(folder),
-        group=group,
-        job_type=job_type,
-        dir=folder.path if folder.is_local else None,
-        settings=quiet,
-    )
+    with outliving_ray():  # the library has one process for all runs of this one
+        return wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            id=run_id,
+            resume="allow",
+            name=address_of(folder),
+            group=group,
+            job_type=job_type,
+            dir=folder.path if folder.is_local else None,
+            settings=quiet,
+        )
