@@ -72,6 +72,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setenv("RAY_prestart_worker_first_driver", "0")  # as `ray_session` starts it
+        patch.setenv("WANDB_MODE", "offline")
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(
             address="local",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -43,12 +44,12 @@ class MF(DotProductModel):
         # Items first: the random numbers that users take depend on how many there are here.
         self.item = Table(n_items, embedding_dim, sharded=sharded)
         self.user = Table(n_users, embedding_dim)
-        self.item.draw(lambda rows: _draw(rows, n_items))
-        _draw(self.user.weight.data, n_users)
+        self.item.draw(lambda rows: draw_small(rows, n_items))
+        draw_small(self.user.weight.data, n_users)
 
     @property
     def user_tables(self) -> Mapping[str, Draw]:
-        return {"user.weight": _draw}
+        return {"user.weight": draw_small}
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.represent(self.user(batch["user"]))
@@ -69,10 +70,24 @@ class MF(DotProductModel):
         return self.user(batch["user"]), self.item(item)
 
 
-def _draw(rows: torch.Tensor, n_rows: int, generator: torch.Generator | None = None) -> None:
+def draw_small(rows: torch.Tensor, n_rows: int, generator: torch.Generator | None = None) -> None:
+    """Fills rows of a table of `n_rows` (Glorot and Bengio, AISTATS 2010)."""
     bound = math.sqrt(6 / (n_rows + rows.shape[1]))
     rows.uniform_(-bound, bound, generator=generator)
 
+
+DEFAULTS: dict[str, Any] = {
+    "defaults": {"loss.name": "sampled_softmax", "optimizer.lr": 3e-3, "loss.l2": 1e-2},
+    "defaults_with_loss": {
+        "sampled_softmax": {
+            "model.cosine": True,
+            "sampled_softmax.temperature": 0.15,
+            "optimizer.lr": 1e-2,
+            "loss.l2": 0.0,
+        },
+    },
+}
+"""Of a declaration; two towers have them, too."""
 
 COMPONENT = ModelComponent(
     name="mf",
@@ -85,13 +100,5 @@ COMPONENT = ModelComponent(
         inputs.sharded,
     ),
     shards_items=True,
-    defaults={"loss.name": "sampled_softmax", "optimizer.lr": 3e-3, "loss.l2": 1e-2},
-    defaults_with_loss={
-        "sampled_softmax": {
-            "model.cosine": True,
-            "sampled_softmax.temperature": 0.15,
-            "optimizer.lr": 1e-2,
-            "loss.l2": 0.0,
-        },
-    },
+    **DEFAULTS,
 )

@@ -100,12 +100,6 @@ def snapshot(model: Any) -> Any:
     return model if take is None else take()
 
 
-def step_snapshot(model: Any, rng: RowRng) -> Any:
-    """The model as a training step has it: its snapshot, unless it draws something at random."""
-    take = getattr(model, "step_snapshot", None)
-    return snapshot(model) if take is None else take(rng)
-
-
 def ranking_items(model: Any, item: torch.Tensor) -> torch.Tensor:
     """The vectors `[..., D]` by which items are ranked: `score` of a user and one of them is what counts."""
     vectors = getattr(model, "ranking_items", None) or model.items

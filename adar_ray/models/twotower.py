@@ -6,7 +6,6 @@ of items, D dimensions.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 from adar_ray.component import ModelComponent, ModelInputs, Settings, setting
 from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.models.dot_product import DotProductModel
+from adar_ray.models.mf import DEFAULTS, draw_small
 from adar_ray.models.table import Table
 from adar_ray.models.user_tables import Draw
 from adar_ray.rng import RowRng
@@ -71,9 +71,11 @@ class TwoTower(DotProductModel):
         self.item = Table(n_items, embedding_dim, sharded=sharded)
         self.feature = Table(features.n_features, embedding_dim)
         self.user = Table(n_users, embedding_dim)
-        self.item.draw(lambda rows: _draw(rows, n_items))
-        self.feature.draw(lambda rows: _draw(rows, n_items))  # as long as the vectors that they are added to
-        _draw(self.user.weight.data, n_users)
+        self.item.draw(lambda rows: draw_small(rows, n_items))
+        self.feature.draw(
+            lambda rows: draw_small(rows, n_items)
+        )  # as long as the vectors that they are added to
+        draw_small(self.user.weight.data, n_users)
         self._hold(features)
 
     def _hold(self, features: ItemFeatures) -> None:
@@ -89,7 +91,7 @@ class TwoTower(DotProductModel):
 
     @property
     def user_tables(self) -> Mapping[str, Draw]:
-        return {"user.weight": _draw}
+        return {"user.weight": draw_small}
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return self.represent(self.user(batch["user"]))
@@ -166,11 +168,6 @@ class _WithoutSome:
         return self.model.score(user_BD, item_BKD)
 
 
-def _draw(rows: torch.Tensor, n_rows: int, generator: torch.Generator | None = None) -> None:
-    bound = math.sqrt(6 / (n_rows + rows.shape[1]))
-    rows.uniform_(-bound, bound, generator=generator)
-
-
 def _build(inputs: ModelInputs, settings: TwoTowerSettings) -> TwoTower:
     n_items = inputs.observed.n_items
     features = inputs.features or ItemFeatures.none(n_items)
@@ -184,13 +181,5 @@ COMPONENT = ModelComponent(
     build=_build,
     shards_items=True,
     reads_features=True,
-    defaults={"loss.name": "sampled_softmax", "optimizer.lr": 3e-3, "loss.l2": 1e-2},
-    defaults_with_loss={
-        "sampled_softmax": {
-            "model.cosine": True,
-            "sampled_softmax.temperature": 0.15,
-            "optimizer.lr": 1e-2,
-            "loss.l2": 0.0,
-        },
-    },
+    **DEFAULTS,
 )

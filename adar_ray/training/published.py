@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, field_serializer
+from pydantic import AwareDatetime, Field, PlainSerializer
 
 from adar_ray.documents import LONGEST_JSON, parse_json
 from adar_ray.errors import AdarError
@@ -28,6 +28,7 @@ VERSIONS = "versions"
 VERSION = "version.json"
 _REMEDY = "restore it, or remove it to publish any run"
 
+Moment = Annotated[AwareDatetime, PlainSerializer(datetime.isoformat)]
 Name = Annotated[str, Field(pattern=r"^\d{6}$")]
 """Of a version: its number."""
 
@@ -54,7 +55,7 @@ class Decision(Record):
         p: two-sided, of the paired t-test over these users.
     """
 
-    time: AwareDatetime
+    time: Moment
     decision: Literal["published", "kept", "rolled back"]
     why: str
     version: Name
@@ -68,10 +69,6 @@ class Decision(Record):
     old: float | None = None
     users: int | None = None
     p: float | None = None
-
-    @field_serializer("time")
-    def _as_text(self, time: datetime) -> str:
-        return time.isoformat()
 
     def __str__(self) -> str:
         """All of it that matters, in one line."""
@@ -87,11 +84,7 @@ class Decision(Record):
 class Created(Record):
     """`created.json`: when the folder was made before anything was published there."""
 
-    time: AwareDatetime
-
-    @field_serializer("time")
-    def _as_text(self, time: datetime) -> str:
-        return time.isoformat()
+    time: Moment
 
 
 class Earlier(Record):

@@ -21,7 +21,7 @@ from adar_ray.interactions import PADDING
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.losses import bpr
-from adar_ray.models.protocol import BaseModel, dot_score, step_snapshot, training_positions
+from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
 from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import Negatives, SamplingContext, Source
@@ -181,7 +181,8 @@ class TrainingStep(nn.Module):
             key: the step's key to random numbers: seed, epoch, step.
         """
         device = user_B.device
-        model = step_snapshot(self.model, RowRng(row_B, *key, _MODEL, device=device))
+        draw = getattr(self.model, "step_snapshot", None)
+        model = draw(RowRng(row_B, *key, _MODEL, device=device)) if draw else snapshot(self.model)
         by_id: TablePairs | None = getattr(self.model, "pairs", None)
         batch, pairs = self._pairs(model, user_B, item, row_B, key, by_id)
         context = SamplingContext(

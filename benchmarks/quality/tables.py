@@ -92,8 +92,6 @@ def result_name(table: str) -> str:
 COLLABORATIVE = {"mf": ("model.name=mf",), "lightgcn": ("model.name=lightgcn", "lightgcn.layers=2")}
 SEQUENTIAL = {"sasrec": ("model.name=sasrec",), "gru4rec": ("model.name=gru4rec",)}
 
-SPACES = HERE.parents[1] / "tune_spaces"
-FAIR = {name: SPLIT_ANEW for name in ("ml-100k", "beauty")}
 PUBLISHED = {name: DATA[name] for name in ("phone", "beauty", "ml-1m", "gowalla")}
 
 
@@ -148,7 +146,7 @@ TABLES = {
     "fair_pairwise": Table(
         description="MF with BPR and four negatives for every sampler, on data split anew",
         models={"mf": COLLABORATIVE["mf"]},
-        data=FAIR,
+        data={"ml-100k": SPLIT_ANEW, "beauty": SPLIT_ANEW},
         samplers=("uniform", "dns", "mixgcf", "dens", "adar"),
         settings=(
             "loss.name=bpr",
@@ -186,7 +184,7 @@ TABLES = {
             "gowalla": _PAIRWISE_LARGE,
             "lightgcn-gowalla": _LIGHTGCN_LARGE,
         },
-        space=SPACES / "samplers.yaml",
+        space=HERE.parents[1] / "tune_spaces" / "samplers.yaml",
     ),
     "softmax": Table(
         description="MF and LightGCN with sampled softmax",
