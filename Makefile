@@ -47,16 +47,16 @@ demo: $(INSTALLED)
 	@echo 'curves           $(BIN)/tensorboard --logdir $(DEMO)'
 	@echo 'recommendations  $(DEMO)/recommendations: Parquet with user, item, rank and score'
 
-# Two processes, each with a Ray session of its own; the tests of a file stay together. tests/conftest.py orders the files.
+# Two processes, each with a Ray session of its own; the tests of a file stay together.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Tracing takes two thirds as long again as the tests.
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
 
 test-unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not ray and not slow and not cluster'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not slow and not cluster'
 
 # RecBole requires a Ray release of 2023 but works without Ray, hence --no-deps.
 test-recbole: $(INSTALLED)

@@ -37,18 +37,11 @@ ann,a,5,1
 """
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks every test that uses the shared Ray session, so that no one has to remember to.
-
-    Where several processes share the files, those with long tests come first: the last one would keep a
-    process busy while the others have nothing left to do.
-    """
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that uses the shared Ray session, so that no one has to remember to."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-    if hasattr(config, "workerinput"):  # xdist's
-        long = {item.path for item in items if {"ray", "slow"} & {mark.name for mark in item.iter_markers()}}
-        items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

@@ -737,7 +737,7 @@ def test_resumes_on_another_number_of_workers(dataset: Dataset, whole: Run, tmp_
 def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -> None:
     # Steps so small that Ctrl-C comes long before the end.
     settings = config(
-        "data.cache=never", "sampler.name=uniform", "train.batch_size=8", "train.patience=99", epochs=3
+        "data.cache=never", "sampler.name=uniform", "train.batch_size=8", "train.patience=99", epochs=5
     )
     reference = train(dataset, tmp_path / "one", settings, workers=0)
 
@@ -751,7 +751,7 @@ def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -
     assert signal.getsignal(signal.SIGINT) is handler
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
     assert not (tmp_path / "two" / "result.json").exists()
-    assert 1 <= len(metrics(tmp_path / "two")) < 3
+    assert 1 <= len(metrics(tmp_path / "two")) < 5
     assert_close(resume(tmp_path / "two"), reference)
 
 
