@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
@@ -52,6 +51,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Ray's workers have the environment that Ray was started in, hence the object store's address here.
     """
     import ray
+    from ray._raylet import AuthenticationTokenLoader
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -68,17 +68,16 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RAY_prestart_worker_first_driver", "0")  # as `ray_session` starts it
         patch.setenv("WANDB_MODE", "offline")
         patch.delenv("RAY_ADDRESS", raising=False)
-        # Two that start at the same moment may choose the same port, and one of them fails.
-        with open(tmp_path_factory.getbasetemp().parent / "ray.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            ray.init(
-                address="local",
-                num_cpus=4,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _system_config={"metrics_report_interval_ms": 1000},  # a test waits for metrics
-            )
+        # Ray keeps the first token that it reads in a process, and an earlier test may have made it read one.
+        AuthenticationTokenLoader.instance().reset_cache()
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _system_config={"metrics_report_interval_ms": 1000},  # a test waits for metrics
+        )
         yield
         ray.shutdown()
 
