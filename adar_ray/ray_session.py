@@ -22,6 +22,7 @@ from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.grpc_utils import init_grpc_channel
+from ray._private.node import Node
 from ray._private.services import canonicalize_bootstrap_address
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
@@ -241,6 +242,7 @@ def _started(worker_cpus: int) -> Iterator[None]:
                 cpus = max(os.cpu_count() or 1, worker_cpus) + DATA_CPUS
                 stack.enter_context(_processes_ended())
                 stack.enter_context(_on_loopback())
+                stack.enter_context(fewer_processes())
                 # Otherwise Ray starts a process for each CPU before it knows what they are for.
                 stack.enter_context(environment_kept(RAY_prestart_worker_first_driver="0"))
                 with waiting(f"{where} to start", START_SECONDS), signal_handlers_kept():
@@ -266,6 +268,20 @@ def _on_loopback() -> Iterator[None]:
             yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def fewer_processes() -> Iterator[None]:
+    """Ray that starts here has no autoscaler, as it has no nodes to add, and nothing that forwards output.
+
+    Each is a process of Python, which takes longer to start than it is worth here.
+    """
+    before = Node.start_monitor, Node.start_log_monitor
+    Node.start_monitor = Node.start_log_monitor = lambda self: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Node.start_monitor, Node.start_log_monitor = before  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

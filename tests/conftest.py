@@ -53,6 +53,8 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     import ray
     from ray._raylet import AuthenticationTokenLoader
 
+    from adar_ray.ray_session import fewer_processes
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         s3_port = free.getsockname()[1]
@@ -70,14 +72,14 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         # Ray keeps the first token that it reads in a process, and an earlier test may have made it read one.
         AuthenticationTokenLoader.instance().reset_cache()
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config={"metrics_report_interval_ms": 1000},  # a test waits for metrics
-        )
+        with fewer_processes():
+            ray.init(
+                address="local",
+                num_cpus=4,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         yield
         ray.shutdown()
 

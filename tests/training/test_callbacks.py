@@ -59,11 +59,11 @@ class Scrapes:
         node = ray.nodes()[0]
         page = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         last = f"{self.run.epochs()[-1].loss!r}"
-        for _ in range(100):
+        for _ in range(120):  # Ray collects them every 10 seconds
             text = requests.get(page, timeout=10).text
             if last in text:
                 break
-            time.sleep(0.2)
+            time.sleep(0.5)
         self.run.folder.write_bytes("metrics.txt", text.encode())
         self.run.folder.write_bytes("mark-end", repr(result).encode())
 
