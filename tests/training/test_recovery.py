@@ -245,8 +245,8 @@ def test_a_killed_worker_changes_nothing(
             killed.append(victim.pid)
 
     settings = config(*STREAMED, "train.epochs=3")
-    run = train(made, tmp_path / "run", settings, workers=3, on_epoch=kill)
-    undisturbed = train(made, tmp_path / "undisturbed", settings, workers=3)
+    run = train(made, tmp_path / "run", settings, workers=2, on_epoch=kill)
+    undisturbed = train(made, tmp_path / "undisturbed", settings, workers=2)
     assert what_counts(run) == what_counts(undisturbed)
     assert told == run.epochs()
     assert [f"process {killed[0]} on " in message for message in caplog.messages] == [True]
