@@ -66,6 +66,16 @@ def without_secrets(text: str) -> str:
     return _SECRET.sub(lambda found: f"{found[1]}=***" if found[1] else "***", text)
 
 
+def counted(number: float, one: str, many: str | None = None) -> str:
+    """A number and what it counts, such as `1 item` and `2,000 items`.
+
+    Args:
+        one: what follows 1.
+        many: what follows any other number; `one` with an s by default.
+    """
+    return f"{number:,.15g} {one if number == 1 else many or one + 's'}"
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks and secrets, cut to `limit` characters; for messages of other libraries."""
     line = without_secrets(" ".join(str(text).split()))

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 
 GRACE_SECONDS = 30
 RAY_MARK = "ADAR_RAY_STARTED_"  # begins the variable that marks processes which end with a Ray session
@@ -92,7 +92,9 @@ def check_threads(number: int) -> None:
     """Refuses more threads per worker than this machine has CPUs: torch crashes when it cannot start them."""
     cpus = os.cpu_count() or 1
     if number > cpus:
-        raise AdarError(f"train.threads={number}: this machine has {cpus} CPUs; ask for no more threads")
+        raise AdarError(
+            f"train.threads={number}: this machine has {counted(cpus, 'CPU')}; ask for no more threads"
+        )
 
 
 @contextlib.contextmanager

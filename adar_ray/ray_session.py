@@ -27,7 +27,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.data import DataContext
 
-from adar_ray.errors import AdarError, TerminatedError, TransientError, one_line
+from adar_ray.errors import AdarError, TerminatedError, TransientError, counted, one_line
 from adar_ray.process import (
     RAY_MARK,
     environment_kept,
@@ -116,12 +116,12 @@ def check_room(needs: Iterable[Need], workers: int, option: str) -> None:
         each = [node.get(need.resource, 0) for node in nodes]
         if need.amount > max(each, default=0):
             raise AdarError(
-                f"{need.setting}: no machine of the Ray cluster has more than {max(each, default=0):g} "
-                f"{need.resource}s; ask for less"
+                f"{need.setting}: no machine of the Ray cluster has more than "
+                f"{counted(max(each, default=0), need.resource)}; ask for less"
             )
         if need.amount * workers > sum(each):
             raise AdarError(
-                f"{option} {workers}: needs {need.amount * workers:g} {need.resource}s, "
+                f"{option} {workers}: needs {counted(need.amount * workers, need.resource)}, "
                 f"but the Ray cluster has {sum(each):g}; ask for less"
             )
 
@@ -205,7 +205,7 @@ def _check_cpus(worker_cpus: int, may_wait: bool) -> None:
     # An autoscaler adds nodes once there is work that waits for them.
     if total < worker_cpus + 1 and not (may_wait or is_autoscaler_v2()):
         raise AdarError(
-            f"the Ray cluster has {total:g} CPUs, and workers need {worker_cpus}, data 1; "
+            f"the Ray cluster has {counted(total, 'CPU')}, and workers need {worker_cpus}, data 1; "
             "lower --workers or add nodes"
         )
 

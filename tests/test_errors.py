@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from adar_ray.errors import AdarError, TransientError, has_secret, may_pass, one_line
+from adar_ray.errors import AdarError, TransientError, counted, has_secret, may_pass, one_line
 
 
 def caused(error: AdarError, cause: Exception) -> AdarError:
@@ -56,3 +56,12 @@ def test_no_message_holds_a_secret(text: str, shown: str) -> None:
 def test_what_is_no_secret_stays(text: str) -> None:
     assert not has_secret(text)
     assert str(AdarError(text)) == one_line(text) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(1, "1 entry"), (0, "0 entries"), (2000, "2,000 entries"), (1.0, "1 entry"), (0.5, "0.5 entries")],
+)
+def test_one_is_no_plural(number: float, shown: str) -> None:
+    assert counted(number, "entry", "entries") == shown
+    assert counted(number, "CPU").endswith("CPUs") == (number != 1)

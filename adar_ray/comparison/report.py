@@ -13,7 +13,7 @@ from adar_ray.comparison.folder import PLAN, REPORT, RESULT, Comparison, Plan, U
 from adar_ray.comparison.systems import configs_of, trained_systems
 from adar_ray.comparison.tables import notes, table, tuning_notes, tuning_table, verdict
 from adar_ray.comparison.work import run_folder
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.reporting import page
 from adar_ray.reporting.formatting import duration, escaped, score
 from adar_ray.reporting.page import BLUE, COLORS, GRAY, figure, pair, paragraph, section, trace
@@ -73,7 +73,7 @@ def page_of(folder: Folder, plan: Plan, comparison: Comparison) -> str:
         "dataset": f"{comparison.dataset}, at {comparison.data}",
         "checksum": comparison.checksum,
         "trained": " to ".join(dict.fromkeys(began[:1] + began[-1:])),
-        "training took": f"{duration(seconds)}, {len(runs)} runs together, trials not counted",
+        "training took": f"{duration(seconds)}, {counted(len(runs), 'run')} together, trials not counted",
         "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": ", ".join(versions),
         "compare again": shlex.join(plan.command(folder.address)),
@@ -160,7 +160,7 @@ def _by_group(comparison: Comparison, split: str) -> Iterator[str]:
 def _group(group: UserGroup, color: str, metric: str) -> dict[str, Any]:
     label = str(group.first) if group.first == group.last else f"{group.first} – {group.last}"
     says = [
-        f"{escaped(name, 40)}<br>{label}: {group.users:,} users<br>{escaped(metric)} {score(value)}"
+        f"{escaped(name, 40)}<br>{label}: {counted(group.users, 'user')}<br>{escaped(metric)} {score(value)}"
         for name, value in group.figures.items()
     ]
     values = group.figures.values()

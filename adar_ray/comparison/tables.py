@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 from adar_ray.comparison.folder import Comparison, SystemFigures
 from adar_ray.comparison.systems import described
-from adar_ray.reporting.formatting import as_text, n_trials
+from adar_ray.errors import counted
+from adar_ray.reporting.formatting import as_text
 from adar_ray.significance import SIGNIFICANT, p_cell, p_phrase
 
 _LATEX = {
@@ -64,7 +65,7 @@ def verdict(comparison: Comparison, split: str) -> str:
     if best.p_holm is None:
         return f"{says}."
     chance = "more than chance" if best.p_holm < SIGNIFICANT else "perhaps chance"
-    return f"{says}, which is {chance} ({p_phrase(best.p_holm)}, of {len(others)} systems tested)."
+    return f"{says}, which is {chance} ({p_phrase(best.p_holm)}, of {counted(len(others), 'system')} tested)."
 
 
 def tuning_table(comparison: Comparison) -> list[dict[str, str]]:
@@ -89,8 +90,8 @@ def tuning_table(comparison: Comparison) -> list[dict[str, str]]:
 def tuning_notes(comparison: Comparison) -> Iterator[str]:
     """What a reader of the table of tuning has to know."""
     yield (
-        f"{n_trials(comparison.trials)} each on validation, from the same seed and over the same ranges. The "
-        "first trial has the defaults, where the ranges have them."
+        f"{counted(comparison.trials, 'trial')} each on validation, from the same seed and over the same "
+        "ranges. The first trial has the defaults, where the ranges have them."
     )
     systems = next(iter(comparison.splits.values())).systems
     if untuned := [name for name in systems if name not in comparison.tuned]:
@@ -100,19 +101,20 @@ def tuning_notes(comparison: Comparison) -> Iterator[str]:
 def notes(comparison: Comparison, split: str) -> Iterator[str]:
     """What a reader of the table has to know."""
     figures = comparison.splits[split]
-    yield f"{comparison.dataset}, {split}: all items ranked for {figures.users:,} users."
+    yield f"{comparison.dataset}, {split}: all items ranked for {counted(figures.users, 'user')}."
     if any(system.deviations for system in figures.systems.values()):
         yield "With several seeds: mean ± standard deviation."
     tests = sum(system.p is not None for system in figures.systems.values())
     if tests:
         yield (
             f"p: paired t-test over users of {comparison.metric} against {comparison.reference}, "
-            f"corrected for {tests} {'test' if tests == 1 else 'tests'} (Holm)."
+            f"corrected for {counted(tests, 'test')} (Holm)."
         )
     if not comparison.trials:
         yield "Nothing was tuned: settings are defaults or were given."
     else:
-        yield f"Each system was tuned with {n_trials(comparison.trials)} on validation, then trained anew."
+        trials = counted(comparison.trials, "trial")
+        yield f"Each system was tuned with {trials} on validation, then trained anew."
     if split == "valid" and comparison.trials:
         yield "Settings and each run's best epoch were chosen on these same figures."
     elif split == "valid":

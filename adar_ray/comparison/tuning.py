@@ -13,7 +13,7 @@ from adar_ray.comparison.folder import Tuned, TunedTrial, Tunings
 from adar_ray.comparison.systems import SEARCH
 from adar_ray.comparison.work import Work
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.storage import Folder
 from adar_ray.tuning.folder import SEARCH as SEARCH_FILE
 from adar_ray.tuning.folder import Search
@@ -88,7 +88,7 @@ def _search(work: Work, system: str, search: Search) -> None:
         ended, best = sum(trial.has_ended for trial in progress.trials), progress.best
         value = "" if best is None else f", best {work.metric} {best.value_or_nan:.4f}"
         work.done = before + ended
-        work.tell(f"{system}: {ended} of {search.trials} trials{value}")
+        work.tell(f"{system}: {ended} of {counted(search.trials, 'trial')}{value}")
 
     work.lease.check()
     if search.folder.exists(SEARCH_FILE):
@@ -145,7 +145,8 @@ def tune_baseline(work: Work, baseline: str, trials: int) -> Tuned | None:
                 )
             study.tell(asked, known[number].value)
             work.tell_done(
-                f"{baseline}: {number + 1} of {trials} trials, {work.metric} {known[number].value:.4f}"
+                f"{baseline}: {number + 1} of {counted(trials, 'trial')}, "
+                f"{work.metric} {known[number].value:.4f}"
             )
     return Tuned.of(known)
 

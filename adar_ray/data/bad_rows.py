@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, counted, one_line
 
 _TEXT_LIMIT = 1000
 REMEDY = "correct it, or skip such rows with --max-bad-rows"
@@ -51,6 +51,6 @@ class BadRows:
             if not self.limit:
                 raise AdarError(f"{self.path}: {first.place}: {problem}; {REMEDY}")
             raise AdarError(
-                f"{self.path}: more than {self.limit} bad rows; {first.place}: {first.problem}; "
+                f"{self.path}: more than {counted(self.limit, 'bad row')}; {first.place}: {first.problem}; "
                 "correct the file, or raise --max-bad-rows"
             )

@@ -23,7 +23,7 @@ from adar_ray.data.options import ReadOptions
 from adar_ray.data.sources import find_file
 from adar_ray.data.titles import in_its_encoding, plain_text
 from adar_ray.data.values import ValueConverter, id_text, python_value
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.limits import LARGEST_RATING
 
 Kind = Literal["categories", "number"]
@@ -100,9 +100,12 @@ class FeatureTable:
         """What people should know about the rows of the file."""
         name, notes = self.path.rpartition("/")[2], []
         if self.bad:
-            notes.append(f"{len(self.bad):,} bad rows of {name} were skipped; bad_rows.jsonl lists them")
+            notes.append(f"{counted(len(self.bad), 'bad row')} of {name} skipped; see bad_rows.jsonl")
         if self.several:
-            notes.append(f"{self.several:,} items have several rows in {name}; the first of each was kept")
+            notes.append(
+                f"{counted(self.several, 'item has', 'items have')} several rows in {name}; "
+                "the first of each was kept"
+            )
         return notes
 
 

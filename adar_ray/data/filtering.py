@@ -10,7 +10,7 @@ import pyarrow as pa
 from adar_ray.data.choosing import Chosen
 from adar_ray.data.driver import Driver, OnRows
 from adar_ray.data.sorting import Counted, count_both
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 
 
 def filter_core(driver: Driver, chosen: Chosen, core: int, on_rows: OnRows) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,11 @@ def filter_core(driver: Driver, chosen: Chosen, core: int, on_rows: OnRows) -> t
             items.add_to(item_counts)
         on_rows(int(user_counts.sum()))
     if not user_counts.any():
-        hint = f"--core {core} leaves none of {everything:,} interactions" if everything else "--min-rating"
+        hint = (
+            f"--core {core} leaves none of {counted(everything, 'interaction')}"
+            if everything
+            else "--min-rating"
+        )
         raise AdarError(f"filtering leaves nothing ({hint}); filter less")
     return user_counts, item_counts
 

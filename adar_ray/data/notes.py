@@ -13,7 +13,7 @@ from adar_ray.data.manifest import Repeat, RowCounts
 from adar_ray.data.sources import Source
 from adar_ray.data.split import LEAVE_ONE_OUT_MINIMUM, SplitProtocol
 from adar_ray.data.vocabulary import Vocabulary
-from adar_ray.errors import one_line
+from adar_ray.errors import counted, one_line
 
 _SHOWN = 3
 
@@ -43,22 +43,23 @@ def reading_notes(
     empty = [*source.empty, *empty]
     if source.left_out:
         notes.append(
-            f"{len(source.left_out):,} other files there were not read ({_some(source.left_out)}): their "
-            "names are not those of interactions; a glob reads others"
+            f"{counted(len(source.left_out), 'other file there was', 'other files there were')} not read "
+            f"({_some(source.left_out)}): interactions are in files of other names; a glob reads any file"
         )
     if empty:
-        notes.append(f"{len(empty):,} files are empty ({_some(empty)})")
+        notes.append(f"{counted(len(empty), 'file is', 'files are')} empty ({_some(empty)})")
     if rows.bad:
-        notes.append(f"{rows.bad:,} bad rows were skipped; bad_rows.jsonl lists them")
+        notes.append(f"{counted(rows.bad, 'bad row was', 'bad rows were')} skipped; see bad_rows.jsonl")
     if rows.repeated:
         kept = "their weights were added up" if repeat == "sum" else f"the {repeat} of each pair was kept"
         notes.append(
-            f"{rows.repeated:,} interactions repeat a pair of user and item; {kept} (--repeat keep keeps all)"
+            f"{counted(rows.repeated, 'interaction repeats', 'interactions repeat')} a pair of user and "
+            f"item; {kept} (--repeat keep keeps all)"
         )
     if rows.held_out_in_training:
         notes.append(
-            f"{rows.held_out_in_training:,} interactions of the source's test or validation are in its "
-            "training as well, which keeps them"
+            f"training keeps {counted(rows.held_out_in_training, 'interaction')} that the source has in its "
+            "test or validation as well"
         )
     file = source.files[0]
     if split.protocol != "given" and any(file.split for file in source.files):
@@ -86,17 +87,18 @@ def split_notes(
     few = np.flatnonzero((user_counts > 0) & (user_counts < LEAVE_ONE_OUT_MINIMUM))
     if split.protocol == "leave-one-out" and len(few):
         notes.append(
-            f"{len(few):,} users have fewer than {LEAVE_ONE_OUT_MINIMUM} interactions (the first is "
-            f"{users[few[0]].as_py()!r}): theirs all stay in training; "
-            f"--core {LEAVE_ONE_OUT_MINIMUM} drops them"
+            f"{counted(len(few), 'user has', 'users have')} fewer than {LEAVE_ONE_OUT_MINIMUM} interactions "
+            f"(the first is {users[few[0]].as_py()!r}), which all stay in training; "
+            f"--core {LEAVE_ONE_OUT_MINIMUM} drops such users"
         )
     if not facts.test:
         notes.append("test is empty, so nothing can be evaluated on it")
     asked = split.valid_fraction * (facts.train + facts.valid)
     if split.protocol != "leave-one-out" and facts.valid < asked / 2:
         notes.append(
-            f"validation has {facts.valid:,} interactions, though a share of {split.valid_fraction:g} would "
-            f"be {asked:,.0f}: users have too few for it; raise --valid-fraction or --core"
+            f"validation has {counted(facts.valid, 'interaction')}, though a share of "
+            f"{split.valid_fraction:g} would be {asked:,.0f}: users have too few for it; "
+            "raise --valid-fraction or --core"
         )
     for kind, there, cold in (
         ("users", facts.test_users, facts.cold_users),
@@ -104,8 +106,8 @@ def split_notes(
     ):
         if cold:
             notes.append(
-                f"{cold:,} of {there:,} {kind} in test have no interaction in training, so their vectors are "
-                "never trained; figures on test include them"
+                f"{cold:,} of {there:,} {kind} in test {'has' if cold == 1 else 'have'} no interaction in "
+                f"training, and so no trained vector; figures on test include such {kind}"
             )
     return notes
 
@@ -117,16 +119,15 @@ def feature_notes(features: FeatureTable) -> list[str]:
     held = [
         f"{column} (numbers)"
         if column in vocabulary.scales
-        else f"{column} ({len(vocabulary.categories[column]):,} categories)"
+        else f"{column} ({counted(len(vocabulary.categories[column]), 'category', 'categories')})"
         for column in table.column_names
     ]
     notes = [f"features of items in {name}: {', '.join(held)}", *features.notes()]
     if without := len(table) - pc.sum(features.has_some()).as_py():
-        notes.append(f"{without:,} of {len(table):,} items have no features in {name}")
+        notes.append(f"{name} has no features for {without:,} of {counted(len(table), 'item')}")
     if features.strangers:
         notes.append(
-            f"{features.strangers:,} rows of {name} are of items that the dataset does not have, and were "
-            "left out"
+            f"left out {counted(features.strangers, 'row')} of {name} whose item the dataset does not have"
         )
     return notes
 

@@ -32,7 +32,7 @@ from adar_ray.data.write import (
     write_manifest,
     write_shard,
 )
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.limits import LARGEST_SEED, MOST_IDS, MOST_ROWS, check_number
 from adar_ray.outputs import new_folder
 from adar_ray.storage import Folder
@@ -115,7 +115,7 @@ def synthesize(
     most = items // 2
     if interactions > users * most:
         raise AdarError(
-            f"--interactions {interactions:,} is too many: each of {users:,} users can have at most "
+            f"--interactions {interactions:,} is too many: each of {counted(users, 'user')} can have at most "
             f"half of {items:,} items ({users * most:,}); lower it, or raise --users or --items"
         )
     split, windows = SplitProtocol(protocol="ratio", seed=seed), Windows()

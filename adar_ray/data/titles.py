@@ -19,7 +19,7 @@ from adar_ray.data.formats.base import Format
 from adar_ray.data.options import ReadOptions
 from adar_ray.data.sources import Source, find_file
 from adar_ray.data.values import ValueConverter, python_value
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.storage import resolve, split_options
 
 _BLOCK_BYTES = 1 << 21
@@ -67,11 +67,14 @@ class Titles:
         """What people should know about the titles."""
         name, notes = self.path.rpartition("/")[2], []
         if self.bad:
-            notes.append(f"{len(self.bad):,} bad rows of {name} were skipped; bad_rows.jsonl lists them")
+            notes.append(f"{counted(len(self.bad), 'bad row')} of {name} skipped; see bad_rows.jsonl")
         if missing := self.title_I.null_count:
-            notes.append(f"{missing:,} of {len(self.title_I):,} items have no title in {name}")
+            notes.append(f"{name} has no title for {missing:,} of {counted(len(self.title_I), 'item')}")
         if several := int(self.several_I.sum()):
-            notes.append(f"{several:,} items have several titles in {name}; the first of each was kept")
+            notes.append(
+                f"{counted(several, 'item has', 'items have')} several titles in {name}; "
+                "the first of each was kept"
+            )
         return notes
 
 

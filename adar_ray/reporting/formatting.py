@@ -40,9 +40,5 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def n_trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
-
-
 def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

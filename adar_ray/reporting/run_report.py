@@ -8,6 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from adar_ray.errors import counted
 from adar_ray.reporting.formatting import as_text, escaped, score
 from adar_ray.reporting.page import (
     COLORS,
@@ -120,7 +121,7 @@ def _tests(name: str, run: Run) -> str:
     return "".join(
         section(
             f"{name}: {split}",
-            paragraph(f"Means over {measured.users:,} users, of whom every item was ranked."),
+            paragraph(f"Means over {counted(measured.users, 'user')}, of whom every item was ranked."),
             metric_table({metric: score(value) for metric, value in measured.metrics.items()}),
         )
         for split, measured in run.evaluations().items()
@@ -185,10 +186,10 @@ def _bars(grouping: str, metric: str, measured: Mapping[str, Evaluation], text: 
         ks = [key.partition("@")[2] for key in groups[0].metrics if key.startswith(f"{metric}@")]
         axis = f"{metric}@{'20' if '20' in ks else ks[0]}"
         labels = _labels(groups)
-        members = "items" if grouping == "popularity" else "users"
+        member = "item" if grouping == "popularity" else "user"
         values = [group.metrics.get(axis) for group in groups]
         says = [
-            f"{escaped(name, 40)}<br>{label}: {group.size:,} {members}<br>{axis} {as_text(value)}"
+            f"{escaped(name, 40)}<br>{label}: {counted(group.size, member)}<br>{axis} {as_text(value)}"
             for label, group, value in zip(labels, groups, values, strict=True)
         ]
         look = {"type": "bar", "marker": {"color": color}, "showlegend": len(measured) > 1}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.training.run import METRICS, Run
 
 TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
@@ -50,7 +50,8 @@ def _row(run: Run) -> dict[str, Any]:
     if result is not None:
         if len(epochs) < result.epochs:
             raise AdarError(
-                f"{run.folder}/{METRICS}: has {len(epochs)} epochs, not {result.epochs}; restore the file"
+                f"{run.folder}/{METRICS}: has {counted(len(epochs), 'epoch')}, not {result.epochs}; "
+                "restore the file"
             )
         metric = config.train.metric
         row["best epoch"] = result.best_epoch

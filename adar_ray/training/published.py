@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, PlainSerializer
 
 from adar_ray.documents import LONGEST_JSON, parse_json
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.significance import p_phrase
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
@@ -77,7 +77,7 @@ class Decision(Record):
             figures = f"{self.metric} {self.new:.4f}"
         if self.old is not None and self.users is not None:
             p = "" if self.p is None else f", {p_phrase(self.p)}"
-            figures += f" against {self.old:.4f} of {self.before} ({self.users:,} users{p})"
+            figures += f" against {self.old:.4f} of {self.before} ({counted(self.users, 'user')}{p})"
         return f"{self.decision} {self.version}: {'; '.join(filter(None, (figures, self.why)))}"
 
 

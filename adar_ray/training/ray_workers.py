@@ -17,7 +17,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from adar_ray.config import TrainConfig
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError, TerminatedError, TransientError
+from adar_ray.errors import AdarError, TerminatedError, TransientError, counted
 from adar_ray.outputs import new_scratch
 from adar_ray.process import check_threads, environment_kept
 from adar_ray.ray_address import joins_cluster
@@ -71,8 +71,8 @@ def check_workers(train: TrainConfig, asked: WorkerRange) -> None:
     gpus = torch.cuda.device_count()
     if train.device == "cuda" and gpus < workers:
         raise AdarError(
-            f"train.device=cuda: {workers} workers need a GPU each, and torch finds {gpus} on this machine; "
-            "set train.device=cpu, or lower --workers"
+            f"train.device=cuda: {counted(workers, 'worker')} with a GPU each, and torch finds {gpus} on "
+            "this machine; set train.device=cpu, or lower --workers"
         )
 
 
@@ -158,7 +158,7 @@ class _Driver:
             time.sleep(POLL_SECONDS)
             room = count_room(self.each)
         self.number = max(least, min(room, most))
-        workers = f"with {self.number} worker{'s' if self.number > 1 else ''}"
+        workers = f"with {counted(self.number, 'worker')}"
         if reached is not None:
             step = f", step {reached[1]}" if reached[1] else ""
             logger.warning("%s; going on from epoch %d%s %s", self.reason, reached[0] + 1, step, workers)
@@ -255,9 +255,9 @@ class _Driver:
         for group in ray.util.placement_group_table().values():
             if group["state"] == "PENDING" and list(group["bundles"].values()) == [self.each] * self.number:
                 free = ray.available_resources()
-                each = " and ".join(f"{amount:g} {name}s" for name, amount in self.each.items())
-                left = " and ".join(f"{free.get(name, 0):g} {name}s" for name in self.each)
-                return f"room for {self.number} workers with {each} each, while {left} are free"
+                each = " and ".join(counted(amount, name) for name, amount in self.each.items())
+                left = " and ".join(counted(free.get(name, 0), name) for name in self.each)
+                return f"room for {counted(self.number, 'worker')} with {each} each; free: {left}"
         return None
 
 

@@ -13,7 +13,7 @@ import torch
 
 from adar_ray.config import Config, is_structural, load_config
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
@@ -227,7 +227,7 @@ def _fixed_because(name: str, before: Config, after: Config, done: int) -> str |
     if name in ("loss.name", "adar.joins") and before.sampler_names() != after.sampler_names():
         return "other samplers would train"
     if name == "train.epochs" and after.train.epochs < done:
-        return f"{done} epochs are done"
+        return f"{counted(done, 'epoch is', 'epochs are')} done"
     return None
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from adar_ray.errors import counted
 from adar_ray.reporting.formatting import as_text, duration
 from adar_ray.reporting.progress import SECONDS_BETWEEN_STEPS
 from adar_ray.tuning.folder import Search
@@ -91,7 +92,7 @@ class ProgressDisplay:
 def _summary(progress: Progress) -> str:
     states = ("running", "finished", "stopped", "failed")
     counts = ", ".join(f"{progress.count(state)} {state}" for state in states if progress.count(state))
-    parts = [f"{len(progress.trials)}/{progress.search.trials} trials: {counts}"]
+    parts = [f"{len(progress.trials)}/{counted(progress.search.trials, 'trial')}: {counts}"]
     if (best := progress.best) is not None:
         value = f"{progress.search.space.metric} {best.value_or_nan:.4f}"
         parts.append(f"best {value} (trial {best.name}, epoch {best.best_epoch})")

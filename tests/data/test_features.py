@@ -37,10 +37,10 @@ def test_a_csv_holds_categories_and_numbers(tmp_path: Path) -> None:
     assert features(dataset) == WANTED
     assert dataset.read_file("features.parquet").num_rows == 2  # of the items that have some
     assert [note for note in dataset.manifest.notes if "about.csv" in note] == [
-        "features of items in about.csv: genres (2 categories), year (numbers), made in (1 categories)",
-        "1 items have several rows in about.csv; the first of each was kept",
-        "1 of 3 items have no features in about.csv",
-        "1 rows of about.csv are of items that the dataset does not have, and were left out",
+        "features of items in about.csv: genres (2 categories), year (numbers), made in (1 category)",
+        "1 item has several rows in about.csv; the first of each was kept",
+        "about.csv has no features for 1 of 3 items",
+        "left out 1 row of about.csv whose item the dataset does not have",
     ]
     before = (tmp_path / "data/features.parquet").read_bytes()
     make(tmp_path, "about.csv", CSV)

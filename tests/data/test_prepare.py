@@ -152,7 +152,7 @@ def test_hand_made_source(hand_made: Path, tmp_path: Path) -> None:
     }
     repeated, few, cold = manifest["notes"]
     assert repeated.startswith(
-        "1 interactions repeat a pair of user and item; the first of each pair was kept"
+        "1 interaction repeats a pair of user and item; the first of each pair was kept"
     )
     assert few.startswith("2 users have fewer than 3 interactions (the first is 'Ω')")
     assert "stay in training" in few
@@ -659,7 +659,10 @@ def test_rows_of_a_given_split_add_up(tmp_path: Path) -> None:
     dataset = prepare(source, tmp_path / "data", valid_fraction=0)
     counts = rows_add_up(dataset)
     assert (counts["read"], counts["repeated"], counts["held_out_in_training"]) == (12, 3, 1)
-    assert any("1 interactions of the source's test" in note for note in dataset.manifest.notes)
+    assert any(
+        "training keeps 1 interaction that the source has in its test" in note
+        for note in dataset.manifest.notes
+    )
 
 
 def test_repeats(tmp_path: Path) -> None:
@@ -817,7 +820,7 @@ def test_empty_parts_and_other_files_are_noted(tmp_path: Path) -> None:
     (folder / "notes.md").write_text("x")
     dataset = prepare(folder, tmp_path / "data")
     assert len(all_rows(tmp_path / "data")) == 2
-    assert dataset.manifest.notes[0].startswith("1 other files there were not read (notes.md)")
+    assert dataset.manifest.notes[0].startswith("1 other file there was not read (notes.md)")
     assert "2 files are empty (1.csv, " in dataset.manifest.notes[1]
 
 

@@ -94,8 +94,8 @@ def test_a_file_of_ones_own(source: Path, tmp_path: Path) -> None:
     dataset = prepare(source, tmp_path / "data", columns=COLUMNS, titles=own)
     assert titles(dataset) == {"50": "First name", "7": None, "8": None}
     assert dataset.manifest.notes[-2:] == [
-        "2 of 3 items have no title in names.csv",
-        "1 items have several titles in names.csv; the first of each was kept",
+        "names.csv has no title for 2 of 3 items",
+        "1 item has several titles in names.csv; the first of each was kept",
     ]
     stored = pq.read_table(tmp_path / "data" / "titles.parquet")
     assert stored.schema == pa.schema({"item": pa.int32(), "title": pa.string()})
@@ -122,13 +122,13 @@ def test_bad_rows_of_titles_are_counted_and_listed(source: Path, tmp_path: Path)
     own = csv(tmp_path, "names.csv", "sku,name\n50,A\n7\n,Nobody\n8,B\n")
     with pytest.raises(AdarError, match=r"names.csv: line 3: expected 2 fields, found 1; .*--max-bad-rows"):
         prepare(source, tmp_path / "data", columns=COLUMNS, titles=own)
-    with pytest.raises(AdarError, match=r"names.csv: more than 1 bad rows"):
+    with pytest.raises(AdarError, match=r"names.csv: more than 1 bad row;"):
         prepare(source, tmp_path / "data", columns=COLUMNS, titles=own, max_bad_rows=1)
     assert not (tmp_path / "data").exists()
     dataset = prepare(source, tmp_path / "data", columns=COLUMNS, titles=own, max_bad_rows=2)
     assert titles(dataset) == {"50": "A", "7": None, "8": "B"}
     assert dataset.manifest.source.rows.bad == 0  # of interactions
-    assert dataset.manifest.notes[-2] == "2 bad rows of names.csv were skipped; bad_rows.jsonl lists them"
+    assert dataset.manifest.notes[-2] == "2 bad rows of names.csv skipped; see bad_rows.jsonl"
     listed = [json.loads(line) for line in (tmp_path / "data" / "bad_rows.jsonl").read_text().splitlines()]
     assert [(row["file"], row["line"]) for row in listed] == [(str(own), 3), (str(own), 4)]
     assert "the item is missing" in listed[1]["problem"]
@@ -138,7 +138,7 @@ def test_a_file_that_names_nothing_is_refused(source: Path, tmp_path: Path) -> N
     for content, message in [
         ("a,b\n1,2\n", r"no columns for items and titles among a, b; call them item and title"),
         ("50,Toy Story\n", r"no columns for items and titles"),
-        ("sku,title\nB50,X\n", r"has no title of any item; its column 'sku' has to hold ids .* as '7'"),
+        ("sku,title\nB50,X\n", r"has no title for any item; its column 'sku' has to hold ids .* as '7'"),
     ]:
         own = csv(tmp_path, "names.csv", content)
         with pytest.raises(AdarError, match=message):
@@ -155,7 +155,7 @@ def test_a_file_beside_the_interactions_that_names_nothing_is_told_of(source: Pa
     dataset = prepare(source, tmp_path / "data", columns=COLUMNS)
     assert dataset.item_titles() is None
     (note,) = set(dataset.manifest.notes) - set(plain.manifest.notes)
-    assert note == "3 of 3 items have no title in movies.csv"
+    assert note == "movies.csv has no title for 3 of 3 items"
     csv(tmp_path, "movies.csv", "genre,year\nDrama,1995\n")  # no titles: not read
     again = prepare(source, tmp_path / "again", columns=COLUMNS)
     assert again.checksum == plain.checksum

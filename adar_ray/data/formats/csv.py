@@ -26,7 +26,7 @@ from adar_ray.data.files import NOT_UTF8, chunks
 from adar_ray.data.formats.base import Batch
 from adar_ray.data.formats.delimited import BLANKS, Delimited
 from adar_ray.data.formats.table import Table
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 
 _LONGEST_RECORD = 1 << 24
 _SMALLEST_BLOCK = 1 << 16
@@ -241,7 +241,7 @@ def _batch(
     for line, fields in records:
         if len(fields) != count:
             text = b",".join(fields).decode(errors="replace")
-            bad.add(line, f"expected {count} fields, found {len(fields)}", text)
+            bad.add(line, f"expected {counted(count, 'field')}, found {len(fields)}", text)
             continue
         try:
             values = {key: fields[position].decode() for key, position in positions.items()}

@@ -14,6 +14,7 @@ from adar_ray.data.columns import check_columns
 from adar_ray.data.files import head, lines_of
 from adar_ray.data.formats.base import Batch
 from adar_ray.data.formats.table import Table
+from adar_ray.errors import counted
 
 BLANKS = " \t"
 
@@ -56,7 +57,7 @@ class Delimited(Table):
             is_right = counts == len(names)
             if not is_right.all():
                 for at in np.flatnonzero(~is_right).tolist():
-                    problem = f"expected {len(names)} fields, found {counts[at]}"
+                    problem = f"expected {counted(len(names), 'field')}, found {counts[at]}"
                     bad.add(int(numbers[at]), problem, lines[at].as_py())
                 fields, numbers = fields.filter(pa.array(is_right)), numbers[is_right]
             batch = {key: pc.list_element(fields, names.index(name)) for key, name in columns.items()}

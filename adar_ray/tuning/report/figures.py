@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from adar_ray.reporting.formatting import as_text, escaped, n_trials
+from adar_ray.errors import counted
+from adar_ray.reporting.formatting import as_text, escaped
 from adar_ray.reporting.page import (
     BLUE,
     GRAY,
@@ -55,7 +56,7 @@ def search_curve(contents: Contents) -> str:
             traces.append(trace(x, y, says, mode="markers", name=label, marker=marker))
     text = "Each dot is a trial's best value, at the time when the trial ended."
     if without := len(contents.trials) - len(shown):
-        text += f" {n_trials(without)} without a value {'is' if without == 1 else 'are'} not shown."
+        text += f" {counted(without, 'trial')} without a value: not shown."
     time = {"title": {"text": f"{name} since the search began"}, "rangemode": "tozero"}
     drawn = figure(f"best {contents.metric} over time", traces, time, contents.axis)
     return section("The course of the search", paragraph(text), drawn)
@@ -70,7 +71,7 @@ def learning_curves(contents: Contents) -> str:
     pale = {"line": {"color": GRAY, "width": 0.6}, "opacity": 0.7}
     traces = [_curves(contents, others, **pale)] if others else []
     traces += [_curves(contents, [trial], **_strength(rank)) for rank, trial in enumerate(best)][::-1]
-    text = f"{n_trials(len(drawn))}. The best have strong lines, the very best a red one."
+    text = f"{counted(len(drawn), 'trial')}. The best have strong lines, the very best a red one."
     epochs = epoch_axis(max(len(trial.curve) for trial in drawn))
     curves = figure(f"{contents.metric} over epochs", traces, epochs, contents.axis)
     return section("Learning curves", paragraph(text), curves)

@@ -37,7 +37,7 @@ def parameter_importance(trials: Sequence[Trial], mode: Mode) -> Importance:
     judged = [trial for trial in ranked(trials, mode) if trial.status in ("finished", "stopped")]
     if len(judged) < FEWEST:
         enough = f"It takes {FEWEST} trials with a value to say which parameters matter"
-        return Importance(why_none=f"{enough}; there are {len(judged)}.")
+        return Importance(why_none=f"{enough}; this search has {len(judged)}.")
     if len({trial.value for trial in judged}) == 1:
         return Importance(why_none="All trials have the same value: no parameter made a difference.")
     found: dict[str, float] = {}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from adar_ray.config import Config
-from adar_ray.reporting.formatting import as_text, duration, listed, n_trials, score
+from adar_ray.errors import counted
+from adar_ray.reporting.formatting import as_text, duration, listed, score
 from adar_ray.reporting.page import metric_table, page, pair, paragraph, section, table
 from adar_ray.training.run import versions
 from adar_ray.tuning.folder import BEST as BEST_FILE
@@ -84,7 +85,7 @@ def _summary(contents: Contents) -> str:
         for status, (_, _, label) in STATUSES.items()
         if status in statuses or status in ("finished", "stopped", "failed")
     ]
-    text = f"{n_trials(len(contents.trials))}: {listed(counts)}."
+    text = f"{counted(len(contents.trials), 'trial')}: {listed(counts)}."
     if contents.ranked:
         best = contents.ranked[0]
         text += f" Trial {best.name} has the best validation {contents.metric}: {score(best.value_or_nan)}."

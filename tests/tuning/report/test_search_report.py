@@ -330,7 +330,7 @@ def test_without_parameters_of_adar_there_are_no_score_aware_functions():
         ([trial(i, 0.5, **{"a.b": i}) for i in range(9)], "All trials have the same value"),
         ([trial(i, i, **{"a.b": 1}) for i in range(9)], "No parameter can be shown to matter"),
         ([trial(i, i) for i in range(9)], "No parameter can be shown to matter"),
-        ([trial(i, i, **{"a.b": i}) for i in range(FEWEST - 1)], "there are 7"),
+        ([trial(i, i, **{"a.b": i}) for i in range(FEWEST - 1)], "this search has 7"),
         ([trial(i, -1e99 * i, **{"a.b": 10.0**-i}) for i in range(9)], "a.b"),
         ([trial(i, i, "running", **{"a.b": [True, 1, "1", 1.5][i]}) for i in range(4)], "4 running"),
     ],
