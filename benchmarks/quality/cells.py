@@ -26,9 +26,6 @@ import optuna
 from adar_ray import evaluate, resume, train
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
-from adar_ray.inference.model import TrainedModel, user_items
-from adar_ray.metrics import ranking_metrics
-from adar_ray.ranking.top_items import top_items
 from adar_ray.training.run import Run
 from adar_ray.tuning.space import Space
 from benchmarks.record import Environment
@@ -119,14 +116,17 @@ def tune_and_test(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> Outco
         _finished(run_folder, _config(cell, best["values"] | {"train.seed": seed}), dataset)
         for seed, run_folder in enumerate(folders, start=1 if seeds else 0)  # the trials had seed 0
     ]
+    for run in runs:
+        if run.user_figures("test") is None:
+            evaluate(run)
     return Outcome(
         valid=best["valid"],
         chosen=best["values"],
         trials=[trial["valid"] for trial in trials],
         environments=[trial["environment"] for trial in trials],
-        test=[(run.evaluations().get("test") or evaluate(run)).metrics for run in runs],
+        test=[run.evaluations()["test"].metrics for run in runs],
         best_epochs=[run.result().best_epoch for run in runs],
-        users=np.mean([_users(run, cell.metric) for run in runs], axis=0),
+        users=np.mean([(run.user_figures("test") or {})[cell.metric] for run in runs], axis=0),
     )
 
 
@@ -184,16 +184,3 @@ def _finished(folder: Path, config: Config, dataset: Dataset) -> Run:
     if folder.exists() and Run.open(folder).config.used() == config.used():
         return resume(folder)
     return train(dataset, folder, config, workers=0, replace=True)
-
-
-def _users(run: Run, metric: str) -> np.ndarray:
-    """The metric of each user who has test interactions."""
-    trained = TrainedModel.load(run)
-    seen, truth = user_items(trained.dataset, "train", "valid"), user_items(trained.dataset, "test")
-    user, k = truth.counts().nonzero()[:, 0], int(metric.partition("@")[2])
-    history = trained.history("train", "valid")
-    parts = [
-        ranking_metrics(truth.contains(user_B, item_Bk), truth.counts()[user_B], [k])[metric].numpy()
-        for user_B, item_Bk, _ in top_items(trained.model, user, seen, k, truth.n_items, history)
-    ]
-    return np.concatenate(parts)
