@@ -36,7 +36,8 @@ from adar_ray.data.manifest import (
     number_of,
 )
 from adar_ray.data.matrix import to_matrix
-from adar_ray.errors import AdarError, one_line
+from adar_ray.data.vocabulary import Vocabulary
+from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.interactions import PADDING
 from adar_ray.storage import FileEntry, Folder, describe_os_error
 
@@ -81,7 +82,7 @@ class Dataset:
                 raise AdarError(f"{folder}/{file.name}: the file is missing; restore it, or prepare again")
             if info.size != file.bytes:
                 raise AdarError(
-                    f"{folder}/{file.name}: has {info.size} bytes, not {file.bytes}; "
+                    f"{folder}/{file.name}: has {counted(info.size, 'byte')}, not {file.bytes:,}; "
                     "restore it, or prepare again"
                 )
         return cls(folder, manifest)
@@ -171,7 +172,7 @@ class Dataset:
         try:
             file = pq.ParquetFile(io.BytesIO(data))
             if file.metadata.num_rows != entry.rows:
-                raise self._damaged(name, f"{file.metadata.num_rows} rows, not {entry.rows}")
+                raise self._damaged(name, f"{counted(file.metadata.num_rows, 'row')}, not {entry.rows:,}")
             return file.read(columns)
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(name, one_line(error, 120)) from error
@@ -296,6 +297,12 @@ class Dataset:
                 raise self._damaged(FEATURES, f"column {one_line(field.name, 60)} holds no features")
         at_I = pc.index_in(pa.array(np.arange(self.n_items, dtype=np.int32)), value_set=item_R)
         return features.take(at_I)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The features that items have, numbered; empty if no item has any."""
+        features = self.item_features()
+        return Vocabulary.of(pa.table({}) if features is None else features)
 
 
 def _of_users(

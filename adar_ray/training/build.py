@@ -11,7 +11,7 @@ from adar_ray.component import ModelInputs, SamplerInputs
 from adar_ray.config import Config, parse_metric
 from adar_ray.custom import build_custom, find_custom
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.vocabulary import FeatureRows, Vocabulary
+from adar_ray.data.vocabulary import FeatureRows
 from adar_ray.errors import AdarError
 from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.interactions.user_items import UserItems
@@ -93,8 +93,7 @@ def check_features(config: Config, dataset: Dataset) -> None:
 
 
 def _item_features(dataset: Dataset) -> ItemFeatures:
-    table = dataset.item_features()
-    return to_item_features(Vocabulary.of(table).encode(table))
+    return to_item_features(dataset.vocabulary.encode(dataset.item_features()))
 
 
 def to_item_features(rows: FeatureRows) -> ItemFeatures:

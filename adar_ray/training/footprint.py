@@ -14,7 +14,6 @@ import torch
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
-from adar_ray.data.vocabulary import Vocabulary
 from adar_ray.errors import AdarError
 from adar_ray.process import usable_memory
 from adar_ray.ray_address import joins_cluster
@@ -83,7 +82,7 @@ def _weights(config: Config, dataset: Dataset) -> Part:
     layers = getattr(config.settings_of(model), "layers", 0)
     rows = dataset.n_items + (0 if MODELS[model].is_sequential else dataset.n_users)
     if MODELS[model].reads_features:
-        rows += len(Vocabulary.of(dataset.item_features()))
+        rows += len(dataset.vocabulary)
     numbers = rows * D * _STATES * (2 if model == "neumf" else 1)  # two towers, each with a table
     if model in _GRAPHS:  # a gradient of all rows; counting layers' outputs too exceeds what runs take
         numbers += rows * D

@@ -20,9 +20,8 @@ from adar_ray.config import Config, is_structural
 from adar_ray.custom import is_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.keys import UNKNOWN, numbers_of
-from adar_ray.data.vocabulary import Vocabulary
 from adar_ray.distributed import rank, world_size
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, counted
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models.user_tables import get_tensor, user_tables
 from adar_ray.process import random_states_kept
@@ -67,7 +66,7 @@ def initial_weights(
     tables = _check_weights(origin, saved, config, dataset)
     new_user = numbers_of(before.user_keys(), dataset.user_keys())
     new_item = numbers_of(before.item_keys(), dataset.item_keys())
-    new_feature = numbers_of(_feature_keys(before), _feature_keys(dataset))
+    new_feature = numbers_of(*(pa.chunked_array([each.vocabulary.keys()]) for each in (before, dataset)))
     tensors = {}
     for kind, new in (("users", new_user), ("items", new_item), ("features", new_feature)):
         stays_R = torch.from_numpy(np.flatnonzero(new != UNKNOWN))
@@ -134,12 +133,6 @@ def feature_tables(model: nn.Module) -> Collection[str]:
     return named
 
 
-def _feature_keys(dataset: Dataset) -> pa.ChunkedArray:
-    """A text for each feature of the items, in the order of a table's rows."""
-    features = dataset.item_features()
-    return pa.chunked_array([] if features is None else [Vocabulary.of(features).keys()], pa.string())
-
-
 def note_on_warm_start(run: Run, dataset: Dataset) -> str | None:
     """A line for people about what a run keeps of another one; None if it began with random weights."""
     initial = run.info.initial
@@ -156,7 +149,7 @@ def note_on_warm_start(run: Run, dataset: Dataset) -> str | None:
     line = f"kept the vectors of {' and '.join(kept)} from {initial.run}"
     if initial.held_out:
         line += (
-            f", which has trained on {initial.held_out:,} interactions that are validation or test here: "
+            f", which has trained on {counted(initial.held_out, 'interaction')} of validation or test here: "
             "their figures are too high"
         )
     return line
@@ -180,7 +173,7 @@ def _check_weights(origin: str, saved: SavedModel, config: Config, dataset: Data
     before, nothing = saved.dataset, torch.empty(0, dtype=torch.int64)
     knows_all = is_custom(config.model.name)
     counts = {"users": dataset.n_users, "items": dataset.n_items} if knows_all else {"users": 1, "items": 1}
-    counts["features"] = len(_feature_keys(dataset))
+    counts["features"] = len(dataset.vocabulary)
     with random_states_kept():  # only names and shapes count
         model = build_model(config, UserItems(nothing, nothing, 1, 1), dataset)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -192,7 +185,7 @@ def _check_weights(origin: str, saved: SavedModel, config: Config, dataset: Data
         "items": set(item_tables(model)),
         "features": set(feature_tables(model)),
     }
-    old_counts = {"users": before.n_users, "items": before.n_items, "features": len(_feature_keys(before))}
+    old_counts = {"users": before.n_users, "items": before.n_items, "features": len(before.vocabulary)}
     for name, tensor in saved.weights.items():
         kind = next((kind for kind in tables if name in tables[kind]), None)
         old, new = list(tensor.shape), list(shapes[name])
