@@ -94,7 +94,8 @@ class ModelComponent(Generic[S]):
         is_sequential: whether it reads histories instead of user ids.
         has_cosine: whether it can score by the cosine.
         shards_items: whether workers can share out its item table, the only one that grows with the catalog.
-        reads_features: whether items have features beside their ids.
+        reads_features: whether items have features beside their ids. The model then has a method `add_items`,
+            for items that were not there in training.
         check: raises ValueError if the settings do not go with the embedding dimension.
         defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
             configuration's own defaults with this model.

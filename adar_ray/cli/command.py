@@ -80,6 +80,14 @@ def trust_option(whose: str) -> Callable[[Any], Any]:
     )
 
 
+new_items_option = click.option(
+    "--new-items",
+    metavar="FILE",
+    help="File of items that were not there in training, with their features, to take beside the others; for "
+    "twotower.",
+)
+
+
 def refuse_all_but_resume(what: str, **but: str) -> None:
     """Refuse options beside `--resume`, which takes everything else from the run or search it resumes.
 

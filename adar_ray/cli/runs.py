@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adar_ray.cli.command import Duration, command, trust_option
+from adar_ray.cli.command import Duration, command, new_items_option, trust_option
 from adar_ray.cli.output import message, show
-from adar_ray.errors import one_line
+from adar_ray.errors import counted, one_line
 from adar_ray.limits import LARGEST_K, MOST_VERSIONS
 
 if TYPE_CHECKING:
@@ -21,13 +21,6 @@ _LONGEST_TITLE = 60  # characters of a title in a table
 
 _data = click.option(
     "--data", help="Where the dataset of a run that is not finished is now. A finished run needs none."
-)
-
-_new_items = click.option(
-    "--new-items",
-    metavar="FILE",
-    help="File of items that were not there in training, with their features, to take beside the others; for "
-    "twotower.",
 )
 
 
@@ -60,7 +53,7 @@ def evaluate_command(
     rows = [
         {"metric": name, **{f"@{k}": result.metrics.get(f"{name}@{k}") for k in cutoffs}} for name in names
     ]
-    show(rows, False, title=f"{run}: {split}, {result.users:,} users")
+    show(rows, False, title=f"{run}: {split}, {counted(result.users, 'user')}")
     for name, groups in result.groups.items():
         show(_rows_of_groups(groups, cutoffs), False, title=GROUPED_BY[name])
 
@@ -83,7 +76,7 @@ def _rows_of_groups(groups: Sequence[Group], cutoffs: Sequence[int]) -> list[dic
 @command("recommend")
 @click.argument("run")
 @_data
-@_new_items
+@new_items_option
 @trust_option("RUN")
 @click.option("--k", type=click.IntRange(1, LARGEST_K), default=20, show_default=True, help="Items per user.")
 @click.option("--user", "asked", multiple=True, help="Print the items of this user; may be repeated.")
@@ -194,7 +187,7 @@ def _read_users(address: str) -> list[str]:
 @command("similar")
 @click.argument("run")
 @_data
-@_new_items
+@new_items_option
 @trust_option("RUN")
 @click.option("--item", help="An item, to print the items most similar to it.")
 @click.option("--user", help="A user, to print the users most similar to this one.")
@@ -226,6 +219,7 @@ def similar_command(
 @command("export")
 @click.argument("run")
 @_data
+@new_items_option
 @trust_option("RUN")
 @click.option("--out", required=True, help="Address of a new folder for users.parquet and items.parquet.")
 @click.option(
@@ -239,6 +233,7 @@ def similar_command(
 def export_command(
     run: str,
     data: str | None,
+    new_items: str | None,
     trust: bool,
     out: str,
     formats: tuple[str, ...],
@@ -248,8 +243,9 @@ def export_command(
     """Write user and item vectors to Parquet, and the model to FAISS, ONNX or torch.export."""
     from adar_ray.inference.export import export
 
-    folder = export(run, out, formats, replace=replace, data=data, trust=trust)
-    show({"vectors": folder.address}, as_json)
+    exported = export(run, out, formats, replace=replace, data=data, new_items=new_items, trust=trust)
+    _note_new_items(exported.new_items)
+    show({"vectors": exported.folder.address}, as_json)
 
 
 @command("report")

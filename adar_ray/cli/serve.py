@@ -9,7 +9,7 @@ import threading
 
 import click
 
-from adar_ray.cli.command import command, trust_option
+from adar_ray.cli.command import command, new_items_option, trust_option
 from adar_ray.cli.output import message, show
 from adar_ray.errors import AdarError
 from adar_ray.limits import MOST_WORKERS
@@ -18,6 +18,7 @@ from adar_ray.ray_address import LOOPBACK
 
 @command("serve")
 @click.argument("address")
+@new_items_option
 @trust_option("ADDRESS")
 @click.option("--host", default=LOOPBACK, show_default=True, help="Address to listen on.")
 @click.option(
@@ -34,7 +35,9 @@ from adar_ray.ray_address import LOOPBACK
     show_default=True,
     help="Processes of Ray Serve that answer, each with the model and a CPU; 0: this process, without Ray.",
 )
-def serve_command(address: str, trust: bool, host: str, port: int, replicas: int, as_json: bool) -> None:
+def serve_command(
+    address: str, new_items: str | None, trust: bool, host: str, port: int, replicas: int, as_json: bool
+) -> None:
     """Answer HTTP requests by the model at ADDRESS, until Ctrl-C.
 
     ADDRESS is a finished run, a copy of its model/, or the folder that `publish` fills.
@@ -46,7 +49,7 @@ def serve_command(address: str, trust: bool, host: str, port: int, replicas: int
         from adar_ray.serving.server import served
     except ImportError as error:
         raise AdarError(f"{error.name}: is not installed; pip install 'adar-ray[serve]'") from error
-    with served(address, host, port, replicas, trust=trust) as url:
+    with served(address, host, port, replicas, new_items=new_items, trust=trust) as url:
         show({"url": url}, as_json)
         message("Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):

@@ -19,14 +19,14 @@ class FeatureRows:
     """Features of items by their numbers (see `interactions.item_features.ItemFeatures`).
 
     Attributes:
-        unknown: by column, how many values are categories that no number stands for.
+        unknown: by column, the values that are categories which no number stands for.
     """
 
     start: np.ndarray
     feature_E: np.ndarray
     value_E: np.ndarray
     n_features: int
-    unknown: dict[str, int]
+    unknown: dict[str, pa.Array]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class Vocabulary:
             features: with columns as `Dataset.item_features` returns; those that are not there are not known.
         """
         items, numbers, values = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        unknown, first = {}, 0
+        unknown: dict[str, pa.Array] = {}
+        first = 0
         for name in self.columns:
             size = 1 if name in self.scales else len(self.categories[name])
             if name in features.column_names:
@@ -105,12 +106,13 @@ class Vocabulary:
             feature_E=np.concatenate(numbers)[order_E],
             value_E=np.concatenate(values)[order_E],
             n_features=len(self),
-            unknown={name: count for name, count in unknown.items() if count},
+            unknown={name: values for name, values in unknown.items() if len(values)},
         )
 
-    def _known(self, name: str, column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, int]:
-        """The items and numbers of a column's known categories, and how many others there are."""
-        item_E = pc.list_parent_indices(column).to_numpy()
-        number_E = pc.index_in(column.flatten(), value_set=self.categories[name])
+    def _known(self, name: str, column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+        """The items and numbers of a column's known categories, and the others."""
+        item_E, text_E = pc.list_parent_indices(column).to_numpy(), column.flatten()
+        number_E = pc.index_in(text_E, value_set=self.categories[name])
         is_known_E = number_E.is_valid().to_numpy(zero_copy_only=False)
-        return item_E[is_known_E], number_E.drop_null().to_numpy().astype(np.int64), int((~is_known_E).sum())
+        number_known = number_E.drop_null().to_numpy().astype(np.int64)
+        return item_E[is_known_E], number_known, text_E.filter(number_E.is_null())

@@ -13,6 +13,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -25,6 +26,7 @@ from torch import nn
 from adar_ray.data.matrix import to_column
 from adar_ray.errors import AdarError, one_line
 from adar_ray.inference.model import TrainedModel
+from adar_ray.inference.new_items import NewItems
 from adar_ray.interactions import PADDING
 from adar_ray.models.protocol import dot_score
 from adar_ray.outputs import new_folder
@@ -66,6 +68,19 @@ class ExportInfo(Record):
     files: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote.
+
+    Attributes:
+        folder: of the files.
+        new_items: what was exported beside the items of the dataset; None if nothing was.
+    """
+
+    folder: Folder
+    new_items: NewItems | None
+
+
 def export(
     run: str | Path | Run,
     out: str | Path,
@@ -73,8 +88,9 @@ def export(
     *,
     replace: bool = False,
     data: str | Path | None = None,
+    new_items: str | Path | None = None,
     trust: bool = False,
-) -> Folder:
+) -> Exported:
     """Writes `users.parquet` and `items.parquet` with the columns `key, vector`, and further formats.
 
     A row's number is the number of the user or item in all other files. If items have titles,
@@ -96,6 +112,8 @@ def export(
         run: a run, or a copy of its `model/`.
         formats: of `faiss`, `onnx` and `torch`, beside Parquet. The first two need the extra `export`.
         data: where the dataset of a run that is not finished is now, if it has moved.
+        new_items: a file of items that were not there in training, with their features. They follow the
+            others in all files. Only for `twotower`.
         trust: whether custom components that the folder names may run.
 
     Raises:
@@ -103,7 +121,7 @@ def export(
     """
     for name in formats:
         _check(name)
-    trained = TrainedModel.load(run, data, trust=trust)
+    trained = TrainedModel.load(run, data, new_items=new_items, trust=trust)
     files = _Files(trained)
     dataset = trained.dataset
     with new_folder(out, replace=replace, mark=INFO) as folder:
@@ -118,7 +136,7 @@ def export(
             model=trained.config.model.name,
             dataset=dataset.name,
             users=dataset.n_users,
-            items=dataset.n_items,
+            items=trained.n_items,
             dim=trained.item_vectors.shape[1],
             score="inner product" if files.is_inner_product else "network",
             input="history" if trained.sequential else "user",
@@ -127,7 +145,7 @@ def export(
             files=checksums,
         )
         folder.write_record(INFO, info)
-    return Folder.at(out)
+    return Exported(Folder.at(out), trained.new_items)
 
 
 def _check(name: str) -> None:
@@ -150,10 +168,12 @@ class _Files:
         self.is_inner_product: bool = getattr(trained.snapshot, "scores_by_dot_product", False)
 
     def tables(self) -> dict[str, pa.Table]:
-        dataset = self._trained.dataset
-        users = {"key": dataset.user_keys(), "vector": to_column(self._trained.user_vectors.numpy())}
-        items = {"key": dataset.item_keys(), "vector": to_column(self._trained.item_vectors.numpy())}
-        if (titles := dataset.item_titles()) is not None:
+        users = {
+            "key": self._trained.dataset.user_keys(),
+            "vector": to_column(self._trained.user_vectors.numpy()),
+        }
+        items = {"key": self._trained.item_keys(), "vector": to_column(self._trained.item_vectors.numpy())}
+        if (titles := self._trained.item_titles()) is not None:
             items["title"] = titles
         return {"users.parquet": pa.table(users), "items.parquet": pa.table(items)}
 

@@ -20,7 +20,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.inference.new_items import NewItems, read_new_items
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models import BaseModel, TwoTower
+from adar_ray.models import BaseModel
 from adar_ray.models.protocol import ranking_items, snapshot
 from adar_ray.process import random_states_kept
 from adar_ray.ranking.top_items import TILE, user_vectors
@@ -67,6 +67,7 @@ class TrainedModel:
         """
         saved = find_model(run, data, trust=trust)
         config, dataset = saved.config, saved.dataset
+        new = None if new_items is None else read_new_items(new_items, config, dataset)
         observed = user_items(dataset, "train")
         with random_states_kept():  # the initial weights are drawn, then replaced
             model = build_model(config, observed, dataset)
@@ -76,14 +77,7 @@ class TrainedModel:
             where = run.folder if isinstance(run, Run) else run
             raise AdarError(f"{where}: its weights are not its model's ({one_line(error, 120)})") from error
         model.eval()
-        new = None
-        if new_items is not None:
-            if not isinstance(model, TwoTower):
-                raise AdarError(
-                    f"{new_items}: {config.model.name} knows items by their ids alone, so new ones have no "
-                    "vectors; train with --set model.name=twotower"
-                )
-            new = read_new_items(new_items, dataset)
+        if new is not None:
             model.add_items(new.features)
         return cls(config, model, observed, dataset, is_sequential(config), new)
 

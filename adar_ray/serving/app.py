@@ -115,12 +115,15 @@ class Health(BaseModel):
     """What is served.
 
     Attributes:
+        items: of the dataset.
+        new_items: those beside them that were not there in training.
         problem: why the model that is in the folder now is not served; null if it is.
     """
 
     model: str
     users: int
     items: int
+    new_items: int
     problem: str | None
 
 
@@ -175,8 +178,15 @@ def make_app(model: ServedModel) -> FastAPI:
     def health() -> Health:
         """What is served."""
         version = model.current
-        dataset = version.recommender.trained.dataset
-        return Health(model=version.name, users=dataset.n_users, items=dataset.n_items, problem=model.problem)
+        trained = version.recommender.trained
+        dataset = trained.dataset
+        return Health(
+            model=version.name,
+            users=dataset.n_users,
+            items=dataset.n_items,
+            new_items=trained.n_items - dataset.n_items,
+            problem=model.problem,
+        )
 
     @app.exception_handler(RequestValidationError)
     def refuse(request: Request, error: RequestValidationError) -> JSONResponse:

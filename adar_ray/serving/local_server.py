@@ -17,16 +17,18 @@ GOODBYE_SECONDS = 4  # for requests in flight at the end
 
 
 @contextlib.contextmanager
-def serve_here(address: str, listener: socket.socket, *, trust: bool = False) -> Iterator[None]:
+def serve_here(
+    address: str, listener: socket.socket, *, new_items: str | None = None, trust: bool = False
+) -> Iterator[None]:
     """Serves a model until the block ends, in threads of this process.
 
     Args:
-        address, trust: as for `served`.
+        address, new_items, trust: as for `served`.
         listener: what requests come to; closed at the end.
     """
     ended = threading.Event()
     with listener, torch_threads(1), log_levels_kept():
-        model = ServedModel(address, trust=trust)
+        model = ServedModel(address, new_items=new_items, trust=trust)
         config = uvicorn.Config(
             make_app(model),
             log_config=None,

@@ -27,9 +27,9 @@ GOODBYE_SECONDS = 2.0  # for requests in flight at the end
 
 @serve.ingress()
 class _Replica:
-    def __init__(self, address: str, trust: bool) -> None:
+    def __init__(self, address: str, new_items: str | None, trust: bool) -> None:
         _listen_on_loopback()
-        self._model = ServedModel(address, trust=trust)
+        self._model = ServedModel(address, new_items=new_items, trust=trust)
         self._model.follow(threading.Event())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -37,7 +37,9 @@ class _Replica:
 
 
 @contextlib.contextmanager
-def serve_by_ray(address: str, host: str, port: int, replicas: int, *, trust: bool = False) -> Iterator[int]:
+def serve_by_ray(
+    address: str, host: str, port: int, replicas: int, *, new_items: str | None = None, trust: bool = False
+) -> Iterator[int]:
     """Serves a model until the block ends; yields the port. Takes the arguments of `served`."""
     if ray_address() is None:
         with listen(host, port) as listener:  # is it free? Ray Serve would say no more than that it failed
@@ -59,7 +61,7 @@ def serve_by_ray(address: str, host: str, port: int, replicas: int, *, trust: bo
                 graceful_shutdown_wait_loop_s=GOODBYE_SECONDS / 20,
                 logging_config=LoggingConfig(enable_access_log=False),
             )(_Replica)
-            serve.run(deployment.bind(address, trust), name=NAME)
+            serve.run(deployment.bind(address, new_items, trust), name=NAME)
             yield port
         finally:
             serve.shutdown()

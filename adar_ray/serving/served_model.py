@@ -14,10 +14,11 @@ import torch
 
 from adar_ray.errors import AdarError, one_line
 from adar_ray.inference.model import TrainedModel
+from adar_ray.inference.new_items import NoFeaturesError, read_new_items
 from adar_ray.inference.recommender import Recommender, Shortlist
 from adar_ray.storage import Folder
-from adar_ray.training.find_model import model_folder
-from adar_ray.training.saved_model import SavedModel, version_of
+from adar_ray.training.find_model import find_model, model_folder
+from adar_ray.training.saved_model import version_of
 
 LOOK_SECONDS = 2.0
 MOST_EXACT = 200_000
@@ -45,6 +46,8 @@ class ServedModel:
 
     Args:
         address: a run, a copy of its `model/`, or what `publish` fills.
+        new_items: a file of items that were not there in training, with their features. It is read with each
+            model. One that knows items by their ids alone is served without.
         trust: whether custom components that the folder names may run.
 
     Attributes:
@@ -52,11 +55,11 @@ class ServedModel:
         problem: why the model that is now in the folder is not the loaded one; None if it is.
 
     Raises:
-        AdarError: there is no model, or it is damaged.
+        AdarError: there is no model, or it is damaged, or the new items cannot be read.
     """
 
-    def __init__(self, address: str, *, trust: bool = False) -> None:
-        self._address, self._trust = address, trust
+    def __init__(self, address: str, *, new_items: str | None = None, trust: bool = False) -> None:
+        self._address, self._new_items, self._trust = address, new_items, trust
         self.current = self._load(version_of(_folder(address)))
         self.problem: str | None = None
 
@@ -84,10 +87,17 @@ class ServedModel:
         threading.Thread(target=look_on, daemon=True).start()
 
     def _load(self, name: str) -> Version:
-        recommender = Recommender(TrainedModel.load(self._address, trust=self._trust), shortlists)
+        try:
+            trained = TrainedModel.load(self._address, new_items=self._new_items, trust=self._trust)
+        except NoFeaturesError as error:
+            logger.warning("%s; served without them", error)
+            trained = TrainedModel.load(self._address, trust=self._trust)
+        recommender = Recommender(trained, shortlists)
+        for note in [] if trained.new_items is None else trained.new_items.notes():
+            logger.warning("note: %s", note)
         # What questions share is computed now, not when somebody waits for an answer.
-        item = recommender.trained.dataset.item_keys()[0].as_py()
-        user = recommender.trained.dataset.user_keys()[0].as_py()
+        item = trained.dataset.item_keys()[0].as_py()
+        user = trained.dataset.user_keys()[0].as_py()
         recommender.recommend(user, 1)
         recommender.recommend(k=1, history=[item])
         recommender.similar_items(item, 1)
@@ -95,13 +105,16 @@ class ServedModel:
         return Version(name, recommender)
 
 
-def check_model(address: str, *, trust: bool = False) -> None:
+def check_model(address: str, *, new_items: str | None = None, trust: bool = False) -> None:
     """Refuse what cannot be served; takes no time to build the model.
 
     Raises:
-        AdarError: there is no model, or it is damaged.
+        AdarError: there is no model, or it is damaged, or it cannot take new items.
     """
-    SavedModel.open(_folder(address), trust=trust)
+    _folder(address)
+    saved = find_model(address, trust=trust)
+    if new_items is not None:
+        read_new_items(new_items, saved.config, saved.dataset)
 
 
 def _folder(address: str) -> Folder:

@@ -11,7 +11,15 @@ from adar_ray.serving.served_model import check_model
 
 
 @contextlib.contextmanager
-def served(address: str, host: str, port: int, replicas: int = 0, *, trust: bool = False) -> Iterator[str]:
+def served(
+    address: str,
+    host: str,
+    port: int,
+    replicas: int = 0,
+    *,
+    new_items: str | None = None,
+    trust: bool = False,
+) -> Iterator[str]:
     """Serves a model until the block ends; yields the URL. Requests in flight at the end are answered.
 
     Args:
@@ -21,20 +29,23 @@ def served(address: str, host: str, port: int, replicas: int = 0, *, trust: bool
         port: 0 for any that is free.
         replicas: processes of Ray Serve that answer. Each holds the model, and takes a CPU. 0 for this
             process, without Ray.
+        new_items: a file of items that were not there in training, with their features, which answers have
+            beside the others. Only for `twotower`; any other model that takes its place is served without.
         trust: whether custom components that the folder names may run.
 
     Raises:
-        AdarError: there is no model, the port is taken, or Ray Serve runs already in this cluster.
+        AdarError: there is no model, it cannot take new items, the port is taken, or Ray Serve runs already
+            in this cluster.
     """
-    check_model(address, trust=trust)
+    check_model(address, new_items=new_items, trust=trust)
     if replicas:
         from adar_ray.serving.ray_server import serve_by_ray
 
-        with serve_by_ray(address, host, port, replicas, trust=trust) as port:
+        with serve_by_ray(address, host, port, replicas, new_items=new_items, trust=trust) as port:
             yield _url(host, port)
         return
     listener = listen(host, port)
-    with serve_here(address, listener, trust=trust):
+    with serve_here(address, listener, new_items=new_items, trust=trust):
         yield _url(host, listener.getsockname()[1])
 
 

@@ -103,8 +103,11 @@ def test_new_items_are_among_the_others_and_notes_count_them(adar: Adar, tmp_pat
     for command in (("recommend", model, "--user", "u"), ("similar", model, "--item", "a")):
         answer = adar(*command, "--new-items", tmp_path / "new.csv", "--json")
         assert "new" in [row["item"] for row in answer.json()]
-        assert "note: 1 new items from new.csv" in answer.err
-        assert "note: 1 items of new.csv are known from training" in answer.err
+        assert "note: 1 new item from new.csv" in answer.err
+        assert "note: 1 item of new.csv is known from training" in answer.err
+    exported = adar("export", model, "--out", tmp_path / "out", "--new-items", tmp_path / "new.csv")
+    assert "note: 1 new item from new.csv" in exported.err
+    assert "new" in pq.read_table(tmp_path / "out" / "items.parquet")["key"].to_pylist()
 
 
 def test_an_unknown_id_is_one_line(adar: Adar, model: str) -> None:

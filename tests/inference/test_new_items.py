@@ -6,14 +6,17 @@ import random
 import shutil
 from pathlib import Path
 
+import faiss
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adar_ray import load, prepare, recommend, train
+from adar_ray import export, load, prepare, recommend, train
 from adar_ray.config import load_config
 from adar_ray.errors import AdarError
 from adar_ray.training.run import Run
+from tests import sealed
 
 USERS, ITEMS = 60, 30
 SMALL = ["model.embedding_dim=8", "train.batch_size=128", "train.epochs=20", "train.device=cpu"]
@@ -88,15 +91,45 @@ def test_what_becomes_of_the_rows_is_said(run: Run, new: Path, tmp_path: Path) -
     result = recommend(run, tmp_path / "out", 40, new_items=new)
     assert result.new_items.notes() == [
         "2 new items from new.csv",
-        "1 items of new.csv are known from training, and stay as they are",
-        "2 values of taste in new.csv are categories that the model does not know",
-        "2 items of new.csv have no feature that the model knows, and were left out",
+        "1 item of new.csv is known from training, and not changed",
+        "the model does not know 2 values of taste in new.csv, such as 'unheard of'; '|' separates several",
+        "left out 2 items of new.csv with no feature that the model knows",
     ]
     table = pq.read_table(tmp_path / "out")
     pairs = set(zip(table["user"].to_pylist(), table["item"].to_pylist(), strict=True))
     assert {(f"u{user}", item) for user in range(USERS) for item in ("salt", "sugar")} < pairs
-    new.write_text("item,taste\nsalt,0\n")
-    assert "new.csv lacks the columns year" in load(run, new_items=new).trained.new_items.notes()
+    new.write_text("item,taste\nsalt,0\npepper,0 1\n")
+    notes = load(run, new_items=new).trained.new_items.notes()
+    assert notes[:2] == ["1 new item from new.csv", "new.csv lacks 1 column: year"]
+    assert notes[2].endswith("1 value of taste in new.csv, such as '0 1'; '|' separates several")
+
+
+def test_a_recbole_file_separates_by_blanks(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "new.item"
+    file.write_text("item:token\ttaste:token_seq\tyear:float\nboth\t0 1\t7\nodd\tsour 1\t7\n")
+    model = load(run, new_items=file)
+    assert model.trained.new_items.notes()[1].endswith("such as 'sour'; ' ' separates several")
+    (tmp_path / "new.csv").write_text("item,taste,year\nboth,0|1,7\n")
+    same = load(run, new_items=tmp_path / "new.csv")
+    assert model.score("u0", ["both"]) == same.score("u0", ["both"])
+
+
+def test_an_export_has_new_items_after_the_others(run: Run, new: Path, tmp_path: Path) -> None:
+    exported = export(run, tmp_path / "out", ["faiss", "torch"], new_items=new)
+    assert exported.new_items.notes()[0] == "2 new items from new.csv"
+    items = pq.read_table(tmp_path / "out" / "items.parquet")
+    assert items["key"].to_pylist()[ITEMS:] == ["salt", "sugar"]
+    assert items["title"].to_pylist()[ITEMS - 1 :] == [None, "Salty", "Sweet"]
+    assert sealed.read(tmp_path / "out" / "export.json")["items"] == ITEMS + 2
+    keys, model = items["key"].to_pylist(), load(run, new_items=new)
+    user = pq.read_table(tmp_path / "out" / "users.parquet").slice(5, 1).to_pylist()[0]
+    expected_I = [score for _, score in model.score(user["key"], keys)]
+    _, score_1I = torch.export.load(tmp_path / "out" / "model.pt2").module()(torch.tensor([5]))
+    np.testing.assert_allclose(score_1I[0], expected_I, rtol=1e-4, atol=1e-5)
+    index = faiss.read_index(str(tmp_path / "out" / "items.faiss"))
+    _, item_1k = index.search(np.array([user["vector"]], np.float32), 10)
+    best = model.recommend(user["key"], 10, exclude_seen=False)
+    assert [keys[item] for item in item_1k[0]] == [item for item, _ in best]
 
 
 def test_what_cannot_be_is_refused(run: Run, new: Path, tmp_path: Path) -> None:
@@ -111,3 +144,6 @@ def test_what_cannot_be_is_refused(run: Run, new: Path, tmp_path: Path) -> None:
     mf = train(plain, tmp_path / "mf", load_config(settings=[*SMALL, "model.name=mf"]), workers=0)
     with pytest.raises(AdarError, match="mf knows items by their ids alone"):
         load(mf, new_items=new)
+    with pytest.raises(AdarError, match="mf knows items by their ids alone"):
+        export(mf, tmp_path / "out", new_items=new)
+    assert not (tmp_path / "out").exists()

@@ -88,6 +88,7 @@ def test_health_says_which_model_answers(url: str, dataset: Dataset) -> None:
         "model": recommend(url, user="1").json()["model"],
         "users": dataset.n_users,
         "items": dataset.n_items,
+        "new_items": 0,
         "problem": None,
     }
 

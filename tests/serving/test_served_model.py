@@ -10,6 +10,7 @@ import torch
 
 import adar_ray
 from adar_ray.data.dataset import Dataset
+from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.recommender import Recommender
 from adar_ray.serving import served_model
@@ -78,6 +79,53 @@ def test_a_model_that_is_damaged_or_incomplete_does_not_take_over(
     put(models["two"], run)
     served.look()
     assert (served.current is not old, served.problem) == (True, None)
+
+
+@pytest.fixture
+def of_kinds(tmp_path: Path) -> Dataset:
+    """Items of two kinds."""
+    (tmp_path / "rows.csv").write_text("user,item\n" + "".join(f"u{n % 5},i{n % 8}\n" for n in range(40)))
+    (tmp_path / "about.csv").write_text("item,kind\n" + "".join(f"i{n},{n % 2}\n" for n in range(8)))
+    return prepare(tmp_path / "rows.csv", tmp_path / "data", items=tmp_path / "about.csv")
+
+
+def test_new_items_go_with_every_model_that_takes_them(
+    of_kinds: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, new = tmp_path / "run", tmp_path / "new.csv"
+    models = {
+        name: save_untrained(tmp_path / name, of_kinds, [f"model.name={kind}", f"model.embedding_dim={dim}"])
+        for name, kind, dim in (("one", "twotower", 4), ("two", "twotower", 8), ("mf", "mf", 4))
+    }
+    new.write_text("item,kind\nfresh,1\n")
+    put(models["one"], run)
+    served = ServedModel(str(run), new_items=str(new))
+    for name in ("one", "two"):
+        put(models[name], run)
+        served.look()
+        answers, expected = served.current.recommender, adar_ray.load(models[name], new_items=new)
+        assert dict(answers.recommend("u0", 9)) == pytest.approx(dict(expected.recommend("u0", 9)), rel=1e-5)
+        assert dict(answers.similar_items("fresh", 8)) == pytest.approx(
+            dict(expected.similar_items("fresh", 8)), rel=1e-5
+        )
+    assert "fresh" in dict(answers.recommend("u0", 9))
+    assert "note: 1 new item from new.csv" in caplog.messages
+    new.write_text("item,colour\nfresh,red\n")
+    put(models["one"], run)
+    served.look()
+    assert (served.current.recommender is answers, "no column 'kind'" in str(served.problem)) == (True, True)
+    caplog.clear()
+    put(models["mf"], run)
+    served.look()
+    assert "fresh" not in dict(served.current.recommender.recommend("u0", 9))
+    assert caplog.messages[0].startswith(f"{new}: mf knows items by their ids alone")
+    assert caplog.messages[0].endswith("; served without them")
+    assert served.problem is None
+    with pytest.raises(AdarError, match="mf knows items by their ids alone"):
+        check_model(str(run), new_items=str(new))
+    put(models["one"], run)
+    with pytest.raises(AdarError, match="no column 'kind'"):
+        check_model(str(run), new_items=str(new))
 
 
 def test_what_is_no_model_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
