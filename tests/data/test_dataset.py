@@ -162,7 +162,7 @@ def test_truncated_file(folder: Path, name: str) -> None:
     data = (folder / name).read_bytes()
     (folder / name).write_bytes(data[:-1])
     message = failing(lambda: Dataset.open(folder))
-    assert message.startswith(f"{folder}/{name}: has {len(data) - 1} bytes")
+    assert message.startswith(f"{folder}/{name}: has {len(data) - 1:,} bytes")
     assert str(len(data)) in message
 
 

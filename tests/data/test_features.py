@@ -120,4 +120,4 @@ def test_a_vocabulary_numbers_features_and_knows_the_rest(tmp_path: Path) -> Non
     assert rows.start.tolist() == [0, 2, 2]
     assert rows.feature_E.tolist() == [1, 2]
     assert rows.value_E.tolist() == [1, 3]
-    assert rows.unknown == {"genres": 1}
+    assert {name: values.to_pylist() for name, values in rows.unknown.items()} == {"genres": ["Opera"]}

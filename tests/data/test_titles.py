@@ -138,7 +138,7 @@ def test_a_file_that_names_nothing_is_refused(source: Path, tmp_path: Path) -> N
     for content, message in [
         ("a,b\n1,2\n", r"no columns for items and titles among a, b; call them item and title"),
         ("50,Toy Story\n", r"no columns for items and titles"),
-        ("sku,title\nB50,X\n", r"has no title for any item; its column 'sku' has to hold ids .* as '7'"),
+        ("sku,title\nB50,X\n", r"has no title of any item; its column 'sku' has to hold ids .* as '7'"),
     ]:
         own = csv(tmp_path, "names.csv", content)
         with pytest.raises(AdarError, match=message):
