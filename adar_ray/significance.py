@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import ttest_rel
 
 SIGNIFICANT = 0.05
 """A difference is significant if chance would make one as large more rarely than this."""
@@ -23,6 +22,8 @@ def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float | None:
         return None
     if np.array_equal(one_U, other_U):  # for which the test divides zero by zero
         return 1.0
+    from scipy.stats import ttest_rel  # takes a second, and every worker that trains loads this module
+
     return float(ttest_rel(one_U, other_U).pvalue)
 
 
