@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,25 +12,13 @@ from adar_ray.inference.model import TrainedModel
 from adar_ray.lease import Lease, hold
 from adar_ray.limits import MOST_VERSIONS, check_number
 from adar_ray.significance import SIGNIFICANT
-from adar_ray.storage import Folder
-from adar_ray.training.published import (
-    CREATED,
-    PUBLISHED,
-    VERSION,
-    Created,
-    Decision,
-    Earlier,
-    Published,
-    now,
-)
+from adar_ray.training.published import CREATED, VERSION, Created, Decision, Published, now
 from adar_ray.training.records import ModelInfo
 from adar_ray.training.run import MODEL, Run
 from adar_ray.training.saved_model import INFO, SavedModel
 
 FAILS = 0.5
 """A model that loses more than this part of the published one's figure has failed, whatever its age."""
-
-logger = logging.getLogger(__name__)
 
 
 def publish(
@@ -80,7 +67,7 @@ def publish(
     weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
     published = Published.at(to)
     with hold(published.folder) as lease:
-        current = _current(published, lease)
+        current = published.current()
         if current is not None and (current.run, current.weights) == (run.folder.address, weights):
             published.write_history()  # whoever published it may have been killed before it was through
             _forget(published, keep)
@@ -205,34 +192,6 @@ def _verdict(
         return True, f"by force, without a comparison ({error})", None
     is_in, why = judge(outcome, age, max_age)
     return (is_in, why, outcome) if is_in or not force else (True, "by force", outcome)
-
-
-def _current(published: Published, lease: Lease) -> Decision | None:
-    """What is published. A run that an earlier version of this program published becomes a version."""
-    current = published.current()
-    if not isinstance(current, Earlier):
-        return current
-    where = f"{published.folder}/{PUBLISHED}"
-    model = Folder.at(current.run).folder(MODEL)
-    if not model.exists(INFO):
-        raise AdarError(f"{where}: names {current.run}, which is gone; remove the file to publish any run")
-    run = Run.open(current.run, trust=True)  # nothing here runs its code
-    decision = Decision(
-        time=now(),
-        decision="published",
-        why="an earlier version of adar-ray had published it",
-        version=_next(published),
-        before=None,
-        run=current.run,
-        weights=model.read_record(INFO, ModelInfo).weights,
-        dataset=run.info.dataset,
-        recommendations=current.recommendations,
-        metric=current.metric,
-        new=current.value,
-    )
-    _put_in(published, lease, run, decision)
-    logger.warning("%s: named a run; its model is now version %s", where, decision.version)
-    return decision
 
 
 def _next(published: Published) -> str:

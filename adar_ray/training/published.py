@@ -14,12 +14,10 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, PlainSerializer
 
-from adar_ray.documents import LONGEST_JSON, parse_json
 from adar_ray.errors import AdarError, counted
 from adar_ray.significance import p_phrase
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
-from adar_ray.training.run import MODEL
 
 PUBLISHED = "published.json"
 HISTORY = "history.jsonl"
@@ -87,15 +85,6 @@ class Created(Record):
     time: Moment
 
 
-class Earlier(Record):
-    """`published.json` of earlier versions of this program, which named a run and kept no versions."""
-
-    run: str
-    metric: str
-    value: float
-    recommendations: str | None
-
-
 @dataclass(frozen=True)
 class Published:
     """A folder of published models."""
@@ -106,7 +95,7 @@ class Published:
     def at(cls, address: str | Path) -> Published:
         return cls(Folder.at(address))
 
-    def current(self) -> Decision | Earlier | None:
+    def current(self) -> Decision | None:
         """What is published; None if nothing is.
 
         Raises:
@@ -114,21 +103,15 @@ class Published:
         """
         if not self.folder.exists(PUBLISHED):
             return None
-        data = self.folder.read_bytes(PUBLISHED, LONGEST_JSON + 1)
-        content = parse_json(data, f"{self.folder}/{PUBLISHED}", _REMEDY)
-        if isinstance(content, dict) and "value" in content:
-            return self.folder.read_record(PUBLISHED, Earlier, _REMEDY)
         return self.folder.read_record(PUBLISHED, Decision, _REMEDY)
 
     def is_there(self) -> bool:
-        """Whether the folder is one of published models, be it without any."""
+        """Whether the folder is one of published models, even if it holds none yet."""
         return self.folder.exists(CREATED) or self.folder.exists(PUBLISHED)
 
     def model(self) -> Folder | None:
         """The folder of the published model; None if nothing is published."""
         current = self.current()
-        if isinstance(current, Earlier):
-            return Folder.at(current.run).folder(MODEL)
         return None if current is None else self.version(current.version)
 
     def names(self) -> list[str]:
@@ -157,7 +140,7 @@ class Published:
     def line(self) -> list[str]:
         """The versions that `rollback` reaches one after the other, the current one first."""
         current, found = self.current(), list[str]()
-        name = current.version if isinstance(current, Decision) else None
+        name = None if current is None else current.version
         while name is not None and self.has(name):
             found.append(name)
             name = self.made(name).before
@@ -175,7 +158,7 @@ class Published:
                 HISTORY, Decision, "restore it, or remove it to begin a new one"
             )
         # Whoever made it may have been killed before it was in the history.
-        if isinstance(current, Decision) and current not in decisions:
+        if current is not None and current not in decisions:
             decisions.append(current)
         return decisions
 

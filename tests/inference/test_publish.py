@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -21,7 +20,6 @@ from adar_ray.inference.duel import Duel
 from adar_ray.inference.publish import judge, publish, rollback
 from adar_ray.serving.served_model import ServedModel
 from adar_ray.storage import Folder
-from adar_ray.training.published import Published
 from adar_ray.training.run import Run
 from tests import sealed
 from tests.cluster.jobs import message_of
@@ -209,27 +207,6 @@ def test_a_run_goes_in_once(run: MakeRun, tmp_path: Path) -> None:
     assert history(place) == [("published", "1")]
     with lease.hold(Folder.at(place)):
         assert "in use by process" in message_of(lambda: publish(once, place))
-
-
-def test_a_run_that_an_earlier_version_published(
-    run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    place, old = tmp_path / "place", run("old", 16)
-    place.mkdir()
-    earlier = {"run": old.folder.address, "metric": "ndcg@20", "value": 0.3, "recommendations": "top"}
-    sealed.write(place / "published.json", earlier)
-    assert shown(place) == 0.8
-    assert Published.at(place).history() == []
-    with caplog.at_level(logging.WARNING):
-        assert publish(run("new", 20), place).old == 0.8
-    assert "its model is now version 000001" in caplog.text
-    assert history(place) == [("published", "1"), ("published", "2")]
-    assert rollback(place).recommendations == "top"
-    assert shown(place) == 0.8
-    shutil.rmtree(place / "versions")
-    sealed.write(place / "published.json", earlier)
-    shutil.rmtree(tmp_path / "old")
-    assert "which is gone; remove the file" in message_of(lambda: publish(run("newer", 20), place))
 
 
 def test_what_is_not_published(run: MakeRun, tonight: Dataset, tmp_path: Path) -> None:
