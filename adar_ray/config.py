@@ -113,12 +113,12 @@ class SamplerConfig(Settings):
 
 
 class OptimizerConfig(Settings):
-    """How Adam follows the gradient. Of an embedding table it moves the rows of the batch only."""
+    """How Adam follows the gradient. In an embedding table it moves only the rows of the batch."""
 
     lr: float = setting(1e-3, "Learning rate.", search={"loguniform": [3e-4, 1e-2]}, gt=0, le=1e30)
     schedule: Literal["constant", "linear", "cosine"] = setting(
         "constant",
-        "After the warm-up, keep the learning rate, or let it fall to 0 until the last step of train.epochs.",
+        "After the warm-up, keep the learning rate, or decay it to 0 by the last step of train.epochs.",
         search={"choice": ["constant", "linear", "cosine"]},
     )
     warmup: float = setting(
@@ -130,15 +130,15 @@ class OptimizerConfig(Settings):
     )
     clip: float = setting(
         0.0,
-        "Scale a step's gradients down to this norm, that of all of them together; 0: never.",
+        "Clip the norm of a step's gradients, all of them together, to this; 0: never.",
         search={"loguniform": [0.01, 10]},
         ge=0,
         le=1e6,
     )
     weight_decay: float = setting(
         0.0,
-        "A step takes this share, times the learning rate, from the weights that it updates (AdamW), but not "
-        "from biases and other weights of one dimension.",
+        "A step shrinks the weights that it updates by this times the learning rate (AdamW), except biases "
+        "and other one-dimensional weights.",
         search={"loguniform": [1e-4, 1]},
         ge=0,
         le=1e6,
@@ -148,7 +148,7 @@ class OptimizerConfig(Settings):
 class TrainConfig(Settings):
     """The training loop."""
 
-    epochs: int = setting(100, "Most passes over the training interactions.", ge=1, le=1_000_000)
+    epochs: int = setting(100, "Maximum number of passes over the training interactions.", ge=1, le=1_000_000)
     batch_size: int = setting(
         2048, "Interactions, or sequence rows, per step, over all workers together.", ge=1, le=2**30
     )
@@ -184,7 +184,10 @@ class TrainConfig(Settings):
         "auto", "auto gives each worker a GPU if there are enough."
     )
     gpus: float = setting(
-        1.0, "Of a GPU, what a worker that uses one reserves. Less than 1 needs a single worker.", gt=0, le=1
+        1.0,
+        "Share of a GPU that a worker reserves, if it uses one. Less than 1 needs a single worker.",
+        gt=0,
+        le=1,
     )
     on_nan: Literal["stop", "skip"] = setting(
         "stop",
@@ -193,7 +196,7 @@ class TrainConfig(Settings):
     )
     callbacks: list[str] = setting(
         [],
-        f"What training tells of steps and epochs: {', '.join(TRACKERS)}; or your own, as module:callable.",
+        f"What training reports steps and epochs to: {', '.join(TRACKERS)}; or your own, as module:callable.",
     )
 
     @field_validator("callbacks")
@@ -207,7 +210,7 @@ class TrainConfig(Settings):
 
 
 class CheckpointsConfig(Settings):
-    """What an interrupted run goes on from. There is one at the end of every epoch."""
+    """What an interrupted run resumes from. There is one at the end of every epoch."""
 
     minutes: float = setting(
         10.0,
@@ -215,9 +218,7 @@ class CheckpointsConfig(Settings):
         ge=0,
         le=1e6,
     )
-    steps: int = setting(
-        0, "Save within an epoch too, after every so many of its steps; 0: never.", ge=0, lt=2**31
-    )
+    steps: int = setting(0, "Save within an epoch too, every so many steps; 0: never.", ge=0, lt=2**31)
     keep: int = setting(
         2,
         "Keep this many of the newest, in case one is damaged, the last that ends an epoch, and that of the "
@@ -248,7 +249,7 @@ _Blocks: Any = create_model("_Blocks", __base__=Settings, **_fields)
 class Config(_Blocks):
     """Everything that tells one run from another, except the dataset and the number of workers.
 
-    Beside the sections below, it has a block of settings for every component that has any, such as
+    Besides the sections below, it has a block of settings for every component that has any, such as
     `config.adar.beta`. `load_config` makes one, with the defaults that its model declares.
     """
 

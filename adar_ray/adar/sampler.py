@@ -75,11 +75,11 @@ class AdarSettings(Settings):
         "What positives are diffused into: random items, or standard normal vectors as in the paper's text.",
     )
     joins: Literal["uniform", "popularity", "in_batch"] = setting(
-        "uniform", "The ordinary negatives that generated ones join, with bce and sampled_softmax."
+        "uniform", "The ordinary negatives that generated ones join, with any loss but bpr and cross_entropy."
     )
     weight: float = setting(
         0.5,
-        "Weight of generated negatives beside ordinary ones, with any loss but bpr.",
+        "Weight of generated negatives next to ordinary ones, with any loss but bpr.",
         search={"loguniform": [0.2, 1.5]},
         gt=0,
         le=1e6,

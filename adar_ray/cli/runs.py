@@ -227,7 +227,7 @@ def similar_command(
     "formats",
     type=click.Choice(["faiss", "onnx", "torch"]),
     multiple=True,
-    help="Write an index, or a program that scores, beside Parquet; may be repeated.",
+    help="Write an index, or a program that scores, next to the Parquet files; may be repeated.",
 )
 @click.option("--replace", is_flag=True, help="Overwrite the export at --out.")
 def export_command(
@@ -252,7 +252,7 @@ def export_command(
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--html", metavar="FILE.html", help="Address of a page to write, with curves and all metrics.")
 def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> None:
-    """Compare RUNS side by side, or show what came of a comparison that `compare` made."""
+    """Compare RUNS side by side, or show the results of a comparison that `compare` made."""
     from adar_ray.comparison.folder import PLAN
     from adar_ray.reporting.run_report import run_report
     from adar_ray.reporting.tables import popularity_warning, side_by_side
@@ -320,11 +320,11 @@ def _write_page(address: str, content: str) -> None:
     "at least half its figure.",
 )
 @click.option("--force", is_flag=True, help="Publish whatever the comparison says, or if there can be none.")
-@click.option("--rollback", is_flag=True, help="In the place of RUN: go back to the version before.")
+@click.option("--rollback", is_flag=True, help="Instead of RUN: go back to the version before.")
 @click.option(
     "--create",
     is_flag=True,
-    help="In the place of RUN: make the folder if it is not there, for a first run to begin --init-from.",
+    help="Instead of RUN: make the folder if it is not there, for a first run to start --init-from.",
 )
 @trust_option("RUN and the published model")
 def publish_command(
