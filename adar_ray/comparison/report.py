@@ -17,6 +17,7 @@ from adar_ray.errors import AdarError, counted
 from adar_ray.reporting import page
 from adar_ray.reporting.formatting import duration, escaped, score
 from adar_ray.reporting.page import BLUE, COLORS, GRAY, figure, pair, paragraph, section, trace
+from adar_ray.reporting.run_report import training_figures
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
@@ -58,12 +59,14 @@ def write_report(folder: Folder, plan: Plan, comparison: Comparison) -> None:
 
 def page_of(folder: Folder, plan: Plan, comparison: Comparison) -> str:
     """The page of the comparison in a folder."""
-    folders = (
-        run_folder(folder, name, config)
+    runs_of = {
+        name: [
+            Run.open(run_folder(folder, name, config).address, trust=True)  # nothing here runs its code
+            for config in configs_of(sections, plan.seeds, plan.settings, {})
+        ]
         for name, sections in trained_systems(plan.models, plan.samplers).items()
-        for config in configs_of(sections, plan.seeds, plan.settings, {})
-    )
-    runs = [Run.open(each.address, trust=True) for each in folders]  # nothing here runs its code
+    }
+    runs = [run for of_system in runs_of.values() for run in of_system]
     began = sorted(run.info.began for run in runs if run.info.began)
     seconds = sum(result.train_seconds for run in runs if (result := run.result()))
     versions = dict.fromkeys(
@@ -78,14 +81,16 @@ def page_of(folder: Folder, plan: Plan, comparison: Comparison) -> str:
         "versions": ", ".join(versions),
         "compare again": shlex.join(plan.command(folder.address)),
     }
-    return comparison_report(comparison, {name: fact for name, fact in facts.items() if fact})
+    facts = {name: fact for name, fact in facts.items() if fact}
+    return comparison_report(comparison, facts, {name: first for name, (first, *_) in runs_of.items()})
 
 
-def comparison_report(comparison: Comparison, facts: Mapping[str, str]) -> str:
+def comparison_report(comparison: Comparison, facts: Mapping[str, str], runs: Mapping[str, Run]) -> str:
     """The page as HTML.
 
     Args:
         facts: what else there is to know, each with its name.
+        runs: of each system that is trained, the first.
     """
     last = [*comparison.splits][-1]
     parts = [
@@ -93,6 +98,8 @@ def comparison_report(comparison: Comparison, facts: Mapping[str, str]) -> str:
         pair(*(_dots(comparison, split) for split in comparison.splits)),
         pair(*_by_group(comparison, last)),
         _tuning(comparison),
+        section("How systems trained", paragraph("Each system's first seed.")),
+        *training_figures(runs),
         section("About this comparison", page.table(["", ""], facts.items(), texts=(0, 1))),
     ]
     return page.page(f"Comparison on {comparison.dataset}", parts)

@@ -42,36 +42,54 @@ def run_report(addresses: Sequence[str | Path | Run]) -> str:
     """
     runs = [Run.open(address, trust=True) for address in addresses]  # nothing here runs its code
     names = _names(runs)
-    epochs = {name: run.epochs() for name, run in zip(names, runs, strict=True)}
-    measured = _measured(dict(zip(names, runs, strict=True)))
-    metrics = dict.fromkeys(run.config.train.metric for run in runs)
     parts = [
         _comparison(names, [_facts(run, row) for run, row in zip(runs, side_by_side(runs), strict=True)]),
         *(_tests(name, run) for name, run in zip(names, runs, strict=True)),
         *_differences(names, runs),
-        _by_group(measured),
-        pair(
-            *(_curves(f"Validation {metric}", epochs, _validation(metric)) for metric in metrics),
-            _curves("Loss", epochs, lambda epoch: {"loss": epoch.loss, "penalty": epoch.penalty}),
-        ),
-        pair(
-            _curves(
-                "Hardness of the negatives",
-                epochs,
-                lambda epoch: {"hardness": epoch.sampler.hardness},
-                "0 is trivial, 0.5 as hard as the positive.",
-            ),
-            _curves(
-                "Timesteps of the negatives",
-                epochs,
-                lambda epoch: {"timestep": epoch.sampler.timestep, "uncrossed": epoch.sampler.uncrossed},
-                "The mean timestep of ADAR's negatives: 0 is the positive, 1 plain noise.",
-            ),
-        ),
-        _histograms(epochs),
-        *(_samples(name, evaluation) for name, evaluation in measured.items()),
+        *in_detail(dict(zip(names, runs, strict=True))),
     ]
     return page(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs", parts)
+
+
+def in_detail(runs: Mapping[str, Run]) -> Iterator[str]:
+    """Figures by group, how the runs trained, and what they recommend to a few users.
+
+    Args:
+        runs: by their names on the page.
+    """
+    measured = _measured(runs)
+    yield _by_group(measured)
+    yield from training_figures(runs)
+    yield from (_samples(name, evaluation) for name, evaluation in measured.items())
+
+
+def training_figures(runs: Mapping[str, Run]) -> Iterator[str]:
+    """Curves of validation and loss, and of the hardness and timesteps of negatives.
+
+    Args:
+        runs: by their names on the page.
+    """
+    epochs = {name: run.epochs() for name, run in runs.items()}
+    metrics = dict.fromkeys(run.config.train.metric for run in runs.values())
+    yield pair(
+        *(_curves(f"Validation {metric}", epochs, _validation(metric)) for metric in metrics),
+        _curves("Loss", epochs, lambda epoch: {"loss": epoch.loss, "penalty": epoch.penalty}),
+    )
+    yield pair(
+        _curves(
+            "Hardness of the negatives",
+            epochs,
+            lambda epoch: {"hardness": epoch.sampler.hardness},
+            "0 is trivial, 0.5 as hard as the positive.",
+        ),
+        _curves(
+            "Timesteps of the negatives",
+            epochs,
+            lambda epoch: {"timestep": epoch.sampler.timestep, "uncrossed": epoch.sampler.uncrossed},
+            "The mean timestep of ADAR's negatives: 0 is the positive, 1 plain noise.",
+        ),
+    )
+    yield _histograms(epochs)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -255,7 +273,8 @@ def _curves(heading: str, epochs: Epochs, figures: Figures, text: str = "") -> s
     if not traces:
         return ""
     last = max(max(line["x"]) for line in traces)
-    drawn = figure(f"{axis} over epochs", traces, epoch_axis(last), axis)
+    height = 320 + 20 * max(len(traces) - 4, 0)  # a legend of many names takes room
+    drawn = figure(f"{axis} over epochs", traces, epoch_axis(last), axis, height)
     return section(heading, *([paragraph(text)] if text else []), drawn)
 
 

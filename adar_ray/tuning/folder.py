@@ -13,6 +13,7 @@ whole, so a search may be killed at any moment, and read while it goes on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -33,7 +34,7 @@ from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
 from adar_ray.outputs import check_replaceable
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Record, TrackerIds
-from adar_ray.training.run import TRACKERS, read_epochs, read_tracker_ids
+from adar_ray.training.run import TRACKERS, Run, read_epochs, read_tracker_ids
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial, best_of
 
@@ -214,6 +215,13 @@ class Search(BaseModel):
             return None
         remedy = f"remove it, then `adar-ray tune --resume {self.folder}` makes it again"
         return self.folder.read_record(RESULT, WinnerResult, remedy)
+
+    def winner_run(self) -> Run | None:
+        """The first run of the best configuration; None if there is none."""
+        runs = self.folder.folder("winner")
+        seeds = sorted(int(name[5:]) for name in runs.content() if re.fullmatch(r"seed-\d+", name))
+        # Nothing here runs its code.
+        return Run.open(runs.folder(f"seed-{seeds[0]}").address, trust=True) if seeds else None
 
 
 def _trial_name(number: int) -> str:

@@ -46,6 +46,7 @@ def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset,
     for told in (
         "of 2 systems tested",
         "Validation ndcg@20 by a user&#x27;s training interactions",
+        "Hardness of the negatives",
         "torch 2.",
     ):
         assert told in page

@@ -122,11 +122,16 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         made_up_run(folder / name, f"sampler.name={name}", "loss.name=bpr", evaluated=[0.1, 0.2, 0.4])
         for name in ("adar", "uniform")
     ]
+    search = search_report(
+        "joint", "ndcg@20", "max", trials, Config(), winner=winner, run=runs[0], facts=facts
+    )
+    comparison = made_up_comparison(others=7, tuned=True)
+    trained = {name: runs[0] for name in comparison.tuned}
     return {
-        "search": search_report("joint", "ndcg@20", "max", trials, Config(), winner=winner, facts=facts),
+        "search": search,
         "run": run_report(runs[:1]),
         "runs": run_report(runs),
-        "comparison": comparison_report(made_up_comparison(others=7, tuned=True), dict(facts)),
+        "comparison": comparison_report(comparison, dict(facts), trained),
     }
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
 from adar_ray.config import Config
 from adar_ray.errors import counted
 from adar_ray.reporting.formatting import as_text, duration, listed, score
 from adar_ray.reporting.page import metric_table, page, pair, paragraph, section, table
-from adar_ray.training.run import versions
+from adar_ray.reporting.run_report import in_detail
+from adar_ray.training.run import Run, versions
 from adar_ray.tuning.folder import BEST as BEST_FILE
 from adar_ray.tuning.folder import REPORT, Search, WinnerResult
 from adar_ray.tuning.report.contents import BEST, Contents, column_of
@@ -34,9 +35,16 @@ def write_report(search: Search, trials: Sequence[Trial]) -> None:
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("train the best", shlex.join([*again, "--out", "RUN"])),
     ]
-    title, space = search.folder.path.rpartition("/")[2], search.space
+    title, space, winner = search.folder.path.rpartition("/")[2], search.space, search.winner()
     report = search_report(
-        title, space.metric, space.mode, trials, search.config({}), winner=search.winner(), facts=facts
+        title,
+        space.metric,
+        space.mode,
+        trials,
+        search.config({}),
+        winner=winner,
+        run=search.winner_run() if winner else None,
+        facts=facts,
     )
     search.owned().write_bytes(REPORT, report.encode())
 
@@ -49,6 +57,7 @@ def search_report(
     fixed: Config,
     *,
     winner: WinnerResult | None = None,
+    run: Run | None = None,
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The report as HTML.
@@ -60,6 +69,7 @@ def search_report(
         trials: in the order in which they began.
         fixed: the configuration that the trials' parameters override.
         winner: how the best configuration did on test, once that is known.
+        run: its first run.
         facts: what else there is to know, each with its name.
     """
     contents = Contents(metric, mode, trials, fixed)
@@ -71,6 +81,7 @@ def search_report(
         pair(search_curve(contents), learning_curves(contents)),
         parameter_plots(contents),
         pair(importance_bars(contents), score_aware_functions(contents)),
+        *(_run(run) if run else ()),
         section("About this search", table(["", ""], facts, texts=(0, 1))) if facts else "",
     ]
     return page(title, parts)
@@ -107,6 +118,18 @@ def _winner(winner: WinnerResult) -> str:
         for name, over in winner.test.items()
     }
     return section("The winner on test", paragraph(text), metric_table(figures))
+
+
+def _run(run: Run) -> Iterator[str]:
+    text = "How it trained, by group, and what it recommends."
+    result, metric = run.result(), run.config.train.metric
+    if result is not None and result.valid and result.popularity:
+        text += (
+            f" On validation it has {score(result.valid[metric])} in {metric}, "
+            f"and popularity {score(result.popularity[metric])}."
+        )
+    yield section(f"The winner's run with seed {run.config.train.seed}", paragraph(text))
+    yield from in_detail({"winner": run})
 
 
 def _best_trials(contents: Contents) -> str:

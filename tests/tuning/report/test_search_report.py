@@ -18,7 +18,7 @@ from adar_ray.tuning.report.importance import FEWEST, parameter_importance
 from adar_ray.tuning.report.score_aware import score_aware_lines
 from adar_ray.tuning.report.search_report import search_report, write_report
 from adar_ray.tuning.trial import Trial
-from tests.reporting.made import Page, made_up_search, trial
+from tests.reporting.made import Page, made_up_run, made_up_search, trial
 from tests.tuning.spaces import a_search
 
 
@@ -180,6 +180,21 @@ def test_the_winner_on_test():
     assert parsed.texts("th")[:3] == ["metric", "@10", "@20"]
     cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in parsed.texts("td")[:6]]
     assert cells == ["recall", "0.2500 ± 0.013", "0.5000 ± 0.01", "ndcg", "0.1250", ""]
+
+
+def test_how_the_winner_trained_and_what_it_recommends(tmp_path):
+    run = made_up_run(tmp_path / "winner" / "seed-0", "sampler.name=adar", evaluated=[0.1, 0.4])
+    popular = run.result().model_copy(update={"popularity": {"ndcg@20": 0.125}})
+    run.folder.write_record("result.json", popular)
+    parsed = Page(search_report("s", "m", "max", [trial(2, 1)], Config(), run=run))
+    assert parsed.nested
+    assert "On validation it has 0.2000 in ndcg@20, and popularity 0.1250." in " ".join(parsed.texts("p"))
+    headings = parsed.texts("h2")
+    shown = headings[headings.index("The winner's run with seed 0") :]
+    assert "ndcg@20 by a user's training interactions" in shown
+    assert "Hardness of the negatives" in shown
+    assert "Timesteps of the negatives" in shown
+    assert shown[-1] == "winner: what is recommended in test"
 
 
 @pytest.mark.parametrize("mode", ["max", "min"])
