@@ -60,6 +60,7 @@ def in_detail(runs: Mapping[str, Run]) -> Iterator[str]:
     measured = _measured(runs)
     yield _by_group(measured)
     yield from training_figures(runs)
+    yield _histograms(runs)
     yield from (_samples(name, evaluation) for name, evaluation in measured.items())
 
 
@@ -89,7 +90,6 @@ def training_figures(runs: Mapping[str, Run]) -> Iterator[str]:
             "The mean timestep of ADAR's negatives: 0 is the positive, 1 plain noise.",
         ),
     )
-    yield _histograms(epochs)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -278,10 +278,11 @@ def _curves(heading: str, epochs: Epochs, figures: Figures, text: str = "") -> s
     return section(heading, *([paragraph(text)] if text else []), drawn)
 
 
-def _histograms(epochs: Epochs) -> str:
+def _histograms(runs: Mapping[str, Run]) -> str:
     """How the timesteps of each run are spread, epoch by epoch."""
     figures = []
-    for name, records in epochs.items():
+    for name, run in runs.items():
+        records = run.epochs()
         shares = {record.epoch: record.sampler.timesteps for record in records if record.sampler.timesteps}
         if shares:
             bins = len(next(iter(shares.values())))

@@ -92,7 +92,7 @@ def look(page: str, folder: Path, dark: bool) -> dict:
     """The problems that a browser finds, what figures tell at the right arrow, and whether it is dark."""
     script = LOOK.replace("WIDTHS", str(list(WIDTHS)))
     script = script.replace("LEAST_SIZE", str(LEAST_SIZE)).replace("LEAST_CONTRAST", str(LEAST_CONTRAST))
-    frame = f'<iframe srcdoc="{html.escape(page)}" style="height: 9000px; border: 0"></iframe>'
+    frame = f'<iframe srcdoc="{html.escape(page)}" style="height: 20000px; border: 0"></iframe>'
     file = folder / "look.html"
     file.write_text(f'<!DOCTYPE html>{frame}<script type="module">{script}</script>', encoding="utf-8")
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
