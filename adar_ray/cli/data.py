@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,8 +39,9 @@ def list_command(as_json: bool) -> None:
         show(rows, True)
         return
     for row in rows:  # a table would break names and addresses on a terminal of 80 columns
-        click.echo(f"{row['name']}\n    {row['what']}: {row['counts']}\n    download: {row['size']}")
-        click.echo(f"    license: {row['license']}\n    {row['source']}\n")
+        told = f"{row['what']}: {row['counts']}", f"download: {row['size']}", f"license: {row['license']}"
+        lines = (textwrap.fill(text, 80, initial_indent=" " * 4, subsequent_indent=" " * 6) for text in told)
+        click.echo("\n".join([row["name"], *lines, f"    {row['source']}\n"]))
 
 
 @command("fetch", hint=lambda **arguments: "run it again to continue the download")

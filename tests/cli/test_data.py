@@ -55,6 +55,7 @@ def test_data_list(adar: Adar) -> None:
     assert "ml-100k" in names
     shown = adar("data", "list").out.splitlines()
     assert [line for line in shown if line and not line.startswith(" ")] == names
+    assert max(map(len, shown)) <= 80
 
 
 def test_wrong_columns(adar: Adar, hand_made: Path, tmp_path: Path) -> None:
