@@ -390,6 +390,13 @@ def test_the_explained_configuration_reads_back_as_the_same(tmp_path, settings):
             assert f"  # {fields[key].description}\n  {key}: " in text, f"{name}.{key}"
 
 
+@pytest.mark.parametrize("name", [*MODELS, *SAMPLERS])
+def test_the_explained_block_of_every_component_reads_back(tmp_path, name):
+    chosen = f"{'model' if name in MODELS else 'sampler'}.name={name}"
+    config = load_config(settings=[chosen, f"loss.name={'cross_entropy' if name == 'all' else 'bpr'}"])
+    assert load_config(write(tmp_path, explained(config))) == config
+
+
 def test_a_runs_own_configuration_can_start_another(tmp_path):
     config = load_config(settings=["model.embedding_dim=8", "optimizer.lr=1e-5"])
     about = {"dataset": "/data", "dataset_checksum": "ab", "workers": 2, "versions": {"python": "3.11"}}

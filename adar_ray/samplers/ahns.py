@@ -14,8 +14,7 @@ from adar_ray.samplers.candidates import pick, scored_candidates
 
 
 class AHNSSettings(Settings):
-    """AHNS (Lai et al., AAAI 2024): the candidate whose score is nearest to `beta (positive's + alpha)^(p +
-    1)`."""
+    """AHNS (Lai et al., AAAI 2024): the candidate whose score is nearest to `beta (s + alpha)^(p + 1)`."""
 
     negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(

@@ -16,8 +16,7 @@ _SHARES = 100  # the stream of random numbers of the shares; the candidates have
 
 
 class MixGCFSettings(Settings):
-    """MixGCF (Huang et al., KDD 2021): the positive mixed, hop by hop, with the hardest of a few random
-    items."""
+    """MixGCF (Huang et al., KDD 2021): the positive mixed, hop by hop, with the hardest of a few items."""
 
     negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(

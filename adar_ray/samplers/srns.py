@@ -1,4 +1,4 @@
-"""Negatives from a memory of each user's hard context, those preferred whose score keeps changing.
+"""SRNS: negatives from a memory of each user's hard items; those whose score keeps changing come first.
 
 Legend: B rows of the batch held here, A rows of all workers, K negatives per row, S items of a user's memory,
 N fresh candidates per row, M = S + N, D dimensions.
@@ -22,8 +22,7 @@ _VISITS = 5  # how far mean and variance look back; the paper looks back five ep
 
 
 class SRNSSettings(Settings):
-    """SRNS (Ding et al., NeurIPS 2020): from a memory of hard items per user, those whose score keeps
-    changing."""
+    """SRNS (Ding et al., NeurIPS 2020): hard items from a memory per user, those whose score varies."""
 
     negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
     candidates: int = setting(
