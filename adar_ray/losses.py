@@ -16,8 +16,8 @@ from adar_ray.component import LossComponent, LossFunction, Settings, setting
 def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
     """`[B]`: mean over the row's negatives of `softplus(s_negative - s_positive)`.
 
-    Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row whose
-    negatives are all masked costs nothing.
+    Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row whose negatives are all masked
+    costs nothing.
     """
     return _BPR.apply(positive_B, negative_BK, mask_BK)
 
@@ -63,9 +63,9 @@ def sampled_softmax(
 ) -> torch.Tensor:
     """`[B]`: cross-entropy of the positive among itself and its negatives.
 
-    Logits are scores over the temperature; `log_weight_BK` is added to the negatives' (0 counts a
-    negative once, log 2 twice). With all items but the positive for negatives it is the full
-    cross-entropy. A row whose negatives are all masked costs nothing.
+    Logits are scores over the temperature; `log_weight_BK` is added to the negatives' (0 counts a negative
+    once, log 2 twice). With all items but the positive for negatives it is the full cross-entropy. A row
+    whose negatives are all masked costs nothing.
     """
     return _Softmax.apply(positive_B, negative_BK, mask_BK, temperature, log_weight_BK)
 

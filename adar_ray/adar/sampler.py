@@ -6,7 +6,7 @@ exact formulas and settings are not public. Those below are this project's own d
 docs/method.md.
 
 Legend: B rows of the batch, K negatives per row, M candidates per negative, P vectors of the pool, D
-    dimensions.
+dimensions.
 """
 
 from __future__ import annotations

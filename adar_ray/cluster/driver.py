@@ -37,10 +37,8 @@ POLL_SECONDS = 10.0
 STOP_SECONDS = GRACE_SECONDS + 10  # for a step to save and clean up
 _SAYS = "adar-ray job: "
 _BEGUN = re.compile(rf"^{_SAYS}step (?P<place>\d+ of \d+): (?P<command>[a-z]+)", re.MULTILINE)
-_RESUMED_BY = {
-    "train": "config.yaml",
-    "tune": "search.yaml",
-}  # command: the file that makes its --out resumable
+_RESUMED_BY = {"train": "config.yaml", "tune": "search.yaml"}
+"""The file that makes a command's --out resumable."""
 
 
 class BegunStep(BaseModel):
@@ -202,8 +200,7 @@ def _say(text: str) -> None:
 
 def read_progress(log: str) -> dict[str, str]:
     """How far a job is by its log: `step`, such as "2 of 3: train", and what `read_training` finds of the
-    last training. What the log does not tell is left out.
-    """
+    last `train`. What the log does not tell is left out."""
     begun = list(_BEGUN.finditer(log))
     if not begun:
         return {}

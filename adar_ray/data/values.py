@@ -169,10 +169,8 @@ def id_text(column: pa.Array) -> pa.Array:
         return column.cast(pa.int64()).cast(pa.string())
     if pat.is_decimal(kind):  # databases write whole numbers as decimals; the cast refuses fractions
         return column.cast(pa.decimal256(76, 0)).cast(pa.string())
-    if pat.is_binary(kind) or pat.is_large_binary(
-        kind
-    ):  # Impala's and old Spark's text; the cast checks UTF-8
-        return column.cast(pa.string())
+    if pat.is_binary(kind) or pat.is_large_binary(kind):
+        return column.cast(pa.string())  # Impala's and old Spark's text; the cast checks UTF-8
     if not (pat.is_string(kind) or pat.is_integer(kind)):
         raise pa.ArrowInvalid(f"{kind} is not a type for an id")
     return column.cast(pa.string())

@@ -93,10 +93,10 @@ def export(
 ) -> Exported:
     """Writes `users.parquet` and `items.parquet` with the columns `key, vector`, and further formats.
 
-    A row's number is the number of the user or item in all other files. If items have titles,
-    `items.parquet` has them in a column `title`. The score of a pair is the inner product of its vectors,
-    except with a model whose score is a network's, such as NeuMF. A sequential model's user vectors are as of
-    now, after all interactions of all splits.
+    A row's number is the number of the user or item in all other files. If items have titles, `items.parquet`
+    has them in a column `title`. The score of a pair is the inner product of its vectors, except with a model
+    whose score is a network's, such as NeuMF. A sequential model's user vectors are as of now, after all
+    interactions of all splits.
 
     The formats:
 

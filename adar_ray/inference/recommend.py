@@ -68,9 +68,8 @@ def recommend(
     Works in this process, or with Ray Data where a cluster is joined; the files are the same.
 
     Rows are `user, item, rank, score` with the source's ids, and `title` after `item` if items have titles;
-    ranks start at 1. Items that the user has
-    interacted with, in any split, are left out, unless the dataset keeps repeats. They are the history that a
-    sequential model reads.
+    ranks start at 1. Items that the user has interacted with, in any split, are left out, unless the dataset
+    keeps repeats. They are the history that a sequential model reads.
 
     Args:
         run: a run, or a copy of its `model/`.

@@ -1,7 +1,7 @@
 """FMLP-Rec: learnable filters over a history, applied to its spectrum.
 
 Legend: B rows of the batch, L positions of a history, N = L + 1, F frequencies, K items per row, D
-    dimensions.
+dimensions.
 """
 
 from __future__ import annotations

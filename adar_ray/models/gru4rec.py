@@ -1,7 +1,7 @@
 """GRU4Rec: a recurrent network reads the history.
 
 Legend: B rows of the batch, L positions of a history, N positions of all histories together, S rows that have
-    a step's position, K items per row, D dimensions, H of a state, G = 3 H of its gates.
+a step's position, K items per row, D dimensions, H of a state, G = 3 H of its gates.
 """
 
 from __future__ import annotations

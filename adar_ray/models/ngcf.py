@@ -73,9 +73,8 @@ class NGCF(GraphModel):
 
     def _passed_on(self, layer: int, own: torch.Tensor, neighbors: torch.Tensor) -> torch.Tensor:
         message = self.sums[layer](neighbors + own) + self.products[layer](neighbors * own)
-        return dropout(leaky_relu(message, _SLOPE), self.dropout, self.training).to(
-            own.dtype
-        )  # as the graph's
+        passed = dropout(leaky_relu(message, _SLOPE), self.dropout, self.training)
+        return passed.to(own.dtype)  # that of the graph's weights
 
 
 COMPONENT = ModelComponent(

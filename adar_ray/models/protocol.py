@@ -60,21 +60,19 @@ class BaseModel(Protocol):
 
     Optional methods:
         `snapshot() -> BaseModel`: the model at its present weights, with what all look-ups share computed
-        once,
-            such as a graph model's propagation. It must not outlive a change of the weights.
+            once, such as a graph model's propagation. It must not outlive a change of the weights.
         `step_snapshot(rng) -> BaseModel`: the same as a training step has it, if that is drawn at random.
             What `rng` shares is the same on all workers.
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
-        ids
-            of any shape, if they are not the representations; or None.
+            ids of any shape, if they are not the representations; or None.
         `ranking_items(item) -> [..., D]`: the vectors by which items are ranked and exported, for ids of any
             shape, if they are not the representations.
         `pairs`, a property: a `TablePairs` if the score is the dot product of rows of two tables, or None.
         `item_layers(item) -> [..., H, D]`: item representations after each of a graph model's H hops.
         `auxiliary_loss(batch, item_B, rng) -> [B]`: a term that the model adds to the loss.
         `cloze(sequence_BN, targets, rng) -> (history_BL, target_BL)`: for a sequential model that does not
-        train
-            on every next item: the history it sees and the items to predict, PADDING at other positions.
+            train on every next item: the history it sees and the items to predict, PADDING at other
+            positions.
     """
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -109,8 +107,7 @@ def ranking_items(model: Any, item: torch.Tensor) -> torch.Tensor:
 def training_positions(
     model: BaseModel, sequence_BN: torch.Tensor, targets: int, rng: RowRng
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Splits sequence rows into the histories a model sees and the item to predict at each position, `[B,
-    L]`.
+    """Splits sequence rows into histories for the model and the item to predict at each position, `[B, L]`.
 
     By default that is the next item, at the last `targets` positions that have a history.
     """

@@ -1,7 +1,7 @@
 """What sequential models share: items of a history as vectors, and the layers over them.
 
 Legend: B rows of the batch, L positions of a history, N positions shown, R packed rows of W positions, D
-    dimensions.
+dimensions.
 """
 
 from __future__ import annotations

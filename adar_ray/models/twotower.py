@@ -72,9 +72,8 @@ class TwoTower(DotProductModel):
         self.feature = Table(features.n_features, embedding_dim)
         self.user = Table(n_users, embedding_dim)
         self.item.draw(lambda rows: draw_small(rows, n_items))
-        self.feature.draw(
-            lambda rows: draw_small(rows, n_items)
-        )  # as long as the vectors that they are added to
+        # As long as the vectors that they are added to.
+        self.feature.draw(lambda rows: draw_small(rows, n_items))
         draw_small(self.user.weight.data, n_users)
         self._hold(features)
 

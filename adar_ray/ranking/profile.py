@@ -23,11 +23,11 @@ LISTS = 256
 class Profile:
     """Adds up rankings, whichever worker ranks which users; each of them knows all training interactions.
 
+    Diversity takes the most time, so it is measured on `LISTS` lists, of users at equal distances.
+
     Attributes:
         tally: the metrics of all users.
         item_groups: by the number of an item's users; each has about a third of the training interactions.
-
-    Diversity takes the most time, so it is measured on `LISTS` lists, those of every so many users.
 
     Args:
         observed: the training interactions.

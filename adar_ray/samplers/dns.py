@@ -1,4 +1,4 @@
-"""DNS: the hardest of a few random context, or one of the hardest.
+"""DNS: the hardest of a few random items, or one of the hardest.
 
 Legend: B rows of the batch, K negatives per row, N candidates per negative, M of them, D dimensions.
 """
@@ -44,8 +44,7 @@ class DNSSettings(Settings):
 
 class DNSSampler(BaseSampler):
     """Zhang et al., "Optimizing Top-N Collaborative Filtering via Dynamic Negative Item Sampling" (SIGIR
-    2013):
-    the highest-scoring of N random items.
+    2013): the highest-scoring of N random items.
 
     With `top` above 1 it is DNS(M, N) of Shi et al., "On the Theories Behind Hard Negative Sampling for
     Recommendation" (WWW 2023): one of the M = `top` hardest of N, all equally likely.

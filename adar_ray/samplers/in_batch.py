@@ -22,12 +22,12 @@ class InBatchSettings(Settings):
 
 
 class InBatchSampler(BaseSampler):
-    """Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations"
-    (RecSys 2019): an item is in a batch as often as it is popular, and `log_q_BK` tells a softmax so.
+    """Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (RecSys
+    2019): an item is in a batch as often as it is popular, and `log_q_BK` tells a softmax so.
 
     Departs from the paper in two ways: it knows each item's popularity, which the paper estimates from a
-        stream,
-    and it leaves out what the user has interacted with. The batch is that of all workers: they exchange ids.
+    stream, and it leaves out what the user has interacted with. The batch is that of all workers: they
+    exchange ids.
     """
 
     def __init__(self) -> None:

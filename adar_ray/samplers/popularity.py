@@ -33,8 +33,7 @@ class PopularitySettings(Settings):
 
 class PopularitySampler(BaseSampler):
     """Mikolov et al., "Distributed Representations of Words and Phrases and their Compositionality" (NIPS
-    2013),
-    section 2.2, with items for words: `q(i)` in proportion to `popularity(i)^alpha`.
+    2013), section 2.2, with items for words: `q(i)` in proportion to `popularity(i)^alpha`.
 
     Departs from it by never drawing what the user has interacted with. An item without interactions is never
     drawn, except at alpha 0, which makes all items equally likely.

@@ -1,8 +1,7 @@
 """Everything between a batch of interactions, or of sequence rows, and its loss.
 
 Legend: B rows of the batch, N pairs of user and positive in them, L positions of a history, K negatives a
-    pair,
-D dimensions.
+pair, D dimensions.
 """
 
 from __future__ import annotations
