@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 
 import ray
 
 from adar_ray.errors import AdarError
 from adar_ray.process import check_threads
+from adar_ray.ray_address import ray_address
 from adar_ray.ray_session import DATA_CPUS, Need, check_room
 from adar_ray.training.ray_workers import needs_of_worker
 from adar_ray.tuning.folder import Search
@@ -32,7 +32,7 @@ def room(search: Search) -> int:
     """How many trials fit the cluster at a time."""
     cpus = ray.cluster_resources().get("CPU", 0)
     if search.workers == 1:
-        cpus -= 0 if os.environ.get("RAY_ADDRESS") else DATA_CPUS
+        cpus -= DATA_CPUS if ray_address() is None else 0
         return max(1, math.floor(cpus / search.space.resources.cpu))
     # Groups that wait for each other's workers would never start.
     return max(1, int((cpus - 1) // _group_cpus(search)))
@@ -45,7 +45,7 @@ def _group_cpus(search: Search) -> int:
 def check_resources(search: Search) -> None:
     """Refuses at once what the cluster can never give; Ray would wait for it forever."""
     resources, train = search.space.resources, search.config({}).train
-    if not os.environ.get("RAY_ADDRESS"):
+    if ray_address() is None:
         check_threads(train.threads)
     if search.workers > 1:
         needs = needs_of_worker(train)

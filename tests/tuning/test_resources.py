@@ -1,0 +1,20 @@
+"""How many trials fit at a time."""
+
+import pytest
+import ray
+
+from adar_ray.ray_session import DATA_CPUS
+from adar_ray.tuning.resources import room
+from tests.tuning.spaces import a_search
+
+
+@pytest.mark.parametrize(
+    ("address", "fits"), [(None, 4), ("", 4), ("local", 4), ("10.0.0.1:6379", 4 + DATA_CPUS)]
+)
+def test_trials_leave_the_cpus_that_a_ray_started_here_has_for_data(tmp_path, monkeypatch, address, fits):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0 + DATA_CPUS})
+    if address is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert room(a_search(tmp_path)) == fits
