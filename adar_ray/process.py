@@ -197,6 +197,16 @@ def log_levels_kept() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def loggers_quiet(*names: str) -> Iterator[None]:
+    """Lets these loggers tell of errors alone."""
+    loggers = [logging.getLogger(name) for name in names]  # which makes them, so that their levels are kept
+    with log_levels_kept():
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+
+
 def _existing_loggers() -> list[logging.Logger]:
     known = list(logging.root.manager.loggerDict.values())
     return [logger for logger in known if isinstance(logger, logging.Logger)]

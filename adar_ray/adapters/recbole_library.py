@@ -23,9 +23,9 @@ import torch
 
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
+from adar_ray.process import environment_kept
 
 NAME = "adar"  # RecBole's name of the dataset
-_PICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def import_recbole() -> None:
@@ -53,20 +53,19 @@ def import_recbole() -> None:
 @contextlib.contextmanager
 def at_home() -> Iterator[Path]:
     """Run RecBole in a temporary folder with the process settings it needs; restore them afterwards."""
-    before = Path.cwd(), sys.argv, os.environ.get(_PICKLES), torch.is_anomaly_enabled()
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+    here, arguments, detects_anomalies = Path.cwd(), sys.argv, torch.is_anomaly_enabled()
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings(), environment_kept():
         warnings.simplefilter("ignore")  # pandas and torch warn about how RecBole calls them
         os.chdir(scratch)  # RecBole leaves its TensorBoard files in the working directory
-        sys.argv = sys.argv[:1]  # RecBole would read settings from the arguments
-        os.environ[_PICKLES] = "1"  # RecBole reads back its own checkpoint, with pickled settings in it
+        sys.argv = arguments[:1]  # RecBole would read settings from the arguments
+        # RecBole reads back its own checkpoint, with pickled settings in it.
+        os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
         try:
             yield Path(scratch)
         finally:
-            here, sys.argv, pickles, detects_anomalies = before
             os.chdir(here)
+            sys.argv = arguments
             torch.autograd.set_detect_anomaly(detects_anomalies)  # RecBole's trainer turns it on
-            if pickles is None:
-                del os.environ[_PICKLES]
 
 
 def write_interactions(dataset: Dataset, folder: Path, sequential: bool) -> dict[str, Any]:

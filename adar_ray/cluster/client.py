@@ -33,6 +33,7 @@ from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
 from adar_ray.errors import INTERRUPTED, AdarError, one_line, without_secrets
+from adar_ray.process import environment_kept, loggers_quiet
 from adar_ray.ray_address import API_SERVER, dashboard_address
 from adar_ray.waiting import waiting
 
@@ -48,7 +49,10 @@ _FINGERPRINT = "adar-ray-job"
 _OWNER = "owner"
 _LABEL = "label."  # and the name of the label
 _LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
-_NOISY_LOGGERS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+_NOISY_LOGGERS = (  # a line for every request and connection
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+)
 
 
 class JobSummary(BaseModel):
@@ -159,7 +163,8 @@ class Cluster:
                     f"{self.address}: is not a Ray head (it answers with status {answer.status_code})"
                 )
             self.is_open = answer.status_code == 200
-            with _in_environment(self.address):
+            with environment_kept():
+                os.environ[API_SERVER] = self.address  # which Ray's client prefers to its argument
                 self._client = _Client(self.address, headers=_token(), verify=verify)
         theirs, ours = self._client._server_ray_version or "", ray.__version__
         if theirs.split(".")[:2] != ours.split(".")[:2]:
@@ -331,7 +336,7 @@ class Cluster:
     def _connection(self) -> Iterator[None]:
         """Talk to the head without the log of its client; any failure is one line that says what to do."""
         try:
-            with _quiet_client():
+            with loggers_quiet(*_NOISY_LOGGERS):
                 yield
         except AuthenticationError as error:
             what = "requires a token" if "required" in str(error) else "rejects this token"
@@ -373,20 +378,6 @@ class _Client(JobSubmissionClient):
             return super()._do_request(method, endpoint, timeout=LOST_SECONDS, **arguments)
 
 
-@contextlib.contextmanager
-def _quiet_client() -> Iterator[None]:
-    """Ray's client without a log line for every request and connection."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.Timeout):
         return "no answer in time"
@@ -402,20 +393,6 @@ def _dashboard(address: str | None) -> str:
     if urlsplit(found).scheme not in ("http", "https") or not urlsplit(found).netloc:
         raise AdarError(f"--address {found}: write it as http://HEAD:8265 or https://HEAD")
     return found.rstrip("/")
-
-
-@contextlib.contextmanager
-def _in_environment(address: str) -> Iterator[None]:
-    """Set the address in the environment, which Ray's client prefers to its argument."""
-    before = os.environ.get(API_SERVER)
-    os.environ[API_SERVER] = address
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[API_SERVER]
-        else:
-            os.environ[API_SERVER] = before
 
 
 def _token() -> dict[str, str]:

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import importlib.util
 import io
-import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from adar_ray.inference.new_items import NewItems
 from adar_ray.interactions import PADDING
 from adar_ray.models.protocol import dot_score
 from adar_ray.outputs import new_folder
+from adar_ray.process import loggers_quiet
 from adar_ray.ranking.top_items import user_vectors
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
@@ -253,16 +253,9 @@ class _Scorer(nn.Module):
 @contextlib.contextmanager
 def _one_line_of(problem: str) -> Iterator[None]:
     """Makes an AdarError of whatever torch raises, and keeps what it says beside it to itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with loggers_quiet("torch.onnx", "onnxscript"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # of many classes, none of them documented
         raise AdarError(f"{problem} ({one_line(error, 120)}); leave out --format torch and onnx") from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
