@@ -37,6 +37,7 @@ from adar_ray.data.manifest import (
 )
 from adar_ray.data.matrix import to_matrix
 from adar_ray.data.vocabulary import Vocabulary
+from adar_ray.documents import damaged
 from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.interactions import PADDING
 from adar_ray.storage import FileEntry, Folder, describe_os_error
@@ -196,7 +197,7 @@ class Dataset:
             raise self._damaged(name, f"an id is not from 0 to {count - 1}")
 
     def _damaged(self, name: str, problem: str) -> AdarError:
-        return AdarError(f"{self.folder}/{name}: is damaged ({problem}); restore it, or prepare again")
+        return damaged(f"{self.folder}/{name}", problem, "restore it, or prepare again")
 
     def read_shard(
         self, shard: FileEntry, users: tuple[int, int] | None = None

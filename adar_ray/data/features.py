@@ -5,7 +5,7 @@ Legend: R rows of the file, E texts in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,14 @@ from adar_ray.data.formats.base import FEATURE, Format
 from adar_ray.data.options import ReadOptions
 from adar_ray.data.sources import find_file
 from adar_ray.data.titles import in_its_encoding, plain_text
-from adar_ray.data.values import ValueConverter, id_text, python_value
+from adar_ray.data.values import (
+    NUMBER,
+    OnBadValue,
+    ValueConverter,
+    id_text,
+    into_bad_rows,
+    python_value,
+)
 from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.limits import LARGEST_RATING
 
@@ -36,7 +43,6 @@ _OF_TYPES: dict[str, tuple[Kind, str | None]] = {  # RecBole's, and what separat
     "token_seq": ("categories", " "),
     "float": ("number", None),
 }
-OnBad = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -170,12 +176,7 @@ def read_features(file: FeatureFile, keys: pa.Array | None = None) -> FeatureTab
         columns["title"] = file.title
     converter, blocks, strangers = _Converter(file), [], 0
     for found, places in file.format.read(file.path, columns, _BLOCK_BYTES, bad):
-
-        def on_bad(index: int, problem: str, places: np.ndarray = places, found: dict = found) -> None:
-            held = ", ".join(f"{name}={python_value(column[index])}" for name, column in found.items())
-            bad.add(int(places[index]), problem, held)
-
-        rows = converter(found, on_bad)
+        rows = converter(found, into_bad_rows(bad, found, places))
         known = rows if keys is None else rows.filter(pc.is_in(rows["item"], value_set=keys))
         blocks.append(known)
         strangers += len(rows) - len(known)
@@ -213,7 +214,7 @@ class _Converter:
     def __init__(self, file: FeatureFile) -> None:
         self._file, self._values = file, ValueConverter(file.options)
 
-    def __call__(self, found: dict[str, pa.Array], on_bad: OnBad) -> pa.Table:
+    def __call__(self, found: dict[str, pa.Array], on_bad: OnBadValue) -> pa.Table:
         """The good rows."""
         wrong: set[int] = set()
 
@@ -234,7 +235,7 @@ class _Converter:
         (item,) = self._values.convert({"item": rows["item"].combine_chunks()}, on_bad).values()
         return rows.set_column(0, "item", item)
 
-    def _feature(self, name: str, kind: Kind | None, column: pa.Array, on_bad: OnBad) -> pa.Array:
+    def _feature(self, name: str, kind: Kind | None, column: pa.Array, on_bad: OnBadValue) -> pa.Array:
         if kind != "categories" and _is_number(column.type):
             number = column.cast(pa.float64())
             number, held = pc.if_else(pc.is_nan(number), None, number), column
@@ -307,7 +308,7 @@ def _settled(column: pa.Array, kind: Kind | None) -> pa.Array:
 
 def _to_numbers(text: pa.Array) -> pa.Array:
     """Texts as numbers, null where one is none."""
-    is_number = pc.match_substring_regex(text, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+    is_number = pc.match_substring_regex(text, f"^{NUMBER}$")
     return pc.if_else(is_number, text, None).cast(pa.float64())
 
 

@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adar_ray.data.values import NUMBER
 from adar_ray.errors import AdarError
 
 _PENDING = 1 << 22  # ids that may wait, so that those known before are not looked at for every block
 _WHOLE = r"^[+-]?\d+$"
 _WHOLE_FLOAT = r"^([+-]?\d+)\.0*$"
-_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-
 
 UNKNOWN = -1
+"""Takes the place of a key's number where there is none."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def unify_numbers(kind: str, keys: pa.Array) -> tuple[pa.Array, np.ndarray]:
         AdarError: all keys are numbers, but not all of them whole.
     """
     is_float = pc.match_substring_regex(keys, r"[.eE]")
-    if pc.any(is_float).as_py() and pc.all(pc.match_substring_regex(keys, _NUMBER)).as_py():
+    if pc.any(is_float).as_py() and pc.all(pc.match_substring_regex(keys, f"^{NUMBER}$")).as_py():
         is_whole = pc.or_(
             pc.match_substring_regex(keys, _WHOLE), pc.match_substring_regex(keys, _WHOLE_FLOAT)
         )

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 
 from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.compression import EmptyFileError
 from adar_ray.data.formats.base import Batch
 from adar_ray.data.sources import SourceFile
-from adar_ray.data.values import ValueConverter, python_value
+from adar_ray.data.values import ValueConverter, into_bad_rows
 
 _COPIES = 8  # what is read lives for a moment as bytes, lines, fields and columns as well
 
@@ -54,7 +53,8 @@ class FileReader:
             for columns, places in self._batches(max(1, block_bytes // _COPIES)):
                 if not len(places):
                     continue
-                table = self._convert(columns, places, rows)
+                on_bad = into_bad_rows(self.bad, columns, places)
+                table = self._converter.to_canonical(columns, rows, on_bad)
                 rows += table.num_rows
                 if table.num_rows:
                     yield table
@@ -68,10 +68,3 @@ class FileReader:
         for columns, places in file.format.read(file.path, in_file, block_bytes, self.bad):
             constant = {key: pa.repeat(pa.scalar(value), len(places)) for key, value in in_path.items()}
             yield columns | constant, places
-
-    def _convert(self, columns: dict[str, pa.Array], places: np.ndarray, first_row: int) -> pa.Table:
-        def on_bad(index: int, problem: str) -> None:
-            held = ", ".join(f"{name}={python_value(column[index])}" for name, column in columns.items())
-            self.bad.add(int(places[index]), problem, held)
-
-        return self._converter.to_canonical(columns, first_row, on_bad)

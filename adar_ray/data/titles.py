@@ -18,7 +18,7 @@ from adar_ray.data.formats import TITLE_FORMATS
 from adar_ray.data.formats.base import Format
 from adar_ray.data.options import ReadOptions
 from adar_ray.data.sources import Source, find_file
-from adar_ray.data.values import ValueConverter, python_value
+from adar_ray.data.values import ValueConverter, into_bad_rows
 from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.storage import resolve, split_options
 
@@ -155,11 +155,7 @@ def read_titles(file: TitleFile, keys: pa.Array) -> Titles:
     found = pa.table({"item": pa.array([], pa.int32()), "title": pa.array([], pa.string())})
     pending: list[pa.Table] = []
     for columns, places in file.format.read(file.path, file.columns, _BLOCK_BYTES, bad):
-
-        def on_bad(index: int, problem: str, places: np.ndarray = places, columns: dict = columns) -> None:
-            held = ", ".join(f"{name}={python_value(column[index])}" for name, column in columns.items())
-            bad.add(int(places[index]), problem, held)
-
+        on_bad = into_bad_rows(bad, columns, places)
         pending.append(pa.table(converter.convert(columns, on_bad)))
         if sum(map(len, pending)) > max(_PENDING, len(found)):
             found, pending = _together(found, pending, keys), []

@@ -3,13 +3,14 @@ there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from adar_ray.data.bad_rows import BadRows
 from adar_ray.data.options import ReadOptions
 from adar_ray.data.times import TimeConverter
 from adar_ray.errors import one_line
@@ -25,6 +26,8 @@ CANONICAL = pa.schema(
     }
 )
 WEIGHT = pa.field("weight", pa.float32())
+NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+"""A text that is a number."""
 
 _LARGEST_WHOLE_FLOAT = 2.0**53  # beyond it, floating point skips whole numbers
 OnBadValue = Callable[[int, str], None]
@@ -121,6 +124,21 @@ class ValueConverter:
         if name == "weight":
             expected += f" from {SMALLEST_WEIGHT:g} to {LARGEST_WEIGHT:g}"
         return f"the {name} {one_line(repr(value), 60)} is not {expected}"
+
+
+def into_bad_rows(bad: BadRows, columns: Mapping[str, pa.Array], places: np.ndarray) -> OnBadValue:
+    """Adds a row to the bad ones, with what it holds.
+
+    Args:
+        columns: of the rows, as the file has them.
+        places: the number of each row in the file.
+    """
+
+    def on_bad(index: int, problem: str) -> None:
+        held = ", ".join(f"{name}={python_value(column[index])}" for name, column in columns.items())
+        bad.add(int(places[index]), problem, held)
+
+    return on_bad
 
 
 def python_value(scalar: pa.Scalar) -> object:

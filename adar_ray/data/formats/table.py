@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from adar_ray.data.columns import looks_named
 from adar_ray.data.formats.base import Format
 from adar_ray.data.options import ReadOptions
+from adar_ray.data.values import NUMBER
 from adar_ray.errors import AdarError, one_line
 
 _SAMPLE = 100
@@ -114,4 +115,4 @@ def _guess_header(path: str, first: list[str], sample: list[list[str]], given: d
 
 
 def _is_number(field: str) -> bool:
-    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", field) is not None
+    return re.fullmatch(NUMBER, field) is not None
