@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from adar_ray.errors import AdarError, counted, one_line
 
 _TEXT_LIMIT = 1000
-REMEDY = "correct it, or skip such rows with --max-bad-rows"
+_REMEDY = "correct it, or skip such rows with --max-bad-rows"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BadRows:
         if len(self.rows) > self.limit:
             first = self.rows[0]
             if not self.limit:
-                raise AdarError(f"{self.path}: {first.place}: {problem}; {REMEDY}")
+                raise AdarError(f"{self.path}: {first.place}: {problem}; {_REMEDY}")
             raise AdarError(
                 f"{self.path}: more than {counted(self.limit, 'bad row')}; {first.place}: {first.problem}; "
                 "correct the file, or raise --max-bad-rows"

@@ -42,10 +42,6 @@ Repeat = Literal["first", "last", "keep", "sum"]
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def __getitem__(self, key: str) -> Any:
-        """A value by its key in the file, as the parsed file would give it."""
-        return self.model_dump()[key]
-
 
 class RowCounts(_Record):
     """What became of the source's rows: `read` is the sum of all the others.

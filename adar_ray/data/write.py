@@ -39,7 +39,8 @@ ROWS_PER_SHARD = 1 << 20
 _REPETITIVE = ["item"]
 
 
-def shard_count(rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> int:
+def shard_count(rows: int, rows_per_shard: int) -> int:
+    """The number of shards of about as many rows each; at least one."""
     return max(1, -(-rows // rows_per_shard))
 
 
@@ -112,7 +113,7 @@ def write_manifest(
     item_counts: np.ndarray,
     item_titles: pa.Array | None = None,
     item_features: pa.Table | None = None,
-) -> Manifest:
+) -> None:
     """Write the id maps and, last, `dataset.json`.
 
     Args:
@@ -175,7 +176,6 @@ def write_manifest(
         files=maps + files,
     )
     folder.write_record(MANIFEST, manifest)
-    return manifest
 
 
 def _sum(rows: list[list[int]]) -> list[int]:

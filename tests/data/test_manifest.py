@@ -122,7 +122,8 @@ def test_synthetic_source():
 @pytest.mark.parametrize(("min_rating", "text"), [(4, "4"), (4.0, "4.0"), (2.5, "2.5"), (None, "null")])
 def test_min_rating_is_written_as_it_was_given(min_rating, text):
     source = json.loads(TEXT)["source"]
-    assert json.dumps(PreparedSource(**{**source, "min_rating": min_rating})["min_rating"]) == text
+    written = PreparedSource(**{**source, "min_rating": min_rating}).model_dump()
+    assert json.dumps(written["min_rating"]) == text
 
 
 def test_unknown_keys_are_rejected():
