@@ -1,7 +1,7 @@
 """ALS: a matrix factorization that is solved row by row.
 
 Legend: R rows (users or items), C columns (items or users), E entries of the matrix, B rows of a batch,
-N entries of its longest row, K items per row, D dimensions.
+N entries of its longest row, D dimensions.
 """
 
 from __future__ import annotations
@@ -11,32 +11,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from torch import nn
 
 from adar_ray.baselines.item_to_item import to_matrix
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models.protocol import dot_score
+from adar_ray.models.vectors import Vectors
 
 _BATCH = 1 << 15  # vectors
-
-
-class Factors(nn.Module):
-    """A vector of each user and of each item, whose dot product is the score."""
-
-    scores_by_dot_product = True
-
-    def __init__(self, user_UD: torch.Tensor, item_ID: torch.Tensor) -> None:
-        super().__init__()
-        self.user_UD, self.item_ID = user_UD, item_ID
-
-    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.user_UD[batch["user"]]
-
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        return self.item_ID[item]
-
-    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-        return dot_score(user_BD, item_BKD)
 
 
 def als(
@@ -46,7 +26,7 @@ def als(
     l2: float = 0.01,
     rounds: int = 15,
     seed: int = 0,
-) -> Factors:
+) -> Vectors:
     """Hu, Koren and Volinsky, ICDM 2008: least squares over all pairs, those seen weighing `1 + alpha`."""
     generator, matrix_UI = np.random.default_rng(seed), to_matrix(observed)
     user_UD, item_ID = (
@@ -57,7 +37,7 @@ def als(
     for _ in range(rounds):
         _solve(matrix_UI, user_UD, item_ID, alpha, l2)
         _solve(matrix_IU, item_ID, user_UD, alpha, l2)
-    return Factors(user_UD, item_ID)
+    return Vectors(user_UD, item_ID)
 
 
 def _solve(

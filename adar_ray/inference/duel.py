@@ -20,12 +20,12 @@ from adar_ray.data.keys import UNKNOWN, numbers_of
 from adar_ray.errors import AdarError
 from adar_ray.inference.fold_in import fold_in
 from adar_ray.inference.model import TrainedModel, left_out
-from adar_ray.inference.recommender import Vectors
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
 from adar_ray.models import BaseModel
+from adar_ray.models.vectors import Vectors
 from adar_ray.ranking.own_metrics import OwnMetric, own_metrics
 from adar_ray.ranking.top_items import top_items
 from adar_ray.significance import paired_p

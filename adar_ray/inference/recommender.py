@@ -25,6 +25,7 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.models.protocol import dot_score
+from adar_ray.models.vectors import Vectors
 from adar_ray.ranking.top_items import BLOCK, TILE, top_items, user_vectors
 from adar_ray.training.run import Run
 
@@ -309,21 +310,6 @@ class _Asked:
         for row in range(len(self.user_BD)):
             item_N = self.item_E[self.row_E == row]
             yield _Asked(self.user_BD[row : row + 1], torch.zeros_like(item_N), item_N)
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """A base model that is nothing but vectors of its users and items."""
-
-    user_UD: torch.Tensor
-    item_ID: torch.Tensor
-    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = dot_score
-
-    def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.user_UD[batch["user"]]
-
-    def items(self, item: torch.Tensor) -> torch.Tensor:
-        return self.item_ID[item]
 
 
 class _Ids:
