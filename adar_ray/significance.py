@@ -39,6 +39,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def p_verdict(p: float) -> str:
+    """What a p-value says of a difference, in words."""
+    return "more than chance" if p < SIGNIFICANT else "perhaps chance"
+
+
 def p_cell(p: float) -> str:
     """A p-value for a table."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -15,8 +15,8 @@ from adar_ray.comparison.tables import notes, table, tuning_notes, tuning_table,
 from adar_ray.comparison.work import run_folder
 from adar_ray.errors import AdarError, counted
 from adar_ray.reporting import page
-from adar_ray.reporting.formatting import duration, escaped, score
-from adar_ray.reporting.page import BLUE, COLORS, GRAY, figure, pair, paragraph, section, trace
+from adar_ray.reporting.formatting import duration, escaped, score, span
+from adar_ray.reporting.page import BLUE, COLORS, GRAY, dots, figure, pair, paragraph, section, trace
 from adar_ray.reporting.run_report import training_figures
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
@@ -24,15 +24,15 @@ from adar_ray.training.run import Run
 _GROUPED_BY = {
     "activity": (
         "by a user's training interactions",
-        "A dot per group of users, who have so many training interactions.",
+        "A dot per group of users, by how many training interactions they have.",
     ),
     "popularity": (
         "by the popularity of users' items",
-        "A dot per group of users, whose items of the split have so many users in training, on average.",
+        "A dot per group of users, by how many users their items of the split have in training, on average.",
     ),
 }
 _NAMES = {"valid": "Validation", "test": "Test"}
-_ROW = 26  # pixels of a system
+_ROW, _DOT = 26, 9  # pixels of a system, and of its dot
 
 
 def read_comparison(folder: Folder) -> tuple[Plan, Comparison]:
@@ -141,11 +141,11 @@ def _dots(comparison: Comparison, split: str) -> str:
         for (name, figures), value, deviation in zip(systems.items(), values, deviations, strict=True)
     ]
     bars = {"type": "data", "array": [each or 0 for each in deviations], "thickness": 1.5, "width": 4}
-    look = {"mode": "markers", "error_x": bars, "marker": _dot(BLUE)}
+    look = {"mode": "markers", "error_x": bars, "marker": dots(BLUE, _DOT)}
     heading = f"{_NAMES[split]} {metric}"
     text = "Means over runs with their standard deviation. The dashed line is the reference."
-    dots = trace(values, range(len(values)), says, **look)
-    drawn = figure(heading, [line, dots], escaped(metric), _axis(systems), _height(systems))
+    points = trace(values, range(len(values)), says, **look)
+    drawn = figure(heading, [line, points], escaped(metric), _axis(systems), _height(systems))
     return section(heading, paragraph(text), drawn)
 
 
@@ -165,17 +165,13 @@ def _by_group(comparison: Comparison, split: str) -> Iterator[str]:
 
 
 def _group(group: UserGroup, color: str, metric: str) -> dict[str, Any]:
-    label = str(group.first) if group.first == group.last else f"{group.first} – {group.last}"
+    label = span(group.first, group.last)
     says = [
         f"{escaped(name, 40)}<br>{label}: {counted(group.users, 'user')}<br>{escaped(metric)} {score(value)}"
         for name, value in group.figures.items()
     ]
     values = group.figures.values()
-    return trace(values, range(len(values)), says, mode="markers", name=label, marker=_dot(color))
-
-
-def _dot(color: str) -> dict[str, Any]:
-    return {"color": color, "size": 9, "opacity": 1, "line": {"width": 0}}
+    return trace(values, range(len(values)), says, mode="markers", name=label, marker=dots(color, _DOT))
 
 
 def _axis(systems: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from adar_ray.comparison.folder import Comparison, SystemFigures
 from adar_ray.comparison.systems import described
 from adar_ray.errors import counted
 from adar_ray.reporting.formatting import as_text
-from adar_ray.significance import SIGNIFICANT, p_cell, p_phrase
+from adar_ray.significance import p_cell, p_phrase, p_verdict
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -64,8 +64,8 @@ def verdict(comparison: Comparison, split: str) -> str:
         says = f"Nothing is above {reference} in {metric}; {name} comes next, {-best.gain:.1%} below it"
     if best.p_holm is None:
         return f"{says}."
-    chance = "more than chance" if best.p_holm < SIGNIFICANT else "perhaps chance"
-    return f"{says}, which is {chance} ({p_phrase(best.p_holm)}, of {counted(len(others), 'system')} tested)."
+    tested = counted(len(others), "system")
+    return f"{says}, which is {p_verdict(best.p_holm)} ({p_phrase(best.p_holm)}, of {tested} tested)."
 
 
 def tuning_table(comparison: Comparison) -> list[dict[str, str]]:

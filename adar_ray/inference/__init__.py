@@ -1,1 +1,1 @@
-"""Trained models put to use: evaluated, asked for recommendations, exported."""
+"""Trained models put to use: evaluated, asked for recommendations, exported, compared and published."""

@@ -1,1 +1,1 @@
-"""What people look at: progress, tables."""
+"""What people look at: progress, tables, pages."""

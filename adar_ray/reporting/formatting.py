@@ -40,5 +40,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def span(first: object, last: object) -> str:
+    """What goes from `first` to `last`, such as `2 – 5`; only `2` if both are 2."""
+    return str(first) if first == last else f"{first} – {last}"
+
+
 def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -136,6 +136,11 @@ def trace(
     return {"x": list(x), "y": list(y), **hover, **legend, **look}
 
 
+def dots(color: str, size: int | Sequence[int]) -> dict[str, Any]:
+    """A trace's markers without an edge, all of one size in pixels or each of its own."""
+    return {"color": color, "size": size, "opacity": 1, "line": {"width": 0}}
+
+
 def epoch_axis(last: int) -> dict[str, Any]:
     """An axis of the epochs up to the last, which labels no halves of them."""
     return {"title": {"text": "epoch"}, **({"dtick": 1} if last <= 8 else {})}

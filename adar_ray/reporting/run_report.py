@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from adar_ray.errors import counted
-from adar_ray.reporting.formatting import as_text, escaped, score
+from adar_ray.reporting.formatting import as_text, escaped, score, span
 from adar_ray.reporting.page import (
     COLORS,
+    dots,
     epoch_axis,
     figure,
     metric_table,
@@ -23,7 +24,7 @@ from adar_ray.reporting.page import (
     trace,
 )
 from adar_ray.reporting.tables import GROUPED_BY, side_by_side
-from adar_ray.significance import SIGNIFICANT, holm, p_phrase, paired_p
+from adar_ray.significance import holm, p_phrase, p_verdict, paired_p
 from adar_ray.training.records import EpochRecord, Evaluation, Group
 from adar_ray.training.run import CONFIG, Run
 from adar_ray.training.user_figures import mean_over_users
@@ -172,8 +173,8 @@ def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
                 f"{name} reaches {score(after)} in {metric}, and {names[base]} {score(before)}{gain}."
             )
             if name in p_values:
-                verdict = "more than chance" if p_values[name] < SIGNIFICANT else "perhaps chance"
-                sentences[-1] += f" The difference is {verdict} ({p_phrase(p_values[name])})."
+                p = p_values[name]
+                sentences[-1] += f" The difference is {p_verdict(p)} ({p_phrase(p)})."
         corrected = ", Holm's correction" if len(p_values) > 1 else ""
         test = f"p is that of a paired t-test over {U:,} users{corrected}."
         yield section(f"{split}: the difference", *map(paragraph, [*sentences, test]))
@@ -226,7 +227,7 @@ def _labels(groups: Sequence[Group]) -> list[str]:
     dates = [[text.partition("T")[0] for text in pair_of_ends] for pair_of_ends in ends]
     if len({*map(tuple, dates)}) == len(dates):
         ends = dates
-    return [first if first == last else f"{first} – {last}" for first, last in ends]
+    return [span(first, last) for first, last in ends]
 
 
 def _samples(name: str, evaluation: Evaluation) -> str:
@@ -267,8 +268,7 @@ def _curves(heading: str, epochs: Epochs, figures: Figures, text: str = "") -> s
                 says.append("<br>".join([f"{escaped(name, 40)}, epoch {record.epoch}", *lines]))
                 sizes.append(11 if record.epoch == records[-1].best_epoch else 5)
         if x:
-            dots = {"color": color, "size": sizes, "opacity": 1, "line": {"width": 0}}
-            look = {"mode": "lines+markers", "line": {"color": color}, "marker": dots}
+            look = {"mode": "lines+markers", "line": {"color": color}, "marker": dots(color, sizes)}
             traces.append(trace(x, y, says, name=escaped(name, 30), showlegend=len(epochs) > 1, **look))
     if not traces:
         return ""
