@@ -304,6 +304,11 @@ class Config(_Blocks):
         used = {name: getattr(self, name).model_dump() for name in names if hasattr(self, name)}
         return used | ({"custom": dict(self.custom)} if self.custom else {})
 
+    def used_by_key(self) -> dict[str, Any]:
+        """The settings that have an effect, by `section.key`."""
+        used = self.used()
+        return {f"{section}.{key}": value for section, keys in used.items() for key, value in keys.items()}
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
         model, loss = MODELS.get(self.model.name), LOSSES.get(self.loss.name)

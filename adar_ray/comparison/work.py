@@ -158,10 +158,7 @@ def check_run(folder: Folder, config: Config) -> None:
     """Refuse the folder of a run, if there is one, that was begun with another configuration."""
     if not folder.exists(CONFIG):
         return
-    then, now = (
-        {f"{section}.{key}": value for section, keys in used.items() for key, value in keys.items()}
-        for used in (Run.open(folder.address, trust=True).config.used(), config.used())
-    )
+    then, now = Run.open(folder.address, trust=True).config.used_by_key(), config.used_by_key()
     different = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     if different:
         raise AdarError(

@@ -204,13 +204,8 @@ def revised(run: Run, settings: Iterable[str] = (), workers: int | str | None = 
 
 def _changes(run: Run, config: Config, workers: int | str) -> dict[str, list[Any]]:
     """The old and the new value of all that is different, by `section.key`."""
-    before, after = (
-        {f"{section}.{key}": value for section, keys in used.items() for key, value in keys.items()}
-        for used in (
-            {"run": {"workers": run.info.workers}, **run.config.used()},
-            {"run": {"workers": workers}, **config.used()},
-        )
-    )
+    before = {"run.workers": run.info.workers, **run.config.used_by_key()}
+    after = {"run.workers": workers, **config.used_by_key()}
     return {name: [before.get(name), value] for name, value in after.items() if before.get(name) != value}
 
 

@@ -46,6 +46,5 @@ def address_of(folder: Folder) -> str:
 
 def settings_of(run: Run) -> dict[str, str]:
     """All settings in use by `section.key`, and what the run was trained on."""
-    config = {f"{section}.{key}": v for section, keys in run.config.used().items() for key, v in keys.items()}
-    config |= {"run.dataset": run.info.dataset, "run.workers": run.info.workers}
-    return {name: without_secrets(str(value)) for name, value in config.items()}
+    about = {"run.dataset": run.info.dataset, "run.workers": run.info.workers}
+    return {name: without_secrets(str(value)) for name, value in (run.config.used_by_key() | about).items()}
