@@ -20,7 +20,6 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from adar_ray.config import Config, recorded_config
@@ -43,7 +42,7 @@ from adar_ray.training.records import (
     TrainingState,
     WarmStart,
 )
-from adar_ray.training.saved_model import INFO, read_weights, save_model
+from adar_ray.training.saved_model import INFO, load_tensors, read_weights, save_model
 from adar_ray.training.user_figures import UserFigures, read_user_figures
 
 CONFIG = "config.yaml"
@@ -381,11 +380,8 @@ class Run:
 
     def _read_tensors(self, name: str, sha256: str) -> dict[str, torch.Tensor]:
         try:
-            content = self.folder.read_bytes(name)
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise ValueError("wrong checksum")
-            return load_safetensors(content)
-        except Exception as error:  # safetensors has no exception class for damaged files
+            return load_tensors(self.folder.read_bytes(name), sha256)
+        except (OSError, ValueError) as error:
             raise AdarError(f"{self.folder}/{name}: cannot be read ({one_line(error, 120)})") from error
 
     def write_bad_batch(self, name: str, content: bytes) -> None:
@@ -438,7 +434,7 @@ class Run:
         save_model(self.folder.folder(MODEL), self.config, dataset, save_safetensors(self._best_weights()))
         self.folder.write_record(RESULT, result)
         if self.folder.exists(PROGRESS):
-            self.folder.filesystem.delete_file(self.folder.join(PROGRESS))
+            self.folder.delete(PROGRESS)
 
     def result(self) -> RunResult | None:
         """The final figures; None if the run is not finished."""

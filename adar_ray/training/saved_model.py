@@ -92,9 +92,20 @@ def read_weights(folder: Folder) -> dict[str, torch.Tensor]:
 
 def _read_weights(folder: Folder, info: ModelInfo) -> dict[str, torch.Tensor]:
     try:
-        content = folder.read_bytes(WEIGHTS)
-        if hashlib.sha256(content).hexdigest() != info.weights:
-            raise ValueError("wrong checksum")
-        return load_safetensors(content)
-    except Exception as error:  # safetensors has no exception class for damaged files
+        return load_tensors(folder.read_bytes(WEIGHTS), info.weights)
+    except (OSError, ValueError) as error:
         raise damaged(f"{folder}/{WEIGHTS}", one_line(error, 120), _REMEDY) from error
+
+
+def load_tensors(content: bytes, sha256: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, by name.
+
+    Raises:
+        ValueError: it is damaged, or its checksum is another.
+    """
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("wrong checksum")
+    try:
+        return load_safetensors(content)
+    except Exception as error:  # torch raises others than SafetensorError for types that it does not know
+        raise ValueError(one_line(error)) from error

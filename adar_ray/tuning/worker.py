@@ -24,7 +24,7 @@ from adar_ray.training.data_source import Loaded, is_sequential, loaded_data, lo
 from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.records import EpochRecord, Record
-from adar_ray.training.run import CONFIG, METRICS, Run, read_epochs
+from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, Run, read_epochs
 from adar_ray.training.trainer import device_of
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.schedulers import results
@@ -145,4 +145,4 @@ def read_error(folder: Folder) -> str | None:
 
 def forget_weights(folder: Folder) -> None:
     """Remove what an ended trial would continue from: many trials would fill a disk."""
-    folder.folder("checkpoints").remove()
+    folder.folder(CHECKPOINTS).remove()
