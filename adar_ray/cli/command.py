@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from adar_ray.errors import INTERRUPTED, TERMINATED, AdarError, TerminatedError, one_line
+from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, AdarError, TerminatedError, one_line
 
 
 def command(
@@ -108,7 +108,7 @@ def refuse_trust(trust: bool, options: str = "--resume") -> None:
         raise click.UsageError(f"--trust goes with {options}; components that you name yourself need none")
 
 
-def _fail(message: str, debug: bool, status: int = 1, cause: Exception | None = None) -> None:
+def _fail(message: str, debug: bool, status: int = FAILED, cause: Exception | None = None) -> None:
     if debug:
         traceback.print_exc()
     click.echo(f"adar-ray: {message}", err=True)

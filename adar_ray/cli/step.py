@@ -27,7 +27,7 @@ def _end_with_the_driver() -> None:
     os.read(0, 1)  # not sys.stdin: a thread must not hold its lock when Python exits
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(CLEANUP_SECONDS)
-    os._exit(1)
+    os._exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from adar_ray.cluster.driver import JOB, NAME, STOP_SECONDS, read_progress
 from adar_ray.cluster.job import Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
-from adar_ray.errors import INTERRUPTED, AdarError, one_line, without_secrets
+from adar_ray.errors import FAILED, INTERRUPTED, AdarError, one_line, without_secrets
 from adar_ray.process import environment_kept, loggers_quiet
 from adar_ray.ray_address import API_SERVER, dashboard_address
 from adar_ray.waiting import waiting
@@ -115,7 +115,7 @@ class Attempt:
             return 0
         if self.details.status is JobStatus.STOPPED:
             return INTERRUPTED
-        code = self.details.driver_exit_code or 1
+        code = self.details.driver_exit_code or FAILED
         return code if code > 0 else 128 - code
 
     def summary(self) -> JobSummary:

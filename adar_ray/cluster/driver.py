@@ -229,10 +229,10 @@ def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
         sys.exit(INTERRUPTED)
     except AdarError as error:
         _say(str(error))
-        sys.exit(1)
+        sys.exit(FAILED)
     except OSError as error:
         _say(describe_os_error(error))
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":
