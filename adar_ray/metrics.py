@@ -1,6 +1,6 @@
 """Ranking metrics per user, vectorized over users.
 
-Legend: B users, k length of a ranking, n_k number of cut-offs.
+Legend: B users, k length of a ranking.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def ranking_metrics(
     Args:
         hit_Bk: whether the item at each rank is relevant, best rank first; at least max(ks) wide.
         relevant_B: number of relevant items of each user, at least 1.
-        ks: cut-offs.
+        ks: cutoffs.
     """
     hit_Bk = hit_Bk.to(torch.float64)
     relevant_B = relevant_B.to(torch.float64)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @command("list")
 def list_command(as_json: bool) -> None:
-    """List the public datasets that `fetch` can download."""
+    """List the public data sets that `fetch` can download."""
     from adar_ray.data.catalog import CATALOG
 
     rows = [
@@ -47,7 +47,7 @@ def list_command(as_json: bool) -> None:
 @command("fetch", hint=lambda **arguments: "run it again to continue the download")
 @click.argument("name")
 def fetch_command(name: str, as_json: bool) -> None:
-    """Download the dataset NAME into the cache and print its path."""
+    """Download the data set NAME into the cache and print its path."""
     from adar_ray.data.catalog import CATALOG
     from adar_ray.data.fetch import fetch
     from adar_ray.reporting.progress import DownloadProgress
@@ -84,7 +84,7 @@ def synthetic_command(as_json: bool, **arguments: Any) -> None:
 
 data = click.Group(
     "data",
-    help="Download public datasets, or generate synthetic ones.",
+    help="Download public data sets, or generate synthetic datasets.",
     commands=[list_command, fetch_command, synthetic_command],
 )
 

@@ -33,7 +33,7 @@ class Split:
 
     Attributes:
         before: the splits that come before it: a ranking leaves their items out, and a history holds them.
-        ks: cut-offs of the metrics.
+        ks: cutoffs of the metrics.
         own: metrics of the user's own, by name.
         key_U: the users' ids in the source.
         groups_U: the users, by the name of what groups them.
@@ -90,7 +90,7 @@ class Measured(Record):
     Attributes:
         of: the SHA-256 of a run's weights, or the name of a baseline.
         checksum: of the dataset.
-        ks: cut-offs of the metrics.
+        ks: cutoffs of the metrics.
         own: names of the user's own metrics.
         figures: the SHA-256 of `NAME.parquet`.
     """

@@ -210,7 +210,7 @@ class GraphModel(DotProductModel):
         # their own: what a model draws afterwards must not depend on how many users it has.
         users = torch.Generator().manual_seed(int(torch.randint(1 << 62, ())))
         self.item, self.user = _table(self.n_items, embedding_dim), _table(self.n_users, embedding_dim, users)
-        self.graph = Graph(observed)  # derived from the data set, hence not part of the weights
+        self.graph = Graph(observed)  # derived from the dataset, hence not part of the weights
 
     @property
     def user_tables(self) -> Mapping[str, Draw]:

@@ -78,7 +78,7 @@ class TwoTower(DotProductModel):
         self._hold(features)
 
     def _hold(self, features: ItemFeatures) -> None:
-        # Derived from the data set, hence not part of the weights.
+        # Derived from the dataset, hence not part of the weights.
         self.start = nn.Buffer(features.start, persistent=False)
         self.feature_E = nn.Buffer(features.feature_E, persistent=False)
         self.value_E = nn.Buffer(features.value_E, persistent=False)

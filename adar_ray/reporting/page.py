@@ -90,11 +90,11 @@ def _breakable(text: str, breaks: str) -> str:
 
 
 def metric_table(metrics: Mapping[str, str]) -> str:
-    """A table of texts by `metric@k`: a row per metric, a column per cut-off."""
+    """A table of texts by `metric@k`: a row per metric, a column per cutoff."""
     names = dict.fromkeys(name.partition("@")[0] for name in metrics)
-    cut_offs = dict.fromkeys(name.partition("@")[2] for name in metrics)
-    rows = [[name, *(metrics.get(f"{name}@{k}", "") for k in cut_offs)] for name in names]
-    return table(["metric", *(f"@{k}" for k in cut_offs)], rows, texts=(0,))
+    cutoffs = dict.fromkeys(name.partition("@")[2] for name in metrics)
+    rows = [[name, *(metrics.get(f"{name}@{k}", "") for k in cutoffs)] for name in names]
+    return table(["metric", *(f"@{k}" for k in cutoffs)], rows, texts=(0,))
 
 
 def figure(

@@ -280,8 +280,8 @@ def summary(folder: Folder) -> dict[str, Any]:
         row |= {"best trial": best.name, f"valid {search.space.metric}": best.value, **best.values}
     if (winner := search.winner()) is not None:
         test = winner.test
-        cut_off = search.space.metric.partition("@")[2]
-        for name in [name for name in test if name.partition("@")[2] == cut_off] or test:
+        cutoff = search.space.metric.partition("@")[2]
+        for name in [name for name in test if name.partition("@")[2] == cutoff] or test:
             row[f"test {name}"] = test[name].mean
             if test[name].deviation is not None:
                 row[f"test {name}, deviation"] = test[name].deviation
