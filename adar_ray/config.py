@@ -191,8 +191,8 @@ class TrainConfig(Settings):
     )
     on_nan: Literal["stop", "skip"] = setting(
         "stop",
-        "At a step whose loss is no number, stop, or skip the step and count it. To skip, all workers wait "
-        "for each other at every step.",
+        "At a step whose loss is not a number, stop, or skip the step and count it. To skip, all workers "
+        "wait for each other at every step.",
     )
     callbacks: list[str] = setting(
         [],
@@ -235,8 +235,8 @@ def parse_metric(metric: str) -> tuple[str, int]:
     if not (name in METRICS or is_custom(name)) or not re.fullmatch("[1-9][0-9]{0,5}", k):
         known = ", ".join(f"{known}@K" for known in METRICS)
         raise ValueError(
-            f"train.metric {metric!r} is no metric: give one of {known}, or your own as module:callable@K, "
-            "with a whole number K up to 999999"
+            f"train.metric {metric!r} is not a metric: give one of {known}, or your own as "
+            "module:callable@K, with a whole number K up to 999999"
         )
     return name, int(k)
 

@@ -31,7 +31,7 @@ def parse_duration(text: str | float) -> float:
         seconds = 0.0
     if seconds <= 0:
         raise AdarError(
-            f"{one_line(repr(text), 40)} is no duration: give seconds, or such as 30m, 2h or 1h30m"
+            f"{one_line(repr(text), 40)} is not a duration: give seconds, or such as 30m, 2h or 1h30m"
         )
     if seconds > LONGEST:
         raise AdarError(f"{one_line(text, 30)} is too long: give at most 3650d")

@@ -339,7 +339,7 @@ def _refusal(where: str, code: grpc.StatusCode, details: str, usage: str) -> Ada
     if code is grpc.StatusCode.UNAVAILABLE and "HTTP/2" not in details:
         reason = details.rpartition(": ")[2].strip("]")
         return TransientError(f"{where}: no Ray cluster answers ({one_line(reason, 160)}); {usage}")
-    return AdarError(f"{where}: something else than a Ray cluster answers; {usage}")
+    return AdarError(f"{where}: something other than a Ray cluster answers; {usage}")
 
 
 def token_origin() -> str:

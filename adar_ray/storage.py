@@ -77,7 +77,7 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
         pass
     except pa.ArrowInvalid as error:
         if "Unrecognized filesystem type" not in str(error):
-            raise AdarError(f"{address}: is no valid address ({one_line(error)}); correct it") from error
+            raise AdarError(f"{address}: is not a valid address ({one_line(error)}); correct it") from error
         # fsspec knows many more.
     except OSError as error:
         raise AdarError(f"{address}: cannot be opened ({one_line(error)})") from error

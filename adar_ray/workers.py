@@ -1,4 +1,4 @@
-"""How many workers a training asks for: a number, or a range such as `1:4`."""
+"""How many workers training asks for: a number, or a range such as `1:4`."""
 
 from __future__ import annotations
 

@@ -433,5 +433,5 @@ def test_a_metrics_name_is_parsed():
     ],
 )
 def test_what_is_no_metric_is_refused(metric):
-    with pytest.raises(ValueError, match="is no metric"):
+    with pytest.raises(ValueError, match="is not a metric"):
         parse_metric(metric)

@@ -42,7 +42,7 @@ def test_the_address_of_a_folder_leads_back_to_it(key: str, tmp_path: Path) -> N
 
 
 def test_an_option_that_the_file_system_does_not_know_is_refused() -> None:
-    with pytest.raises(AdarError, match=r"s3://bucket/key\?regoin=x: is no valid address.*'regoin'"):
+    with pytest.raises(AdarError, match=r"s3://bucket/key\?regoin=x: is not a valid address.*'regoin'"):
         resolve("s3://bucket/key?regoin=x")
 
 

@@ -129,7 +129,7 @@ def kernels() -> tuple[Status, str]:
     start, pair, no_bits = np.array([0, 2, 3]), np.array([0, 2, 4]), np.empty(0, np.uint8)
     contains(start, pair, no_bits, 3, np.array([0, 1]), np.array([[0, 1], [1, 2]]), found)
     if found.tolist() != [[True, False], [True, False]]:
-        return "failed", "compiled loops compute something else than they should; install Numba again"
+        return "failed", "compiled loops give wrong results; install Numba again"
     if not hasattr(contains, "stats"):
         return "warning", "Numba is told not to compile, so training is slow; unset NUMBA_DISABLE_JIT"
     if contains.stats.cache_path is None:
@@ -156,7 +156,7 @@ def memory() -> tuple[Status, str]:
         return "ok", "the system does not tell how much"
     if available < LEAST_MEMORY:
         return "warning", (
-            f"{_size(available)} that this process may use is little for Ray and a worker; "
+            f"{_size(available)} that this process may use is not much for Ray and a worker; "
             "train with --workers 0, or raise the limit"
         )
     return "ok", f"{_size(available)} that this process may use, swap space included"

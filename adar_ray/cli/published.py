@@ -86,5 +86,5 @@ class Times:
 def _host_and_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise click.BadParameter(f"{text!r} is no port, such as 9101 or 0.0.0.0:9101")
+        raise click.BadParameter(f"{text!r} is not a port, such as 9101 or 0.0.0.0:9101")
     return host or LOOPBACK, int(port)

@@ -161,8 +161,8 @@ class Job(Settings):
         for text in (*given, *given.values()) if isinstance(given, dict) else [given]:
             if text is not None and not re.fullmatch(_LABEL, text):
                 raise ValueError(
-                    f"{one_line(text, 80)!r} is no label: give up to 63 letters, digits, or any of - _ . @, "
-                    "with a letter or digit first"
+                    f"{one_line(text, 80)!r} is not a label: give up to 63 letters, digits, or any of "
+                    "- _ . @, with a letter or digit first"
                 )
         return given
 

@@ -132,7 +132,7 @@ class Work:
     def _measure(
         self, name: str, system: str, seed: int | None, of: str, load: Callable[[], Loaded]
     ) -> dict[str, Outcome]:
-        """What there is in each split already, or else what the model that `load` returns has."""
+        """The outcomes in each split: those that the folder has, and others measured with `load`'s model."""
         outcomes, loaded = {}, None
         file = system if seed is None else f"{system}-{seed}"
         for split in self.splits:

@@ -146,7 +146,7 @@ class Lanes(_Record):
     def _are_as_many_of_each(self) -> Lanes:
         lanes = len(self.users)
         if lanes.bit_count() != 1:
-            raise ValueError(f"{lanes} lanes are no power of two")
+            raise ValueError(f"{lanes} lanes are not a power of two")
         if not lanes == len(self.train) == len(self.sequences):
             raise ValueError("users, train and sequences have different numbers of lanes")
         if self.groups > lanes or self.groups.bit_count() != 1:
@@ -197,7 +197,7 @@ class Manifest(_Record):
                 raise ValueError(f"{name} is not among the files")
         for name in rows.keys() - {USERS, ITEMS, TITLES, FEATURES}:
             if not _SHARD.fullmatch(name):
-                raise ValueError(f"{one_line(name, 60)!r} is no name of a shard")
+                raise ValueError(f"{one_line(name, 60)!r} is not the name of a shard")
         of_files = {
             "users": rows[USERS],
             "items": rows[ITEMS],

@@ -57,8 +57,8 @@ def evaluate(
         trust: whether custom components that the folder names may run.
 
     Raises:
-        AdarError: the split is empty, a sequential model has no histories before the split, a metric is none,
-            or the run is not finished and its dataset is not there or has changed; or a tracker failed.
+        AdarError: the split is empty, a sequential model has no histories before it, a metric cannot be
+            imported, the run is not finished and its dataset is gone or has changed, or a tracker failed.
     """
     for k in ks:
         check_number("--k", k, 1, LARGEST_K)

@@ -37,7 +37,7 @@ def own_metrics(
         ks: cutoffs.
 
     Raises:
-        AdarError: a metric returns something else than a number for each user.
+        AdarError: a metric returns something other than a number for each user.
     """
     if not own:
         return {}

@@ -147,7 +147,7 @@ class TrainingProgress(_Display):
 
 
 def read_training(log: str) -> dict[str, str]:
-    """How far a training is, by a log of the lines that `TrainingProgress` prints where there is no terminal.
+    """How far training has come, by a log of the lines that `TrainingProgress` prints without a terminal.
 
     Returns:
         `epoch` and `metric`, such as "13 of 100, step 40 of 200" and "ndcg@20 0.3161"; what the lines do not

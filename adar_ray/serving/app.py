@@ -197,7 +197,7 @@ def make_app(model: ServedModel) -> FastAPI:
         if error.status_code == 400:  # it is about the body: numbers of very many digits, bad UTF-8
             return _problem(422, f"request: {NO_JSON}")
         what = f"{request.method} {one_line(request.url.path, 100)}"
-        return _problem(error.status_code, f"{what}: is no question; GET /openapi.json lists them")
+        return _problem(error.status_code, f"{what}: is not an endpoint; GET /openapi.json lists them")
 
     @app.exception_handler(UnknownIdError)
     def not_found(request: Request, error: UnknownIdError) -> JSONResponse:

@@ -45,10 +45,10 @@ def serve_by_ray(
         with listen(host, port) as listener:  # is it free? Ray Serve would say no more than that it failed
             port = listener.getsockname()[1]
     elif not port:
-        raise AdarError("--port 0: gives no free port of a cluster's head; name one")
+        raise AdarError("--port 0: finds no free port on a cluster's head; name one")
     with ray_session(replicas):
         if serve.status().proxies:
-            raise AdarError("Ray Serve runs already in this Ray cluster; end it, or unset RAY_ADDRESS")
+            raise AdarError("Ray Serve is already running in this Ray cluster; end it, or unset RAY_ADDRESS")
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             serve.start(ProxyLocation.HeadOnly, HTTPOptions(host=host, port=port))

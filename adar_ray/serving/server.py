@@ -34,8 +34,8 @@ def served(
         trust: whether custom components that the folder names may run.
 
     Raises:
-        AdarError: there is no model, it cannot take new items, the port is taken, or Ray Serve runs already
-            in this cluster.
+        AdarError: there is no model, it cannot take new items, the port is taken, or Ray Serve is already
+            running in this cluster.
     """
     check_model(address, new_items=new_items, trust=trust)
     if replicas:

@@ -311,7 +311,7 @@ class WorkerLoop:
         started += self._tell_saved(waits=True)  # whatever becomes of this epoch, the one before is safe
         losses, summary = StepStatistics.summary(worker.all_reduce(total))
         if state.skipped == steps:
-            raise AdarError(f"epoch {epoch}: the loss of every step is no number; {LossCheck.ADVICE}")
+            raise AdarError(f"epoch {epoch}: the loss of every step is not a number; {LossCheck.ADVICE}")
         return losses, SamplerStatistics.model_validate(summary), time.perf_counter() - started
 
     def _backward(
@@ -353,12 +353,12 @@ class WorkerLoop:
         torch.default_generator.manual_seed(seed)
 
     def _check_weights(self, after: str) -> None:
-        """Refuses weights that are no numbers: a step may spoil some that no loss has been computed from."""
+        """Refuses weights that are not numbers: a step may spoil some that no loss has been computed from."""
         parameters = (*self.model.parameters(), *self.samplers.parameters())
         sums = [weight.detach().sum(dtype=torch.float64) for weight in parameters if weight.requires_grad]
         is_spoilt = not all(map(torch.isfinite, sums))
         if self.worker.all_reduce(torch.tensor(int(is_spoilt))):
-            raise AdarError(f"{after}: a weight is no number; {LossCheck.ADVICE}")
+            raise AdarError(f"{after}: a weight is not a number; {LossCheck.ADVICE}")
 
     def _validate(self) -> dict[str, float]:
         self.model.eval()

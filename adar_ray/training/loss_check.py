@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class LossCheck:
-    """Refuses or passes over a step whose loss is no number, as `train.on_nan` says.
+    """Refuses or passes over a step whose loss is not a number, as `train.on_nan` says.
 
     A GPU need not wait for the answer: unless steps are to be skipped, it comes one step later.
     """
@@ -40,7 +40,7 @@ class LossCheck:
             place: epoch and step, for the message.
 
         Raises:
-            AdarError: the loss is no number, and the step is not to be skipped. The batch is in the run's
+            AdarError: the loss is not a number, and the step is not to be skipped. The batch is in the run's
                 folder.
         """
         loss = loss.detach()

@@ -1,4 +1,4 @@
-"""Figures of a training as Ray's metrics, which Prometheus reads from the node of worker 0."""
+"""A run's figures as Ray's metrics, which Prometheus reads from the node of worker 0."""
 
 from __future__ import annotations
 

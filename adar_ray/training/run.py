@@ -385,7 +385,7 @@ class Run:
             raise AdarError(f"{self.folder}/{name}: cannot be read ({one_line(error, 120)})") from error
 
     def write_bad_batch(self, name: str, content: bytes) -> None:
-        """Writes the rows of a step whose loss is no number, as a safetensors file."""
+        """Writes the rows of a step whose loss is not a number, as a safetensors file."""
         self._owned().write_bytes(name, content)
 
     def _owned(self) -> Folder:

@@ -1,4 +1,4 @@
-"""The learning rate over the course of a training."""
+"""The learning rate over the course of a run."""
 
 from __future__ import annotations
 

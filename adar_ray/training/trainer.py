@@ -232,7 +232,7 @@ def default_workers() -> int:
 
 
 def check_training(config: Config, dataset: Dataset, workers: WorkerRange) -> None:
-    """Refuses a training that cannot work, before anything is written.
+    """Refuses training that cannot work, before anything is written.
 
     Raises:
         AdarError: says what does not fit together, or is not there.

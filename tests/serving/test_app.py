@@ -172,7 +172,7 @@ def test_what_is_no_json_or_too_long_is_refused(url: str) -> None:
 )
 def test_what_is_no_question_is_refused_in_one_line(url: str, method: str, path: str, status: int) -> None:
     answer = requests.request(method, url + path, timeout=10, allow_redirects=False)
-    line = f"{method} {path}: is no question; GET /openapi.json lists them"
+    line = f"{method} {path}: is not an endpoint; GET /openapi.json lists them"
     assert (answer.status_code, answer.json()) == (status, {"detail": line})
 
 

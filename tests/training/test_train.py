@@ -652,7 +652,7 @@ breaks = False
 def build(dataset, config):
     def loss(positive_B, negative_BK, mask_BK, log_q_BK):
         loss_B = (softplus(negative_BK - positive_B[:, None]) * mask_BK).mean(1)
-        return loss_B + (0 * positive_B).sqrt() if breaks else loss_B  # adds 0, whose gradient is no number
+        return loss_B + (0 * positive_B).sqrt() if breaks else loss_B  # adds 0, of gradient NaN
 
     return loss
 """
@@ -668,7 +668,7 @@ def test_weights_that_are_no_numbers_are_not_kept(
     reference = train(dataset, tmp_path / "reference", settings, workers=0)
     interrupted(dataset, tmp_path / "run", settings, 2)
     monkeypatch.setattr("unstable_loss.breaks", True)
-    assert "epoch 3: a weight is no number" in message_of(lambda: resume(tmp_path / "run", trust=True))
+    assert "epoch 3: a weight is not a number" in message_of(lambda: resume(tmp_path / "run", trust=True))
     assert len(metrics(tmp_path / "run")) == 2
     monkeypatch.setattr("unstable_loss.breaks", False)
     resumed = resume(tmp_path / "run", trust=True)

@@ -260,7 +260,7 @@ def test_steps_count_from_the_start_of_the_epoch() -> None:
     assert [calls.after(step) for step in range(1, 8)] == [0, 0, 1, 0, 0, 1, 0]
 
 
-# A loss that is no number.
+# A loss that is not a number.
 
 BREAKING = """
 import torch
@@ -328,6 +328,6 @@ def test_an_epoch_of_nothing_but_skipped_steps_stops(made, tmp_path, breaking, m
 
     monkeypatch.setattr(breaking_loss, "breaks", set(range(10**6)))
     with pytest.raises(
-        AdarError, match="epoch 1: the loss of every step is no number; training cannot continue"
+        AdarError, match="epoch 1: the loss of every step is not a number; training cannot continue"
     ):
         train(made, tmp_path / "run", load_config(settings=[*breaking, "train.on_nan=skip"]), workers=0)
