@@ -21,7 +21,7 @@ LISTS = 256
 
 
 class Profile:
-    """Adds up rankings, whichever worker ranks which users; each of them knows all training interactions.
+    """Adds up rankings, tile by tile.
 
     Diversity takes the most time, so it is measured on `LISTS` lists, of users at equal distances.
 
@@ -79,11 +79,6 @@ class Profile:
             sums.add(
                 {name: value_B.masked_fill(relevant_B == 0, torch.nan) for name, value_B in found.items()}
             )
-
-    def tensors(self) -> list[torch.Tensor]:
-        """The tensors that workers add up, elementwise, to get the profile of all workers."""
-        sums = [self._miscalibration, self._diversity, *self._by_user.values(), *self._by_item]
-        return [*self.tally.tensors(), *(tensor for each in sums for tensor in (each.parts, each.counts))]
 
     def metrics(self) -> dict[str, float]:
         """What the tally says, and what the lists are like."""

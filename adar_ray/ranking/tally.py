@@ -129,8 +129,6 @@ def rank_users(
     seen: UserItems,
     truth: UserItems,
     ks: Sequence[int],
-    user: torch.Tensor | None = None,
-    device: torch.device | str = "cpu",
     history: Histories | None = None,
     own: Mapping[str, OwnMetric] | None = None,
 ) -> Iterator[Ranked]:
@@ -139,18 +137,14 @@ def rank_users(
     Args:
         model: a base model in evaluation mode.
         seen: pairs to leave out of the ranking.
-        truth: relevant pairs.
+        truth: relevant pairs, where the model and the seen ones are.
         ks: cutoffs.
-        user: ids of the users; those without relevant items do not count. By default all.
-        device: where to compute.
         history: users' histories, for a sequential model.
         own: own metrics, by name.
     """
     relevant = truth.counts()
-    user = (torch.arange(truth.n_users) if user is None else user).to(device)
-    for user_B, item_Bk, score_Bk in top_items(
-        model, user[relevant[user] > 0], seen, max(ks), truth.n_items, history
-    ):
+    user = relevant.nonzero()[:, 0]
+    for user_B, item_Bk, score_Bk in top_items(model, user, seen, max(ks), truth.n_items, history):
         valid_Bk = score_Bk > -torch.inf
         hit_Bk = truth.contains(user_B, item_Bk) & valid_Bk
         metrics = ranking_metrics(hit_Bk, relevant[user_B], ks)

@@ -368,9 +368,7 @@ class WorkerLoop:
         """Validation metrics over all users, each worker ranking for its own."""
         worker = self.worker
         ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
-        rankings = rank_users(
-            model, self.left_out, self.valid, ks, device=worker.device, history=history, own=self.own
-        )
+        rankings = rank_users(model, self.left_out, self.valid, ks, history=history, own=self.own)
         tally = Tally(self.valid.n_items, ks, [*self.own]).add_all(rankings)
         for tensor in tally.tensors():
             tensor.copy_(worker.all_reduce(tensor))

@@ -143,31 +143,14 @@ def world() -> tuple[Factors, UserItems, UserItems]:
     )
 
 
-def profile_of(world: tuple[Factors, UserItems, UserItems], user: torch.Tensor | None = None) -> Profile:
+def profile_of(world: tuple[Factors, UserItems, UserItems]) -> Profile:
     model, seen, truth = world
     by_activity = {"activity": group_by(seen.counts(), 4)}
     profile = Profile(seen, truth, KS, by_activity, ["own"])
     own = {"own": lambda user_B, item_Bk, hit_Bk, relevant_B: 10.0 * hit_Bk.sum(1)}
-    for ranked in rank_users(model, seen, truth, KS, user, own=own):
+    for ranked in rank_users(model, seen, truth, KS, own=own):
         profile.add(ranked)
     return profile
-
-
-@pytest.mark.parametrize("workers", [2, 5])
-def test_workers_profiles_add_up_to_exactly_the_profile_of_one(
-    world: tuple[Factors, UserItems, UserItems], workers: int
-) -> None:
-    alone = profile_of(world)
-    owner_U = torch.randint(workers, (300,), generator=torch.Generator().manual_seed(workers))
-    total, *others = (
-        profile_of(world, (owner_U == worker).nonzero()[:, 0].flip(0)) for worker in range(workers)
-    )
-    for part in others:
-        for mine, theirs in zip(total.tensors(), part.tensors(), strict=True):
-            mine += theirs
-    assert total.metrics() == alone.metrics()
-    assert total.by_users("activity") == alone.by_users("activity")
-    assert total.by_items() == alone.by_items()
 
 
 def test_groups_are_as_if_there_were_only_these_users_or_relevant_items(

@@ -17,8 +17,8 @@ from adar_ray.ranking.tally import Ranked, Tally, rank_users
 from adar_ray.ranking.top_items import TILE, top_items
 
 
-def tallied(model: nn.Module, seen: UserItems, truth: UserItems, ks: list[int], *more, **options) -> Tally:
-    rankings = rank_users(model, seen, truth, ks, *more, **options)
+def tallied(model: nn.Module, seen: UserItems, truth: UserItems, ks: list[int], **options) -> Tally:
+    rankings = rank_users(model, seen, truth, ks, **options)
     return Tally(truth.n_items, ks).add_all(rankings)
 
 
@@ -337,10 +337,10 @@ def test_workers_tallies_add_up_to_exactly_the_tally_of_one_whoever_ranks_whom(w
     truth = random_pairs(n_users, 60, 0.05, seed=2)
     alone = tallied(model, seen, truth, [5, 20])
     owner = torch.randint(workers, (n_users,), generator=torch.Generator().manual_seed(workers))
-    total, *others = (
-        tallied(model, seen, truth, [5, 20], (owner == worker).nonzero()[:, 0].flip(0))
-        for worker in range(workers)
-    )
+    user_E, item_E = truth.pairs()
+    owned = (owner[user_E] == worker for worker in range(workers))
+    truths = (UserItems(user_E[is_own_E], item_E[is_own_E], n_users, 60) for is_own_E in owned)
+    total, *others = (tallied(model, seen, each, [5, 20]) for each in truths)
     for part in others:
         for mine, theirs in zip(total.tensors(), part.tensors(), strict=True):
             mine += theirs
