@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from adar_ray.neighbors import Neighbors
 
+# Of the process, as torch.distributed's own group is: whoever communicates here need not be handed it.
 _neighbors: Neighbors | None = None
 
 

@@ -48,7 +48,8 @@ START_SECONDS = 60.0
 LOOK_SECONDS = 2.0  # between looks whether Ray on this machine is alive
 KILL_ROUNDS = 5  # what is killed may have started another process meanwhile
 
-_watched = threading.Lock()  # held while it is looked after
+# Held by the session that watches whether Ray is alive: of sessions within each other, the outermost.
+_watched = threading.Lock()
 
 
 @contextlib.contextmanager

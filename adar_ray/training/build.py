@@ -76,7 +76,7 @@ def build_model(
         features=_item_features(dataset) if dataset is not None and reads_features(config) else None,
     )
     model = MODELS[name].build(inputs, config.settings_of(name))
-    if isinstance(model, DotProductModel):
+    if isinstance(model, DotProductModel):  # read by rankings alone, so that no constructor has to pass it on
         model.length_power = config.model.length_power
     if users is not None:
         draw_by_lane(model, users, users.first)
