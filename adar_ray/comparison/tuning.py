@@ -121,7 +121,7 @@ def tune_baseline(work: Work, baseline: str, trials: int) -> Tuned | None:
         TooLargeError: it cannot be computed here.
     """
     from adar_ray.tuning.process import quiet_optuna
-    from adar_ray.tuning.searcher import build_sampler, build_study
+    from adar_ray.tuning.study import build_sampler, build_study
 
     declared, file = BASELINES[baseline], f"tuning/{baseline}.json"
     if not declared.search:

@@ -11,33 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from adar_ray.tuning.folder import Search
-from adar_ray.tuning.space import SearchSettings
-from adar_ray.tuning.trial import Mode, Trial
-
-# Running trials count as poor ones, so that concurrent trials do not crowd in one place.
-_TPE: dict[str, Any] = {"constant_liar": True, "n_startup_trials": 8}
-
-
-def build_study(mode: Mode) -> optuna.Study:
-    """An empty study of a metric that is best at its `mode`; `build_sampler` makes what it samples with."""
-    return optuna.create_study(direction="maximize" if mode == "max" else "minimize")
-
-
-def build_sampler(search: SearchSettings, number: int) -> optuna.samplers.BaseSampler:
-    """What proposes a trial. Its random numbers belong to the trial, however often the search was resumed."""
-    seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
-    if search.algorithm == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, **_TPE)
-    if search.algorithm == "bohb":
-        # Falkner et al., "BOHB" (ICML 2018): Hyperband over a model of all parameters together.
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, **_TPE)
-    return optuna.samplers.RandomSampler(seed=seed)  # a grid gets its points from outside
+from adar_ray.tuning.study import build_sampler, build_study
+from adar_ray.tuning.trial import Trial
 
 
 class StudySearcher(Searcher):

@@ -11,6 +11,7 @@ import optuna
 
 from adar_ray.tuning.process import quiet_optuna
 from adar_ray.tuning.report.contents import Column, column_of, is_wide, parameters_of
+from adar_ray.tuning.study import build_study
 from adar_ray.tuning.trial import Mode, Trial, ranked
 
 FEWEST = 8  # trials that the importance of a parameter needs
@@ -75,7 +76,7 @@ def _divergence(column: Column, is_smooth: bool, mode: Mode) -> float:
     quantile = max(0.25, min(0.5, 8 / len(column)))
     with quiet_optuna(), warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        study = build_study(mode)
         study.add_trials(
             optuna.trial.create_trial(
                 value=trial.value, params={"x": value}, distributions={"x": distribution}
