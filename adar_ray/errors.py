@@ -76,6 +76,11 @@ def counted(number: float, one: str, many: str | None = None) -> str:
     return f"{number:,.15g} {one if number == 1 else many or one + 's'}"
 
 
+def gigabytes(size: float) -> str:
+    """Bytes for people, such as `1.5 GB`."""
+    return f"{size / 1e9:,.1f} GB"
+
+
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks and secrets, cut to `limit` characters; for messages of other libraries."""
     line = without_secrets(" ".join(str(text).split()))

@@ -11,7 +11,7 @@ import torch
 from scipy.sparse import csr_matrix, vstack
 from torch import nn
 
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, gigabytes
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.process import usable_memory
 
@@ -97,6 +97,6 @@ def _check_ease(items: int) -> None:
     needed, has = 3 * 4 * items**2, usable_memory()  # the matrix, its factor, its inverse
     if has is not None and needed > has:
         raise TooLargeError(
-            f"ease: takes {needed / 1e9:,.1f} GB of memory with {items:,} items, and this machine has "
-            f"{has / 1e9:,.1f} GB"
+            f"ease: takes {gigabytes(needed)} of memory with {items:,} items, and this machine has "
+            f"{gigabytes(has)}"
         )

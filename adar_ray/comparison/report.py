@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timezone
 from itertools import cycle
 from typing import Any
 
@@ -19,7 +18,7 @@ from adar_ray.reporting.formatting import duration, escaped, score, span
 from adar_ray.reporting.page import BLUE, COLORS, GRAY, dots, figure, pair, paragraph, section, trace
 from adar_ray.reporting.run_report import training_figures
 from adar_ray.storage import Folder
-from adar_ray.training.run import Run
+from adar_ray.training.run import Run, time_now
 
 _GROUPED_BY = {
     "activity": (
@@ -77,7 +76,7 @@ def page_of(folder: Folder, plan: Plan, comparison: Comparison) -> str:
         "checksum": comparison.checksum,
         "trained": " to ".join(dict.fromkeys(began[:1] + began[-1:])),
         "training took": f"{duration(seconds)}, {counted(len(runs), 'run')} together, trials not counted",
-        "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "written": time_now(),
         "versions": ", ".join(versions),
         "compare again": shlex.join(plan.command(folder.address)),
     }

@@ -14,7 +14,7 @@ import torch
 
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, gigabytes
 from adar_ray.process import usable_memory
 from adar_ray.ray_address import joins_cluster
 from adar_ray.registry import LOSSES, MODELS
@@ -58,8 +58,8 @@ def check_memory(config: Config, dataset: Dataset, workers: int) -> None:
     if has is not None and needed > has:
         largest = max(parts, key=lambda part: part.size)
         raise AdarError(
-            f"training takes at least {_gb(needed)} of memory, and this machine has {_gb(has)}; the largest "
-            f"part is {largest.what} ({_gb(largest.size)}): {largest.remedy}"
+            f"training takes at least {gigabytes(needed)} of memory, and this machine has {gigabytes(has)}; "
+            f"the largest part is {largest.what} ({gigabytes(largest.size)}): {largest.remedy}"
         )
 
 
@@ -132,7 +132,3 @@ def _batch(config: Config, dataset: Dataset) -> Part:
 
 def _rows(config: Config, dataset: Dataset) -> int:
     return int(dataset.lane_rows(training_kind(config, dataset)).sum())
-
-
-def _gb(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB"

@@ -123,7 +123,7 @@ class Run:
             dataset_checksum=dataset.checksum,
             workers=workers,
             versions=versions(),
-            began=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            began=time_now(),
             initial=initial and initial.record,
         )
         if initial is not None:
@@ -578,6 +578,11 @@ def _refusal(folder: Folder) -> str:
         f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder}`, "
         "or overwrite it with --replace"
     )
+
+
+def time_now() -> str:
+    """The time to the minute, for people."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def versions() -> dict[str, str]:

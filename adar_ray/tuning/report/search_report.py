@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 
 from adar_ray.config import Config
 from adar_ray.errors import counted
 from adar_ray.reporting.formatting import as_text, duration, listed, score
 from adar_ray.reporting.page import metric_table, page, pair, paragraph, section, table
 from adar_ray.reporting.run_report import in_detail
-from adar_ray.training.run import Run, versions
+from adar_ray.training.run import Run, time_now, versions
 from adar_ray.tuning.folder import BEST as BEST_FILE
 from adar_ray.tuning.folder import REPORT, Search, WinnerResult
 from adar_ray.tuning.report.contents import BEST, Contents, column_of
@@ -31,7 +30,7 @@ def write_report(search: Search, trials: Sequence[Trial]) -> None:
     again = ["adar-ray", "train", "--data", search.data, "--config", f"{search.folder}/{BEST_FILE}"]
     facts = [
         ("dataset", search.data),
-        ("written", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
+        ("written", time_now()),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("train the best", shlex.join([*again, "--out", "RUN"])),
     ]
