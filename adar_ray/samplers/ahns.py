@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import torch
 
-from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.component import SamplerComponent, setting
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, real_items
-from adar_ray.samplers.candidates import pick, scored_candidates
+from adar_ray.samplers.candidates import CandidateSettings, pick, scored_candidates
 
 
-class AHNSSettings(Settings):
+class AHNSSettings(CandidateSettings):
     """AHNS (Lai et al., AAAI 2024): the candidate whose score is nearest to `beta (s + alpha)^(p + 1)`."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
-    candidates: int = setting(
-        16,
-        "Random items among which each negative is chosen.",
-        search={"choice": [4, 8, 16, 32]},
-        ge=1,
-        le=65_536,
-    )
     alpha: float = setting(
         1.0, "Added to the positive's score.", search={"loguniform": [0.1, 10]}, gt=0, le=1e6
     )

@@ -10,12 +10,26 @@ from collections.abc import Callable
 
 import torch
 
+from adar_ray.component import Settings, setting
 from adar_ray.interactions.user_items import SeenItems
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import SamplingContext
 
 _REDRAWS = 8
 _ANY = 1 << 31
+
+
+class CandidateSettings(Settings):
+    """What samplers that choose among random items have in common."""
+
+    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
+    candidates: int = setting(
+        16,
+        "Random items among which each negative is chosen.",
+        search={"choice": [4, 8, 16, 32]},
+        ge=1,
+        le=65_536,
+    )
 
 
 def unseen(

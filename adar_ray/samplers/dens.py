@@ -9,24 +9,16 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.component import SamplerComponent, setting
 from adar_ray.losses import shares
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
-from adar_ray.samplers.candidates import pick, uniform_candidates
+from adar_ray.samplers.candidates import CandidateSettings, pick, uniform_candidates
 
 
-class DENSSettings(Settings):
+class DENSSettings(CandidateSettings):
     """DENS (Lai et al., WSDM 2023): hard in the factors that did not make the user choose the positive."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
-    candidates: int = setting(
-        16,
-        "Random items among which each negative is chosen.",
-        search={"choice": [4, 8, 16, 32]},
-        ge=1,
-        le=65_536,
-    )
     warmup: int = setting(
         100,
         "Epochs over which irrelevant factors fade from the choice.",

@@ -8,25 +8,17 @@ from __future__ import annotations
 import torch
 from pydantic import model_validator
 
-from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.component import SamplerComponent, setting
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, real_items
-from adar_ray.samplers.candidates import pick, scored_candidates
+from adar_ray.samplers.candidates import CandidateSettings, pick, scored_candidates
 
 _CHOICE = 100  # the stream of random numbers of this choice; the candidates have others
 
 
-class DNSSettings(Settings):
+class DNSSettings(CandidateSettings):
     """DNS (Zhang et al., SIGIR 2013): the hardest of a few random items, or one of the hardest."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
-    candidates: int = setting(
-        16,
-        "Random items among which each negative is chosen.",
-        search={"choice": [4, 8, 16, 32]},
-        ge=1,
-        le=65_536,
-    )
     top: int = setting(
         1,
         "Take one of this many hardest candidates at random.",

@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import torch
 
-from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.component import SamplerComponent
 from adar_ray.rng import RowRng, uniform_numbers
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, Source, need
-from adar_ray.samplers.candidates import uniform_candidates
+from adar_ray.samplers.candidates import CandidateSettings, uniform_candidates
 
 _SHARES = 100  # the stream of random numbers of the shares; the candidates have others
 
 
-class MixGCFSettings(Settings):
+class MixGCFSettings(CandidateSettings):
     """MixGCF (Huang et al., KDD 2021): the positive mixed, hop by hop, with the hardest of a few items."""
-
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
-    candidates: int = setting(
-        16,
-        "Random items among which each negative is chosen.",
-        search={"choice": [4, 8, 16, 32]},
-        ge=1,
-        le=65_536,
-    )
 
 
 class MixGCFSampler(BaseSampler):

@@ -11,27 +11,19 @@ from collections.abc import Mapping
 import torch
 from pydantic import model_validator
 
-from adar_ray.component import SamplerComponent, Settings, setting
+from adar_ray.component import SamplerComponent, setting
 from adar_ray.models.user_tables import Draw
 from adar_ray.rng import RowRng, uniform_numbers
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need, real_items
-from adar_ray.samplers.candidates import uniform_candidates
+from adar_ray.samplers.candidates import CandidateSettings, uniform_candidates
 
 _GUMBEL = 100  # the stream of random numbers of this draw; the candidates have others
 _VISITS = 5  # how far mean and variance look back; the paper looks back five epochs
 
 
-class SRNSSettings(Settings):
+class SRNSSettings(CandidateSettings):
     """SRNS (Ding et al., NeurIPS 2020): hard items from a memory per user, those whose score varies."""
 
-    negatives: int = setting(1, "Negatives per positive.", search={"choice": [1, 2, 4, 8]}, ge=1, le=4_096)
-    candidates: int = setting(
-        16,
-        "Random items among which each negative is chosen.",
-        search={"choice": [4, 8, 16, 32]},
-        ge=1,
-        le=65_536,
-    )
     memory: int = setting(
         20,
         "Candidates remembered per user.",
