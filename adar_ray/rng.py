@@ -16,7 +16,7 @@ import torch
 
 _MASK = (1 << 64) - 1
 _WORDS_A_BLOCK = 8  # Philox 4x64 makes four numbers of 64 bits from each value of its counter
-_FINE = 1 << 23  # single precision tells so many numbers apart
+_FINE = 1 << 23  # single precision tells this many numbers apart
 _SHARED = 1 << 63  # keeps numbers that all rows share apart from those of rows
 
 

@@ -186,7 +186,7 @@ class AdarSampler(BaseSampler):
         """`[B]`: M, or fewer for active users.
 
         A share 1/M of the catalog is harder than the hardest of M. A user whose hidden positives are expected
-        to have a larger share gets so many fewer candidates.
+        to have a larger share gets fewer candidates in proportion.
         """
         if context.seen_count_B is None:
             return torch.full_like(like_B, self.settings.candidates)

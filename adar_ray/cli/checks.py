@@ -226,7 +226,7 @@ def temporary_folder() -> tuple[Status, str]:
 
 @check
 def storage(address: str | None) -> tuple[Status, str]:
-    """Writes a file, reads it and removes it, and the folders that this took.
+    """Write a file, read it and remove it, and the folders that this took.
 
     On an object store, empty objects that mark folders stay, as Arrow makes some whenever it removes one.
     """

@@ -101,7 +101,7 @@ def _follow(cluster: Cluster, attempt: Attempt, write: Callable[[str], None]) ->
 @click.argument("name")
 @_address
 def status_command(name: str, address: str | None, as_json: bool) -> None:
-    """Show the status of the job NAME, and how far it is: step, epoch, validation metric."""
+    """Show the status of the job NAME, and how far it has come: step, epoch, validation metric."""
     from adar_ray.cluster.client import Cluster
 
     cluster = Cluster(address)

@@ -127,7 +127,7 @@ class ValueConverter:
 
 
 def into_bad_rows(bad: BadRows, columns: Mapping[str, pa.Array], places: np.ndarray) -> OnBadValue:
-    """Adds a row to the bad ones, with what it holds.
+    """What adds a row to the bad ones, with what it holds.
 
     Args:
         columns: of the rows, as the file has them.

@@ -218,7 +218,7 @@ def _put_in(published: Published, lease: Lease, run: Run, decision: Decision) ->
 
 
 def _check(published: Published, name: str) -> None:
-    """Raise AdarError if a version is damaged."""
+    """Refuses a version that is damaged."""
     version = published.version(name)
     if SavedModel.open(version, trust=True) is None:  # nothing here runs its code
         raise AdarError(f"{version}: lacks files of a model; publish a run with --force")

@@ -22,7 +22,7 @@ from adar_ray.training.saved_model import version_of
 
 LOOK_SECONDS = 2.0
 MOST_EXACT = 200_000
-"""Vectors of which a shortlist is exact: one core takes 4 ms for so many of 64 dimensions."""
+"""Vectors up to which a shortlist is exact: one core takes 4 ms for that many of 64 dimensions."""
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class ServedModel:
 
 
 def check_model(address: str, *, new_items: str | None = None, trust: bool = False) -> None:
-    """Refuse what cannot be served; takes no time to build the model.
+    """Refuses what cannot be served, without taking the time to build the model.
 
     Raises:
         AdarError: there is no model, or it is damaged, or it cannot take new items.

@@ -43,7 +43,7 @@ class Calls:
         self._saved = time.monotonic()
 
     def after(self, step: int) -> Call:
-        """What to do after so many steps of the epoch."""
+        """What to do after this many steps of the epoch."""
         is_its_turn = self._config.steps and step % self._config.steps == 0
         wanted = Call.SAVE if is_its_turn else Call.GO_ON
         if self._worker.size == 1:

@@ -231,7 +231,7 @@ class _Driver:
             thread.join(1)  # a head that has died never answers
 
     def _wants_others(self, seconds: float) -> bool:
-        """Whether other workers have to go on, after so many seconds."""
+        """Whether other workers have to take over from these, which began this many seconds ago."""
         if self._machines() & leaving_nodes():
             self.reason = "a machine is about to be taken away"
         elif self.number < self.asked.most and seconds >= GROW_SECONDS and self.run.progress() is not None:

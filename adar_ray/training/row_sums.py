@@ -78,7 +78,7 @@ class RowSums:
         return len(self._row_R) // self._workers
 
     def _make_room(self, rows: int) -> None:
-        """Makes room for so many more rows of any worker."""
+        """Makes room for this many more rows of any worker."""
         room = int(self._counts.max()) + rows
         if room <= self._room():
             return
