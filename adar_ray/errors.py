@@ -85,3 +85,9 @@ def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks and secrets, cut to `limit` characters; for messages of other libraries."""
     line = without_secrets(" ".join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def error_line(error: BaseException, limit: int = 300) -> str:
+    """An error's message in one line. Any but an AdarError needs its class as well to be understood."""
+    line = one_line(error, limit)
+    return line if isinstance(error, AdarError) else f"{type(error).__name__}: {line}"

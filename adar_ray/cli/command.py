@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, AdarError, TerminatedError, one_line
+from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, AdarError, TerminatedError, error_line
 
 
 def command(
@@ -56,7 +56,7 @@ def describe(error: Exception) -> str:
 
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{describe_os_error(error)}"
-    return f"{type(error).__name__}: {one_line(error)}"
+    return error_line(error)
 
 
 class Duration(click.ParamType):

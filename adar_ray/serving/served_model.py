@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, error_line
 from adar_ray.inference.model import TrainedModel
 from adar_ray.inference.new_items import NoFeaturesError, read_new_items
 from adar_ray.inference.recommender import Recommender, Shortlist
@@ -72,7 +72,7 @@ class ServedModel:
                 logger.warning("%s: now serves model %s", self._address, name)
             self.problem = None
         except Exception as error:  # whatever is wrong with the new one, the old one goes on
-            problem = one_line(error)
+            problem = error_line(error)
             if problem != self.problem:
                 logger.warning("%s; still serves model %s", problem, self.current.name)
             self.problem = problem

@@ -13,7 +13,7 @@ import torch
 
 from adar_ray.config import TRACKERS, Config
 from adar_ray.custom import find_custom
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, error_line
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Evaluation, RunResult
 from adar_ray.training.run import Run
@@ -154,8 +154,7 @@ def _blamed(whom: str, function: Callable[..., Any], remedy: str) -> Callable[..
         try:
             return function(*arguments)
         except Exception as error:
-            kind = "" if isinstance(error, AdarError) else f"{type(error).__name__}: "
-            raise AdarError(f"{whom}{kind}{one_line(error)}; {remedy}") from error
+            raise AdarError(f"{whom}{error_line(error)}; {remedy}") from error
 
     return call
 

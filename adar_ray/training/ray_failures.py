@@ -8,7 +8,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import ControllerError
 
-from adar_ray.errors import AdarError, TransientError, one_line
+from adar_ray.errors import AdarError, TransientError, error_line, one_line
 
 
 def cause_of(error: BaseException) -> AdarError:
@@ -20,7 +20,7 @@ def cause_of(error: BaseException) -> AdarError:
     for failure in failures:  # that the others are left alone follows from it
         if isinstance(failure, RayActorError):
             return TransientError(f"a worker died ({_death(failure)})")
-    return TransientError(f"a worker failed ({type(failures[0]).__name__}: {one_line(failures[0], 400)})")
+    return TransientError(f"a worker failed ({error_line(failures[0], 400)})")
 
 
 def _original(failure: BaseException) -> BaseException:

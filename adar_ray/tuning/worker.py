@@ -17,7 +17,7 @@ from ray import tune
 from adar_ray.config import Config
 from adar_ray.custom import look_in
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, error_line
 from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, loaded_data, local_data
@@ -132,8 +132,7 @@ def _errors_written(folder: Folder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error).partition("\n")[0] if isinstance(error, AdarError) else ""
-        text = text or one_line(f"{type(error).__name__}: {error}", 300)
+        text = str(error).partition("\n")[0] if isinstance(error, AdarError) else error_line(error)
         folder.write_record(_ERROR, TrialError(error=text))
         raise
 
