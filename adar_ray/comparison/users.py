@@ -24,7 +24,7 @@ from adar_ray.ranking.own_metrics import OwnMetric
 from adar_ray.ranking.tally import rank_users
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record
-from adar_ray.training.user_figures import UserFigures, read_user_figures
+from adar_ray.training.user_figures import UserFigures, join_tiles, read_user_figures
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,7 @@ class Split:
     def measure(self, model: BaseModel, history: Histories | None = None) -> UserFigures:
         """Ranks all items for every user."""
         tiles = rank_users(model, self.seen, self.truth, self.ks, history=history, own=self.own)
-        parts = [ranked.metrics for ranked in tiles]
-        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        return join_tiles([ranked.metrics for ranked in tiles])
 
 
 def _groups(observed: UserItems, truth: UserItems, user_U: np.ndarray) -> dict[str, Groups]:

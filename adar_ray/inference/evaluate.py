@@ -27,6 +27,7 @@ from adar_ray.training.build import build_metric
 from adar_ray.training.callbacks import send_evaluation
 from adar_ray.training.records import Evaluation, Group
 from adar_ray.training.run import Run
+from adar_ray.training.user_figures import join_tiles
 
 KS = (10, 20, 50)
 USER_GROUPS = 4
@@ -92,9 +93,8 @@ def evaluate(
         profile.add(ranked)
         samples.add(ranked)
         per_user.append({name: value_B.float() for name, value_B in ranked.metrics.items()})
-    columns = {name: torch.cat([part[name] for part in per_user]).numpy() for name in per_user[0]}
-    keys = {"user": dataset.user_keys().take(pa.array(user_U.numpy()))}
-    figures = run.folder.write_table(f"evaluation/{split}.parquet", pa.table(keys | columns), [])
+    columns = {"user": dataset.user_keys().take(pa.array(user_U.numpy())), **join_tiles(per_user)}
+    figures = run.folder.write_table(f"evaluation/{split}.parquet", pa.table(columns), [])
     groups = {
         name: _records(groups, profile.by_users(name), _time if name == "cohort" else int)
         for name, groups in user_groups.items()

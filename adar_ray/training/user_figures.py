@@ -6,15 +6,22 @@ Legend: U users with interactions in the split.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from adar_ray.storage import Folder
 
 UserFigures = dict[str, np.ndarray]
 """`metric@k` -> a number for each user, in the order of the dataset's users."""
+
+
+def join_tiles(tiles: Sequence[Mapping[str, torch.Tensor]]) -> UserFigures:
+    """The metrics of all users from those of each tile of them, by name; at least one tile."""
+    return {name: torch.cat([tile[name] for tile in tiles]).numpy() for name in tiles[0]}
 
 
 def read_user_figures(folder: Folder, name: str, sha256: str) -> UserFigures | None:
