@@ -51,7 +51,7 @@ def publish(
         AdarError: the run is not finished or has no validation metrics, or the published model cannot be
             compared with it, or another process publishes there.
     """
-    check_number("keep", keep, 2, MOST_VERSIONS)  # whoever has just begun to read one may go on
+    check_number("--keep", keep, 2, MOST_VERSIONS)  # whoever has just begun to read one may go on
     run = Run.open(run, trust=trust)
     metric, result = run.config.train.metric, run.result()
     if result is None:
