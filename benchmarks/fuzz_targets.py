@@ -542,7 +542,6 @@ _DECISION = {
     "users": 9,
     "p": 0.5,
 }
-_EARLIER = {"run": "/a", "metric": "ndcg@20", "value": 0.0, "recommendations": None}
 _DECIDED = {PUBLISHED: to_record(_DECISION), HISTORY: to_lines([_DECISION])}
 
 
@@ -552,7 +551,7 @@ def _published() -> Target:
         end = b'"}\n' if name == HISTORY else b'"\n}\n'
         return files | {name: _change_record(random, files[name], end)}
 
-    return Target("published", [_DECIDED, {PUBLISHED: to_record(_EARLIER)}], change, _read_published)
+    return Target("published", [_DECIDED], change, _read_published)
 
 
 def _read_published(random: Random, folder: Path) -> None:
