@@ -27,7 +27,7 @@ from adar_ray.training.loop import OnEpoch, OnStep
 from adar_ray.training.ray_failures import cause_of
 from adar_ray.training.ray_trainer import Trainer
 from adar_ray.training.ray_worker import STOP, train_worker
-from adar_ray.training.records import Place
+from adar_ray.training.records import EpochRecord, Place, StepProgress
 from adar_ray.training.run import CHECKPOINTS, PROGRESS, Run
 from adar_ray.waiting import waiting
 from adar_ray.workers import WorkerRange
@@ -273,20 +273,21 @@ def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
     told = len(run.epochs())
     stop = threading.Event()
 
-    def tell_news() -> None:
+    def tell_news(epochs: list[EpochRecord], progress: StepProgress | None) -> None:
         nonlocal told
-        epochs = run.epochs()
         for record in epochs[told:]:
             on_epoch(record)
-        progress = run.progress() if len(epochs) == told else None
-        if progress is not None:
+        if progress is not None and len(epochs) == told:
             on_step(progress.epoch, progress.step, progress.steps)
         told = len(epochs)
 
     def follow() -> None:
         while not stop.wait(POLL_SECONDS):
-            with contextlib.suppress(OSError):
-                tell_news()
+            try:
+                news = run.epochs(), run.progress()
+            except (OSError, AdarError):  # an object store replaced a file while it was read
+                continue
+            tell_news(*news)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -295,4 +296,4 @@ def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-    tell_news()
+    tell_news(run.epochs(), run.progress())

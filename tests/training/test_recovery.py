@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, TerminatedError, TransientError
 from adar_ray.training import ray_workers
 from adar_ray.training.ray_failures import cause_of
-from adar_ray.training.ray_workers import MOST_FAILURES, _Driver
+from adar_ray.training.ray_workers import MOST_FAILURES, POLL_SECONDS, _Driver, _followed
 from adar_ray.training.records import EpochRecord, Place, RunInfo
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
@@ -222,6 +223,19 @@ def left_behind(run: Path) -> set[str]:
     """What only a training that is under way has in its folder."""
     names = {*os.listdir(run), *os.listdir(run / "checkpoints")}
     return {name for name in names if name.startswith("ray-") or name == "stop.json"}
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(made: Dataset, tmp_path: Path) -> None:
+    run, told = train(made, tmp_path / "run", config("train.epochs=2"), workers=0), []
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    whole = metrics.read_bytes()
+    metrics.unlink()
+    with _followed(run, told.append, lambda *step: None):
+        for content in (whole[:-9], whole):
+            metrics.write_bytes(content)
+            time.sleep(3 * POLL_SECONDS)
+        assert len(told) == 2
+    assert told == run.epochs()
 
 
 @pytest.mark.usefixtures("ray_cluster")
