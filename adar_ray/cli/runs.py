@@ -37,7 +37,8 @@ def evaluate_command(
     """Rank all items for every user and compute the metrics of RUN's model."""
     from adar_ray.inference.evaluate import evaluate
     from adar_ray.memory import keep_freed_memory
-    from adar_ray.reporting.tables import GROUPED_BY
+    from adar_ray.reporting.tables import GROUPED_BY, beside_popularity
+    from adar_ray.training.run import Run
 
     keep_freed_memory()
     if not all(k.strip().isdecimal() and int(k) for k in ks.split(",")):
@@ -49,6 +50,8 @@ def evaluate_command(
     if as_json:
         show(result.model_dump(), True)
         return
+    if sentences := beside_popularity(Run.open(run, trust=True), result):  # nothing here runs its code
+        message(f"{split}: {sentences}")
     names = dict.fromkeys(name.partition("@")[0] for name in result.metrics)
     rows = [
         {"metric": name, **{f"@{k}": result.metrics.get(f"{name}@{k}") for k in cutoffs}} for name in names

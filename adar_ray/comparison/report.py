@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 from adar_ray.comparison.folder import PLAN, REPORT, RESULT, Comparison, Plan, UserGroup
 from adar_ray.comparison.systems import configs_of, trained_systems
 from adar_ray.comparison.tables import notes, table, tuning_notes, tuning_table, verdict
+from adar_ray.comparison.users import name_of, read_samples
 from adar_ray.comparison.work import run_folder
 from adar_ray.errors import AdarError, counted
 from adar_ray.reporting import page
 from adar_ray.reporting.formatting import duration, escaped, score, span
 from adar_ray.reporting.page import BLUE, COLORS, GRAY, dots, figure, pair, paragraph, section, trace
-from adar_ray.reporting.run_report import training_figures
+from adar_ray.reporting.run_report import SAMPLED, recommended, training_figures
 from adar_ray.storage import Folder
+from adar_ray.training.records import Sample
 from adar_ray.training.run import Run, time_now
 
 _GROUPED_BY = {
@@ -81,15 +83,29 @@ def page_of(folder: Folder, plan: Plan, comparison: Comparison) -> str:
         "compare again": shlex.join(plan.command(folder.address)),
     }
     facts = {name: fact for name, fact in facts.items() if fact}
-    return comparison_report(comparison, facts, {name: first for name, (first, *_) in runs_of.items()})
+    first = {name: of_system[0] for name, of_system in runs_of.items()}
+    return comparison_report(comparison, facts, first, _samples(folder, comparison, first))
 
 
-def comparison_report(comparison: Comparison, facts: Mapping[str, str], runs: Mapping[str, Run]) -> str:
+def _samples(folder: Folder, comparison: Comparison, runs: Mapping[str, Run]) -> dict[str, list[Sample]]:
+    """What each system recommends to a few users in the last split."""
+    split, figures = [*comparison.splits.items()][-1]
+    seeds = {name: run.config.train.seed for name, run in runs.items()}
+    return {name: read_samples(folder, split, name_of(name, seeds.get(name))) for name in figures.systems}
+
+
+def comparison_report(
+    comparison: Comparison,
+    facts: Mapping[str, str],
+    runs: Mapping[str, Run],
+    samples: Mapping[str, Sequence[Sample]],
+) -> str:
     """The page as HTML.
 
     Args:
         facts: what else there is to know, each with its name.
         runs: of each system that is trained, the first.
+        samples: what each system recommends to the same users in the last split.
     """
     last = [*comparison.splits][-1]
     parts = [
@@ -99,6 +115,7 @@ def comparison_report(comparison: Comparison, facts: Mapping[str, str], runs: Ma
         _tuning(comparison),
         section("How systems trained", paragraph("Each system's first seed.")),
         *training_figures(runs),
+        _recommended(samples, last),
         section("About this comparison", page.table(["", ""], facts.items(), texts=(0, 1))),
     ]
     return page.page(f"Comparison on {comparison.dataset}", parts)
@@ -171,6 +188,22 @@ def _group(group: UserGroup, color: str, metric: str) -> dict[str, Any]:
     ]
     values = group.figures.values()
     return trace(values, range(len(values)), says, mode="markers", name=label, marker=dots(color, _DOT))
+
+
+def _recommended(samples: Mapping[str, Sequence[Sample]], split: str) -> str:
+    """A table for each user, with a row per system."""
+    systems = {name: each for name, each in samples.items() if each}
+    if not systems:
+        return ""
+    content = []
+    for at, sample in enumerate(next(iter(systems.values()))):
+        rows = [[name, recommended(each[at])] for name, each in systems.items()]
+        content += [
+            paragraph(f"User {sample.user}, latest items, the last one last: {' · '.join(sample.history)}"),
+            page.table(["", "recommended, best first"], rows, texts=(0, 1)),
+        ]
+    text = f"{SAMPLED} Of a system that is trained, its first seed."
+    return section(f"What is recommended in {split}", paragraph(text), *content)
 
 
 def _axis(systems: Mapping[str, Any]) -> dict[str, Any]:

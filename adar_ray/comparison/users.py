@@ -1,6 +1,6 @@
 """The figures of each user: measured, and kept for whoever wants to test something else.
 
-Legend: U users with interactions in the split.
+Legend: U users with interactions in the split, S sampled users.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import USER_GROUPS
 from adar_ray.inference.model import left_out, user_items
+from adar_ray.inference.samples import Samples, middle_users
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
@@ -23,7 +24,7 @@ from adar_ray.ranking.groups import Groups, group_by
 from adar_ray.ranking.own_metrics import OwnMetric
 from adar_ray.ranking.tally import rank_users
 from adar_ray.storage import Folder
-from adar_ray.training.records import Record
+from adar_ray.training.records import Record, Sample
 from adar_ray.training.user_figures import UserFigures, join_tiles, read_user_figures
 
 
@@ -37,6 +38,7 @@ class Split:
         own: metrics of the user's own, by name.
         key_U: the users' ids in the source.
         groups_U: the users, by the name of what groups them.
+        sampled_S: a user of each group by activity, whose recommendations people look at.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Split:
     own: Mapping[str, OwnMetric]
     key_U: pa.ChunkedArray
     groups_U: dict[str, Groups]
+    sampled_S: torch.Tensor
 
     @classmethod
     def of(cls, dataset: Dataset, name: str, ks: list[int], own: Mapping[str, OwnMetric]) -> Split:
@@ -60,15 +63,27 @@ class Split:
             raise AdarError(
                 f"{dataset.folder}: has no interactions in {name} to compare by; prepare its source again"
             )
-        user_U = truth.counts().nonzero()[:, 0].numpy()
-        key_U = dataset.user_keys().take(pa.array(user_U))
-        groups_U = _groups(user_items(dataset, "train"), truth, user_U)
-        return cls(name, before, left_out(dataset, *before), truth, ks, own, key_U, groups_U)
+        user_U = truth.counts().nonzero()[:, 0]
+        key_U = dataset.user_keys().take(pa.array(user_U.numpy()))
+        observed = user_items(dataset, "train")
+        groups_U, activity_U = _groups(observed, truth, user_U.numpy()), observed.counts()[user_U]
+        sampled_S = middle_users(user_U, activity_U, groups_U["activity"].of_N)
+        return cls(name, before, left_out(dataset, *before), truth, ks, own, key_U, groups_U, sampled_S)
 
-    def measure(self, model: BaseModel, history: Histories | None = None) -> UserFigures:
-        """Ranks all items for every user."""
-        tiles = rank_users(model, self.seen, self.truth, self.ks, history=history, own=self.own)
-        return join_tiles([ranked.metrics for ranked in tiles])
+    def measure(
+        self, model: BaseModel, history: Histories | None = None, samples: Samples | None = None
+    ) -> UserFigures:
+        """Ranks all items for every user.
+
+        Args:
+            samples: keeps the best items of some users.
+        """
+        metrics = []
+        for ranked in rank_users(model, self.seen, self.truth, self.ks, history=history, own=self.own):
+            metrics.append(ranked.metrics)
+            if samples is not None:
+                samples.add(ranked)
+        return join_tiles(metrics)
 
 
 def _groups(observed: UserItems, truth: UserItems, user_U: np.ndarray) -> dict[str, Groups]:
@@ -92,6 +107,7 @@ class Measured(Record):
         ks: cutoffs of the metrics.
         own: names of the user's own metrics.
         figures: the SHA-256 of `NAME.parquet`.
+        samples: what is recommended to a user of each group by activity.
     """
 
     of: str
@@ -99,6 +115,7 @@ class Measured(Record):
     ks: list[int]
     own: list[str] = []  # noqa: RUF012
     figures: str = ""
+    samples: list[Sample] = []  # noqa: RUF012
 
 
 def read_users(folder: Folder, split: str, name: str, wanted: Measured) -> UserFigures | None:
@@ -107,15 +124,19 @@ def read_users(folder: Folder, split: str, name: str, wanted: Measured) -> UserF
     if not folder.exists(record):
         return None
     measured = folder.read_record(record, Measured, "remove it, and compare again")
-    if measured.model_copy(update={"figures": ""}) != wanted:
+    if measured.model_copy(update={"figures": "", "samples": []}) != wanted:
         return None
     return read_user_figures(folder, _table(split, name), measured.figures)
+
+
+def read_samples(folder: Folder, split: str, name: str) -> list[Sample]:
+    """What is recommended to a few users; nothing in the file of an earlier version."""
+    return folder.read_record(_record(split, name), Measured, "remove it, and compare again").samples
 
 
 def write_users(
     folder: Folder,
     split: Split,
-    name: str,
     measured: Measured,
     metrics: UserFigures,
     system: str,
@@ -129,8 +150,14 @@ def write_users(
         "seed": pa.repeat(pa.scalar(seed, pa.int32()), U),
         **metrics,
     }
+    name = name_of(system, seed)
     entry = folder.write_table(_table(split.name, name), pa.table(columns), ["system", "seed"])
     folder.write_record(_record(split.name, name), measured.model_copy(update={"figures": entry.sha256}))
+
+
+def name_of(system: str, seed: int | None) -> str:
+    """What the files of a run are called, or of a baseline, which has no seed."""
+    return system if seed is None else f"{system}-{seed}"
 
 
 def _table(split: str, name: str) -> str:

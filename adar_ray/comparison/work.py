@@ -13,11 +13,12 @@ import numpy as np
 
 from adar_ray.baselines.names import BASELINES
 from adar_ray.comparison.systems import Values, described
-from adar_ray.comparison.users import Measured, Split, read_users, write_users
+from adar_ray.comparison.users import Measured, Split, name_of, read_users, write_users
 from adar_ray.config import Config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
+from adar_ray.inference.samples import Samples
 from adar_ray.interactions.histories import Histories
 from adar_ray.lease import Lease
 from adar_ray.models import BaseModel
@@ -134,16 +135,17 @@ class Work:
     ) -> dict[str, Outcome]:
         """The outcomes in each split: those that the folder has, and others measured with `load`'s model."""
         outcomes, loaded = {}, None
-        file = system if seed is None else f"{system}-{seed}"
         for split in self.splits:
             about = Measured(of=of, checksum=self.dataset.checksum, ks=split.ks, own=[*split.own])
-            metrics = read_users(self.folder, split.name, file, about)
+            metrics = read_users(self.folder, split.name, name_of(system, seed), about)
             if metrics is None:
                 loaded = loaded or load()
                 model, history_after = loaded
-                metrics = split.measure(model, history_after(*split.before))
+                samples = Samples(split.sampled_S)
+                metrics = split.measure(model, history_after(*split.before), samples)
+                about = about.model_copy(update={"samples": samples.records(self.dataset, split.before)})
                 self.lease.check()
-                write_users(self.folder, split, file, about, metrics, system, seed)
+                write_users(self.folder, split, about, metrics, system, seed)
             means = {metric: mean_over_users(value_U) for metric, value_U in metrics.items()}
             outcomes[split.name] = Outcome(means, metrics[self.metric])
         self.tell_done(f"{name}: {self.metric} {outcomes['valid'].means[self.metric]:.4f} on validation")

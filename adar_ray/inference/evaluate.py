@@ -5,7 +5,7 @@ Legend: U users with interactions in the split, B users of a tile, N all users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from adar_ray.baselines.popularity import Popularity
 from adar_ray.custom import build_custom, is_custom
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
@@ -21,13 +22,15 @@ from adar_ray.inference.samples import Samples, middle_users
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.limits import LARGEST_K, check_number
 from adar_ray.ranking.groups import Groups, group_by
+from adar_ray.ranking.own_metrics import OwnMetric
 from adar_ray.ranking.profile import Profile
-from adar_ray.ranking.tally import rank_users
+from adar_ray.ranking.tally import Tally, rank_users
+from adar_ray.significance import paired_p
 from adar_ray.training.build import build_metric
 from adar_ray.training.callbacks import send_evaluation
 from adar_ray.training.records import Evaluation, Group
 from adar_ray.training.run import Run
-from adar_ray.training.user_figures import join_tiles
+from adar_ray.training.user_figures import UserFigures, join_tiles
 
 KS = (10, 20, 50)
 USER_GROUPS = 4
@@ -45,7 +48,8 @@ def evaluate(
     """Ranks every item for every user of the split. Writes `RUN/evaluation/SPLIT.json` and returns it, and
     the metrics of each user to `SPLIT.parquet` beside it.
 
-    Sends it to the run's trackers, too.
+    Ranks by popularity for the same users, and tests the difference. Sends the metrics to the run's trackers,
+    too.
 
     Training items are left out of the ranking, unless the dataset keeps repeats; for test, validation items
     as well. A sequential model reads histories of the same items. Users without interactions in the split do
@@ -93,7 +97,9 @@ def evaluate(
         profile.add(ranked)
         samples.add(ranked)
         per_user.append({name: value_B.float() for name, value_B in ranked.metrics.items()})
-    columns = {"user": dataset.user_keys().take(pa.array(user_U.numpy())), **join_tiles(per_user)}
+    value_of = join_tiles(per_user)
+    popularity, p_of = _popularity(trained.observed, known, truth, ks, own, value_of)
+    columns = {"user": dataset.user_keys().take(pa.array(user_U.numpy())), **value_of}
     figures = run.folder.write_table(f"evaluation/{split}.parquet", pa.table(columns), [])
     groups = {
         name: _records(groups, profile.by_users(name), _time if name == "cohort" else int)
@@ -106,11 +112,35 @@ def evaluate(
         metrics=profile.metrics(),
         groups=groups,
         samples=samples.records(dataset, before),
+        popularity=popularity,
+        popularity_p=p_of,
         per_user=figures.sha256,
     )
     run.folder.write_record(f"evaluation/{split}.json", result)
     send_evaluation(run, result)
     return result
+
+
+def _popularity(
+    observed: UserItems,
+    known: UserItems,
+    truth: UserItems,
+    ks: Sequence[int],
+    own: Mapping[str, OwnMetric],
+    value_of: UserFigures,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The metrics of ranking by popularity, and the p of the model's difference from each.
+
+    Args:
+        value_of: the metrics of each user with the model.
+    """
+    popularity_I = observed.item_counts()
+    tally, per_user = Tally(truth.n_items, ks, [*own]), []
+    for ranked in rank_users(Popularity(popularity_I), known, truth, ks, own=own):
+        tally.add(ranked)
+        per_user.append({name: value_B.float() for name, value_B in ranked.metrics.items()})
+    tests = {name: paired_p(value_of[name], value_U) for name, value_U in join_tiles(per_user).items()}
+    return tally.metrics(popularity_I), {name: p for name, p in tests.items() if p is not None}
 
 
 def _user_groups(dataset: Dataset, observed: UserItems, user_U: torch.Tensor) -> dict[str, Groups]:

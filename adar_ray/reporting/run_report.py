@@ -23,12 +23,16 @@ from adar_ray.reporting.page import (
     table,
     trace,
 )
-from adar_ray.reporting.tables import GROUPED_BY, side_by_side
-from adar_ray.significance import holm, p_phrase, p_verdict, paired_p
-from adar_ray.training.records import EpochRecord, Evaluation, Group
+from adar_ray.reporting.tables import GROUPED_BY, beside_popularity, difference, side_by_side
+from adar_ray.significance import holm, paired_p
+from adar_ray.training.records import EpochRecord, Evaluation, Group, Sample
 from adar_ray.training.run import CONFIG, Run
 from adar_ray.training.user_figures import mean_over_users
 
+SAMPLED = (
+    "A user from the middle of each group by activity: the latest items before the split, and the best ones, "
+    "with ✓ for those that the user took."
+)
 LONG_LABEL = 14  # characters that a narrow page has room for under each of four bars
 
 Epochs = Mapping[str, Sequence[EpochRecord]]  # of each run, by its name on the page
@@ -47,6 +51,7 @@ def run_report(addresses: Sequence[str | Path | Run]) -> str:
         _comparison(names, [_facts(run, row) for run, row in zip(runs, side_by_side(runs), strict=True)]),
         *(_tests(name, run) for name, run in zip(names, runs, strict=True)),
         *_differences(names, runs),
+        _uniform(runs),
         *in_detail(dict(zip(names, runs, strict=True))),
     ]
     return page(f"Run {names[0]}" if len(runs) == 1 else f"{len(runs)} runs", parts)
@@ -106,7 +111,6 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def _facts(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
     """The row of the run in the comparison, and what else there is to know."""
     info = run.info
-    again = ["--config", f"{run.folder}/{CONFIG}", "--data", info.dataset, "--workers", str(info.workers)]
     changes = [
         f"from epoch {resumed.epoch} {key} {as_text(after)} instead of {as_text(before)}"
         for resumed in info.resumed
@@ -119,8 +123,30 @@ def _facts(run: Run, row: Mapping[str, Any]) -> dict[str, Any]:
         "workers": info.workers,
         "versions": ", ".join(f"{name} {version}" for name, version in info.versions.items()),
         "changed": "; ".join(changes) or None,
-        "train again": shlex.join(["adar-ray", "train", *again, "--out", "RUN"]),
+        "train again": shlex.join([*_training(run), "--out", "RUN"]),
     }
+
+
+def _training(run: Run) -> list[str]:
+    """The words of the command that trains alike."""
+    info = run.info
+    words = ["adar-ray", "train", "--config", f"{run.folder}/{CONFIG}", "--data", info.dataset]
+    return [*words, "--workers", str(info.workers)]
+
+
+def _uniform(runs: Sequence[Run]) -> str:
+    """How to see what the negatives of a run that is alone are worth."""
+    if len(runs) > 1 or runs[0].config.sampler.name == "uniform":
+        return ""
+    (run,) = runs
+    commands = (
+        [*_training(run), "--set", "sampler.name=uniform", "--out", "UNIFORM"],
+        ["adar-ray", "evaluate", "UNIFORM"],
+        ["adar-ray", "report", str(run.folder), "UNIFORM", "--html", "REPORT.html"],
+    )
+    text = "What the negatives of this run are worth, uniform ones tell. This puts both on a page:"
+    rows = [[str(number), shlex.join(words)] for number, words in enumerate(commands, 1)]
+    return section("Uniform negatives beside it", paragraph(text), table(["", ""], rows, texts=(0, 1)))
 
 
 def _comparison(names: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> str:
@@ -137,14 +163,14 @@ def _comparison(names: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> s
 
 
 def _tests(name: str, run: Run) -> str:
-    return "".join(
-        section(
-            f"{name}: {split}",
-            paragraph(f"Means over {counted(measured.users, 'user')}, of whom every item was ranked."),
-            metric_table({metric: score(value) for metric, value in measured.metrics.items()}),
-        )
-        for split, measured in run.evaluations().items()
-    )
+    sections = []
+    for split, measured in run.evaluations().items():
+        text = f"Means over {counted(measured.users, 'user')}, for each of whom every item was ranked."
+        if sentences := beside_popularity(run, measured):
+            text += f" {sentences} p is that of a paired t-test over users."
+        figures = metric_table({metric: score(value) for metric, value in measured.metrics.items()})
+        sections.append(section(f"{name}: {split}", paragraph(text), figures))
+    return "".join(sections)
 
 
 def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
@@ -167,14 +193,8 @@ def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
         before, U = mean_over_users(reference_U), len(reference_U)
         sentences = []
         for name, own_U in value_U.items():
-            after = mean_over_users(own_U)
-            gain = f", {(after - before) / abs(before):+.1%}" if before else ""
-            sentences.append(
-                f"{name} reaches {score(after)} in {metric}, and {names[base]} {score(before)}{gain}."
-            )
-            if name in p_values:
-                p = p_values[name]
-                sentences[-1] += f" The difference is {p_verdict(p)} ({p_phrase(p)})."
+            p = p_values.get(name)
+            sentences.append(difference(name, mean_over_users(own_U), names[base], before, metric, p))
         corrected = ", Holm's correction" if len(p_values) > 1 else ""
         test = f"p is that of a paired t-test over {U:,} users{corrected}."
         yield section(f"{split}: the difference", *map(paragraph, [*sentences, test]))
@@ -234,19 +254,20 @@ def _samples(name: str, evaluation: Evaluation) -> str:
     """What a few users did last, and are recommended."""
     if not evaluation.samples:
         return ""
-    rows = []
-    for sample in evaluation.samples:
-        shown = [f"{item} ✓" if hit else item for item, hit in zip(sample.items, sample.hits, strict=True)]
-        rows.append(
-            [as_text(cell, 1000) for cell in (sample.user, " · ".join(sample.history), " · ".join(shown))]
-        )
-    text = (
-        "A user from the middle of each group by activity: the latest items before the split, and the best "
-        "ones, with ✓ for those that the user took."
-    )
+    rows = [
+        [as_text(cell, 1000) for cell in (sample.user, " · ".join(sample.history), recommended(sample))]
+        for sample in evaluation.samples
+    ]
     heading = f"{name}: what is recommended in {evaluation.split}"
     header = ["user", "latest items, the last one last", "recommended, best first"]
-    return section(heading, paragraph(text), table(header, rows, texts=range(3)))
+    return section(heading, paragraph(SAMPLED), table(header, rows, texts=range(3)))
+
+
+def recommended(sample: Sample) -> str:
+    """The items of a sample in a line."""
+    return " · ".join(
+        f"{item} ✓" if hit else item for item, hit in zip(sample.items, sample.hits, strict=True)
+    )
 
 
 def _validation(metric: str) -> Figures:

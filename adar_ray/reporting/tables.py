@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from adar_ray.errors import AdarError, counted
+from adar_ray.reporting.formatting import score
+from adar_ray.significance import p_phrase, p_verdict
+from adar_ray.training.records import Evaluation
 from adar_ray.training.run import METRICS, Run
 
 TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
@@ -37,6 +40,26 @@ def popularity_warning(run: str | Path | Run) -> str | None:
     )
 
 
+def beside_popularity(run: Run, evaluation: Evaluation) -> str | None:
+    """Two sentences that compare a run in a split with ranking by popularity; None for the file of an earlier
+    version."""
+    popularity, metric = evaluation.popularity, run.config.train.metric
+    if not popularity:
+        return None
+    if metric not in popularity:  # other cutoffs were asked for
+        name, _, _ = metric.partition("@")
+        metric = next(key for key in popularity if key.startswith(f"{name}@"))
+    value, p = evaluation.metrics[metric], evaluation.popularity_p.get(metric)
+    return difference("the model", value, "popularity", popularity[metric], metric, p)
+
+
+def difference(name: str, value: float, base: str, base_value: float, metric: str, p: float | None) -> str:
+    """What something gains over what it is compared with, and whether that is more than chance."""
+    gain = f", {(value - base_value) / abs(base_value):+.1%}" if base_value else ""
+    says = f"{name} reaches {score(value)} in {metric}, and {base} {score(base_value)}{gain}."
+    return says if p is None else f"{says} The difference is {p_verdict(p)} ({p_phrase(p)})."
+
+
 def _row(run: Run) -> dict[str, Any]:
     config, epochs = run.config, run.epochs()
     row: dict[str, Any] = {
@@ -64,4 +87,6 @@ def _row(run: Run) -> dict[str, Any]:
     for name, value in test.metrics.items() if test else ():
         if name in TEST_METRICS:
             row[f"test {name}"] = value
+    if test and "ndcg@20" in test.popularity:
+        row["test ndcg@20 of popularity"] = test.popularity["ndcg@20"]
     return row

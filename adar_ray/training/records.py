@@ -261,6 +261,9 @@ class Evaluation(Record):
         groups: in ascending order, by `activity` (a user's training interactions), by `popularity` (an item's
             users) and, if the source has times, by `cohort` (a user's first interaction).
         samples: what is recommended to a user of each group by activity.
+        popularity: the metrics if items are ranked by their number of users; empty in the file of an earlier
+            version.
+        popularity_p: of those that are means over users, the p of a paired t-test of the model against it.
         per_user: the SHA-256 of `SPLIT.parquet`, which has the metrics of each user; None if an earlier
             version wrote the file, which lacks the groups and samples, too.
     """
@@ -270,6 +273,8 @@ class Evaluation(Record):
     metrics: dict[str, float]
     groups: dict[str, list[Group]] = {}
     samples: list[Sample] = []
+    popularity: dict[str, float] = {}
+    popularity_p: dict[str, float] = {}
     per_user: str | None = None
 
     def figures(self) -> dict[str, float]:

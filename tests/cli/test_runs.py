@@ -26,6 +26,8 @@ def test_from_training_to_recommendations(adar: Adar, data: str, tmp_path: Path)
     assert {"recall@2", "recall@20", "ndcg@20"} <= found["metrics"].keys()
     table = adar("evaluate", tmp_path / "run", "--k", "20,2")
     assert "by an item's users in training" in table.out
+    ndcg = found["metrics"]["ndcg@20"], found["popularity"]["ndcg@20"]
+    assert "test: the model reaches {:.4f} in ndcg@20, and popularity {:.4f}, ".format(*ndcg) in table.err
     assert max(map(len, table.out.splitlines())) <= 80
     assert table.out.index("@2 ") < table.out.index("@20")
     assert "recall" in table.out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
+from adar_ray.reporting.run_report import recommended
 from adar_ray.storage import Folder
 from tests import sealed
+from tests.reporting.made import Page
 
 SETTINGS = (
     "model.embedding_dim=8",
@@ -88,6 +91,17 @@ def test_figures_are_those_of_evaluate(out: Path, split: str) -> None:
     popularity = sealed.read(out / "runs" / "mf-adar-0" / "result.json")["popularity"]
     for name, value in comparison(out).splits["valid"].systems["popularity"].metrics.items():
         assert value == pytest.approx(popularity[name], rel=1e-12)
+
+
+def test_the_page_shows_what_each_system_recommends_to_the_same_users(out: Path) -> None:
+    page = Page((out / "report.html").read_text())
+    assert "What is recommended in test" in page.texts("h2")
+    samples = evaluate(out / "runs" / "mf-adar-0", "test").samples
+    cells = page.texts("td")
+    shown = [after for system, after in pairwise(cells) if system == "mf-adar"]
+    assert shown[-len(samples) :] == [recommended(sample) for sample in samples]
+    told = [text for text in page.texts("p") if text.startswith("User ")]
+    assert [text.split()[1].rstrip(",") for text in told] == [sample.user for sample in samples]
 
 
 def test_figures_of_users_have_their_keys_and_add_up(out: Path, dataset: Dataset) -> None:

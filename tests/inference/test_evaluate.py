@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import ttest_rel
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -73,6 +74,24 @@ def test_the_metrics_of_each_user(found: Evaluation, run: Run, dataset: Dataset)
     assert table["user"].to_pylist() == keys[is_asked].tolist()
     for name in ("recall@5", "ndcg@20"):
         assert table[name].to_numpy().mean() == pytest.approx(found.metrics[name], rel=1e-6)
+
+
+def test_popularity_is_ranked_and_tested_beside_the_model(
+    found: Evaluation, run: Run, dataset: Dataset
+) -> None:
+    popularity_I, is_asked = counts(dataset, "train")[1], counts(dataset, "test")[0] > 0
+    seen, relevant = np.zeros((2, dataset.n_users, dataset.n_items), dtype=bool)
+    for split in ("train", "valid"):
+        seen[dataset.read_split(split)] = True
+    relevant[dataset.read_split("test")] = True
+    # The sort is stable: of items that are as popular, the first comes first.
+    order_UI = np.argsort(np.where(seen, 0, -popularity_I), axis=1, kind="stable")
+    recall_U = np.take_along_axis(relevant, order_UI[:, :5], axis=1).sum(1)[is_asked]
+    recall_U = recall_U / relevant.sum(1)[is_asked]
+    assert found.popularity["recall@5"] == pytest.approx(recall_U.mean())
+    assert found.popularity.keys() == {name for name in found.metrics if name in found.popularity}
+    model_U = pq.read_table(run.folder.join("evaluation/test.parquet"))["recall@5"].to_numpy()
+    assert found.popularity_p["recall@5"] == pytest.approx(ttest_rel(model_U, recall_U).pvalue, rel=1e-4)
 
 
 def test_samples_show_a_user_of_each_group(found: Evaluation, run: Run, dataset: Dataset) -> None:

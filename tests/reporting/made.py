@@ -158,8 +158,11 @@ def made_up_run(
         value_U = np.array(evaluated)
         users = pa.table({"user": [f"u{user}" for user in range(len(value_U))], "ndcg@20": value_U})
         record = Evaluation(
-            **record.model_dump(exclude={"groups", "samples", "per_user"}),
+            **record.model_dump(include={"split", "users"}),
+            metrics={**metrics, "ndcg@20": float(value_U.mean())},
             groups=made_up_groups(),
+            popularity={"ndcg@20": 0.13},
+            popularity_p={"ndcg@20": 0.012},
             samples=[
                 Sample(
                     user="u7 <b>",

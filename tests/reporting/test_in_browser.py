@@ -127,11 +127,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     comparison = made_up_comparison(others=7, tuned=True)
     trained = {name: runs[0] for name in comparison.tuned}
+    samples = dict.fromkeys(comparison.splits["test"].systems, runs[0].evaluations()["test"].samples)
     return {
         "search": search,
         "run": run_report(runs[:1]),
         "runs": run_report(runs),
-        "comparison": comparison_report(comparison, dict(facts), trained),
+        "comparison": comparison_report(comparison, dict(facts), trained, samples),
     }
 
 

@@ -17,7 +17,7 @@ from tests.reporting.made import Page, made_up_run
 
 def facts(parsed: Page) -> dict[str, list[str]]:
     """The first table: the cells of each row, by the first of them."""
-    width = len(parsed.texts("th")) - 3  # the last three head the table of metrics
+    width = parsed.texts("th").index("metric")  # the first of the next table
     cells = parsed.texts("td")
     rows = [cells[at : at + width] for at in range(0, len(cells), width)]
     return {row[0]: row[1:] for row in rows}
@@ -31,6 +31,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert parsed.texts("h1") == ["Run a run"]
     assert parsed.texts("h2") == [
         "a run: test",
+        "Uniform negatives beside it",
         "Validation ndcg@20",
         "Loss",
         "Hardness of the negatives",
@@ -46,10 +47,15 @@ def test_a_run(tmp_path: Path) -> None:
     assert known["valid ndcg@20"] == ["0.2000"]
     assert known["test recall@20"] == ["0.2000"]
     config = f"'{tmp_path}/a run/config.yaml'"
-    assert known["train again"] == [
-        f"adar-ray train --config {config} --data '/data/<b>shop' --workers 1:4 --out RUN"
+    again = f"adar-ray train --config {config} --data '/data/<b>shop' --workers 1:4"
+    assert known["train again"] == [f"{again} --out RUN"]
+    metrics, uniform = parsed.texts("td")[-12:-6], parsed.texts("td")[-6:]
+    assert metrics == ["recall", "0.1000", "0.2000", "popularity", "100.0", "200.0"]
+    assert uniform[1::2] == [
+        f"{again} --set sampler.name=uniform --out UNIFORM",
+        "adar-ray evaluate UNIFORM",
+        f"adar-ray report '{tmp_path}/a run' UNIFORM --html REPORT.html",
     ]
-    assert parsed.texts("td")[-6:] == ["recall", "0.1000", "0.2000", "popularity", "100.0", "200.0"]
     assert "Means over 6,040 users" in page
 
     figures = parsed.figures()
@@ -129,6 +135,10 @@ def test_groups_samples_and_differences_of_runs(tmp_path: Path) -> None:
         "(p = 1.000)." in said
     )
     assert "p is that of a paired t-test over 5 users, Holm's correction." in said
+    assert (
+        "the model reaches 0.2600 in ndcg@20, and popularity 0.1300, +100.0%. The difference is more than "
+        "chance (p = 0.012)."
+    ) in " ".join(said)
 
     figures = parsed.figures()
     for content in figures.values():
