@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MLFLOW := .venv-mlflow
 DEMO := demo
+# Two processes, each with a Ray session of its own; the tests of a file stay together.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install demo test test-unit coverage test-recbole test-trackers test-cluster lint docs constraints clean
 
@@ -47,16 +49,15 @@ demo: $(INSTALLED)
 	@echo 'curves           $(BIN)/tensorboard --logdir $(DEMO)'
 	@echo 'recommendations  $(DEMO)/recommendations: Parquet with user, item, rank and score'
 
-# Two processes, each with a Ray session of its own; the tests of a file stay together.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # Tracing takes two thirds as long again as the tests.
 coverage: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov
+	$(PYTEST) --cov
 
 test-unit: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray and not slow and not cluster'
+	$(PYTEST) -m 'not ray and not slow and not cluster'
 
 # RecBole requires a Ray release of 2023 but works without Ray, hence --no-deps.
 test-recbole: $(INSTALLED)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import ray
 import ray.exceptions
 from ray._private import ray_constants
@@ -21,7 +20,6 @@ from ray._private import state as ray_state
 from ray._private import worker as ray_worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
-from ray._private.grpc_utils import init_grpc_channel
 from ray._private.node import Node
 from ray._private.services import canonicalize_bootstrap_address
 from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -302,6 +300,10 @@ def check_answers(address: str) -> None:
     Raises:
         AdarError: it is not the address of a cluster that answers and takes the token.
     """
+    # They take a third of a second, and every worker loads this module.
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+
     where = f"RAY_ADDRESS {address}"
     usage = "give HOST:PORT of the head, such as 10.0.0.1:6379; or auto, for a cluster on this machine"
     if address.startswith("ray://"):
@@ -323,21 +325,25 @@ def check_answers(address: str) -> None:
         try:
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ANSWER_SECONDS)
         except grpc.RpcError as error:
-            raise _refusal(where, error.code(), error.details(), usage) from error
+            raise _refusal(where, error.code().name, error.details(), usage) from error
 
 
-def _refusal(where: str, code: grpc.StatusCode, details: str, usage: str) -> AdarError:
-    """Why a cluster did not answer the question whether it is alive."""
-    if code is grpc.StatusCode.UNAUTHENTICATED and is_token_auth_enabled():
+def _refusal(where: str, code: str, details: str, usage: str) -> AdarError:
+    """Why a cluster did not answer the question whether it is alive.
+
+    Args:
+        code: the name of gRPC's status.
+    """
+    if code == "UNAUTHENTICATED" and is_token_auth_enabled():
         return AdarError(f"{where}: rejects the token in {token_origin()}; use the cluster's own")
-    if code is grpc.StatusCode.UNAUTHENTICATED:
+    if code == "UNAUTHENTICATED":
         return AdarError(
             f"{where}: requires a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's token "
             "or RAY_AUTH_TOKEN_PATH to a file that contains it"
         )
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+    if code == "DEADLINE_EXCEEDED":
         return TransientError(f"{where}: no answer within {ANSWER_SECONDS:g} s; check that the cluster is up")
-    if code is grpc.StatusCode.UNAVAILABLE and "HTTP/2" not in details:
+    if code == "UNAVAILABLE" and "HTTP/2" not in details:
         reason = details.rpartition(": ")[2].strip("]")
         return TransientError(f"{where}: no Ray cluster answers ({one_line(reason, 160)}); {usage}")
     return AdarError(f"{where}: something other than a Ray cluster answers; {usage}")

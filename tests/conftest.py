@@ -38,10 +38,15 @@ ann,a,5,1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses the shared Ray session, so that no one has to remember to."""
+    """Marks every test that uses the shared Ray session, so that no one has to remember to.
+
+    Files that take long come first, so that no process is left alone with one at the end.
+    """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
+    long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

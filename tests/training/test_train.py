@@ -737,7 +737,7 @@ def test_resumes_on_another_number_of_workers(dataset: Dataset, whole: Run, tmp_
 def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -> None:
     # Steps so small that Ctrl-C comes long before the end.
     settings = config(
-        "data.cache=never", "sampler.name=uniform", "train.batch_size=8", "train.patience=99", epochs=5
+        "data.cache=never", "sampler.name=uniform", "train.batch_size=32", "train.patience=99", epochs=5
     )
     reference = train(dataset, tmp_path / "one", settings, workers=0)
 
