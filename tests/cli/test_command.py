@@ -12,6 +12,8 @@ import pytest
 
 from tests.calling import Adar
 
+ROOT = Path(__file__).parents[2]
+
 
 def test_help_and_version(adar: Adar) -> None:
     for words in ("--help", "train -h", "data --help", "job submit --help", "--version"):
@@ -138,3 +140,26 @@ def test_a_signal_during_an_import_is_not_lost(tmp_path: Path, number: int) -> N
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
     assert (process.stdout, process.stderr) == ("interrupted\n", "")
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    """By the line for bash in the documentation."""
+    line = next(
+        line for line in (ROOT / "docs" / "start.md").read_text().splitlines() if "bash_source" in line
+    )
+    script = f"""
+        {line}
+        complete_words() {{
+            COMPREPLY=() COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+            _adar_ray_completion adar-ray && echo "${{COMPREPLY[*]}}"
+        }}
+        complete_words adar-ray tr
+        complete_words adar-ray train --res
+        complete_words adar-ray job st
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-c", script]
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["train", "--resume", "status stop"]
