@@ -144,9 +144,9 @@ def _uniform(runs: Sequence[Run]) -> str:
         ["adar-ray", "evaluate", "UNIFORM"],
         ["adar-ray", "report", str(run.folder), "UNIFORM", "--html", "REPORT.html"],
     )
-    text = "What the negatives of this run are worth, uniform ones tell. This puts both on a page:"
+    text = "To see what the negatives are worth, train the same with uniform ones and put both on a page:"
     rows = [[str(number), shlex.join(words)] for number, words in enumerate(commands, 1)]
-    return section("Uniform negatives beside it", paragraph(text), table(["", ""], rows, texts=(0, 1)))
+    return section("Compare with uniform negatives", paragraph(text), table(["", ""], rows, texts=(0, 1)))
 
 
 def _comparison(names: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> str:

@@ -31,7 +31,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert parsed.texts("h1") == ["Run a run"]
     assert parsed.texts("h2") == [
         "a run: test",
-        "Uniform negatives beside it",
+        "Compare with uniform negatives",
         "Validation ndcg@20",
         "Loss",
         "Hardness of the negatives",
