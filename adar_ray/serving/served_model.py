@@ -105,16 +105,20 @@ class ServedModel:
         return Version(name, recommender)
 
 
-def check_model(address: str, *, new_items: str | None = None, trust: bool = False) -> None:
+def check_model(address: str, *, new_items: str | None = None, trust: bool = False) -> list[str]:
     """Refuses what cannot be served, without taking the time to build the model.
+
+    Returns:
+        What people should know about the new items.
 
     Raises:
         AdarError: there is no model, or it is damaged, or it cannot take new items.
     """
     _folder(address)
     saved = find_model(address, trust=trust)
-    if new_items is not None:
-        read_new_items(new_items, saved.config, saved.dataset)
+    if new_items is None:
+        return []
+    return read_new_items(new_items, saved.config, saved.dataset).notes()
 
 
 def _folder(address: str) -> Folder:

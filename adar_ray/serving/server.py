@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 from adar_ray.serving.listener import listen
 from adar_ray.serving.local_server import serve_here
 from adar_ray.serving.served_model import check_model
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -37,10 +40,12 @@ def served(
         AdarError: there is no model, it cannot take new items, the port is taken, or Ray Serve is already
             running in this cluster.
     """
-    check_model(address, new_items=new_items, trust=trust)
+    notes = check_model(address, new_items=new_items, trust=trust)
     if replicas:
         from adar_ray.serving.ray_server import serve_by_ray
 
+        for note in notes:  # what a replica logs stays in a file of Ray's
+            logger.warning("note: %s", note)
         with serve_by_ray(address, host, port, replicas, new_items=new_items, trust=trust) as port:
             yield _url(host, port)
         return

@@ -110,6 +110,7 @@ def test_new_items_go_with_every_model_that_takes_them(
         )
     assert "fresh" in dict(answers.recommend("u0", 9))
     assert "note: 1 new item from new.csv" in caplog.messages
+    assert check_model(str(run), new_items=str(new)) == ["1 new item from new.csv"]
     new.write_text("item,colour\nfresh,red\n")
     put(models["one"], run)
     served.look()
