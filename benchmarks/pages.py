@@ -371,12 +371,12 @@ def _speed() -> str:
 
 
 def _provenance(result: Result) -> str:
-    """The command, the machine, and what the machine could do at most."""
+    """The command, the machine, what the machine could do at most, and remarks."""
     facts = [f"`{result.command}`", _where(result.environment)]
     facts += [f"{name} {version}" for name, version in result.figures.get("peers", {}).items()]
     facts += [f"{name} {value:g}" for name, value in result.figures.get("ceiling", {}).items()]
     facts += [f"left out: {reason}" for reason in result.figures.get("missing", {}).values()]
-    return "; ".join(facts)
+    return "; ".join(facts) + "".join(f". {note.rstrip('.')}" for note in result.notes)
 
 
 def _on_gpu(figures: dict[str, Any]) -> list[str]:
