@@ -10,6 +10,7 @@ from adar_ray.errors import counted
 from adar_ray.reporting.formatting import as_text, duration, listed, score
 from adar_ray.reporting.page import metric_table, page, pair, paragraph, section, table
 from adar_ray.reporting.run_report import in_detail
+from adar_ray.reporting.tables import beside_popularity
 from adar_ray.training.run import Run, time_now, versions
 from adar_ray.tuning.folder import BEST as BEST_FILE
 from adar_ray.tuning.folder import REPORT, Search, WinnerResult
@@ -33,6 +34,7 @@ def write_report(search: Search, trials: Sequence[Trial]) -> None:
         ("written", time_now()),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("train the best", shlex.join([*again, "--out", "RUN"])),
+        ("search again", f"{shlex.join(_again(search))}, with what search.yaml has under `space`"),
     ]
     title, space, winner = search.folder.path.rpartition("/")[2], search.space, search.winner()
     report = search_report(
@@ -46,6 +48,22 @@ def write_report(search: Search, trials: Sequence[Trial]) -> None:
         facts=facts,
     )
     search.owned().write_bytes(REPORT, report.encode())
+
+
+def _again(search: Search) -> list[str]:
+    """The words of the command that searches alike."""
+    words = ["adar-ray", "tune", "--data", search.data, "--space", "SPACE.yaml", "--out", "SEARCH"]
+    limits = {
+        "--trials": search.trials,
+        "--time": search.seconds,
+        "--concurrent": search.concurrent,
+        "--workers-per-trial": search.workers,
+        "--retries": search.retries,
+        "--seeds": search.seeds,
+    }
+    for option, value in limits.items():
+        words += [] if value is None else [option, f"{value:.15g}"]
+    return [*words, *(word for setting in search.settings for word in ("--set", setting))]
 
 
 def search_report(
@@ -121,12 +139,9 @@ def _winner(winner: WinnerResult) -> str:
 
 def _run(run: Run) -> Iterator[str]:
     text = "How it trained, by group, and what it recommends."
-    result, metric = run.result(), run.config.train.metric
-    if result is not None and result.valid and result.popularity:
-        text += (
-            f" On validation it has {score(result.valid[metric])} in {metric}, "
-            f"and popularity {score(result.popularity[metric])}."
-        )
+    test = run.evaluations().get("test")
+    if test and (sentences := beside_popularity(run, test)):
+        text += f" On test {sentences}"
     yield section(f"The winner's run with seed {run.config.train.seed}", paragraph(text))
     yield from in_detail({"winner": run})
 

@@ -184,11 +184,11 @@ def test_the_winner_on_test():
 
 def test_how_the_winner_trained_and_what_it_recommends(tmp_path):
     run = made_up_run(tmp_path / "winner" / "seed-0", "sampler.name=adar", evaluated=[0.1, 0.4])
-    popular = run.result().model_copy(update={"popularity": {"ndcg@20": 0.125}})
-    run.folder.write_record("result.json", popular)
     parsed = Page(search_report("s", "m", "max", [trial(2, 1)], Config(), run=run))
     assert parsed.nested
-    assert "On validation it has 0.2000 in ndcg@20, and popularity 0.1250." in " ".join(parsed.texts("p"))
+    assert "On test the model reaches 0.2500 in ndcg@20, and popularity 0.1300, +92.3%." in " ".join(
+        parsed.texts("p")
+    )
     headings = parsed.texts("h2")
     shown = headings[headings.index("The winner's run with seed 0") :]
     assert "ndcg@20 by a user's training interactions" in shown
@@ -255,17 +255,24 @@ def test_choices_among_numbers_far_apart_are_no_more_important_than_they_are(see
 
 
 def test_the_report_that_a_search_leaves_behind(tmp_path):
-    search, trials = a_search(tmp_path), [trial(0, 0.5, **{"adar.beta": 0.7})]
+    search = a_search(tmp_path, seconds=5400.0, settings=("train.epochs=2",))
+    trials = [trial(0, 0.5, **{"adar.beta": 0.7})]
     write_report(search, trials)
     before = Page(search.folder.read_bytes(REPORT).decode())
     assert before.texts("h1") == ["search"]
     assert before.texts("h2")[0] == "The best trial"
-    cells = before.texts("td")[-8:]
+    cells = before.texts("td")[-10:]
     facts = dict(zip(cells[::2], cells[1::2], strict=True))
     assert facts["dataset"] == "data"
     assert f"torch {torch.__version__}" in facts["versions"]
     config = f"{tmp_path}/search/best.yaml"
     assert facts["train the best"] == f"adar-ray train --data data --config {config} --out RUN"
+    words, _, rest = facts["search again"].partition(", ")
+    assert words == (
+        "adar-ray tune --data data --space SPACE.yaml --out SEARCH --trials 20 --time 5400 "
+        "--workers-per-trial 1 --retries 0 --seeds 0 --set train.epochs=2"
+    )
+    assert rest == "with what search.yaml has under `space`"
     test = {"recall@10": MetricOverSeeds(mean=0.25, deviation=None)}
     search.folder.write_record(RESULT, WinnerResult(trial="00000", valid={"m": 1}, seeds=1, test=test))
     write_report(search, trials)
