@@ -271,16 +271,25 @@ def _on_loopback() -> Iterator[None]:
 
 @contextlib.contextmanager
 def fewer_processes() -> Iterator[None]:
-    """Ray that starts here has no autoscaler, as it has no nodes to add, and nothing that forwards output.
+    """Ray that starts here has no autoscaler, as it has no nodes to add, nothing that forwards output, and no
+    dashboard.
 
-    Each is a process of Python, which takes longer to start than it is worth here.
+    Each is a process of Python, which takes longer to start than it is worth here. Ray waits for a dashboard
+    that answers no requests, too.
     """
-    before = Node.start_monitor, Node.start_log_monitor
-    Node.start_monitor = Node.start_log_monitor = lambda self: None  # type: ignore[method-assign]
+
+    def none(node: Node, **options: Any) -> None:
+        pass
+
+    needless = "start_monitor", "start_log_monitor", "start_api_server"
+    before = {name: getattr(Node, name) for name in needless}
+    for name in needless:
+        setattr(Node, name, none)
     try:
         yield
     finally:
-        Node.start_monitor, Node.start_log_monitor = before  # type: ignore[method-assign]
+        for name, start in before.items():
+            setattr(Node, name, start)
 
 
 @contextlib.contextmanager

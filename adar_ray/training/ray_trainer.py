@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table, remove_placement_group
@@ -38,18 +39,29 @@ class VisibleGpus(BackendConfig):
         return _VisibleGpus
 
 
+class _Alone(FixedScalingPolicy):
+    """Ray's, without the actor that shares out a cluster to programs, which takes three seconds to start."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
 class Trainer(DataParallelTrainer):
     """Ray's, with fewer processes, and Ctrl-C does not wait without end for the controller.
 
     Args:
         goes_on: whether Ray goes on after the training, so that the room reserved for workers has to be given
             back, whatever happens to the controller.
+        shares: whether others want room, too: other programs in the same Ray, or Ray Data.
         **arguments: those of Ray's trainer.
     """
 
-    def __init__(self, *args: Any, goes_on: bool, **arguments: Any) -> None:
+    def __init__(self, *args: Any, goes_on: bool, shares: bool, **arguments: Any) -> None:
         super().__init__(*args, backend_config=VisibleGpus(), **arguments)
-        self._goes_on = goes_on
+        self._goes_on, self._shares = goes_on, shares
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
         """All but those which start a process for nothing."""
@@ -59,6 +71,11 @@ class Trainer(DataParallelTrainer):
             needless.append(PlacementGroupCleanerCallback)
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, tuple(needless))]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> ray.train.Result:
+        if not self._shares:
+            arguments["scaling_policy"] = _Alone(arguments["scaling_policy"].scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
 
     def _register_sigint_handler(self, controller: ActorHandle) -> None:
         self._controller = controller

@@ -168,6 +168,7 @@ class _Driver:
     def _run_workers(self) -> None:
         """Trains until the end, or until others have to go on."""
         run, use_gpu = self.run, "GPU" in self.each
+        keeps = keeps_data(run.config, self.dataset, self.number)
         _remove(run, STOP, PROGRESS)
         # Ray would resume a run of the same name from files of its own. RUN/checkpoints is what resumes here,
         # so every start has a new name, and the files that Ray leaves are removed.
@@ -178,7 +179,7 @@ class _Driver:
                 "run": run.folder.address,
                 "lease": run.lease,
                 "gpu": use_gpu,
-                "keeps": keeps_data(run.config, self.dataset, self.number),
+                "keeps": keeps,
                 "modules": search_path(),
             },
             scaling_config=ray.train.ScalingConfig(
@@ -190,6 +191,7 @@ class _Driver:
                 storage_path=run.folder.join(CHECKPOINTS),
             ),
             goes_on=self.goes_on,
+            shares=self.goes_on or not keeps,
         )
         # Ray Train asks its workers for news every two seconds by default, which small runs would spend
         # waiting. It would end workers on a machine that leaves before all of them have saved.

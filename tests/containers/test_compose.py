@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -49,7 +52,9 @@ def test_docker_compose_reads_the_file(profile: list[str]) -> None:
         shutil.which("docker")
         and not subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
     )
-    program = ["docker", "compose"] if plugin else [shutil.which("docker-compose")]
+    # The package that brings the schema has a program, too, which lacks what it needs.
+    folders = [folder for folder in os.get_exec_path() if Path(folder) != Path(sys.executable).parent]
+    program = ["docker", "compose"] if plugin else [shutil.which("docker-compose", path=":".join(folders))]
     if program == [None]:
         pytest.skip("needs docker compose or docker-compose")
     read = yaml.safe_load(run(*program, "--file", FILE, *profile, "config").stdout)
