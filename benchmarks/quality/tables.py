@@ -125,6 +125,8 @@ def _temperatures(*temperatures: float, with_more_negatives: float) -> tuple[Val
     return grid(default) + grid(more)
 
 
+# The learning rate is the default's.
+_FAIR_TEMPERATURES = grid({"sampled_softmax.temperature": (0.1, 0.15, 0.2, 0.3)})
 _SOFTMAX_COSTLY = Effort(_temperatures(0.1, 0.15, 0.2, 0.3, with_more_negatives=0.2), 0, 0, _lasting(100, 4))
 
 
@@ -199,6 +201,18 @@ TABLES = {
             "ml-1m": Effort(_SOFTMAX_COSTLY.grid[:3], 0, 0, _lasting(100, 4)),
             "lightgcn-ml-1m": Effort(_temperatures(0.1, 0.15, 0.2, with_more_negatives=0.15), 0, 0, _LARGE),
             "gowalla": Effort(_temperatures(0.05, 0.07, 0.1, 0.2, with_more_negatives=0.1), 0, 0, _LARGE),
+        },
+        space=HERE / "softmax.yaml",
+    ),
+    "fair_softmax": Table(
+        description="MF and LightGCN with sampled softmax, on data split anew",
+        models=COLLABORATIVE,
+        data={"ml-100k": SPLIT_ANEW, "beauty": SPLIT_ANEW},
+        samplers=("uniform", "adar"),
+        settings=_SOFTMAX,
+        effort={
+            "ml-100k": Effort(_FAIR_TEMPERATURES, 3, 3, _lasting(120, 10)),
+            "beauty": Effort(_FAIR_TEMPERATURES, 3, 3, _lasting(120, 10)),
         },
         space=HERE / "softmax.yaml",
     ),
