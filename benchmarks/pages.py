@@ -56,6 +56,7 @@ RECOMMENDERS = {
 }
 TITLES = {
     "fair_pairwise": "BPR, data split anew, four negatives for all",
+    "fair_softmax": "Sampled softmax, data split anew",
     "pairwise": "BPR",
     "softmax": "Sampled softmax, with and without ADAR's negatives",
     "sequential": "Sequential models, BCE",
