@@ -15,7 +15,7 @@ from tests.containers.conftest import ROOT, USER, Container, Image, need, run
 
 pytestmark = pytest.mark.cluster
 
-MAX_BYTES = 2.0e9  # all layers, unpacked; docs/operating.md states the size
+MAX_BYTES = 2.1e9  # all layers, unpacked; docs/operating.md states the size
 
 
 def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> None:
