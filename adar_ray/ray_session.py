@@ -245,7 +245,7 @@ def _started(worker_cpus: int) -> Iterator[None]:
                 # Otherwise Ray starts a process for each CPU before it knows what they are for.
                 stack.enter_context(environment_kept(RAY_prestart_worker_first_driver="0"))
                 with waiting(f"{where} to start", START_SECONDS), signal_handlers_kept():
-                    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+                    _start_here({"num_cpus": cpus, **common})
         except AdarError:
             raise
         except SystemExit as error:  # what Ray makes of SIGTERM while it starts
@@ -255,6 +255,19 @@ def _started(worker_cpus: int) -> Iterator[None]:
         except Exception as error:  # a start that takes too long raises a bare Exception
             raise TransientError(f"{where} cannot be reached or started ({_why(error)})") from error
         yield
+
+
+def _start_here(options: dict[str, Any]) -> None:
+    """Ray on this machine. On a busy one an agent may take longer than Ray waits; then once more, as what it
+    reads has been read by now."""
+    options = {"address": "local", "include_dashboard": False, **options}
+    try:
+        ray.init(**options)
+    except Exception as error:  # a bare one
+        if "timed out" not in str(error):
+            raise
+        ray.shutdown()
+        ray.init(**options)
 
 
 @contextlib.contextmanager

@@ -124,12 +124,22 @@ def test_room_that_a_cluster_never_has(ray_cluster: None) -> None:
 LISTEN = """
 import subprocess
 
+import ray
+
 from adar_ray.ray_session import ray_session
 
+start = ray.init
+
+
+def slow(**options):  # what Ray says if the machine is too busy; it starts at the second try
+    ray.init = start
+    raise Exception("The current node timed out during startup.")
+
+
 if __name__ == "__main__":
+    ray.init = slow
     with ray_session(1):
         import psutil  # found once Ray, which brings it, is imported
-        import ray
 
         ray.get(ray.remote(lambda: 0).remote())  # so that there is a worker
         here = [psutil.Process(), *psutil.Process().children(recursive=True)]

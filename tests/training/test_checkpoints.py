@@ -37,6 +37,8 @@ from tests import sealed
 from tests.data.making import make_dataset
 from tests.training.checkpoints import last_epoch, places, state
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 4
 SMALL = ["model.embedding_dim=8", "train.batch_size=128", f"train.epochs={EPOCHS}", "train.device=cpu"]
 SMALL += ["model.name=mf", "adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]

@@ -32,6 +32,8 @@ from tests import sealed
 from tests.data.making import make_dataset
 from tests.training.checkpoints import places
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 3
 SMALL = ["model.embedding_dim=8", "train.batch_size=64", f"train.epochs={EPOCHS}", "train.device=cpu"]
 SMALL += ["model.name=mf", "adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]
