@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import get_context, start_processes
 
 from adar_ray import distributed
 from adar_ray.distributed import (
@@ -22,6 +21,7 @@ from adar_ray.distributed import (
     sum_over_workers,
     wait_for_all,
 )
+from tests.processes import run_in_processes
 
 PARTS = [slice(0, 4), slice(4, 4), slice(4, 7)]  # unequally many rows, and none
 ROWS = {
@@ -75,8 +75,7 @@ def everything(rank: int, call: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("shares_memory", [False, True])
 def test_what_workers_tell_each_other(tmp_path: Path, shares_memory: bool) -> None:
-    get_context("forkserver").set_forkserver_preload([distributed.__name__])
-    start_processes(work, (str(tmp_path), shares_memory), len(PARTS), start_method="forkserver")
+    run_in_processes(work, len(PARTS), str(tmp_path), shares_memory)
     total = sum(tensor.double() for tensor in SUMS)
     answers = [torch.load(tmp_path / str(rank)) for rank in range(len(PARTS))]
     for rank, calls in enumerate(answers):
@@ -112,8 +111,7 @@ def leave(rank: int, folder: str) -> None:
 
 
 def test_a_worker_that_is_gone_is_named(tmp_path: Path) -> None:
-    get_context("forkserver").set_forkserver_preload([distributed.__name__])
-    start_processes(leave, (str(tmp_path),), 3, start_method="forkserver")
+    run_in_processes(leave, 3, str(tmp_path))
     for rank in (0, 2):
         assert (tmp_path / str(rank)).read_text() in ("worker 1 is gone", f"worker {2 - rank} is gone")
 

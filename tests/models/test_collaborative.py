@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing import get_context, start_processes
 from torch.nn.functional import cosine_similarity, embedding_bag, leaky_relu, normalize, softplus
 from torch.overrides import TorchFunctionMode
 
@@ -31,6 +30,7 @@ from adar_ray.samplers.base import SamplingContext
 from adar_ray.samplers.uniform import UniformSettings
 from adar_ray.training.build import build_loss, build_model, build_optimizer, build_samplers
 from adar_ray.training.step import TrainingStep
+from tests.processes import run_in_processes
 
 USERS, ITEMS, DIM = 7, 9, 5
 GRAPH = [name + cosine for name in ("ngcf", "lightgcn", "simgcl") for cosine in ("", " cosine")]
@@ -720,8 +720,7 @@ def work(rank: int, folder: str) -> None:
 
 def test_processes_with_users_of_their_own_add_up_to_one_that_has_them_all(tmp_path):
     """They hold parts of the graph and of SimGCL's loss of the whole batch; one holds nothing."""
-    get_context("forkserver").set_forkserver_preload([build_model.__module__])  # imported once for all
-    start_processes(work, (str(tmp_path),), len(PARTS), start_method="forkserver")
+    run_in_processes(work, len(PARTS), str(tmp_path))
     totals = torch.load(tmp_path / "totals")
     for name in MODELS:
         expected = worker_step(name, slice(0, USERS))

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing import get_context, start_processes
 
 from adar_ray.component import ModelInputs
 from adar_ray.config import load_config
@@ -29,6 +28,7 @@ from adar_ray.registry import MODELS, SAMPLERS
 from adar_ray.training.build import build_loss, build_samplers
 from adar_ray.training.optimizer import Adam
 from adar_ray.training.step import TrainingStep
+from tests.processes import run_in_processes
 
 WORKERS, DIM, BLOCK = 3, 5, 32
 SIZES = [1, 2, 3, 7, BLOCK, BLOCK + 15, BLOCK + 16, 3 * BLOCK + 1]
@@ -93,8 +93,7 @@ def work(worker: int, folder: str, shares_memory: bool) -> None:
 def test_workers_with_a_share_each_find_what_one_with_the_whole_table_does(
     tmp_path: Path, shares_memory: bool
 ) -> None:
-    get_context("forkserver").set_forkserver_preload([__name__])
-    start_processes(work, (str(tmp_path), shares_memory), WORKERS, start_method="forkserver")
+    run_in_processes(work, WORKERS, str(tmp_path), shares_memory)
     for worker in range(WORKERS):
         answers = torch.load(tmp_path / str(worker))
         for fill in FILLS:

@@ -17,24 +17,19 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import (
-    ProcessExitedException,
-    ProcessRaisedException,
-    get_context,
-    start_processes,
-)
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
-from adar_ray.training import loop
 from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, revised, train
 from tests import sealed
 from tests.data.making import make_dataset
+from tests.processes import run_in_processes
 from tests.training.checkpoints import last_epoch, places, state
 
 pytestmark = pytest.mark.slow
@@ -96,8 +91,7 @@ def work(rank: int, out: str, workers: int, until: int | str) -> None:
 
 
 def continue_in_processes(out: Path, workers: int, until: int, how: Callable[..., None] = work) -> None:
-    get_context("forkserver").set_forkserver_preload([loop.__name__])
-    start_processes(how, (str(out), workers, until), workers, start_method="forkserver")
+    run_in_processes(how, workers, str(out), workers, until)
 
 
 def figures(run: Path) -> list[dict[str, Any]]:

@@ -9,12 +9,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing import get_context, start_processes
 
 from adar_ray.distributed import memory_shared
 from adar_ray.models.table import Table
-from adar_ray.training import optimizer
 from adar_ray.training.optimizer import Adam
+from tests.processes import run_in_processes
 
 USERS, ITEMS, DIM, STEPS = 7, 9, 5, 4
 OPTIONS = {"clip": 0.5, "weight_decay": 0.3}
@@ -203,9 +202,7 @@ def work(rank: int, folder: str, shares_memory: bool, sharded: bool) -> None:
 def test_processes_with_users_of_their_own_train_the_model_of_one_process(
     tmp_path: Path, shares_memory: bool, sharded: bool
 ) -> None:
-    get_context("forkserver").set_forkserver_preload([optimizer.__name__])
-    arguments = str(tmp_path), shares_memory, sharded
-    start_processes(work, arguments, len(PARTS), start_method="forkserver")
+    run_in_processes(work, len(PARTS), str(tmp_path), shares_memory, sharded)
     alone = Net()
     expected = train(alone, Adam(alone, 0.05, **OPTIONS))
     parts = [torch.load(tmp_path / str(rank)) for rank in range(len(PARTS))]

@@ -17,12 +17,11 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import ProcessExitedException, get_context, start_processes
+from torch.multiprocessing import ProcessExitedException
 
 from adar_ray.config import CheckpointsConfig, ModelConfig, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, TerminatedError, may_pass
-from adar_ray.training import loop
 from adar_ray.training.calls import Call, Calls
 from adar_ray.training.data_source import local_data
 from adar_ray.training.loop import Worker, fit
@@ -30,6 +29,7 @@ from adar_ray.training.run import Run
 from adar_ray.training.trainer import new_run, resume, train
 from tests import sealed
 from tests.data.making import make_dataset
+from tests.processes import run_in_processes
 from tests.training.checkpoints import places
 
 pytestmark = pytest.mark.slow
@@ -195,8 +195,7 @@ def work(rank: int, out: str, workers: int, meeting: str, stop: str | None) -> N
 
 
 def in_processes(out: Path, workers: int, meeting: str, stop: str | None = None) -> None:
-    get_context("forkserver").set_forkserver_preload([loop.__name__])
-    start_processes(work, (str(out), workers, meeting, stop), workers, start_method="forkserver")
+    run_in_processes(work, workers, str(out), workers, meeting, stop)
 
 
 @pytest.mark.parametrize(
