@@ -155,7 +155,7 @@ def test_tables_may_be_shared_out_and_brought_together_on_the_way(made, whole, t
             if "model.item.weight" in safetensors.torch.load_file(part)
         }
         assert held == ({20} if tables == "sharded" else {60})
-    resume(run)
+    resume(run, workers=0)
     for ours, expected in zip(figures(run), figures(whole("mf")), strict=True):
         assert ours == pytest.approx(expected, rel=2e-5, abs=1e-9)
 
