@@ -17,7 +17,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, gigabytes
 from adar_ray.process import usable_memory
 from adar_ray.ray_address import joins_cluster
-from adar_ray.registry import LOSSES, MODELS
+from adar_ray.registry import LOSSES, MODELS, SAMPLERS
 from adar_ray.training.data_source import keeps_data, training_kind
 
 # Bytes.
@@ -110,14 +110,19 @@ def _batch(config: Config, dataset: Dataset) -> Part:
     has_vectors = model != "mf" or config.model.tables == "sharded"  # else tables are read in place
     name, sampler = config.sampler.name, config.settings_of(config.sampler.name)
     K, candidates = (getattr(sampler, key, 1) for key in ("negatives", "candidates"))
+    loss, samplers = LOSSES.get(config.loss.name), config.sampler_names()
+    shared = 0.0
+    if "in_batch" in samplers:
+        shared = B * pairs
+    elif loss is not None and loss.shared_negatives and any(_shares(each) for each in samplers):
+        shared = loss.shared_negatives(config.settings_of(loss.name))
     if name == "adar":
-        of_pair = 40 * K + config.adar.pool + (4 * D * _NUMBER if has_vectors else 0)
+        # What a softmax needs is freed before vectors have gradients.
+        of_pair = 40 * K + config.adar.pool + ((2 if shared else 4) * D * _NUMBER if has_vectors else 0)
     else:
         of_pair = K * candidates * (2 + D) * _NUMBER if candidates > 1 else 0
         of_pair += 2 * (2 + K) * D * _NUMBER if has_vectors else 0
-    loss = LOSSES.get(config.loss.name)
-    if loss is not None and loss.shared_negatives:
-        of_pair += 2 * loss.shared_negatives(config.settings_of(loss.name)) * _NUMBER
+    of_pair += 2 * shared * _NUMBER
     if loss is not None and loss.takes_all_items:
         of_pair += 3 * dataset.n_items * _NUMBER
     layers = getattr(config.settings_of(model), "layers", 0)
@@ -128,6 +133,10 @@ def _batch(config: Config, dataset: Dataset) -> Part:
     ]
     remedy = f"lower {' or '.join(lower)}, or raise train.accumulate"
     return Part("a batch", B * (pairs * of_pair + of_history), remedy)
+
+
+def _shares(sampler: str) -> bool:
+    return sampler in SAMPLERS and SAMPLERS[sampler].shares
 
 
 def _rows(config: Config, dataset: Dataset) -> int:

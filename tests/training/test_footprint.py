@@ -71,6 +71,12 @@ def test_what_grows_with_what(dataset: Dataset, tmp_path: Path) -> None:
     few, many = (sizes(dataset, f"train.batch_size={size}")["a batch"] for size in (1000, 2**30))
     assert many == few / 1000 * dataset.rows("train")  # a batch has no more rows than there are
     assert sizes(dataset, "train.accumulate=4")["a batch"] == base["a batch"] / 4
+    # In a batch of twice as many pairs, each has twice as many others for negatives.
+    few, many = (
+        sizes(dataset, "sampler.name=in_batch", f"train.batch_size={size}")["a batch"]
+        for size in (1000, 2000)
+    )
+    assert many == 4 * few
     assert sizes(dataset, workers=4)["the processes"] > 4 * base["the processes"]
     assert "a batch" not in sizes(dataset, "model.name=json:loads")
 
