@@ -79,7 +79,8 @@ class AdarSettings(Settings):
     )
     weight: float = setting(
         0.5,
-        "Weight of generated negatives next to ordinary ones, with any loss but bpr.",
+        "Weight of generated negatives next to ordinary ones, with any loss but bpr. Next to a softmax "
+        "active users get less of it.",
         search={"loguniform": [0.2, 1.5]},
         gt=0,
         le=1e6,
@@ -125,14 +126,14 @@ class AdarSampler(BaseSampler):
             positives = _Rows(context.pairs.items.weight, positive_B, context.pairs.items)
         with torch.no_grad():
             M_B = self._candidates(user_BD.new_empty(len(user_BD)), context)
-            is_softened_B = settings.candidates > M_B
+            kept_B = M_B / settings.candidates
             offset_B = rng.integers(settings.pool, 1, stream=1)[:, 0]
             if compiled:
                 chosen = self._choose_compiled(users, positives, pool, mean_D, context, offset_B, M_B)
             else:
                 chosen = self._choose(user_BD, positive_BD, pool, context, offset_B, M_B)
             r_B1 = chosen.in_units(chosen.positive_B1)
-            beta_B1 = settings.beta * (M_B[:, None] / settings.candidates) ** _SOFTER
+            beta_B1 = settings.beta * kept_B[:, None] ** _SOFTER
             z_B1 = score_aware_boundary(r_B1, beta_B1, settings.gamma, self._running_mean(r_B1))
 
         noise_BK = chosen.noise_BK
@@ -143,7 +144,7 @@ class AdarSampler(BaseSampler):
 
         known: dict[str, Any] = {
             "mask_BK": chosen.found_BK,
-            "softened_B": None if context.seen_count_B is None else is_softened_B,
+            "kept_B": None if context.seen_count_B is None else kept_B,
             "source": None if pool.item_P is None else Source(pool.item_P, pool_PD, noise_BK),
         }
         if compiled:

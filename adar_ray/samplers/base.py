@@ -64,8 +64,8 @@ class Negatives:
         mask_BK: False where a row has no negative, as for a user who has seen every item.
         item_BK: the items that the vectors are, `[1, K]` if shared; None if they are generated.
         timestep_BK: for ADAR, how far each negative is diffused, as a share of the whole way; else None.
-        softened_B: for ADAR, whether the noise was softened because the user is active; None if activity is
-            not known.
+        kept_B: for ADAR, the share of its candidates that an active user keeps; None if activity is not
+            known.
         log_q_BK: natural logarithm of the probability of drawing each, less that of drawing the row's
             positive, `[B, K]`; None if all items are equally likely.
         loss_B: a loss for parameters of the sampler's own, `[B]`.
@@ -77,7 +77,7 @@ class Negatives:
     mask_BK: torch.Tensor
     item_BK: torch.Tensor | None = None
     timestep_BK: torch.Tensor | None = None
-    softened_B: torch.Tensor | None = None
+    kept_B: torch.Tensor | None = None
     log_q_BK: torch.Tensor | None = None
     loss_B: torch.Tensor | None = None
     source: Source | None = None

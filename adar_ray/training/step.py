@@ -291,17 +291,19 @@ class TrainingStep(nn.Module):
 
         A generated negative shares a direction with its positive. A loss that looked at its score alone would
         push the user away from both, so each is compared with its positive. A softmax pulls the user back by
-        itself: there the pair only pushes, except for active users. docs/method.md says why.
+        itself: there the pair only pushes. Of active users, who may like what is pushed down, it counts less,
+        and pulls as well. docs/method.md says why.
         """
         ordinary, positive_N = answers[0], scores.positive_N
         loss_N = self.loss.function(positive_N, scores.negatives[0], ordinary.mask_BK, ordinary.log_q_BK)
         if len(answers) > 1:
-            scale, softened_N = self.loss.temperature, answers[1].softened_B
-            beside_N = positive_N
-            if self.loss.is_softmax and softened_N is not None:
-                beside_N = torch.where(softened_N, positive_N, positive_N.detach())
+            scale, kept_N = self.loss.temperature, answers[1].kept_B
+            beside_N, weight = positive_N, self.config.adar.weight
+            if self.loss.is_softmax and kept_N is not None:
+                beside_N = torch.where(kept_N < 1, positive_N, positive_N.detach())
+                weight = weight * kept_N
             joined_N = bpr(beside_N / scale, scores.negatives[1] / scale, answers[1].mask_BK)
-            loss_N = loss_N + self.config.adar.weight * joined_N
+            loss_N = loss_N + weight * joined_N
         return loss_N
 
     def _penalty(

@@ -245,7 +245,8 @@ def test_who_has_seen_much_gets_fewer_candidates_but_no_fewer_than_four(count: i
     negatives = world.negatives(
         AdarSampler(AdarSettings(candidates=16, negatives=4, hidden_positives=hidden, pool=1500))
     )
-    assert negatives.softened_B.tolist() == [M < 16] * rows
+    unrounded = N / (hidden * count) if hidden else math.inf
+    assert negatives.kept_B.tolist() == pytest.approx([min(max(unrounded, 4), 16) / 16] * rows)
     score_BP = world.pool_scores()
     score_BK = score_BP.gather(1, negatives.source.at_BK)
     harder_BK = (score_BP[:, None] > score_BK[..., None]).double().mean(2)

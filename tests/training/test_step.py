@@ -301,11 +301,11 @@ def test_generated_negatives_join_the_softmax_with_their_weight_and_its_temperat
     made = sampler(user_BD, positive_BD, items, RowRng(rows[2], *KEY, 1))
     assert made.mask_BK.all()
     # For who has seen little the pair pushes and does not pull: no gradient through the positive's score.
-    assert set(made.softened_B.tolist()) == {True, False}
+    assert {kept == 1 for kept in made.kept_B.tolist()} == {True, False}
     positive_B = (user_BD * positive_BD).sum(1)
-    beside_B = torch.where(made.softened_B, positive_B, positive_B.detach())
+    beside_B = torch.where(made.kept_B < 1, positive_B, positive_B.detach())
     gap_BK = dot_score(user_BD, made.vector_BKD) - beside_B[:, None]
-    joined = softplus(gap_BK / 0.5).mean(1).sum()
+    joined = (made.kept_B * softplus(gap_BK / 0.5).mean(1)).sum()
     torch.testing.assert_close(heavy - without, joined)
     torch.testing.assert_close(light - without, joined / 2)
     for ours, expected in zip(gradients(heavy - without), gradients(joined), strict=True):
