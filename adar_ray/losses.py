@@ -118,9 +118,9 @@ class SampledSoftmaxSettings(Settings):
     temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0, le=1e6)
     log_q: bool = setting(True, "Correct for popular items being drawn more often, where they are.")
     shared_negatives: int = setting(
-        512,
+        2048,
         "Uniform or popular negatives that the batch shares.",
-        search={"choice": [128, 512, 2048]},
+        search={"choice": [512, 1024, 2048, 4096]},
         ge=1,
         le=2**20,
     )

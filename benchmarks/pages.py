@@ -49,10 +49,12 @@ RECOMMENDERS = {
     "als-10": "ALS, alpha 10, L2 0.1",
     "bpr": "MF, BPR, uniform negatives",
     "bpr-adar": "MF, BPR, ADAR",
-    "mf-uniform": "MF, softmax, uniform negatives",
-    "mf": "MF, softmax, ADAR",
-    "uniform": "the defaults, LightGCN and softmax, but uniform negatives",
-    "adar": "the defaults: LightGCN, softmax, ADAR",
+    "mf-uniform": "MF, softmax of 512 uniform negatives",
+    "mf": "MF, softmax of 512, ADAR",
+    "uniform-512": "LightGCN, softmax of 512 uniform negatives",
+    "adar-512": "LightGCN, softmax of 512, ADAR",
+    "uniform": "LightGCN, softmax of 2,048 uniform negatives",
+    "adar": "the defaults: LightGCN, softmax of 2,048, ADAR",
 }
 TITLES = {
     "fair_pairwise": "BPR, data split anew, four negatives for all",
@@ -180,6 +182,7 @@ def _defaults() -> str:
         "test are alike. All items are ranked; mean ± standard deviation where there are several seeds.",
         "`python -m benchmarks.pages` makes this page from the JSON next to it.",
         f"Measured on {_where(result.environment)}.",
+        *(line for note in result.notes for line in ("", note)),
     ]
     for data, recommenders in result.figures.items():
         rows = [
@@ -201,7 +204,7 @@ def _defaults() -> str:
         "",
         "## Powers of length",
         "",
-        "NDCG@20 on validation of models with softmax and ADAR, if they rank by",
+        "NDCG@20 on validation of models with a softmax of 512 negatives and ADAR, if they rank by",
     ]
     lines += ["the cosine times the length of an item's vector to some power (`model.length_power`).", ""]
     rows = [
@@ -211,7 +214,7 @@ def _defaults() -> str:
             **{power: _spread(run["by_power"][power] for run in runs) for power in runs[0]["by_power"]},
         }
         for data, recommenders in result.figures.items()
-        for name, model in (("adar", "LightGCN"), ("mf", "MF"))
+        for name, model in (("adar-512", "LightGCN"), ("mf", "MF"))
         if (runs := recommenders.get(name))
     ]
     return _text([*lines, *_table(rows)])

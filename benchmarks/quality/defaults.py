@@ -32,16 +32,19 @@ Figures = dict[str, float]
 NAME = "quality_defaults"
 METRICS = ("recall@20", "ndcg@20")
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FEWER = "sampled_softmax.shared_negatives=512"
 TRAINED: dict[str, tuple[str, ...]] = {
     "bpr": ("model.name=mf", "loss.name=bpr", "sampler.name=uniform"),
     "bpr-adar": ("model.name=mf", "loss.name=bpr"),
-    "mf-uniform": ("model.name=mf", "sampler.name=uniform"),
-    "mf": ("model.name=mf",),
+    "mf-uniform": ("model.name=mf", "sampler.name=uniform", FEWER),
+    "mf": ("model.name=mf", FEWER),
+    "uniform-512": ("sampler.name=uniform", FEWER),
+    "adar-512": (FEWER,),
     "uniform": ("sampler.name=uniform",),
     "adar": (),
 }
-"""Settings of what is trained: MF with BPR, MF with its default loss, and the defaults, each with uniform
-negatives and with ADAR's."""
+"""Settings of what is trained: MF with BPR, MF and LightGCN with a softmax of fewer shared negatives, and the
+defaults, each with uniform negatives and with ADAR's."""
 
 
 def main() -> None:

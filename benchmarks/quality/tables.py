@@ -111,21 +111,22 @@ _PAIRWISE_LARGE = Effort(
 )
 _LIGHTGCN_LARGE = Effort(grid({"optimizer.lr": (3e-3, 1e-2), "loss.l2": (1e-4, 1e-3, 1e-2)}), 0, 0, _LARGE)
 _SOFTMAX = ("loss.name=sampled_softmax", "model.cosine=true", "loss.l2=0")
-_SOFTMAX_GRID = grid({"optimizer.lr": (3e-3, 1e-2), "sampled_softmax.temperature": (0.15, 0.2)})
+_FEWER: dict[str, tuple[Any, ...]] = {"sampled_softmax.shared_negatives": (512,)}
+_SOFTMAX_GRID = grid({"optimizer.lr": (3e-3, 1e-2), "sampled_softmax.temperature": (0.15, 0.2)} | _FEWER)
 
 
 def _temperatures(*temperatures: float, with_more_negatives: float) -> tuple[Values, ...]:
-    """The default number of shared negatives at several temperatures, and 2,048 of them at one."""
-    default = {"optimizer.lr": (1e-2,), "sampled_softmax.temperature": temperatures}
+    """512 shared negatives at several temperatures, and 2,048 of them at one."""
+    fewer = {"optimizer.lr": (1e-2,), "sampled_softmax.temperature": temperatures} | _FEWER
     more = {
         "optimizer.lr": (1e-2,),
         "sampled_softmax.shared_negatives": (2048,),
         "sampled_softmax.temperature": (with_more_negatives,),
     }
-    return grid(default) + grid(more)
+    return grid(fewer) + grid(more)
 
 
-# The learning rate is the default's.
+# The learning rate and the number of shared negatives are the defaults'.
 _FAIR_TEMPERATURES = grid({"sampled_softmax.temperature": (0.1, 0.15, 0.2, 0.3)})
 _SOFTMAX_COSTLY = Effort(_temperatures(0.1, 0.15, 0.2, 0.3, with_more_negatives=0.2), 0, 0, _lasting(100, 4))
 

@@ -45,7 +45,7 @@ GRIDS: dict[str, tuple[dict[str, float], ...]] = {
         {"learning_rate": 0.01, "regularization": 0.1},
     ),
 }
-_SOFTMAX = ("loss.name=sampled_softmax", "optimizer.lr=0.01")
+_SOFTMAX = ("loss.name=sampled_softmax", "sampled_softmax.shared_negatives=512", "optimizer.lr=0.01")
 _COSINE = (*_SOFTMAX, "model.cosine=true", "loss.l2=0")
 OURS = (
     ("sampler.name=uniform", "uniform.negatives=8", "optimizer.lr=0.01", "loss.l2=0.03"),
