@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import os
 
-os.environ["ATEN_CPU_CAPABILITY"] = "default"
-os.environ["MKL_CBWR"] = "COMPATIBLE"
-os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"
-os.environ["NUMBA_CPU_NAME"] = "generic"
-os.environ["NUMBA_CPU_FEATURES"] = ""
+if __name__ == "__main__":  # not where tests import this: they would all run with slow kernels
+    os.environ["ATEN_CPU_CAPABILITY"] = "default"
+    os.environ["MKL_CBWR"] = "COMPATIBLE"
+    os.environ["ONEDNN_MAX_CPU_ISA"] = "SSE41"
+    os.environ["NUMBA_CPU_NAME"] = "generic"
+    os.environ["NUMBA_CPU_FEATURES"] = ""
 
 import argparse
 import json

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.slow
 EPOCHS = 4
 SMALL = ["model.embedding_dim=8", "train.batch_size=128", f"train.epochs={EPOCHS}", "train.device=cpu"]
 SMALL += ["model.name=mf", "adar.pool=64", "loss.l2=0.001", "optimizer.lr=0.01", "train.metric=recall@20"]
+SMALL += ["sampled_softmax.shared_negatives=64"]
 KINDS = {
     "mf": ["adar.gamma=0.5"],  # the running mean is part of the state
     "lightgcn": ["model.name=lightgcn", "sampler.name=uniform"],
