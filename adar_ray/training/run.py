@@ -247,12 +247,15 @@ class Run:
             if place not in kept:
                 self.folder.folder(_checkpoint(place)).remove()
 
-    def copy_checkpoint(self, folder: Folder) -> None:
-        """Copies the last checkpoint that ends an epoch into the folder of another run, whose own go."""
-        ends = (self.read_state(place) for place in self._places() if not place[1])
-        state = next(end for end in ends if end)
+    def copy_checkpoint(self, folder: Folder, epoch: int) -> None:
+        """Copies the checkpoint that ends an epoch into the folder of another run, whose own go.
+
+        Raises:
+            AdarError: it, or that of the best epoch until then, is not there or damaged.
+        """
+        state = self._end(epoch)
         folder.folder(CHECKPOINTS).remove()
-        for each in (state, self._best(state)):
+        for each in (state, self._end(state.best_epoch)):
             for worker in range(len(each.files)):
                 name = _part(each.place, worker, len(each.files))
                 folder.write_bytes(name, self.folder.read_bytes(name))
@@ -270,7 +273,7 @@ class Run:
                 state = self.read_state(place)
                 if state is None:
                     continue
-                for each in (state, self._best(state)) if state.best_epoch else (state,):
+                for each in (state, self._end(state.best_epoch)) if state.best_epoch else (state,):
                     for worker in range(len(each.files)):
                         self._read_part(each, worker)
             except AdarError as error:
@@ -296,12 +299,12 @@ class Run:
             raise AdarError(f"{self.folder}/{name}: is damaged (it is of another checkpoint)")
         return state
 
-    def _best(self, state: TrainingState) -> TrainingState:
-        """The checkpoint of the best epoch so far."""
-        best = self.read_state((state.best_epoch, 0))
-        if best is None:
-            raise AdarError(f"{self.folder}/{_state((state.best_epoch, 0))}: is missing")
-        return best
+    def _end(self, epoch: int) -> TrainingState:
+        """What the checkpoint at the end of an epoch says."""
+        state = self.read_state((epoch, 0))
+        if state is None:
+            raise AdarError(f"{self.folder}/{_state((epoch, 0))}: is missing")
+        return state
 
     def _places(self) -> list[Place]:
         """The places of all checkpoints that are there, newest first; some may never have been committed."""
@@ -469,7 +472,7 @@ class Run:
         state = next((state for state in states if state), None)
         if state is None or not state.best_epoch:
             raise AdarError(f"{self.folder}: has no model yet; continue it with `adar-ray train --resume`")
-        best = self._best(state)
+        best = self._end(state.best_epoch)
         parts = [self._read_part(best, worker) for worker in range(len(best.files))]
         return {
             name.removeprefix("model."): _joined(

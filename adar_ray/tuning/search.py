@@ -80,7 +80,7 @@ def tune(
         check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
     space = space if isinstance(space, Space) else Space.load(space)
-    check(space, settings)
+    check(space, settings, workers)
     if not dataset.rows("valid"):
         raise AdarError(
             f"{dataset.folder}: has no validation interactions to choose trials by; "

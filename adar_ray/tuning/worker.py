@@ -72,7 +72,7 @@ def _train(
             tune.report(result)
             return
         with tempfile.TemporaryDirectory() as scratch:
-            run.copy_checkpoint(Folder.at(scratch))
+            run.copy_checkpoint(Folder.at(scratch), record.epoch)
             Path(scratch, METRICS).write_bytes(run.folder.read_bytes(METRICS))
             tune.report(result, checkpoint=tune.Checkpoint.from_directory(scratch))
 
@@ -113,9 +113,11 @@ def _open(
         run = _begin(search, folder, config, dataset)
     if checkpoint:
         with checkpoint.as_directory() as taken:
-            Run(Folder.at(taken), run.config, run.info).copy_checkpoint(run.folder)
-            # The other trial may be further; its epochs led to these weights.
             mine, others = run.epochs(), read_epochs(Folder.at(taken))
+            # Ray numbers a trial's checkpoints anew once it has taken over another, and adds files to a folder
+            # that is there already: there may be later epochs in it.
+            Run(Folder.at(taken), run.config, run.info).copy_checkpoint(run.folder, len(others))
+            # The other trial may be further; its epochs led to these weights.
             run.write_epochs(mine + others[len(mine) :])
     return run
 

@@ -16,6 +16,13 @@ from benchmarks.arguments import add_source, argument_parser
 
 NAME = "parity_softmax_gowalla"
 PUBLISHED = {"recall@20": 0.1862, "ndcg@20": 0.1580}
+# The batch's other positives are uncorrected; batch, learning rate and layers of the loss's authors.
+_AUTHORS = (
+    "sampled_softmax.log_q=false",
+    "train.batch_size=2048",
+    "optimizer.lr=1e-3",
+    "lightgcn.layers=1",
+)
 SAMPLERS = {
     "adar": (
         "sampler.name=adar",
@@ -25,14 +32,8 @@ SAMPLERS = {
         "adar.beta=0.8",
     ),
     "uniform": ("sampler.name=uniform",),
-    # The loss's authors: the batch's other positives, uncorrected, and their batch, learning rate and layers.
-    "in_batch": (
-        "sampler.name=in_batch",
-        "sampled_softmax.log_q=false",
-        "train.batch_size=2048",
-        "optimizer.lr=1e-3",
-        "lightgcn.layers=1",
-    ),
+    "in_batch": ("sampler.name=in_batch", *_AUTHORS),
+    "adar_in_batch": ("sampler.name=adar", "adar.joins=in_batch", *_AUTHORS),
 }
 SCORES = {
     # The length of a vector tells popular items from others. The penalty prevents overfitting. It was chosen

@@ -102,6 +102,25 @@ def test_a_checkpoint_counts_only_with_that_of_its_best_epoch(run: Run) -> None:
         run.newest_checkpoint()
 
 
+def test_a_copied_checkpoint_is_that_of_the_epoch_asked_for(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+    """Whatever other checkpoints are there: Ray Tune may have put those of later epochs beside it."""
+    saver = Saver(run, 0, 1)
+    for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 4)):
+        saver.start(
+            TrainingState(epoch=epoch, best_epoch=best), record(epoch), {"weight": torch.ones(epoch)}
+        )
+        saver.saved(waits=True)
+    other = Run.create(tmp_path / "other", load_config(), dataset, workers=0)
+    run.copy_checkpoint(other.folder, 3)
+    assert places(tmp_path / "other") == [(2, 0), (3, 0)]
+    assert part_of(other, 3)["weight"].tolist() == [1.0, 1.0, 1.0]
+    run.copy_checkpoint(other.folder, 2)
+    assert places(tmp_path / "other") == [(2, 0)]
+    with pytest.raises(AdarError, match=r"/00009/state.json: is missing"):
+        run.copy_checkpoint(other.folder, 9)
+    assert places(tmp_path / "other") == [(2, 0)]
+
+
 # In training.
 
 SMALL = ["model.embedding_dim=8", "train.batch_size=64", "train.epochs=3", "train.device=cpu", "adar.pool=64"]

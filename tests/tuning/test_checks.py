@@ -30,6 +30,14 @@ def test_settings_are_checked():
     check(space(metric="recall@3"), ["train.metric=recall@3"])
 
 
+def test_a_population_trains_in_one_process_per_trial():
+    """With Ray Train workers, which run ahead of what Ray Tune has heard, such a search never ended."""
+    message = refusal(check, space(scheduler={"name": "pbt"}), [], 2)
+    assert message.startswith("--workers-per-trial 2: scheduler pbt")
+    check(space(scheduler={"name": "pbt"}), [], 1)
+    check(space(scheduler={"name": "hyperband"}), [], 2)
+
+
 @pytest.mark.parametrize(
     ("parameters", "settings", "says"),
     [

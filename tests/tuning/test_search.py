@@ -311,6 +311,7 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
 
     out = tune(dataset, population, tmp_path / "search", trials=4, concurrent=2, seeds=0, on_progress=note)
     trials = trials_of(out)
+    assert [(trial.status, trial.error, trial.epochs) for trial in trials] == [("finished", None, 8)] * 4
     best = max(trials, key=lambda trial: trial.value)
     poor = [trial for trial in trials if began[trial.number] < 1e-4]
     assert len(poor) == 2
