@@ -114,8 +114,8 @@ def _open(
     if checkpoint:
         with checkpoint.as_directory() as taken:
             mine, others = run.epochs(), read_epochs(Folder.at(taken))
-            # Ray numbers a trial's checkpoints anew once it has taken over another, and adds files to a folder
-            # that is there already: there may be later epochs in it.
+            # After a takeover Ray may use a checkpoint's folder again and only add to it: there may be later
+            # epochs in it.
             Run(Folder.at(taken), run.config, run.info).copy_checkpoint(run.folder, len(others))
             # The other trial may be further; its epochs led to these weights.
             run.write_epochs(mine + others[len(mine) :])

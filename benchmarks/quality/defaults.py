@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from adar_ray import evaluate, train
+from adar_ray import evaluate, resume, train
 from adar_ray.baselines.item_to_item import EASE_ITEMS
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -22,6 +22,7 @@ from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
 from adar_ray.ranking.tally import Tally, rank_users
+from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
@@ -65,8 +66,11 @@ def main() -> None:
             if name in BASELINES:
                 runs = [_baseline(name, dataset)]
             else:
-                out = arguments.work / "defaults" / f"{data}-{name}"
-                runs = [_trained(name, dataset, out, seed) for seed in range(arguments.seeds)]
+                out = arguments.work / "defaults"
+                runs = [
+                    _trained(name, dataset, out / f"{data}-{name}-{seed}", seed)
+                    for seed in range(arguments.seeds)
+                ]
             print(data, name, runs, flush=True)
             figures = record.read_figures(NAME)  # what other processes measured meanwhile, too
             figures = figures | {data: figures.get(data, {}) | {name: runs}}
@@ -96,8 +100,14 @@ def _at_20(model: BaseModel, seen: UserItems, truth: UserItems, popularity_I: to
 
 
 def _trained(name: str, dataset: Dataset, out: Path, seed: int) -> dict[str, Figures]:
+    def on_epoch(epoch: EpochRecord) -> None:
+        print(f"{out.name}, epoch {epoch.epoch}, {epoch.time.train_seconds:.0f} s: {epoch.valid}", flush=True)
+
     settings = [*TRAINED[name], f"train.seed={seed}", "train.threads=1"]
-    run = train(dataset, out, load_config(settings=settings), workers=0, replace=True)
+    if out.exists():
+        run = resume(out, on_epoch=on_epoch)
+    else:
+        run = train(dataset, out, load_config(settings=settings), workers=0, on_epoch=on_epoch)
     result = run.result()
     assert result is not None
     return {

@@ -102,13 +102,11 @@ def test_a_checkpoint_counts_only_with_that_of_its_best_epoch(run: Run) -> None:
         run.newest_checkpoint()
 
 
-def test_a_copied_checkpoint_is_that_of_the_epoch_asked_for(run: Run, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_is_copied_of_the_epoch_asked_for(run: Run, dataset: Dataset, tmp_path: Path) -> None:
     """Whatever other checkpoints are there: Ray Tune may have put those of later epochs beside it."""
     saver = Saver(run, 0, 1)
     for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 4)):
-        saver.start(
-            TrainingState(epoch=epoch, best_epoch=best), record(epoch), {"weight": torch.ones(epoch)}
-        )
+        saver.start(TrainingState(epoch=epoch, best_epoch=best), record(epoch), {"weight": torch.ones(epoch)})
         saver.saved(waits=True)
     other = Run.create(tmp_path / "other", load_config(), dataset, workers=0)
     run.copy_checkpoint(other.folder, 3)
