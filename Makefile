@@ -10,11 +10,12 @@ DEMO := demo
 # Two processes, each with a Ray session of its own; the tests of a file stay together.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install demo test test-unit coverage test-recbole test-trackers test-cluster lint docs constraints clean
+.PHONY: help install demo test test-unit test-stress coverage test-recbole test-trackers test-cluster lint docs constraints clean
 
 help:
 	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
 	@echo 'make test          run the tests'
+	@echo 'make test-stress   run the tests that kill Ray and fill memory: ten minutes'
 	@echo 'make test-unit     run the fast tests, without Ray: under a minute'
 	@echo 'make coverage      run the tests and print what they cover'
 	@echo 'make test-recbole  install RecBole and test the adapter for its models'
@@ -57,7 +58,11 @@ coverage: $(INSTALLED)
 	$(PYTEST) --cov
 
 test-unit: $(INSTALLED)
-	$(PYTEST) -m 'not ray and not slow and not cluster'
+	$(PYTEST) -m 'not ray and not slow and not cluster and not stress'
+
+# One after the other: what they measure depends on what else runs.
+test-stress: $(INSTALLED)
+	$(BIN)/python -m pytest -m stress tests
 
 # RecBole requires a Ray release of 2023 but works without Ray, hence --no-deps.
 test-recbole: $(INSTALLED)

@@ -65,7 +65,7 @@ def test_every_point_of_a_grid_and_every_choice_in_a_table_is_a_valid_configurat
     for model, data in table.cells():
         for point in table.effort_on(model, data).grid:
             load_config(settings=[*table.settings_on(model, data), *as_settings(point)])
-        for sampler, row in figures[f"{model}-{data}"]["samplers"].items():
+        for sampler, row in figures.get(f"{model}-{data}", {"samplers": {}})["samplers"].items():
             settings = [*table.settings_on(model, data), *as_settings(row["chosen"])]
             if (name, f"{model}-{data}", sampler) in OLDER:
                 with pytest.raises(

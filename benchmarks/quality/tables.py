@@ -85,6 +85,21 @@ def cell_name(model: str, data: str) -> str:
     return f"{model}-{data}"
 
 
+def cell_of(table_name: str, model: str, data: str, sampler: str) -> Cell:
+    """What a table tunes and tests of a sampler, with a model on a dataset."""
+    table = TABLES[table_name]
+    effort = table.effort_on(model, data)
+    return Cell(
+        name=f"{table_name}-{model}-{data}-{sampler}",
+        sampler=sampler,
+        settings=table.settings_on(model, data),
+        grid=effort.grid,
+        space=table.space,
+        draws=effort.draws,
+        metric=table.metrics[-1],
+    )
+
+
 def result_name(table: str) -> str:
     return f"quality_{table}"
 
@@ -147,9 +162,9 @@ COMMON = ("train.valid_users=10000",)
 
 TABLES = {
     "fair_pairwise": Table(
-        description="MF with BPR and four negatives for every sampler, on data split anew",
-        models={"mf": COLLABORATIVE["mf"]},
-        data={"ml-100k": SPLIT_ANEW, "beauty": SPLIT_ANEW},
+        description="MF and LightGCN with BPR and four negatives for every sampler, on data split anew",
+        models=COLLABORATIVE,
+        data={"ml-100k": SPLIT_ANEW, "beauty": SPLIT_ANEW, "phone": SPLIT_ANEW},
         samplers=("uniform", "dns", "mixgcf", "dens", "adar"),
         settings=(
             "loss.name=bpr",
@@ -162,6 +177,10 @@ TABLES = {
         effort={
             "ml-100k": _penalties(1e-2, 2e-2, 4e-2, 8e-2, draws=4, seeds=3),
             "beauty": _penalties(3e-2, 6e-2, 1e-1, draws=2, seeds=2),
+            "phone": _penalties(3e-2, 6e-2, 1e-1, draws=2, seeds=2),
+            "lightgcn-ml-100k": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=3),
+            "lightgcn-beauty": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=2),
+            "lightgcn-phone": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=2),
         },
         space=HERE / "four_negatives.yaml",
     ),
@@ -206,12 +225,15 @@ TABLES = {
         space=HERE / "softmax.yaml",
     ),
     "fair_softmax": Table(
-        description="MF with sampled softmax, on data split anew",
-        models={"mf": COLLABORATIVE["mf"]},
-        data={"ml-100k": SPLIT_ANEW},
+        description="MF and LightGCN with sampled softmax, on data split anew",
+        models=COLLABORATIVE,
+        data={"ml-100k": SPLIT_ANEW, "beauty": SPLIT_ANEW, "phone": SPLIT_ANEW},
         samplers=("uniform", "adar"),
         settings=_SOFTMAX,
-        effort={"ml-100k": Effort(_FAIR_TEMPERATURES, 3, 3, _lasting(120, 10))},
+        effort={
+            name: Effort(_FAIR_TEMPERATURES, 3, 3, _lasting(120, 10))
+            for name in ("ml-100k", "beauty", "phone")
+        },
         space=HERE / "softmax.yaml",
     ),
     "sequential": Table(
@@ -271,15 +293,7 @@ def main() -> None:
         for model in arguments.models or table.models:
             effort, outcomes = table.effort_on(model, data), {}
             for sampler in arguments.samplers or table.samplers:
-                cell = Cell(
-                    name=f"{arguments.table}-{model}-{data}-{sampler}",
-                    sampler=sampler,
-                    settings=table.settings_on(model, data),
-                    grid=effort.grid,
-                    space=table.space,
-                    draws=effort.draws,
-                    metric=table.metrics[-1],
-                )
+                cell = cell_of(arguments.table, model, data, sampler)
                 outcomes[sampler] = tune_and_test(cell, dataset, arguments.work, effort.seeds)
                 print(cell.name, _row(outcomes[sampler], table), flush=True)
                 figures = record.read_figures(result_name(arguments.table))

@@ -282,6 +282,7 @@ def on_workers(ray_cluster: None, dataset: Dataset, tmp_path: Path) -> Iterator[
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("stage", ["starting", "placing", "training"])
 def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(on_workers: OnWorkers, stage: str) -> None:
     if stage == "training":
@@ -296,6 +297,7 @@ def test_one_ctrl_c_ends_workers_soon_and_leaves_no_process(on_workers: OnWorker
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 def test_training_ends_with_a_line_when_its_ray_dies(on_workers: OnWorkers) -> None:
     on_workers.wait_until_it_trains()
     for head in on_workers.processes("gcs_server"):

@@ -41,6 +41,7 @@ def sizes(dataset: Dataset, *settings: str, workers: int = 0) -> dict[str, float
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "settings",
     [

@@ -268,6 +268,7 @@ def test_a_killed_worker_changes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_save_on_sigterm_and_others_go_on(made: Dataset, tmp_path: Path) -> None:
     def terminate(record: EpochRecord) -> None:

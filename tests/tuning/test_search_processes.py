@@ -18,7 +18,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.search import tune
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stress]
 
 COMMAND = (sys.executable, "-m", "adar_ray.cli.main", "tune")
 SPACE = {
