@@ -9,6 +9,7 @@ stay in the work folder, and those that are stopped can go on. Nothing is writte
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from adar_ray.data.dataset import Dataset
+from adar_ray.errors import TerminatedError
 from benchmarks.arguments import add_sources, argument_parser
 from benchmarks.quality.cells import tune_and_test
 from benchmarks.quality.data import prepared
@@ -81,7 +83,8 @@ def _run(cell: tuple[str, str, str, str], dataset: str, work: Path) -> None:
     """Tunes and tests one cell, in a process of its own."""
     torch.set_num_threads(1)
     table, model, data, _ = cell
-    tune_and_test(cell_of(*cell), Dataset.open(dataset), work, TABLES[table].effort_on(model, data).seeds)
+    with contextlib.suppress(TerminatedError):
+        tune_and_test(cell_of(*cell), Dataset.open(dataset), work, TABLES[table].effort_on(model, data).seeds)
 
 
 if __name__ == "__main__":
