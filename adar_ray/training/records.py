@@ -67,6 +67,10 @@ class EpochRecord(Record):
     best_epoch: PositiveInt
     skipped: PositiveInt | None = None
 
+    def is_last(self, epochs: int, patience: int) -> bool:
+        """Whether training ends with this epoch: it is the last of all, or patience is at an end."""
+        return self.epoch >= epochs or self.epoch - self.best_epoch >= patience
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, without the fields that are None."""
         return self.model_dump(exclude_none=True)

@@ -70,10 +70,7 @@ class Follower(tune.Callback):
     def _has_finished(self, trial: Trial) -> bool:
         """Whether training ended by itself, after all epochs or out of patience, and was not stopped."""
         epochs, config = self.search.read_epochs(trial.number), self.search.config(trial.values).train
-        if not epochs:
-            return False
-        epoch, best_epoch = epochs[-1].epoch, epochs[-1].best_epoch
-        return epoch >= config.epochs or epoch - best_epoch >= config.patience
+        return bool(epochs) and epochs[-1].is_last(config.epochs, config.patience)
 
     def _end(self, trial: Trial, status: Status) -> None:
         epochs, metric = self.search.read_epochs(trial.number), self.search.space.metric

@@ -12,6 +12,8 @@ from ray.tune.schedulers import PopulationBasedTraining
 from adar_ray.tuning.parameter import Parameter
 from adar_ray.tuning.space import Space
 
+IS_LAST = "is_last"  # of a trial's result: whether its training ends here
+
 
 class Population(PopulationBasedTraining):
     """Ray's scheduler, which refuses every search algorithm; here a study begins the population's trials."""
@@ -19,6 +21,12 @@ class Population(PopulationBasedTraining):
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         no_algorithm: Any = SimpleNamespace(search_alg=None)
         super().on_trial_add(no_algorithm, trial)
+
+    def _exploit(self, tune_controller: Any, trial: Any, trial_to_clone: Any) -> None:
+        """Takes over the other trial, unless it has ended: no training would be left for the new values."""
+        reported: dict[str, Any] = self._trial_state[trial_to_clone].last_result or {}
+        if not reported[IS_LAST]:
+            super()._exploit(tune_controller, trial, trial_to_clone)
 
 
 def mutations(space: Space) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, Run, read_epochs
 from adar_ray.training.trainer import device_of
 from adar_ray.tuning.folder import Search
+from adar_ray.tuning.population import IS_LAST
 from adar_ray.tuning.schedulers import results
 
 _ERROR = "error.json"
@@ -63,11 +64,12 @@ def _train(
     run = dataclasses.replace(run, lease=search.lease)
     check_memory(run.config, dataset, 0 if search.workers == 1 else search.workers)
     curve = [value_of(record, search.space.metric) for record in run.epochs()]
-    keeps_weights = search.space.scheduler.name == "pbt"
+    keeps_weights, limits = search.space.scheduler.name == "pbt", run.config.train
 
     def report(record: EpochRecord) -> None:
         curve[record.epoch - 1 :] = [value_of(record, search.space.metric)]
         result = results(curve, search.space.mode)[-1]
+        result[IS_LAST] = record.is_last(limits.epochs, limits.patience)
         if not keeps_weights:
             tune.report(result)
             return

@@ -2,10 +2,10 @@
 
     python -m benchmarks.quality.on_gpu --sources path/to/data --work scratch/ --minutes 13
 
-A trial leaves most of a GPU idle, so as many cells train at once as there are cores. Trials that have ended
-stay in the work folder, and those that are stopped can go on. They share a GPU several times as fast if NVIDIA's MPS
-runs (`nvidia-cuda-mps-control -d`). Nothing is written into `results/`:
-`quality.tables` with the same `--work`, on whatever machine, runs what is left and does that.
+A trial leaves most of a GPU idle, so as many cells train at once as there are cores: several times as fast if
+NVIDIA's MPS runs (`nvidia-cuda-mps-control -d`). Trials that have ended stay in the work folder; others can
+go on. Nothing is written into `results/`: `quality.tables` with the same `--work`, on whatever machine, runs
+what is left and does that.
 """
 
 from __future__ import annotations

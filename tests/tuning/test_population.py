@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from scipy import stats
 
-from adar_ray.tuning.population import mutations, within
+from adar_ray.tuning.population import IS_LAST, Population, mutations, within
 from tests.tuning.spaces import refusal, space
 
 MUTABLE = {
@@ -32,6 +34,19 @@ def test_a_population_has_no_conditions():
         "adar.beta": {"uniform": [0.5, 0.9], "when": {"adar.negatives": 1}},
     }
     assert "parameters.adar.beta: has a condition" in refusal(space, parameters, scheduler={"name": "pbt"})
+
+
+def test_nobody_takes_over_a_trial_that_has_ended(monkeypatch):
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    taken = []
+    monkeypatch.setattr(PopulationBasedTraining, "_exploit", lambda *arguments: taken.append(arguments[2:]))
+    population = Population(metric="value", mode="max", hyperparam_mutations={"values": {"a": [1, 2]}})
+    results = {"goes on": {IS_LAST: False}, "has ended": {IS_LAST: True}}
+    population._trial_state = {name: SimpleNamespace(last_result=last) for name, last in results.items()}
+    for other in results:
+        population._exploit(None, "poor", other)
+    assert taken == [("poor", "goes on")]
 
 
 def test_mutations_are_lists_of_steps_and_ranges():
