@@ -26,6 +26,7 @@ import optuna
 from adar_ray import evaluate, resume, train
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
+from adar_ray.training.loop import OnEpoch
 from adar_ray.training.run import Run
 from adar_ray.tuning.space import Space
 from benchmarks.record import Environment
@@ -113,7 +114,7 @@ def tune_and_test(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> Outco
     best = _best(trials)
     folders = [folder / f"seed-{seed}" for seed in range(1, seeds + 1)] or [folder / best["name"]]
     runs = [
-        _finished(run_folder, _config(cell, best["values"] | {"train.seed": seed}), dataset)
+        finished(run_folder, _config(cell, best["values"] | {"train.seed": seed}), dataset)
         for seed, run_folder in enumerate(folders, start=1 if seeds else 0)  # the trials had seed 0
     ]
     for run in runs:
@@ -160,7 +161,7 @@ def _trial(cell: Cell, dataset: Dataset, folder: Path, values: Values, keep_run:
     config, path = _config(cell, values), folder.with_suffix(".json")
     kept = json.loads(path.read_text()) if path.exists() else None
     if kept is None or load_config(values=kept["config"]).used() != config.used():
-        run = _finished(folder, config, dataset)
+        run = finished(folder, config, dataset)
         epochs = run.epochs()
         kept = {
             "values": values,
@@ -180,7 +181,8 @@ def _config(cell: Cell, values: Values) -> Config:
     return load_config(settings=[*cell.settings, f"train.metric={cell.metric}", *chosen])
 
 
-def _finished(folder: Path, config: Config, dataset: Dataset) -> Run:
+def finished(folder: Path, config: Config, dataset: Dataset, on_epoch: OnEpoch = lambda record: None) -> Run:
+    """The run in this folder, trained to its end: continued, or new if it has another configuration."""
     if folder.exists() and Run.open(folder).config.used() == config.used():
-        return resume(folder)
-    return train(dataset, folder, config, workers=0, replace=True)
+        return resume(folder, on_epoch=on_epoch)
+    return train(dataset, folder, config, workers=0, replace=True, on_epoch=on_epoch)

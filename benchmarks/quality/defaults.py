@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from adar_ray import evaluate, resume, train
+from adar_ray import evaluate
 from adar_ray.baselines.item_to_item import EASE_ITEMS
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
@@ -27,6 +27,7 @@ from adar_ray.training.run import Run
 from benchmarks import record
 from benchmarks.arguments import add_sources, argument_parser
 from benchmarks.quality.baselines import BASELINES
+from benchmarks.quality.cells import finished
 from benchmarks.quality.data import FAIR, prepared
 
 Figures = dict[str, float]
@@ -104,10 +105,7 @@ def _trained(name: str, dataset: Dataset, out: Path, seed: int) -> dict[str, Fig
         print(f"{out.name}, epoch {epoch.epoch}, {epoch.time.train_seconds:.0f} s: {epoch.valid}", flush=True)
 
     settings = [*TRAINED[name], f"train.seed={seed}", "train.threads=1"]
-    if out.exists():
-        run = resume(out, on_epoch=on_epoch)
-    else:
-        run = train(dataset, out, load_config(settings=settings), workers=0, on_epoch=on_epoch)
+    run = finished(out, load_config(settings=settings), dataset, on_epoch)
     result = run.result()
     assert result is not None
     return {
