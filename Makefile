@@ -16,7 +16,7 @@ help:
 	@echo 'make demo          train on MovieLens 100K with uniform negatives and with ADAR, and compare'
 	@echo 'make test          run the tests'
 	@echo 'make test-stress   run the tests that kill Ray and fill memory: minutes'
-	@echo 'make test-unit     run the fast tests, without Ray: under a minute'
+	@echo 'make test-unit     run the fast tests, without Ray: minutes'
 	@echo 'make coverage      run the tests and print what they cover'
 	@echo 'make test-recbole  install RecBole and test the adapter for its models'
 	@echo 'make test-trackers install MLflow and Weights & Biases and test the runs that they track'
