@@ -18,8 +18,17 @@ _TRIES = 1_000  # configurations to build, which takes some tenths of a second
 _LARGEST_GRID = 10_000
 
 
-def check(space: Space, settings: Iterable[str] = (), workers: int = 1) -> None:
-    """Refuse a base, parameters, `settings` and `workers` per trial that do not fit together.
+def check_workers(space: Space, workers: int) -> None:
+    """Refuse several workers per trial for a scheduler that cannot have them."""
+    if workers > 1 and space.scheduler.name == "pbt":
+        raise AdarError(
+            f"--workers-per-trial {workers}: scheduler pbt moves weights between trials that train in one "
+            "process each; begin with one worker per trial, or use another scheduler"
+        )
+
+
+def check(space: Space, settings: Iterable[str] = ()) -> None:
+    """Refuse a base, parameters and `settings` that do not fit together.
 
     Builds the configuration without any parameter, which says how long trials train and on how many threads;
     that of every combination of models, losses, samplers and optimizers; then that of every combination of
@@ -28,11 +37,6 @@ def check(space: Space, settings: Iterable[str] = (), workers: int = 1) -> None:
     Raises:
         AdarError: names the key and what to do.
     """
-    if workers > 1 and space.scheduler.name == "pbt":
-        raise AdarError(
-            f"--workers-per-trial {workers}: scheduler pbt moves weights between trials that train in one "
-            "process each; leave it at 1, or use another scheduler"
-        )
     layers = [read_setting(setting) for setting in settings]
     for layer in layers:
         _check_layer(space, layer)

@@ -24,7 +24,7 @@ class Population(PopulationBasedTraining):
 
     def _exploit(self, tune_controller: Any, trial: Any, trial_to_clone: Any) -> None:
         """Takes over the other trial, unless it has ended: no training would be left for the new values."""
-        reported: dict[str, Any] = self._trial_state[trial_to_clone].last_result or {}
+        reported: Any = self._trial_state[trial_to_clone].last_result  # never None: it has been ranked
         if not reported[IS_LAST]:
             super()._exploit(tune_controller, trial, trial_to_clone)
 

@@ -18,7 +18,7 @@ from adar_ray.outputs import forget_replaced, new_scratch, put_back, replacing
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
 from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
-from adar_ray.tuning.checks import check
+from adar_ray.tuning.checks import check, check_workers
 from adar_ray.tuning.folder import RESULT, SEARCH, Search, check_new
 from adar_ray.tuning.follower import Follower, SearchStopper
 from adar_ray.tuning.process import quiet_optuna, ray_tune_process
@@ -80,7 +80,8 @@ def tune(
         check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
     space = space if isinstance(space, Space) else Space.load(space)
-    check(space, settings, workers)
+    check_workers(space, workers)
+    check(space, settings)
     if not dataset.rows("valid"):
         raise AdarError(
             f"{dataset.folder}: has no validation interactions to choose trials by; "
@@ -125,6 +126,7 @@ def resume_search(
         trust: whether custom components that the folder of the search names may run.
     """
     search = Search.open(address, trust=trust)
+    check_workers(search.space, search.workers)  # earlier versions began such searches
     dataset = search.dataset()
     with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)

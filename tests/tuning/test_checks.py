@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adar_ray.tuning.checks import check
+from adar_ray.tuning.checks import check, check_workers
 from adar_ray.tuning.space import Space
 from tests.tuning.spaces import BETA, refusal, space
 
@@ -32,10 +32,10 @@ def test_settings_are_checked():
 
 def test_a_population_trains_in_one_process_per_trial():
     """With Ray Train workers, which run ahead of what Ray Tune has heard, such a search never ended."""
-    message = refusal(check, space(scheduler={"name": "pbt"}), [], 2)
+    message = refusal(check_workers, space(scheduler={"name": "pbt"}), 2)
     assert message.startswith("--workers-per-trial 2: scheduler pbt")
-    check(space(scheduler={"name": "pbt"}), [], 1)
-    check(space(scheduler={"name": "hyperband"}), [], 2)
+    check_workers(space(scheduler={"name": "pbt"}), 1)
+    check_workers(space(scheduler={"name": "hyperband"}), 2)
 
 
 @pytest.mark.parametrize(
