@@ -189,20 +189,20 @@ class LossComponent(Generic[S]):
     Attributes:
         name: what `loss.name` calls it, and the name of its settings block.
         settings: its own settings; their docstring is its one-line description.
-        build: makes the loss function.
+        build: makes the loss function, for a catalog of so many items.
         is_pairwise: whether it compares each negative with its positive. Generated negatives may then replace
             ordinary ones; with other losses they join them.
         is_softmax: whether negatives share a softmax with their positive.
         takes_all_items: whether its negatives are the whole catalog.
-        temperature: divides its scores; None if it has none.
+        temperature: what divides its scores with so many items; None if nothing does.
         shared_negatives: how many negatives it wants the whole batch to share; None if none.
     """
 
     name: str
     settings: type[S]
-    build: Callable[[S], LossFunction]
+    build: Callable[[S, int], LossFunction]
     is_pairwise: bool = False
     is_softmax: bool = False
     takes_all_items: bool = False
-    temperature: Callable[[S], float] | None = None
+    temperature: Callable[[S, int], float] | None = None
     shared_negatives: Callable[[S], int] | None = None

@@ -5,9 +5,11 @@ Legend: B rows of the batch, K negatives per row.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import BeforeValidator
 from torch.nn.functional import softplus
 
 from adar_ray.component import LossComponent, LossFunction, Settings, setting
@@ -104,6 +106,15 @@ class _Softmax(torch.autograd.Function):
         return -scale_B * negatives_B, share_BK * scale_B[:, None], None, None, None
 
 
+def temperature_for(n_items: int) -> float:
+    """The temperature of a softmax of cosines over a catalog of `n_items`.
+
+    It is 0.2 for up to 12,000 items, falls with the root of their number, and is never below 0.07. The rule
+    was found by trying; docs/method.md has the figures.
+    """
+    return max(0.2 * min(1.0, math.sqrt(12_000 / n_items)), 0.07)
+
+
 class BPRSettings(Settings):
     """BPR (Rendle et al., UAI 2009): pairwise; a positive should score above each of its negatives."""
 
@@ -112,10 +123,28 @@ class BCESettings(Settings):
     """Binary cross-entropy: pointwise; positives should score high and negatives low."""
 
 
-class SampledSoftmaxSettings(Settings):
+def _auto_or_positive(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and 0 < value <= 1e6):
+        raise ValueError("give auto, or a number above 0 and up to 1,000,000")
+    return value
+
+
+class _SoftmaxSettings(Settings):
+    temperature: Annotated[Literal["auto"] | float, BeforeValidator(_auto_or_positive)] = setting(
+        "auto",
+        "Divides the scores; auto is 0.2 for up to 12,000 items, and less for more.",
+        search={"choice": ["auto", 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0]},
+    )
+
+    def temperature_over(self, n_items: int) -> float:
+        """What divides the scores if there are so many items."""
+        return temperature_for(n_items) if self.temperature == "auto" else self.temperature
+
+
+class SampledSoftmaxSettings(_SoftmaxSettings):
     """Softmax over the positive and sampled negatives that the batch shares."""
 
-    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0, le=1e6)
     log_q: bool = setting(True, "Correct for popular items being drawn more often, where they are.")
     shared_negatives: int = setting(
         2048,
@@ -126,13 +155,13 @@ class SampledSoftmaxSettings(Settings):
     )
 
 
-class CrossEntropySettings(Settings):
+class CrossEntropySettings(_SoftmaxSettings):
     """Softmax over all items."""
 
-    temperature: float = setting(0.2, "Divides the scores.", search={"loguniform": [0.05, 1.0]}, gt=0, le=1e6)
 
+def _build_sampled_softmax(settings: SampledSoftmaxSettings, n_items: int) -> LossFunction:
+    temperature = settings.temperature_over(n_items)
 
-def _build_sampled_softmax(settings: SampledSoftmaxSettings) -> LossFunction:
     def loss(
         positive_B: torch.Tensor,
         negative_BK: torch.Tensor,
@@ -140,7 +169,7 @@ def _build_sampled_softmax(settings: SampledSoftmaxSettings) -> LossFunction:
         log_q_BK: torch.Tensor | None,
     ) -> torch.Tensor:
         log_weight = -log_q_BK if settings.log_q and log_q_BK is not None else 0.0
-        return sampled_softmax(positive_B, negative_BK, mask_BK, settings.temperature, log_weight)
+        return sampled_softmax(positive_B, negative_BK, mask_BK, temperature, log_weight)
 
     return loss
 
@@ -148,32 +177,32 @@ def _build_sampled_softmax(settings: SampledSoftmaxSettings) -> LossFunction:
 BPR = LossComponent(
     name="bpr",
     settings=BPRSettings,
-    build=lambda _: lambda positive_B, negative_BK, mask_BK, log_q_BK: bpr(positive_B, negative_BK, mask_BK),
+    build=lambda *_: lambda positive_B, negative_BK, mask_BK, log_q_BK: bpr(positive_B, negative_BK, mask_BK),
     is_pairwise=True,
 )
 BCE = LossComponent(
     name="bce",
     settings=BCESettings,
-    build=lambda _: lambda positive_B, negative_BK, mask_BK, log_q_BK: bce(positive_B, negative_BK, mask_BK),
+    build=lambda *_: lambda positive_B, negative_BK, mask_BK, log_q_BK: bce(positive_B, negative_BK, mask_BK),
 )
 SAMPLED_SOFTMAX = LossComponent(
     name="sampled_softmax",
     settings=SampledSoftmaxSettings,
     build=_build_sampled_softmax,
     is_softmax=True,
-    temperature=lambda settings: settings.temperature,
+    temperature=SampledSoftmaxSettings.temperature_over,
     shared_negatives=lambda settings: settings.shared_negatives,
 )
 CROSS_ENTROPY = LossComponent(
     name="cross_entropy",
     settings=CrossEntropySettings,
     # With all items but the positive as negatives, the sampled softmax is the full one.
-    build=lambda settings: (
+    build=lambda settings, n_items: (
         lambda positive_B, negative_BK, mask_BK, log_q_BK: sampled_softmax(
-            positive_B, negative_BK, mask_BK, settings.temperature
+            positive_B, negative_BK, mask_BK, settings.temperature_over(n_items)
         )
     ),
     is_softmax=True,
     takes_all_items=True,
-    temperature=lambda settings: settings.temperature,
+    temperature=CrossEntropySettings.temperature_over,
 )

@@ -30,7 +30,7 @@ def test_without_anything_the_defaults_hold():
     assert config.component_names() == ["lightgcn", "sampled_softmax", "adar"]
     assert (config.adar.beta, config.adar.gamma) == (0.9, 1)
     assert (config.adar.candidates, config.adar.negatives) == (16, 4)
-    assert (config.model.cosine, config.sampled_softmax.temperature) == (True, 0.2)
+    assert (config.model.cosine, config.sampled_softmax.temperature) == (True, "auto")
     assert (config.optimizer.lr, config.loss.l2) == (5e-3, 0)
 
 
@@ -331,7 +331,7 @@ def test_a_default_that_goes_with_a_loss_holds_with_that_alone():
     pairwise = load_config(settings=["loss.name=bpr"])
     assert (pairwise.model.cosine, pairwise.optimizer.lr, pairwise.loss.l2) == (False, 3e-3, 1e-3)
     of_mf = load_config(settings=["model.name=mf"])
-    assert (of_mf.model.cosine, of_mf.sampled_softmax.temperature, of_mf.optimizer.lr) == (True, 0.15, 1e-2)
+    assert (of_mf.model.cosine, of_mf.loss.l2, of_mf.optimizer.lr) == (True, 0, 1e-2)
     pairwise = load_config(settings=["model.name=mf", "loss.name=bpr"])
     assert (pairwise.model.cosine, pairwise.optimizer.lr, pairwise.loss.l2) == (False, 3e-3, 1e-2)
     chosen = load_config(settings=["loss.name=sampled_softmax", "optimizer.lr=0.5"])

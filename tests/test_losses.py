@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, logsigmoid
 
-from adar_ray.losses import bce, bpr, sampled_softmax, shares
+from adar_ray.config import load_config
+from adar_ray.losses import bce, bpr, sampled_softmax, shares, temperature_for
+from adar_ray.training.build import build_loss
 
 
 def all_true(*shape: int) -> torch.Tensor:
@@ -122,3 +124,24 @@ def test_a_backward_pass_twice_gives_the_same_gradient():
     first = torch.autograd.grad(loss, (positive, negative), retain_graph=True)
     for again, before in zip(torch.autograd.grad(loss, (positive, negative)), first, strict=True):
         assert torch.equal(again, before)
+
+
+@pytest.mark.parametrize(
+    ("n_items", "temperature"),
+    [(1, 0.2), (12_000, 0.2), (48_000, 0.1), (90_000, 0.073), (98_000, 0.07), (10_000_000, 0.07)],
+)
+def test_the_temperature_falls_with_the_root_of_the_number_of_items(n_items, temperature):
+    assert temperature_for(n_items) == pytest.approx(temperature, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["sampled_softmax", "cross_entropy"])
+def test_a_temperature_of_auto_is_that_of_the_catalog(name):
+    positive, negative = random_scores()
+
+    def of(n_items: int, temperature: str) -> tuple[float, list[float]]:
+        config = load_config(settings=[f"loss.name={name}", f"{name}.temperature={temperature}"])
+        loss = build_loss(config, n_items)
+        return loss.temperature, loss.function(positive, negative, all_true(20, 6), None).tolist()
+
+    assert of(48_000, "auto") == of(48_000, "0.1") == of(10, "0.1")
+    assert of(48_000, "auto") != of(12_000, "auto") == of(12_000, "0.2")

@@ -36,7 +36,7 @@ def fold_in(trained: TrainedModel, own: UserItems) -> torch.Tensor:
 
 def _fold_in_tile(trained: TrainedModel, own: UserItems, user_B: torch.Tensor) -> torch.Tensor:
     model, user_UD = trained.snapshot, trained.user_vectors
-    loss = build_loss(trained.config, trained.dataset)
+    loss = build_loss(trained.config, trained.dataset.n_items, trained.dataset)
     row_E, item_E = own.of(user_B)
     share_E = own.counts()[user_B[row_E]].reciprocal()
     with torch.no_grad():

@@ -79,12 +79,7 @@ def draw_small(rows: torch.Tensor, n_rows: int, generator: torch.Generator | Non
 DEFAULTS: dict[str, Any] = {
     "defaults": {"loss.name": "sampled_softmax", "optimizer.lr": 3e-3, "loss.l2": 1e-2},
     "defaults_with_loss": {
-        "sampled_softmax": {
-            "model.cosine": True,
-            "sampled_softmax.temperature": 0.15,
-            "optimizer.lr": 1e-2,
-            "loss.l2": 0.0,
-        },
+        "sampled_softmax": {"model.cosine": True, "optimizer.lr": 1e-2, "loss.l2": 0.0},
     },
 }
 """Of a declaration; two towers have them, too."""

@@ -110,15 +110,15 @@ def _checked(name: str, model: Any) -> nn.Module:
     return model
 
 
-def build_loss(config: Config, dataset: Dataset | None = None) -> Loss:
-    """The loss that the configuration names."""
+def build_loss(config: Config, n_items: int, dataset: Dataset | None = None) -> Loss:
+    """The loss that the configuration names, for a catalog of `n_items`."""
     name = config.loss.name
     if name not in LOSSES:
         return Loss(build_custom("loss.name", name, dataset, config))
     component, settings = LOSSES[name], config.settings_of(name)
     return Loss(
-        component.build(settings),
-        temperature=component.temperature(settings) if component.temperature else 1.0,
+        component.build(settings, n_items),
+        temperature=component.temperature(settings, n_items) if component.temperature else 1.0,
         is_softmax=component.is_softmax,
     )
 

@@ -171,7 +171,7 @@ class WorkerLoop:
         self.step = TrainingStep(
             self.config,
             self.model,
-            build_loss(self.config, dataset),
+            build_loss(self.config, dataset.n_items, dataset),
             self.samplers,
             self.observed,
             self.popularity_I,

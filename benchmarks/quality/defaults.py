@@ -35,13 +35,16 @@ NAME = "quality_defaults"
 METRICS = ("recall@20", "ndcg@20")
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEWER = "sampled_softmax.shared_negatives=512"
+# Before the temperature followed from the number of items, these were the defaults of MF and of LightGCN.
+OF_MF = (FEWER, "sampled_softmax.temperature=0.15")
+OF_LIGHTGCN = (FEWER, "sampled_softmax.temperature=0.2")
 TRAINED: dict[str, tuple[str, ...]] = {
     "bpr": ("model.name=mf", "loss.name=bpr", "sampler.name=uniform"),
     "bpr-adar": ("model.name=mf", "loss.name=bpr"),
-    "mf-uniform": ("model.name=mf", "sampler.name=uniform", FEWER),
-    "mf": ("model.name=mf", FEWER),
-    "uniform-512": ("sampler.name=uniform", FEWER),
-    "adar-512": (FEWER,),
+    "mf-uniform": ("model.name=mf", "sampler.name=uniform", *OF_MF),
+    "mf": ("model.name=mf", *OF_MF),
+    "uniform-512": ("sampler.name=uniform", *OF_LIGHTGCN),
+    "adar-512": OF_LIGHTGCN,
     "uniform": ("sampler.name=uniform",),
     "adar": (),
 }

@@ -55,7 +55,9 @@ def fit(config: Config, dataset: Dataset, sampler: Callable[[], nn.Module] | Non
     samplers = nn.ModuleList([sampler()]) if sampler else build_samplers(config, model, observed, dataset)
     optimizer = build_optimizer(config, model, samplers)
     popularity_I = observed.item_counts()
-    step = TrainingStep(config, model, build_loss(config, dataset), samplers, observed, popularity_I)
+    step = TrainingStep(
+        config, model, build_loss(config, dataset.n_items, dataset), samplers, observed, popularity_I
+    )
     best, kept, seconds = {"ndcg@20": -1.0, "epoch": 0}, (model, samplers), []
     for epoch in range(1, config.train.epochs + 1):
         started = time.perf_counter()

@@ -59,7 +59,13 @@ class Steps:
         self.optimizer = build_optimizer(self.config, self.model, samplers)
         popularity_I = observed.item_counts()
         self.loss = TrainingStep(
-            self.config, self.model, build_loss(self.config), samplers, observed, popularity_I, history_length
+            self.config,
+            self.model,
+            build_loss(self.config, observed.n_items),
+            samplers,
+            observed,
+            popularity_I,
+            history_length,
         )
         self.number = 0
 

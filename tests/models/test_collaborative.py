@@ -529,7 +529,9 @@ def test_noise_has_its_length_and_the_vectors_signs_and_is_another_in_every_view
 def training_step(model: nn.Module, observed: UserItems, *settings: str) -> tuple[Config, TrainingStep]:
     config = load_config(settings=["loss.name=bpr", *settings])
     samplers = build_samplers(config, model, observed)
-    return config, TrainingStep(config, model, build_loss(config), samplers, observed, observed.item_counts())
+    return config, TrainingStep(
+        config, model, build_loss(config, observed.n_items), samplers, observed, observed.item_counts()
+    )
 
 
 def interactions(observed: UserItems) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -812,7 +814,9 @@ def test_a_checkerboard_is_learned_so_that_the_withheld_pairs_come_out_on_top(na
     torch.manual_seed(0)
     model = build_model(config, observed)
     samplers = build_samplers(config, model, observed)
-    step = TrainingStep(config, model, build_loss(config), samplers, observed, observed.item_counts())
+    step = TrainingStep(
+        config, model, build_loss(config, observed.n_items), samplers, observed, observed.item_counts()
+    )
     optimizer = build_optimizer(config, model, samplers)
     for number in range(100):
         loss, _ = step(user, item, torch.arange(len(user)), (0, number))

@@ -283,7 +283,12 @@ def test_workers_sums_of_losses_and_gradients_are_those_of_the_whole_batch(name)
         ]
     )
     step = TrainingStep(
-        config, model, build_loss(config), build_samplers(config, model, observed).double(), observed, LENGTH
+        config,
+        model,
+        build_loss(config, observed.n_items),
+        build_samplers(config, model, observed).double(),
+        observed,
+        LENGTH,
     )
 
     def total(parts: list[slice]) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
@@ -314,7 +319,7 @@ def test_beside_a_softmax_the_pair_with_a_generated_negative_pulls_as_well():
         config = load_config(settings=settings)
         torch.manual_seed(0)
         return TrainingStep(
-            config, model, build_loss(config), build_samplers(config, model, seen), seen, LENGTH
+            config, model, build_loss(config, seen.n_items), build_samplers(config, model, seen), seen, LENGTH
         )
 
     light, heavy = (step(weight)(user_B, sequence_BN, row_B, (3, 1, 4))[0] for weight in (0.5, 1))

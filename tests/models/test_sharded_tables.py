@@ -132,7 +132,9 @@ def look_ups(rows: int, *settings: str) -> int:
     model.item.is_sharded = True  # among one worker
     samplers = build_samplers(config, model, seen)
     optimizer = Adam(nn.ModuleDict({"model": model, "samplers": samplers}), 0.1)
-    step = TrainingStep(config, model, build_loss(config), samplers, seen, seen.item_counts(), LENGTH)
+    step = TrainingStep(
+        config, model, build_loss(config, seen.n_items), samplers, seen, seen.item_counts(), LENGTH
+    )
     calls: list[torch.Tensor] = []
     look_up = model.item.look_up
     model.item.look_up = lambda row: calls.append(row) or look_up(row)

@@ -67,7 +67,9 @@ def step_of(model: nn.Module, *settings: str, targets: int = LENGTH) -> Training
     )
     seen = observed()
     samplers = build_samplers(config, model, seen)
-    return TrainingStep(config, model, build_loss(config), samplers, seen, seen.item_counts(), targets)
+    return TrainingStep(
+        config, model, build_loss(config, seen.n_items), samplers, seen, seen.item_counts(), targets
+    )
 
 
 def sequence_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
