@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from torch import nn
+    from typing_extensions import Self
 
     from adar_ray.interactions.item_features import ItemFeatures
     from adar_ray.interactions.user_items import UserItems
@@ -26,6 +27,10 @@ class Settings(BaseModel):
     """The settings of one component, or one section of the configuration."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def for_catalog(self, n_items: int) -> Self:
+        """With numbers in the place of what follows from the number of items."""
+        return self
 
 
 def setting(
@@ -189,20 +194,20 @@ class LossComponent(Generic[S]):
     Attributes:
         name: what `loss.name` calls it, and the name of its settings block.
         settings: its own settings; their docstring is its one-line description.
-        build: makes the loss function, for a catalog of so many items.
+        build: makes the loss function.
         is_pairwise: whether it compares each negative with its positive. Generated negatives may then replace
             ordinary ones; with other losses they join them.
         is_softmax: whether negatives share a softmax with their positive.
         takes_all_items: whether its negatives are the whole catalog.
-        temperature: what divides its scores with so many items; None if nothing does.
+        temperature: divides its scores; None if it has none.
         shared_negatives: how many negatives it wants the whole batch to share; None if none.
     """
 
     name: str
     settings: type[S]
-    build: Callable[[S, int], LossFunction]
+    build: Callable[[S], LossFunction]
     is_pairwise: bool = False
     is_softmax: bool = False
     takes_all_items: bool = False
-    temperature: Callable[[S, int], float] | None = None
+    temperature: Callable[[S], float] | None = None
     shared_negatives: Callable[[S], int] | None = None

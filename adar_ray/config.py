@@ -21,6 +21,9 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.metrics import METRICS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 TRACKERS = ("mlflow", "wandb")  # libraries that `train.callbacks` may name
 
 
@@ -270,6 +273,10 @@ class Config(_Blocks):
         """The settings block of a component of the registry; an empty one if it has no settings."""
         block: Settings | None = getattr(self, name, None)
         return Settings() if block is None else block
+
+    def for_catalog(self, n_items: int) -> Self:
+        blocks = {name: block for name, block in self if isinstance(block, Settings)}
+        return self.model_copy(update={name: block.for_catalog(n_items) for name, block in blocks.items()})
 
     def component_names(self) -> list[str]:
         """What `model.name`, `loss.name`, `sampler.name`, `train.callbacks` and, if it is the user's own,

@@ -6,13 +6,16 @@ Legend: B rows of the batch, K negatives per row.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator
 from torch.nn.functional import softplus
 
 from adar_ray.component import LossComponent, LossFunction, Settings, setting
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> torch.Tensor:
@@ -134,12 +137,18 @@ class _SoftmaxSettings(Settings):
     temperature: Annotated[Literal["auto"] | float, BeforeValidator(_auto_or_positive)] = setting(
         "auto",
         "Divides the scores; auto is 0.2 for up to 12,000 items, and less for more.",
-        search={"choice": ["auto", 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0]},
+        search={"loguniform": [0.05, 1.0]},
     )
 
-    def temperature_over(self, n_items: int) -> float:
-        """What divides the scores if there are so many items."""
-        return temperature_for(n_items) if self.temperature == "auto" else self.temperature
+    def for_catalog(self, n_items: int) -> Self:
+        is_auto = self.temperature == "auto"
+        return self.model_copy(update={"temperature": temperature_for(n_items)}) if is_auto else self
+
+    @property
+    def divisor(self) -> float:
+        """The temperature, of settings that are for a catalog."""
+        assert self.temperature != "auto"
+        return self.temperature
 
 
 class SampledSoftmaxSettings(_SoftmaxSettings):
@@ -159,9 +168,7 @@ class CrossEntropySettings(_SoftmaxSettings):
     """Softmax over all items."""
 
 
-def _build_sampled_softmax(settings: SampledSoftmaxSettings, n_items: int) -> LossFunction:
-    temperature = settings.temperature_over(n_items)
-
+def _build_sampled_softmax(settings: SampledSoftmaxSettings) -> LossFunction:
     def loss(
         positive_B: torch.Tensor,
         negative_BK: torch.Tensor,
@@ -169,7 +176,7 @@ def _build_sampled_softmax(settings: SampledSoftmaxSettings, n_items: int) -> Lo
         log_q_BK: torch.Tensor | None,
     ) -> torch.Tensor:
         log_weight = -log_q_BK if settings.log_q and log_q_BK is not None else 0.0
-        return sampled_softmax(positive_B, negative_BK, mask_BK, temperature, log_weight)
+        return sampled_softmax(positive_B, negative_BK, mask_BK, settings.divisor, log_weight)
 
     return loss
 
@@ -177,32 +184,32 @@ def _build_sampled_softmax(settings: SampledSoftmaxSettings, n_items: int) -> Lo
 BPR = LossComponent(
     name="bpr",
     settings=BPRSettings,
-    build=lambda *_: lambda positive_B, negative_BK, mask_BK, log_q_BK: bpr(positive_B, negative_BK, mask_BK),
+    build=lambda _: lambda positive_B, negative_BK, mask_BK, log_q_BK: bpr(positive_B, negative_BK, mask_BK),
     is_pairwise=True,
 )
 BCE = LossComponent(
     name="bce",
     settings=BCESettings,
-    build=lambda *_: lambda positive_B, negative_BK, mask_BK, log_q_BK: bce(positive_B, negative_BK, mask_BK),
+    build=lambda _: lambda positive_B, negative_BK, mask_BK, log_q_BK: bce(positive_B, negative_BK, mask_BK),
 )
 SAMPLED_SOFTMAX = LossComponent(
     name="sampled_softmax",
     settings=SampledSoftmaxSettings,
     build=_build_sampled_softmax,
     is_softmax=True,
-    temperature=SampledSoftmaxSettings.temperature_over,
+    temperature=lambda settings: settings.divisor,
     shared_negatives=lambda settings: settings.shared_negatives,
 )
 CROSS_ENTROPY = LossComponent(
     name="cross_entropy",
     settings=CrossEntropySettings,
     # With all items but the positive as negatives, the sampled softmax is the full one.
-    build=lambda settings, n_items: (
+    build=lambda settings: (
         lambda positive_B, negative_BK, mask_BK, log_q_BK: sampled_softmax(
-            positive_B, negative_BK, mask_BK, settings.temperature_over(n_items)
+            positive_B, negative_BK, mask_BK, settings.divisor
         )
     ),
     is_softmax=True,
     takes_all_items=True,
-    temperature=CrossEntropySettings.temperature_over,
+    temperature=lambda settings: settings.divisor,
 )

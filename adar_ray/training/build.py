@@ -115,10 +115,10 @@ def build_loss(config: Config, n_items: int, dataset: Dataset | None = None) -> 
     name = config.loss.name
     if name not in LOSSES:
         return Loss(build_custom("loss.name", name, dataset, config))
-    component, settings = LOSSES[name], config.settings_of(name)
+    component, settings = LOSSES[name], config.settings_of(name).for_catalog(n_items)
     return Loss(
-        component.build(settings, n_items),
-        temperature=component.temperature(settings, n_items) if component.temperature else 1.0,
+        component.build(settings),
+        temperature=component.temperature(settings) if component.temperature else 1.0,
         is_softmax=component.is_softmax,
     )
 

@@ -33,6 +33,11 @@ def _scalar(value: Any) -> Any:
 Scalar = Annotated[Any, AfterValidator(_scalar)]
 
 
+def _kind(value: bool | int | float | str) -> type:
+    """A column of the table of trials holds values of one of these."""
+    return float if type(value) is int else type(value)
+
+
 class Parameter(Settings):
     """A distribution, and the conditions under which the parameter is searched."""
 
@@ -64,6 +69,8 @@ class Parameter(Settings):
         if self.choice is not None:
             if not self.choice or any(value in self.choice[:at] for at, value in enumerate(self.choice)):
                 raise ValueError("a choice needs at least one value, and none twice")
+            if len({_kind(value) for value in self.choice}) > 1:
+                raise ValueError("a choice needs values of one kind: text, numbers, or true and false")
             return self
         numbers = getattr(self, self.kind)
         if len(numbers) != _FORMS[self.kind].count(",") + 1:

@@ -79,7 +79,7 @@ class StudySearcher(Searcher):
         if self._grid is not None:
             return self._grid.pop(0)
         if number == 0 and self.search.space.search.defaults:
-            return self.search.space.defaults(self.search.settings)
+            return self.search.space.defaults(self.search.dataset().n_items, self.search.settings)
         return None
 
     def _ask(self, number: int, values: dict[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:

@@ -267,9 +267,12 @@ class Space(Settings):
         all_epochs = config.train.model_copy(update={"patience": config.train.epochs})
         return config.model_copy(update={"train": all_epochs})
 
-    def defaults(self, settings: Iterable[str] = ()) -> dict[str, Any]:
-        """What the configuration without parameters has of them, where their ranges have it, too."""
-        sections = self.config({}, settings).model_dump()
+    def defaults(self, n_items: int, settings: Iterable[str] = ()) -> dict[str, Any]:
+        """What the configuration without parameters has of them, where their ranges have it, too.
+
+        What follows from the number of items is the number that it comes to.
+        """
+        sections = self.config({}, settings).for_catalog(n_items).model_dump()
         values = {}
         for name, parameter in self.parameters.items():
             section, _, key = name.partition(".")

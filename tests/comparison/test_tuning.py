@@ -67,7 +67,7 @@ def test_the_first_trial_has_the_defaults(sampler: str) -> None:
     ((_, sections),) = trained_systems(["mf"], [sampler]).items()
     (config,) = configs_of(sections, 1, ["loss.name=bpr"], {})
     space = space_of(sections, config, ["loss.name=bpr"], 5)
-    defaults = space.defaults(["loss.name=bpr"])
+    defaults = space.defaults(100, ["loss.name=bpr"])
     assert list(defaults) == list(space.parameters)
     assert space.config(defaults, ["loss.name=bpr"]).used() == config.used()
 

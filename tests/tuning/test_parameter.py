@@ -74,6 +74,8 @@ def test_every_distribution_keeps_to_its_range():
         ({"integer": [0, 1]}, "not 0"),
         ({"choice": []}, "at least one value"),
         ({"choice": [0.5, 0.5]}, "none twice"),
+        ({"choice": ["auto", 0.5]}, "values of one kind: text, numbers, or true and false"),
+        ({"choice": [True, 2]}, "values of one kind"),
         ({"choice": [0.5, 2]}, "not 2"),
         ({"choice": ["high"]}, "'high'"),
         ({"choice": [[0.5]]}, "a number, a word, true or false"),

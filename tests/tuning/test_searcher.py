@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from adar_ray.data.dataset import Dataset
 from adar_ray.tuning.process import quiet_optuna
 from adar_ray.tuning.searcher import StudySearcher
 from adar_ray.tuning.trial import Trial
@@ -114,7 +115,9 @@ def test_a_search_that_was_resumed_proposes_what_it_would_have_proposed(
     assert len({trial.values["adar.beta"] for trial in whole.trials.values()}) == 20
 
 
-def test_the_first_trial_may_have_the_defaults_where_the_ranges_have_them(tmp_path: Path) -> None:
+def test_the_first_trial_may_have_the_defaults_where_the_ranges_have_them(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     parameters = {
         "adar.beta": {"uniform": [0.5, 0.95]},  # 0.9 by default
         "adar.negatives": {"choice": [1, 2, 8]},  # 4
@@ -123,9 +126,14 @@ def test_the_first_trial_may_have_the_defaults_where_the_ranges_have_them(tmp_pa
         "loss.l2": {"loguniform": [1e-4, 1e-1], "when": {"loss.name": "bce"}},
     }
     searched = space(parameters, base={"model": {"name": "mf"}}, search={"defaults": True})
-    searcher = StudySearcher(
-        a_search(tmp_path, space=searched, settings=("optimizer.lr=0.07", "loss.name=bpr")), [], lambda: 0.0
+    search = a_search(
+        tmp_path,
+        space=searched,
+        settings=("optimizer.lr=0.07", "loss.name=bpr"),
+        data=dataset.folder.address,
+        checksum=dataset.checksum,
     )
+    searcher = StudySearcher(search, [], lambda: 0.0)
     first, second = (searcher.suggest(name)["values"] for name in "ab")
     assert first.pop("adar.negatives") in (1, 2, 8)
     assert first == {"adar.beta": 0.9, "optimizer.lr": 0.07, "loss.name": "bpr"}

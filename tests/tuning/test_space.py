@@ -288,6 +288,12 @@ def test_the_time_of_a_budget_is_a_duration():
     assert refusal(space, budget={"time": "9" * 400}).startswith("file: budget.time: ")
 
 
+def test_a_default_that_follows_from_the_number_of_items_is_tried_first_as_a_number():
+    softmax = space({"sampled_softmax.temperature": "default", "adar.beta": "default"})
+    assert softmax.defaults(48_000) == {"sampled_softmax.temperature": pytest.approx(0.1), "adar.beta": 0.9}
+    assert softmax.defaults(100, ["sampled_softmax.temperature=0.3"])["sampled_softmax.temperature"] == 0.3
+
+
 # Declared ranges
 
 
