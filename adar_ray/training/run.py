@@ -247,6 +247,18 @@ class Run:
             if place not in kept:
                 self.folder.folder(_checkpoint(place)).remove()
 
+    def forget_steps(self) -> bool:
+        """Removes all checkpoints within an epoch, so that the epoch under way begins anew.
+
+        Returns:
+            Whether the newest checkpoint was one of them.
+        """
+        places = self._places()
+        for place in places:
+            if place[1]:
+                self._owned().folder(_checkpoint(place)).remove()
+        return bool(places and places[0][1])
+
     def copy_checkpoint(self, folder: Folder, epoch: int) -> None:
         """Copies the checkpoint that ends an epoch into the folder of another run, whose own go.
 

@@ -136,9 +136,17 @@ def resume(
             run = replace(run, info=run.info.model_copy(update={"dataset": dataset.folder.address}))
             owned = replace(run, lease=lease)
             if run != before:
+                _begin_epoch_anew(owned, before)
                 owned.write_config()
             _train(owned, dataset, lease, on_epoch, on_step, on_end)
     return run
+
+
+def _begin_epoch_anew(run: Run, before: Run) -> None:
+    """Forgets the steps of the epoch under way if its rows come in another order or other batches now."""
+    now, then = run.config.train, before.config.train
+    if (now.batch_size, now.seed) != (then.batch_size, then.seed) and run.forget_steps():
+        logger.warning("%s: the epoch under way begins anew, with the new batch size or seed", run.folder)
 
 
 def _tidy(run: Run) -> None:
@@ -217,7 +225,7 @@ def _fixed_because(name: str, before: Config, after: Config, done: int) -> str |
         return "whether the weights still fit is not known"
     if is_structural(name):
         return "the weights would not fit"
-    if name in ("train.metric", "train.valid_users"):
+    if name in ("train.metric", "train.valid_users", "model.length_power"):
         return "the epochs so far were judged by the old value"
     if name in ("loss.name", "adar.joins") and before.sampler_names() != after.sampler_names():
         return "other samplers would train"

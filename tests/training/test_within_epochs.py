@@ -142,6 +142,30 @@ def test_steps_that_are_done_are_not_done_again(made, tmp_path):
     assert sorted(taken) == sorted([(e, s) for e in (1, 2, 3) for s in range(1, steps + 1)] + twice)
 
 
+@pytest.mark.parametrize("change", ["train.batch_size=32", "train.batch_size=128", "train.seed=1"])
+def test_an_epoch_begins_anew_where_its_steps_would_be_others(made, tmp_path, caplog, change):
+    def cut_off_after(place: tuple[int, int]) -> Callable[[int, int, int], None]:
+        def cut_off(epoch: int, step: int, steps: int) -> None:
+            if (epoch, step) == place:
+                raise _CutOffError
+
+        return cut_off
+
+    config = load_config(settings=settings("mf", "checkpoints.steps=2"))
+    for name, place in (("within", (2, 5)), ("at the end", (2, 1))):
+        with pytest.raises(_CutOffError):
+            train(made, tmp_path / name, config, workers=0, on_step=cut_off_after(place))
+    assert places(tmp_path / "within")[-1][0] == 1
+    assert places(tmp_path / "within")[-1][1] > 0
+    assert places(tmp_path / "at the end")[-1] == (1, 0)
+    for name in ("within", "at the end"):
+        resume(tmp_path / name, settings=[change])
+    assert_same(tmp_path / "within", tmp_path / "at the end")
+    assert [message for message in caplog.messages if "begins anew" in message] == [
+        f"{tmp_path / 'within'}: the epoch under way begins anew, with the new batch size or seed"
+    ]
+
+
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(made, whole, tmp_path):
     run, stops = (
         new_run(made, tmp_path / "run", load_config(settings=settings("mf")), workers=0),
