@@ -124,8 +124,6 @@ def _training_data(
 ) -> TrainingData:
     dataset = rows.dataset
     users = Users(rows.bounds, rows.first_lane, len(dataset.lanes.users), dataset.n_users)
-    if config.train.valid_users:
-        valid = of_some_users(valid, config.train.valid_users, users)
     # A custom model knows nothing of workers: it has all users, and ids that count all.
     begin, count = (users.first, users.count) if trains_own_users(config) else (0, dataset.n_users)
     # Copies: rows from Ray's object store are read-only, which torch warns about.
@@ -145,20 +143,3 @@ def _training_data(
         if weight_E is None or mean is None
         else PairWeights(observed, user, item, torch.from_numpy(weight_E), mean),
     )
-
-
-def of_some_users(rows: Rows, limit: int, users: Users) -> Rows:
-    """All rows of at most `limit` random users, the same ones for any number of workers.
-
-    Every lane of the dataset gives equally many of its users who have rows, as far as it has them.
-    """
-    if users.total <= limit:
-        return rows
-    user, item = rows
-    drawn = [np.empty(0, np.int64)]
-    for lane, (start, end) in enumerate(zip(users.bounds[:-1], users.bounds[1:], strict=True), users.lane):
-        there = np.unique(user[(user >= start) & (user < end)])
-        share = (lane + 1) * limit // users.lanes - lane * limit // users.lanes
-        drawn.append(np.random.default_rng(lane).permutation(there)[:share])
-    kept = np.isin(user, np.concatenate(drawn))
-    return user[kept], item[kept]

@@ -45,6 +45,7 @@ from adar_ray.training.run import METRICS, Run
 from adar_ray.training.saver import Saver
 from adar_ray.training.schedule import learning_rate
 from adar_ray.training.step import StepStatistics, TrainingStep
+from adar_ray.training.valid_users import of_some_users
 from adar_ray.training.warm_start import load_initial_weights
 
 VALIDATION_KS = (10, 20)
@@ -147,7 +148,10 @@ class WorkerLoop:
         self.run, self.data, self.worker, self.config = run, data, worker, run.config
         self._on_epoch, self._on_step = on_epoch, on_step
         device, dataset = torch.device(worker.device), data.dataset
-        self.observed, self.valid = data.observed.to(device), data.valid.to(device)
+        valid, limit = data.valid, self.config.train.valid_users
+        if limit:
+            valid = of_some_users(valid, limit, data.users, data.begin, worker.all_reduce)
+        self.observed, self.valid = data.observed.to(device), valid.to(device)
         self.left_out = self.observed  # of rankings
         if dataset.keeps_repeats:
             nothing = torch.empty(0, dtype=torch.int64)

@@ -27,15 +27,14 @@ from adar_ray.data.prepare import prepare
 from adar_ray.documents import to_lines
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
-from adar_ray.interactions.users import Users
 from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
-from adar_ray.training.data_source import of_some_users
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import resume, train
 from tests import sealed
 from tests.training.checkpoints import last_epoch
+from tests.training.test_valid_users import chosen
 
 SMALL = [
     "model.name=mf",
@@ -259,6 +258,7 @@ def test_resumes_with_the_dataset_elsewhere(dataset: Dataset, whole: Run, tmp_pa
         ("loss.name=bce", "other samplers would train"),
         ("train.metric=recall@10", "judged by the old value"),
         ("train.valid_users=5", "judged by the old value"),
+        ("model.length_power=0.5", "judged by the old value"),
         ("train.epochs=1", "2 epochs are done"),
         ("train.epochs=2", None),
         ("train.batch_size=128", None),
@@ -308,21 +308,13 @@ def test_stops_early_and_keeps_the_best_epoch(dataset: Dataset, tmp_path: Path) 
 
 
 def test_validation_on_some_users(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
-    rows = dataset.read_split("valid")
-    everyone = Users(np.concatenate([[0], np.cumsum(dataset.lanes.users)]), 0, 64, dataset.n_users)
-    user, item = of_some_users(rows, 70, everyone)
-    assert 60 <= len(set(user)) <= 70  # a lane may have too few
-    assert set(zip(user, item, strict=True)) == {
-        pair for pair in zip(*rows, strict=True) if pair[0] in set(user)
-    }
-
     def losses_and_figures(users: int) -> list[tuple[float, dict[str, float]]]:
         run = train(dataset, tmp_path / str(users), config(f"train.valid_users={users}"), workers=0)
         return [(line["loss"], line["valid"]) for line in metrics(run)]
 
     everybody = [(line["loss"], line["valid"]) for line in metrics(whole)]
     assert losses_and_figures(10**6) == everybody
-    one = of_some_users(rows, 1, everyone)[0]
+    one = chosen(dataset, dataset.read_split("valid"), 1)
     for (loss, figures), (same_loss, others) in zip(losses_and_figures(1), everybody, strict=True):
         assert loss == same_loss
         assert figures != others
