@@ -269,8 +269,8 @@ class AdarSampler(BaseSampler):
         # In the buffer's own precision: bfloat16 could not count the rows of a batch.
         total = torch.stack([r_B1.sum(dtype=self.r_mean.dtype), self.r_mean.new_tensor(float(len(r_B1)))])
         sum_over_workers([total])
-        no_rows, first = total[1] == 0, self.r_mean == 0
-        batch_mean = torch.where(no_rows, self.r_mean, total[0] / total[1].clamp_min(1))
+        first, counts = self.r_mean == 0, (total[1] > 0) & total[0].isfinite()  # training may skip the batch
+        batch_mean = torch.where(counts, total[0] / total[1].clamp_min(1), self.r_mean)
         self.r_mean.copy_(torch.where(first, batch_mean, self.r_mean.lerp(batch_mean, 1 - self.momentum)))
         return self.r_mean
 

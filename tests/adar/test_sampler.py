@@ -487,6 +487,16 @@ def test_a_batch_without_rows_leaves_the_running_mean_alone():
     assert sampler.r_mean.item() == before
 
 
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_a_batch_of_wrong_scores_leaves_the_running_mean_alone(wrong):
+    world, sampler = World(), AdarSampler(AdarSettings(gamma=0.5))
+    world.negatives(sampler)
+    before = sampler.r_mean.item()
+    world.positive_BD[0, 0] = wrong
+    world.negatives(sampler, key=1)
+    assert sampler.r_mean.item() == before
+
+
 def test_the_running_mean_is_saved_and_loaded():
     trained, fresh = AdarSampler(AdarSettings(gamma=0.5)), AdarSampler(AdarSettings(gamma=0.5))
     World().negatives(trained)
