@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+_ROUNDING = 1e-12  # what rounding may add to the deviation of equal numbers, as a share of them
+
 
 @dataclass(frozen=True)
 class FeatureRows:
@@ -53,9 +55,7 @@ class Vocabulary:
                 found = pc.unique(column.flatten())
                 categories[name] = found.take(pc.sort_indices(found))
             else:
-                number = column.drop_null().to_numpy()
-                mean, deviation = (float(number.mean()), float(number.std())) if len(number) else (0.0, 0.0)
-                scales[name] = mean, deviation or 1.0
+                scales[name] = _scale(column.drop_null().to_numpy())
         return cls(categories, scales, features.column_names)
 
     def __len__(self) -> int:
@@ -116,3 +116,11 @@ class Vocabulary:
         is_known_E = number_E.is_valid().to_numpy(zero_copy_only=False)
         number_known = number_E.drop_null().to_numpy().astype(np.int64)
         return item_E[is_known_E], number_known, text_E.filter(number_E.is_null())
+
+
+def _scale(number: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation. Of numbers that are equal but for rounding, the deviation is 1."""
+    if not len(number):
+        return 0.0, 1.0
+    mean, deviation = float(number.mean()), float(number.std())
+    return mean, deviation if deviation > _ROUNDING * np.abs(number).max() else 1.0

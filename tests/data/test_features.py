@@ -121,3 +121,10 @@ def test_a_vocabulary_numbers_features_and_knows_the_rest(tmp_path: Path) -> Non
     assert rows.feature_E.tolist() == [1, 2]
     assert rows.value_E.tolist() == [1, 3]
     assert {name: values.to_pylist() for name, values in rows.unknown.items()} == {"genres": ["Opera"]}
+
+
+@pytest.mark.parametrize("numbers", [[0.1] * 150, [0.3, 0.1 + 0.2] * 50, [7.0], [0.0, 0.0]])
+def test_numbers_that_are_all_equal_keep_their_unit(numbers: list[float]) -> None:
+    vocabulary = Vocabulary.of(pa.table({"price": numbers}))
+    rows = vocabulary.encode(pa.table({"price": [numbers[0] + 0.5]}))
+    assert rows.value_E.tolist() == pytest.approx([0.5])
