@@ -54,6 +54,11 @@ def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
     return softplus(-positive_B) + (shares(mask_BK) * softplus(negative_BK)).sum(1)
 
 
+def in_single(score: torch.Tensor) -> torch.Tensor:
+    """In single precision at least: products may be in bfloat16, but losses are not."""
+    return score.to(torch.promote_types(score.dtype, torch.float32))
+
+
 def shares(mask_BK: torch.Tensor) -> torch.Tensor:
     """`[B, K]`: a weight of 1 per row, shared equally by its unmasked negatives."""
     return mask_BK / mask_BK.sum(1, keepdim=True).clamp_min(1)

@@ -123,7 +123,7 @@ class SimGCL(GraphModel):
         count_W = torch.bincount(torch.searchsorted(known_W, row_A), minlength=len(known_W))
         place_V = torch.searchsorted(known_W, node_V + first_node)
         cosine_VW = normalize(first_ND[node_V], dim=1) @ normalize(other_WD, dim=1).T
-        term_V = cross_entropy(cosine_VW / self.temperature, place_V, reduction="none")
+        term_V = cross_entropy(cosine_VW.to(first_ND.dtype) / self.temperature, place_V, reduction="none")
         scale = len(row_A) / max(len(known_W), 1)  # a batch may be empty
         return (scale * term_V / count_W[place_V])[row_B]
 

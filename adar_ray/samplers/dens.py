@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from adar_ray.component import SamplerComponent, setting
-from adar_ray.losses import shares
+from adar_ray.losses import in_single, shares
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext
 from adar_ray.samplers.candidates import CandidateSettings, pick, uniform_candidates
@@ -99,7 +99,7 @@ class DENSSampler(BaseSampler):
             (positive_B1, negative_BK),
             (negative_rest_BK, positive_rest_B1),
         )
-        contrasts = [softplus(low - high) for high, low in ordered]
+        contrasts = [softplus(in_single(low) - in_single(high)) for high, low in ordered]
         loss_BK = sum(contrasts[1:], contrasts[0]) / len(contrasts)
         return self.settings.gamma * (shares(mask_BK) * loss_BK).sum(1)
 

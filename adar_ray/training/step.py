@@ -19,7 +19,7 @@ from adar_ray.config import Config
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.losses import bpr
+from adar_ray.losses import bpr, in_single
 from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
 from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
@@ -284,7 +284,8 @@ class TrainingStep(nn.Module):
             else negatives.score_BK
             for negatives in answers[len(known) :]
         ]
-        return Scores(positive_N, known + others, penalty_N, len(known))
+        single = [in_single(score) for score in (positive_N, *known, *others)]
+        return Scores(single[0], single[1:], penalty_N, len(known))
 
     def _loss(self, scores: Scores, answers: list[Negatives]) -> torch.Tensor:
         """The loss of the ordinary negatives, and BPR's loss of generated negatives that join them.
@@ -354,7 +355,8 @@ class TrainingStep(nn.Module):
 
 
 def _half_square(vector: torch.Tensor) -> torch.Tensor:
-    return _HalfSquare.apply(vector)
+    with torch.autocast(vector.device.type, enabled=False):
+        return _HalfSquare.apply(in_single(vector))
 
 
 class _HalfSquare(torch.autograd.Function):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import adar_ray.losses as losses_module
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.training.records import EpochRecord
@@ -71,6 +73,22 @@ def test_bfloat16_computes_a_little_differently_and_keeps_weights_as_they_are(
     assert losses(rounded.epochs()) != losses(exact.epochs())
     assert losses(rounded.epochs()) == pytest.approx(losses(exact.epochs()), rel=0.02)
     assert {weight.dtype for weight in rounded.weights().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce", "sampled_softmax"])
+def test_with_bfloat16_losses_stay_in_single_precision(
+    made: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    function, dtypes = getattr(losses_module, loss), set()
+
+    def noted(positive_B: torch.Tensor, negative_BK: torch.Tensor, *rest: Any) -> torch.Tensor:
+        dtypes.update([positive_B.dtype, negative_BK.dtype])
+        return function(positive_B, negative_BK, *rest)
+
+    monkeypatch.setattr(losses_module, loss, noted)
+    options = [f"loss.name={loss}", "loss.l2=0.1", "train.precision=bfloat16", "train.epochs=1"]
+    trained(made, tmp_path / "run", "model.name=gru4rec", *options)
+    assert dtypes == {torch.float32}
 
 
 def test_a_step_has_the_learning_rate_of_its_place_in_all_epochs(made: Dataset, tmp_path: Path) -> None:
