@@ -11,6 +11,7 @@ import numpy as np
 
 SIGNIFICANT = 0.05
 """A difference is significant if chance would make one as large more rarely than this."""
+_ROUNDING = 1e-12  # the mean of equal numbers may differ from them by this share
 
 
 def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float | None:
@@ -20,7 +21,7 @@ def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float | None:
     one_U, other_U = one_U[counts_U], other_U[counts_U]
     if len(one_U) < 2:
         return None
-    if np.array_equal(one_U, other_U):  # for which the test divides zero by zero
+    if np.allclose(one_U, other_U, rtol=_ROUNDING, atol=0):  # the test would divide by nearly nothing
         return 1.0
     from scipy.stats import ttest_rel  # takes a second, and every worker that trains loads this module
 

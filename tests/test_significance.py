@@ -19,6 +19,11 @@ def test_the_paired_test_is_students_on_the_differences() -> None:
 
 def test_systems_that_no_user_tells_apart_do_not_differ() -> None:
     assert paired_p(np.array([0.5, 0.0]), np.array([0.5, 0.0])) == 1
+    figures_U = np.random.default_rng(0).random(2000)
+    of_seeds_U = np.mean([figures_U] * 5, axis=0)
+    assert not np.array_equal(of_seeds_U, figures_U)  # the mean of equal numbers, but for rounding
+    assert paired_p(of_seeds_U, figures_U) == 1
+    assert paired_p(figures_U + 1e-9, figures_U) < 0.001
 
 
 @pytest.mark.parametrize(
