@@ -163,8 +163,9 @@ class Search(BaseModel):
     def read_trials(self) -> list[Trial]:
         """All trials so far, in the order in which they began."""
         selector = pafs.FileSelector(self.folder.join("trials"), allow_not_found=True)
-        names = sorted(info.base_name for info in self.folder.filesystem.get_file_info(selector))
-        folders = [self.folder.folder(f"trials/{name}") for name in names]
+        names = [info.base_name for info in self.folder.filesystem.get_file_info(selector)]
+        # By number: it has five digits, or more if it needs them.
+        folders = [self.folder.folder(f"trials/{name}") for name in sorted(names, key=lambda n: (len(n), n))]
         trials = [self._read_trial(folder) for folder in folders if folder.exists(TRIAL)]
         for number, trial in enumerate(trials):
             if trial.number != number:

@@ -121,8 +121,8 @@ class Parameter(Settings):
 
     def allows(self, value: Any) -> bool:
         """Whether a trial can have this value."""
-        if self.choice:
-            return value in self.choice
+        if self.choice or self.quantized:
+            return value in self.points()
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def corners(self) -> list[Any]:

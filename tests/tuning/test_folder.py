@@ -108,6 +108,18 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "mine").exists()
 
 
+def test_trials_are_read_by_number_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, trials = a_search(tmp_path), [Trial(number=number, values={}, started=0) for number in range(12)]
+    # One digit is too few for twelve, as five are for a hundred thousand.
+    monkeypatch.setattr("adar_ray.tuning.folder._trial_name", lambda number: f"trials/{number}")
+    monkeypatch.setattr(Trial, "name", property(lambda trial: str(trial.number)))
+    for trial in trials:
+        search.write_trial(trial)
+    assert search.read_trials() == trials
+
+
 def test_a_trial_that_is_missing_is_named(tmp_path: Path) -> None:
     search = a_search(tmp_path)
     for number in range(3):

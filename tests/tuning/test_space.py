@@ -292,6 +292,9 @@ def test_a_default_that_follows_from_the_number_of_items_is_tried_first_as_a_num
     softmax = space({"sampled_softmax.temperature": "default", "adar.beta": "default"})
     assert softmax.defaults(48_000) == {"sampled_softmax.temperature": pytest.approx(0.1), "adar.beta": 0.9}
     assert softmax.defaults(100, ["sampled_softmax.temperature=0.3"])["sampled_softmax.temperature"] == 0.3
+    in_steps = space({"sampled_softmax.temperature": {"quantized": [0.05, 0.5, 0.05]}})
+    assert in_steps.defaults(12_000) == {"sampled_softmax.temperature": 0.2}
+    assert in_steps.defaults(24_000) == {}  # 0.141 is between two steps
 
 
 # Declared ranges
