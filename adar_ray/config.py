@@ -68,8 +68,8 @@ class ModelConfig(Settings):
         "With cosine: items are ranked by the cosine times the length of their vector to this power. 0 ranks "
         "by the cosine, 1 by the dot product.",
         search={"uniform": [0, 1]},
-        ge=-10,
-        le=10,
+        ge=0,
+        le=2,
     )
     tables: Literal["replicated", "sharded"] = setting(
         "replicated",
