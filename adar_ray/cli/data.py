@@ -277,7 +277,14 @@ def _parse_columns(columns: str | None) -> dict[str, str] | None:
                 f"--columns {columns}: {key!r} is not one of user=NAME, item=NAME, timestamp=NAME, "
                 "rating=NAME, weight=NAME; separate several by commas"
             )
+    _refuse_twice("--columns", columns, [key for key, _, _ in pairs])
     return {key: value for key, _, value in pairs}
+
+
+def _refuse_twice(flag: str, value: str, keys: list[str]) -> None:
+    for key in keys:
+        if keys.count(key) > 1:
+            raise AdarError(f"{flag} {value}: {key!r} is given twice")
 
 
 def _parse_item_columns(columns: str | None) -> dict[str, str] | None:
@@ -290,6 +297,7 @@ def _parse_item_columns(columns: str | None) -> dict[str, str] | None:
                 f"--item-columns {columns}: {kind!r} is not NAME=KIND, such as genres=categories or "
                 "year=number; separate several by commas"
             )
+    _refuse_twice("--item-columns", columns, [name for name, _, _ in pairs])
     return {name: kind for name, _, kind in pairs}
 
 

@@ -19,16 +19,22 @@ _LIKE_A_TIME = re.compile(r"time|date|(^|[^a-z])(ts|when)($|[^a-z])|created|(^|[
 
 
 def match_columns(
-    path: str, names: list[str], given: dict[str, str] | None, *, has_numbers: bool = False
+    path: str,
+    names: list[str],
+    given: dict[str, str] | None,
+    *,
+    has_numbers: bool = False,
+    has_header: bool = True,
 ) -> dict[str, str]:
     """Map each canonical column to a column of the file: the given ones, and the usual names for the rest.
 
     Args:
         given: the file's own names, where they are unusual; an empty name leaves a column out.
         has_numbers: whether `names` are numbers because the file names no columns.
+        has_header: whether the names are those of a line that might have been data.
 
     Raises:
-        AdarError: `given` has an unknown key, or a column is missing or appears twice.
+        AdarError: `given` has an unknown key, or a column is missing, appears twice, or is to be two things.
     """
     given = given or {}
     for key, name in given.items():
@@ -45,10 +51,14 @@ def match_columns(
                 remedy = "give its number, for example --columns user=1,item=2,timestamp=3"
             elif len(names) == 1:
                 remedy = "pass the --separator of its fields"
-            else:
+            elif has_header:
                 remedy += ", or pass --header none if the first line is data"
             raise AdarError(f"{path}: no column for the {key} among {there}; {remedy}")
     check_columns(path, names, columns)
+    for key in ("user", "item"):
+        for other, name in columns.items():
+            if other != key and name == columns[key]:
+                raise AdarError(f"{path}: column {name!r} cannot be both {key} and {other}; see --columns")
     return columns
 
 

@@ -52,17 +52,21 @@ class KeyTable:
         if sum(map(len, self._pending)) > max(_PENDING, len(self._known)):
             self._settle()
 
-    def finish(self, kind: str) -> Keys:
+    def finish(self, kind: str, path: str) -> Keys:
         """All ids.
 
         Args:
             kind: `user` or `item`, for messages.
+            path: of the source, for messages.
 
         Raises:
             AdarError: all ids are numbers, but not all of them whole.
         """
         self._settle()
-        keys, position = unify_numbers(kind, self._known)
+        try:
+            keys, position = unify_numbers(kind, self._known)
+        except AdarError as error:
+            raise AdarError(f"{path}: {error}") from None
         return Keys(keys, [position[code_K] for code_K in self._codes])
 
     def _settle(self) -> None:

@@ -110,7 +110,7 @@ def prepare(
     check_number("--core", core, 0, MOST_ROWS)
     check_number("--seed", seed, 0, LARGEST_SEED)
     if min_rating is not None:
-        check_number("--min-rating", min_rating, -LARGEST_RATING, LARGEST_RATING)
+        check_number("--min-rating", min_rating, -LARGEST_RATING, LARGEST_RATING, whole=False)
     windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
     options = ReadOptions(
         separator, header, encoding, tuple(null_words), timestamp_unit, timestamp_format, max_bad_rows
@@ -121,7 +121,10 @@ def prepare(
     feature_file = _feature_file(items, item_columns, files[0].columns["item"], options)
     protocol = _protocol(files, split, test_fraction, valid_fraction, seed)
     if min_rating is not None and not files[0].has_rating:
-        raise AdarError(f"{files[0].path}: has no ratings, so --min-rating cannot be used")
+        raise AdarError(
+            f"{files[0].path}: --min-rating needs ratings, and no column was taken for them; "
+            "name it with --columns rating=NAME"
+        )
     with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
         rows, reports = read(driver, files, functools.partial(on_progress, "reading"))
         count, user_keys, item_keys = rows.count, rows.users.keys, rows.items.keys

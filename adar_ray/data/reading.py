@@ -71,7 +71,8 @@ def read(driver: Driver, files: list[SourceFile], on_rows: OnRows) -> tuple[Rows
         count += rows
         users.add(user_keys)
         items.add(item_keys)
-    return Rows(blocks, count, users.finish("user"), items.finish("item")), reports
+    path = files[0].path
+    return Rows(blocks, count, users.finish("user", path), items.finish("item", path)), reports
 
 
 def _check_units(reports: list[FileReport]) -> None:

@@ -135,7 +135,9 @@ def find_source(
     in_path = [name for name in first.partition if name not in names]
     names += in_path
     is_unnamed = isinstance(adapted, Table) and isinstance(found, Table) and adapted.columns != found.columns
-    matched = match_columns(first.address, names, columns, has_numbers=is_unnamed)
+    has_header = isinstance(adapted, Table)
+    matched = match_columns(first.address, names, columns, has_numbers=is_unnamed, has_header=has_header)
+    _check_times(first.address, names, matched, options)
     read = {key: name for key, name in matched.items() if ratings or key != "rating"}
     splits = given_splits([file.relative.lower() for file in formats])
     files = [
@@ -153,7 +155,7 @@ def find_source(
         files,
         left_out=[file.relative for file in there if file not in chosen],
         empty=[file.relative for file in chosen if file not in formats],
-        unused_times=[] if "timestamp" in read else unused_times(names, read),
+        unused_times=[] if "timestamp" in {**read, **(columns or {})} else unused_times(names, read),
     )
 
 
@@ -169,6 +171,16 @@ def find_file(address: str, encoding: str | None, known: dict[str, Format]) -> t
     (file,) = there
     formats = (format for pattern, format in known.items() if fnmatch.fnmatchcase(file.name, pattern))
     return file.address, next(formats, None) or _recognize(file, encoding)
+
+
+def _check_times(path: str, names: list[str], columns: dict[str, str], options: ReadOptions) -> None:
+    """Refuse to be told how times are written where none would be read."""
+    flag = "--timestamp-unit" if options.timestamp_unit else "--timestamp-format"
+    if "timestamp" not in columns and (options.timestamp_unit or options.timestamp_format):
+        raise AdarError(
+            f"{path}: {flag} needs times, and no column among {one_line(', '.join(names))} was taken "
+            "for them; name it with --columns timestamp=NAME"
+        )
 
 
 def _format_of_separator(options: ReadOptions) -> Format | None:

@@ -59,7 +59,7 @@ def test_data_list(adar: Adar) -> None:
 
 
 def test_wrong_columns(adar: Adar, hand_made: Path, tmp_path: Path) -> None:
-    for columns in ("user", "user=", "color=red", "user=nobody"):
+    for columns in ("user", "user=", "color=red", "user=nobody", "user=item,user=user"):
         ended = adar("prepare", hand_made, "--out", tmp_path / "data", "--columns", columns)
         assert "--columns" in ended.line()
     assert not list(tmp_path.iterdir())

@@ -28,3 +28,12 @@ def test_given_names_win():
 def test_duplicate_column():
     with pytest.raises(AdarError, match="f: column 'item' appears twice; its columns are user, item, item"):
         match_columns("f", ["user", "item", "item"], None)
+
+
+def test_a_column_is_not_two_things():
+    with pytest.raises(AdarError, match="f: column 'a' cannot be both user and item; see --columns"):
+        match_columns("f", ["a", "b"], {"user": "a", "item": "a"})
+    with pytest.raises(AdarError, match="f: column 'b' cannot be both item and timestamp"):
+        match_columns("f", ["a", "b"], {"user": "a", "item": "b", "timestamp": "b"})
+    columns = {"user": "user", "item": "item", "rating": "rating", "weight": "rating"}
+    assert match_columns("f", ["user", "item", "rating"], {"weight": "rating"}) == columns

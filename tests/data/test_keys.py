@@ -41,7 +41,7 @@ def test_ids_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
         table = KeyTable()
         for block in blocks:
             table.add(pa.array(block, pa.string()))
-        keys = table.finish("user")
+        keys = table.finish("user", "file")
         assert keys.keys.to_pylist() == ["9", "a", "b", "c", "10"]
         found = [[keys.keys[position].as_py() for position in positions] for positions in keys.positions]
         assert found == blocks

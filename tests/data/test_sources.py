@@ -118,6 +118,13 @@ def test_bad_arguments(tmp_path):
     source = write(tmp_path / "x.csv", "user,item\na,b\n")
     assert "unknown format 'xml'" in error_of(source, "xml")
     assert "unknown key 'usr'" in error_of(source, columns={"usr": "user"})
+    for option, value in (("timestamp_unit", "s"), ("timestamp_format", "%Y-%m-%d")):
+        flag = f"--{option.replace('_', '-')}"
+        assert f"x.csv: {flag} needs times, and no column among user, item" in error_of(
+            source, **{option: value}
+        )
+    lines = write(tmp_path / "x.jsonl", '{"who": "a", "what": "b"}\n')
+    assert error_of(lines).endswith("--columns user=reviewerID,item=asin,timestamp=unixReviewTime")
     message = error_of(source, columns={"user": "reviewerID"})
     assert "no column 'reviewerID'" in message
     assert "user, item" in message
