@@ -429,6 +429,16 @@ def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     return origin, {section: {key: value}}
 
 
+def note_on_unused(settings: Iterable[str], config: Config) -> str | None:
+    """A line for people about `section.key=value` settings of components that are not in use; else None."""
+    used = config.used_by_key()
+    names = [name for name in (setting.partition("=")[0] for setting in settings) if name not in used]
+    if not names:
+        return None
+    be = "has" if len(names) == 1 else "have"
+    return f"{', '.join(names)} {be} no effect here: the component is not in use"
+
+
 def _merge(
     into: dict[str, dict[str, Any]], set_by: dict[str, str], values: Mapping[str, Any], origin: str
 ) -> None:

@@ -174,9 +174,10 @@ def explain(error: ValidationError) -> str:
     first = error.errors()[0]
     message = first["msg"].removeprefix("Value error, ")
     where = one_line(".".join(str(part) for part in first["loc"]), 100)
-    if not where or isinstance(first["input"], Mapping):
+    value = first["input"]
+    if not where or isinstance(value, Mapping) or (isinstance(value, str) and repr(value) in message):
         return one_line(f"{where}: {message}" if where else message)
-    return one_line(f"{where}: {message}, not {first['input']!r}")
+    return one_line(f"{where}: {message}, not {value!r}")
 
 
 def damaged(origin: str, problem: str, remedy: str = "") -> AdarError:

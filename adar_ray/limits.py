@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from adar_ray.errors import AdarError
 
 MOST_IDS = 2**31 - 1  # an id is an int32
@@ -21,11 +23,16 @@ MOST_BODY = 16 << 20  # bytes of such a request
 MOST_REPEATS = 1_000  # of something that fails, or for another seed
 
 
-def check_number(flag: str, value: float, low: float, high: float) -> None:
+def check_number(flag: str, value: float, low: float, high: float, *, whole: bool = True) -> None:
     """Refuse a number outside `low` to `high`, both included, or one that is not a number.
+
+    Args:
+        whole: whether it has to be a whole number.
 
     Raises:
         AdarError: names the flag and what it takes.
     """
     if not low <= value <= high:
         raise AdarError(f"{flag} {value}: give {low:,} to {high:,}")
+    if isinstance(value, bool) or (whole and not isinstance(value, Integral)):
+        raise AdarError(f"{flag} {value}: give a {'whole ' if whole else ''}number")

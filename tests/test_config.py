@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from adar_ray.config import Config, explained, load_config, parse_metric, search_range
+from adar_ray.config import Config, explained, load_config, note_on_unused, parse_metric, search_range
 from adar_ray.errors import LONGEST_MESSAGE, AdarError
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
@@ -127,6 +127,9 @@ def test_a_name_like_no_other_is_answered_with_all_there_are():
         ("optimizer.lr=[1, 2]", "optimizer.lr"),
         ("train.metric=ndgc@20", "train.metric"),
         ("train.seed=-1", "train.seed"),
+        ("train.epochs=true", "train.epochs"),
+        ("adar.beta=true", "adar.beta"),
+        ("sampled_softmax.temperature=true", "sampled_softmax.temperature"),
     ],
 )
 def test_a_wrong_value_is_answered_with_its_key_and_the_value(tmp_path, setting, key):
@@ -135,7 +138,7 @@ def test_a_wrong_value_is_answered_with_its_key_and_the_value(tmp_path, setting,
     section, name = key.split(".")
     message = refusal(write(tmp_path, f"{section}:\n  {name}: {value}\n"))
     assert key in message
-    assert value in message.replace("'", "")
+    assert value.lower() in message.replace("'", "").lower()
 
 
 @pytest.mark.parametrize("setting", ["model.embedding_dim", "dim=3", "=3", "model.=3", ""])
@@ -435,3 +438,13 @@ def test_a_metrics_name_is_parsed():
 def test_what_is_no_metric_is_refused(metric):
     with pytest.raises(ValueError, match="is not a metric"):
         parse_metric(metric)
+
+
+def test_a_setting_of_what_is_not_in_use_is_noted():
+    settings = ["model.name=mf", "sampler.name=uniform", "adar.beta=0.5", "dns.candidates=4", "custom.x=1"]
+    config = load_config(settings=settings)
+    note = "adar.beta, dns.candidates have no effect here: the component is not in use"
+    assert note_on_unused(settings, config) == note
+    assert note_on_unused([*settings[:2], *settings[4:]], config) is None
+    joined = ["loss.name=bce", "sampler.name=adar", "uniform.negatives=2"]
+    assert note_on_unused(joined, load_config(settings=joined)) is None

@@ -124,6 +124,12 @@ def test_every_number_of_a_function_is_bounded(tmp_path: Path, call: Any, flag: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("value", [2.0, 2.5, True])
+def test_a_number_of_things_is_whole(value: float) -> None:
+    with pytest.raises(AdarError, match=rf"^--k {value}: give a whole number$"):
+        check_number("--k", value, 0, 10)
+
+
 def test_both_ends_are_included() -> None:
     for value in (0, 5, 10):
         check_number("--k", value, 0, 10)

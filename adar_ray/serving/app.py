@@ -25,6 +25,12 @@ def _as_text(id: Any) -> Any:
     return str(id) if isinstance(id, int) and not isinstance(id, bool) else id
 
 
+def _no_truth(number: Any) -> Any:
+    if isinstance(number, bool):
+        raise ValueError("Input should be a valid integer")  # in Pydantic's words
+    return number
+
+
 Id = Annotated[
     str,
     Field(max_length=LONGEST_ID),
@@ -32,7 +38,7 @@ Id = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "maxLength": LONGEST_ID}, {"type": "integer"}]}),
 ]
 Ids = Annotated[list[Id], Field(max_length=LONGEST_LIST)]
-K = Annotated[int, Field(ge=1, le=MOST_ASKED, description="How many.")]
+K = Annotated[int, Field(ge=1, le=MOST_ASKED, description="How many."), BeforeValidator(_no_truth)]
 
 
 class _Message(BaseModel):

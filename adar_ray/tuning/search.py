@@ -73,7 +73,7 @@ def tune(
     check_number("--seeds", seeds, 0, MOST_REPEATS)
     check_number("--workers-per-trial", workers, 1, MOST_WORKERS)
     if seconds is not None:
-        check_number("--time", seconds, 0, LONGEST)
+        check_number("--time", seconds, 0, LONGEST, whole=False)
     if trials is not None:
         check_number("--trials", trials, 1, MOST_TRIALS)
     if concurrent is not None:

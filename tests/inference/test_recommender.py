@@ -151,6 +151,7 @@ def test_who_or_what_is_unknown_is_named(model: Recommender) -> None:
         ("'10': is one item; give a list of items", lambda: model.recommend("ann", candidates="10")),
         ("'10': is one item; give a list of items", lambda: model.score("ann", "10")),
         ("k 0: give 1 to", lambda: model.recommend("ann", 0)),
+        ("k 2.5: give a whole number", lambda: model.recommend("ann", 2.5)),
         ("k 0: give 1 to", lambda: model.similar_items("a", 0)),
         ("k 0: give 1 to", lambda: model.explain("ann", "a", 0)),
         ("history: holds no items", lambda: model.recommend(history=[])),

@@ -109,6 +109,7 @@ def test_health_says_which_model_answers(url: str, dataset: Dataset) -> None:
         ({"user": "1", "history": ["2"]}, 422, "request: give exactly one of"),
         ({"history": []}, 422, "history: List should have at least 1 item"),
         ({"user": "1", "k": 0}, 422, "k: Input should be greater than or equal to 1"),
+        ({"user": "1", "k": True}, 422, "k: Input should be a valid integer"),
         ({"user": "1", "k": MOST_ASKED + 1}, 422, f"k: Input should be less than or equal to {MOST_ASKED}"),
         ({"user": "1", "k": 1.5}, 422, "k: Input should be a valid integer"),
         ({"user": True}, 422, "user: Input should be a valid string"),
