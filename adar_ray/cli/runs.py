@@ -258,7 +258,7 @@ def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> No
     """Compare RUNS side by side, or show the results of a comparison that `compare` made."""
     from adar_ray.comparison.folder import PLAN
     from adar_ray.reporting.run_report import run_report
-    from adar_ray.reporting.tables import popularity_warning, side_by_side
+    from adar_ray.reporting.tables import dataset_warning, popularity_warning, side_by_side
     from adar_ray.storage import Folder
 
     comparisons = [run for run in runs if Folder.at(run).exists(PLAN)]
@@ -268,7 +268,7 @@ def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> No
     rows = side_by_side(runs)
     if html is not None:
         _write_page(html, run_report(runs))
-    for warning in filter(None, map(popularity_warning, runs)):
+    for warning in filter(None, (dataset_warning(runs), *map(popularity_warning, runs))):
         message(f"warning: {warning}")
     if as_json:
         show(rows, True)
@@ -355,9 +355,14 @@ def publish_command(
         raise click.UsageError("give either a RUN to publish, --rollback or --create")
     if run is not None:
         keep_freed_memory()
+        began = publishing.now()
         decision = publishing.publish(
             run, to, recommendations, keep=keep, max_age=max_age, force=force, trust=trust
         )
+        if decision.time < began:
+            message(f"{run}: is already published, as {decision.version}")
+            show(decision.model_dump(), as_json)
+            return
     elif recommendations or max_age or force or trust:
         raise click.UsageError(f"--{'create' if create else 'rollback'} goes with --to alone; drop the rest")
     elif create:

@@ -68,7 +68,8 @@ def publish(
     published = Published.at(to)
     with hold(published.folder) as lease:
         current = published.current()
-        if current is not None and (current.run, current.weights) == (run.folder.address, weights):
+        offered = run.folder.address, weights, recommendations
+        if current is not None and (current.run, current.weights, current.recommendations) == offered:
             published.write_history()  # whoever published it may have been killed before it was through
             _forget(published, keep)
             return current

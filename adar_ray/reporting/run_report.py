@@ -23,7 +23,7 @@ from adar_ray.reporting.page import (
     table,
     trace,
 )
-from adar_ray.reporting.tables import GROUPED_BY, beside_popularity, difference, side_by_side
+from adar_ray.reporting.tables import GROUPED_BY, beside_popularity, dataset_warning, difference, side_by_side
 from adar_ray.significance import holm, paired_p
 from adar_ray.training.records import EpochRecord, Evaluation, Group, Sample
 from adar_ray.training.run import CONFIG, Run
@@ -176,7 +176,8 @@ def _tests(name: str, run: Run) -> str:
 def _differences(names: Sequence[str], runs: Sequence[Run]) -> Iterator[str]:
     """What runs on one dataset gain in each split, over the first of them with uniform negatives or else the
     first of all, and whether that is more than chance."""
-    if len({run.info.dataset_checksum for run in runs}) > 1:
+    if warning := dataset_warning(runs):
+        yield section("The difference", paragraph(f"{warning[0].upper()}{warning[1:]}."))
         return
     is_uniform = [run.config.sampler.name == "uniform" for run in runs]
     base = is_uniform.index(True) if any(is_uniform) else 0

@@ -12,7 +12,8 @@ from adar_ray.significance import p_phrase, p_verdict
 from adar_ray.training.records import Evaluation
 from adar_ray.training.run import METRICS, Run
 
-TEST_METRICS = ("recall@20", "ndcg@20", "hit_rate@20", "coverage@20")
+_SHOWN = ("recall", "ndcg", "hit_rate", "coverage")  # of test
+_SHOWN_AT = 20
 GROUPED_BY = {
     "activity": "by a user's training interactions",
     "cohort": "by a user's first interaction",
@@ -23,6 +24,14 @@ GROUPED_BY = {
 def side_by_side(runs: Sequence[str | Path | Run]) -> list[dict[str, Any]]:
     """One row per run: its components, its best epoch on validation, and its test metrics if evaluated."""
     return [_row(Run.open(run, trust=True)) for run in runs]  # nothing here runs its code
+
+
+def dataset_warning(runs: Sequence[str | Path | Run]) -> str | None:
+    """A line for people if runs are not on one dataset, split one way; else None."""
+    opened = [Run.open(run, trust=True) for run in runs]  # nothing here runs their code
+    if len({run.info.dataset_checksum for run in opened}) < 2:
+        return None
+    return "the runs are on different datasets or splits, so their figures cannot be compared"
 
 
 def popularity_warning(run: str | Path | Run) -> str | None:
@@ -84,9 +93,12 @@ def _row(run: Run) -> dict[str, Any]:
         if result.popularity:
             row[f"valid {metric} of popularity"] = result.popularity[metric]
     test = run.evaluations().get("test")
-    for name, value in test.metrics.items() if test else ():
-        if name in TEST_METRICS:
-            row[f"test {name}"] = value
-    if test and "ndcg@20" in test.popularity:
-        row["test ndcg@20 of popularity"] = test.popularity["ndcg@20"]
+    if test is not None:
+        cutoffs = {int(name.partition("@")[2]) for name in test.metrics}
+        cutoff = _SHOWN_AT if _SHOWN_AT in cutoffs else min(cutoffs)
+        shown = {config.train.metric, *(f"{name}@{cutoff}" for name in _SHOWN)}
+        row |= {f"test {name}": value for name, value in test.metrics.items() if name in shown}
+        name = f"ndcg@{cutoff}"
+        if name in test.popularity:
+            row[f"test {name} of popularity"] = test.popularity[name]
     return row

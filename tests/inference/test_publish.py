@@ -205,6 +205,9 @@ def test_a_run_goes_in_once(run: MakeRun, tmp_path: Path) -> None:
     place, once = tmp_path / "place", run("once", 20)
     assert publish(once, place) == publish(once, place) == publish(once, place, force=True)
     assert history(place) == [("published", "1")]
+    for _ in range(2):  # with recommendations that were not known before, and then no more
+        assert publish(once, place, "top").recommendations == "top"
+    assert history(place) == [("published", "1"), ("published", "2")]
     with lease.hold(Folder.at(place)):
         assert "in use by process" in message_of(lambda: publish(once, place))
 
