@@ -47,7 +47,7 @@ from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_metric
 from adar_ray.training.loop import VALIDATION_KS
-from adar_ray.training.trainer import check_training, default_workers
+from adar_ray.training.trainer import check_training, default_workers, note_on_split
 from adar_ray.training.user_figures import mean_over_users
 from adar_ray.tuning.checks import check
 from adar_ray.workers import WorkerRange
@@ -131,6 +131,9 @@ def compare(
         tunable = [name for name in baselines if BASELINES[name].search]
         total = len(baselines) + seeds * len(systems) + trials * (len(tunable) + len(systems))
         work = Work(folder, lease, dataset, splits, metric, workers, total, on_progress)
+        for note in dict.fromkeys(note_on_split(configs[0], dataset) for configs in untuned.values()):
+            if note:
+                work.tell(f"note: {note}")
         outcomes, tuned, left_out = _computed(work, baselines, reference, trials)
         best = max(outcomes, key=lambda name: outcomes[name][0]["valid"].means[metric], default=None)
         tuned |= tune_systems(work, searches)

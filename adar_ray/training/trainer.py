@@ -18,7 +18,7 @@ from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
-from adar_ray.training.build import check_features, check_metric
+from adar_ray.training.build import check_features, check_metric, is_sequential
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
@@ -275,6 +275,16 @@ def note_on_steps(run: Run, dataset: Dataset) -> str | None:
     return (
         f"an epoch is a single step, because train.batch_size {batch_size} takes all {rows:,} training rows; "
         "lower it for more steps"
+    )
+
+
+def note_on_split(config: Config, dataset: Dataset) -> str | None:
+    """A line for people if a sequential model has to tell what came before what it is shown; else None."""
+    if not is_sequential(config) or dataset.manifest.split.protocol != "ratio":
+        return None
+    return (
+        f"model.name {config.model.name} predicts what comes next, but the split is random: what it has to "
+        "predict also comes before what it is shown; prepare with --split leave-one-out or temporal"
     )
 
 

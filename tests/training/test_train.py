@@ -31,7 +31,7 @@ from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
-from adar_ray.training.trainer import resume, train
+from adar_ray.training.trainer import note_on_split, resume, train
 from tests import sealed
 from tests.training.checkpoints import last_epoch
 from tests.training.test_valid_users import chosen
@@ -320,6 +320,15 @@ def test_validation_on_some_users(dataset: Dataset, whole: Run, tmp_path: Path) 
         assert figures != others
         found = figures["recall@20"] * len(one)  # of one user's interactions, a whole number
         assert found == pytest.approx(round(found))
+
+
+def test_a_random_split_is_noted_for_a_model_of_sequences(hand_made: Path, tmp_path: Path) -> None:
+    sequential, other = (load_config(settings=[f"model.name={name}"]) for name in ("sasrec", "mf"))
+    at_random = prepare(hand_made, tmp_path / "ratio", split="ratio")
+    assert "the split is random" in (note_on_split(sequential, at_random) or "")
+    assert note_on_split(other, at_random) is None
+    for split in ("leave-one-out", "temporal"):
+        assert note_on_split(sequential, prepare(hand_made, tmp_path / split, split=split)) is None
 
 
 def test_streamed_and_kept_data_train_alike(dataset: Dataset, tmp_path: Path) -> None:
