@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fcntl
 import gzip
 import hashlib
 import http.client
@@ -86,7 +87,9 @@ def fetch_dataset(dataset: CatalogEntry, cache: Path | None = None, report: Repo
     try:
         if not _is_complete(folder, dataset):
             cache.mkdir(parents=True, exist_ok=True)
-            _fetch_from_any(dataset, folder, report or (lambda done, total: None))
+            with _alone_in(cache):
+                if not _is_complete(folder, dataset):  # another process may have fetched it meanwhile
+                    _fetch_from_any(dataset, folder, report or (lambda done, total: None))
     except OSError as error:
         raise AdarError(f"{cache}: {describe_os_error(error)}") from error
     files = sorted(path for path in folder.iterdir() if path.name != _RECEIPT)
@@ -99,6 +102,21 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "adar-ray" / "data"
+
+
+@contextlib.contextmanager
+def _alone_in(cache: Path) -> Iterator[None]:
+    """Keeps out other processes that fetch into the same folder: they would write to the same files."""
+    lock = os.open(cache, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("%s: another process fetches into it; waiting for its end", cache)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _fetch_from_any(dataset: CatalogEntry, folder: Path, report: Report) -> None:

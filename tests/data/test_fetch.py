@@ -9,6 +9,7 @@ import io
 import json
 import tarfile
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ from click.testing import CliRunner
 
 from adar_ray.cli.main import cli
 from adar_ray.data.catalog import CATALOG, CatalogEntry, Download, Member, Wheel
-from adar_ray.data.fetch import cache_folder, checksum, fetch, fetch_dataset
+from adar_ray.data.fetch import _alone_in, cache_folder, checksum, fetch, fetch_dataset
 from adar_ray.data.formats import FORMATS
 from adar_ray.errors import AdarError
 
@@ -427,3 +428,18 @@ def test_command_line_prints_the_prepare_command(tmp_path, server, monkeypatch):
     assert ended.stdout == f"{path}\n"
     command = f"adar-ray prepare '{path}' --format pairs --columns user=who,item=what --out DATA"
     assert ended.stderr.splitlines()[-1] == f"to prepare it: {command}"
+
+
+def test_of_two_that_fetch_at_once_the_second_waits_and_fetches_nothing(server, tmp_path, caplog):
+    entry = one_file(server)
+    with _alone_in(tmp_path):
+        other = threading.Thread(target=fetch_dataset, args=(entry, tmp_path))
+        other.start()
+        deadline = time.monotonic() + 10
+        while "another process fetches into it" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not server.requests
+        fetch_dataset(entry, tmp_path / "elsewhere").parent.rename(tmp_path / "toy")
+        asked = len(server.requests)
+    other.join()
+    assert len(server.requests) == asked == 1
