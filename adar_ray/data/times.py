@@ -164,6 +164,9 @@ def _moment(text: str, format: str) -> int:
         moment = datetime.datetime.strptime(text, format)
     except ValueError as error:
         raise pa.ArrowInvalid(str(error)) from None
+    # Python takes the names of this machine's own zone, too, and forgets them.
+    if "%Z" in format and not re.search(r"\b(UTC|GMT)\b", text):
+        raise pa.ArrowInvalid("a zone that is called neither UTC nor GMT; write it as a number, for %z")
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.timezone.utc)
     return (moment - _EPOCH) // datetime.timedelta(microseconds=1) * 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from decimal import Decimal
 
 import pyarrow as pa
@@ -122,8 +123,8 @@ def test_parquet_types(tmp_path):
             881250949.987654,
         ),
     }
-    for name, (time, seconds) in times.items():
-        source = write_parquet(tmp_path / f"{name}.parquet", user=[7], item=["007"], timestamp=time)
+    for name, (moment, seconds) in times.items():
+        source = write_parquet(tmp_path / f"{name}.parquet", user=[7], item=["007"], timestamp=moment)
         assert read(source) == [("7", "007", None, seconds)]
     source = write_parquet(
         tmp_path / "date.pq",
@@ -164,3 +165,19 @@ def test_a_value_that_python_cannot_hold(tmp_path):
     column = pa.array([2**50], pa.timestamp("ms"))
     source = write_parquet(tmp_path / "x.parquet", user=column, item=[1])
     assert "row 1: the user '(a timestamp[ms] that cannot be shown)' is not text" in error_of(source)
+
+
+def test_the_name_of_a_zone_is_utc_or_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")  # whose names Python would take, and then forget
+    time.tzset()
+    try:
+        format = "%d/%m/%Y %H:%M %Z"
+        source = write(tmp_path / "x.csv", "user,item,time\na,b,04/12/1997 15:55 GMT\n")
+        assert read(source, timestamp_format=format) == [("a", "b", None, 881250900)]
+        source = write(tmp_path / "y.csv", "user,item,time\na,b,04/12/1997 15:55 EST\n")
+        assert "'04/12/1997 15:55 EST' does not have the --timestamp-format" in error_of(
+            source, timestamp_format=format
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
