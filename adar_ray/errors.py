@@ -12,8 +12,9 @@ TERMINATED = 143
 LONGEST_MESSAGE = 800
 # The password in an address, and the values of options that are called like a secret.
 _SECRET = re.compile(
-    r"(?<=://)[^/\s@:]*:[^/\s@]+(?=@)"
-    r"|((?:secret|token|passw|signature|credential)[\w-]*|\bsig)=[^&\s]*[^&\s:;,)]",
+    r"(?<=://)[^/\s@:\[]*:(?!\d{1,5}(?:[/?#]|$))\S+(?=@)"
+    r"|((?:secret|token|passw|signature|credential|access_?key|account_?key|api_?key)[\w-]*|\bsig)"
+    r"=[^&;\s]*[^&\s:;,)]",
     re.IGNORECASE,
 )
 _LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)

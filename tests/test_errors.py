@@ -41,6 +41,13 @@ def test_what_may_pass(error: Exception, passes: bool) -> None:
     [
         ("http://me:hunter2@host:8265 is down", "http://***@host:8265 is down"),
         ("s3://:hunter2@bucket/x", "s3://***@bucket/x"),
+        ("s3://me:hun/ter+2@bucket/x is no address", "s3://***@bucket/x is no address"),
+        ("postgres://me:hun@ter2@host/db", "postgres://***@host/db"),
+        (
+            "AccountName=me;AccountKey=hunter2==;EndpointSuffix=x",
+            "AccountName=me;AccountKey=***;EndpointSuffix=x",
+        ),
+        ("s3://bucket/x?access_key=hunter2", "s3://bucket/x?access_key=***"),
         ("s3://bucket/x?secret_key=hunter2&region=here", "s3://bucket/x?secret_key=***&region=here"),
         ("https://host/x?X-Amz-Signature=hunter2", "https://host/x?X-Amz-Signature=***"),
         ("https://host/x?sig=hunter2", "https://host/x?sig=***"),
@@ -52,7 +59,9 @@ def test_no_message_holds_a_secret(text: str, shown: str) -> None:
     assert str(AdarError(text)) == one_line(text) == shown
 
 
-@pytest.mark.parametrize("text", ["s3://bucket/a@b:c", "http://host:8265/x", "design=1", "/me:you@here"])
+@pytest.mark.parametrize(
+    "text", ["s3://bucket/a@b:c", "http://host:8265/a@b", "http://[::1]:80/a@b", "design=1", "/me:you@here"]
+)
 def test_what_is_no_secret_stays(text: str) -> None:
     assert not has_secret(text)
     assert str(AdarError(text)) == one_line(text) == text
