@@ -19,6 +19,7 @@ import time
 import uuid
 from itertools import takewhile
 from pathlib import Path
+from types import FrameType
 
 import click
 from pydantic import BaseModel, ConfigDict
@@ -209,13 +210,21 @@ def read_progress(log: str) -> dict[str, str]:
     return {"step": f"{begun[-1]['place']}: {begun[-1]['command']}"} | training
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 @click.command()
 @click.argument("file", metavar="JOB", required=False)
 @click.option("--name", help="Name of the job. Default: the name of the file.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `adar-ray job submit`.")
 def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
     """Run the steps of a job here, or resume it."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # a shell ignores SIGINT for what it starts in the background
+        signal.signal(number, _interrupt)
     try:
         if file is not None:
             job, name = Job.load(file, settings), check_name(name or Path(file).stem)

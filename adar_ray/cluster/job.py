@@ -32,9 +32,10 @@ _REFUSED = {
     "--workers-per-trial": "set workers.number instead",
     "--resume": "a job resumes by itself",
     "--replace": "a job overwrites nothing: put $name into the address",
+    "--rollback": "a job that resumes would go back one version more: roll back by hand",
     "--debug": "everyone who can see the job would see a traceback",
 }
-_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|KEY$|CONNECTION_?STRING", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}"
 
@@ -192,7 +193,8 @@ class Job(Settings):
         for name in self.environment:
             if _SECRET.search(name):
                 raise AdarError(f"environment.{name}: looks like a secret, {visible}")
-        for text in (self.storage, *self.steps, *self.parameters.values(), *self.environment.values()):
+        given = (self.storage, self.image or "", *self.steps, *self.settings)
+        for text in (*given, *self.parameters.values(), *self.environment.values()):
             if has_secret(text):
                 raise AdarError(f"an address or a step contains a password or a key, {visible}")
         self.commands("name")

@@ -143,6 +143,17 @@ def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_sigterm_stops_a_job_that_a_shell_runs_in_the_background(tmp_path: Path) -> None:
+    file = write(tmp_path, storage=str(tmp_path / "store"), steps=["train --data /no --out $storage/run"])
+    job = f"trap '' INT; exec {sys.executable} -m adar_ray.cluster.driver {file} --name me"
+    with hold(Folder.at(tmp_path / "store" / "run")):
+        process = subprocess.Popen(["sh", "-c", job], stderr=subprocess.PIPE, text=True)
+        assert "waiting up to 60 s" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.slow
 def test_a_step_waits_for_the_one_it_takes_over_from(tmp_path: Path) -> None:
     file = write(
         tmp_path, storage=str(tmp_path / "store"), steps=["train --data /nowhere --out $storage/run"]
