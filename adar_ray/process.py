@@ -42,16 +42,24 @@ def usable_memory() -> int | None:
         groups = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    limits = [limit for group in groups for limit in _limits(*group.split(":", 2))]
-    return min([kilobytes["MemTotal"] << 10, *limits]) + (kilobytes["SwapTotal"] << 10)
+
+    def least(of_machine: int, name: str, name_in_v1: str) -> int:
+        limits = (limit for group in groups for limit in _limits(name, name_in_v1, *group.split(":", 2)))
+        return min([of_machine, *limits])
+
+    memory = least(kilobytes["MemTotal"] << 10, "memory.max", "memory.limit_in_bytes")
+    swap = least(kilobytes["SwapTotal"] << 10, "memory.swap.max", "")
+    return least(memory + swap, "", "memory.memsw.limit_in_bytes")
 
 
-def _limits(number: str, controllers: str, path: str) -> Iterator[int]:
-    """The limits in bytes of a control group and of those that it is in, whose memory is limited."""
-    if number == "0":
-        root, name = Path("/sys/fs/cgroup"), "memory.max"
-    else:
-        root, name = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+def _limits(name: str, name_in_v1: str, number: str, controllers: str, path: str) -> Iterator[int]:
+    """The limits in bytes of a control group and of those that it is in, whose memory is limited.
+
+    Args:
+        name, name_in_v1: of the file that holds a limit, in either version of control groups.
+    """
+    root = Path("/sys/fs/cgroup") if number == "0" else Path("/sys/fs/cgroup/memory")
+    name = name if number == "0" else name_in_v1
     group = root / path.lstrip("/")
     for folder in (group, *group.parents) if number == "0" or "memory" in controllers.split(",") else ():
         if folder.is_relative_to(root):  # inside a container the group may have another path

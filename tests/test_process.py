@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from adar_ray.process import sigterm_noticed
+from adar_ray.process import sigterm_noticed, usable_memory
 
 SCRIPT = """
 import os, signal, sys, time
@@ -83,3 +84,36 @@ def test_another_thread_changes_nothing():
     thread.start()
     thread.join()
     assert found == [(False, signal.getsignal(signal.SIGTERM))]
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "gib"),
+    [
+        ("0::/pod/job", {"/sys/fs/cgroup/pod/memory.max": 4, "/sys/fs/cgroup/pod/memory.swap.max": 0}, 4),
+        ("0::/pod", {"/sys/fs/cgroup/pod/memory.max": 4, "/sys/fs/cgroup/pod/memory.swap.max": 2}, 6),
+        ("0::/pod", {"/sys/fs/cgroup/pod/memory.max": 4}, 4 + 64),
+        (
+            "9:memory:/pod",
+            {
+                "/sys/fs/cgroup/memory/pod/memory.limit_in_bytes": 4,
+                "/sys/fs/cgroup/memory/pod/memory.memsw.limit_in_bytes": 5,
+            },
+            5,
+        ),
+        ("0::/", {}, 16 + 64),
+    ],
+)
+def test_swap_counts_as_far_as_the_control_group_may_use_it(
+    monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, int], gib: int
+) -> None:
+    texts = {path: str(limit << 30) for path, limit in files.items()}
+    texts["/proc/meminfo"] = f"MemTotal: {16 << 20} kB\nSwapTotal: {64 << 20} kB"
+    texts["/proc/self/cgroup"] = groups
+
+    def read_text(path: Path) -> str:
+        if str(path) not in texts:
+            raise FileNotFoundError(path)
+        return texts[str(path)]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert usable_memory() == gib << 30
