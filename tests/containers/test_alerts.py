@@ -25,6 +25,8 @@ CASES = {
         14,
         20,
     ),
+    "WorkersLost, all": ({'up{job="ray", node="worker", instance="a"}': "1x9 0x20"}, 14, 20),
+    "WorkersLost, all gone": ({'up{job="ray", node="worker", instance="a"}': "1x9 _x20"}, 14, 20),
     "DiskAlmostFull": ({"ray_node_disk_free": "20x9 9x20", "ray_node_disk_usage": "80x9 91x20"}, 14, 16),
     "MemoryAlmostFull": ({"ray_node_mem_used": "85x9 95x20", "ray_node_mem_total": "100x30"}, 14, 16),
     "KilledForMemory": ({'ray_memory_manager_worker_eviction_total{Name="train"}': "_x9 1x20"}, 8, 9),
@@ -40,8 +42,13 @@ CASES = {
         31,
     ),
     # Time begins at 0: the night was then, or the folder cannot be asked from minute 10 on.
-    "NightFailed": ({"adar_ray_night_timestamp_seconds": "0x3000"}, 36 * 60 + 14, 36 * 60 + 17),
+    "NightFailed": (
+        {"adar_ray_night_timestamp_seconds": "0x3000", 'up{job="published"}': "1x3000"},
+        36 * 60 + 14,
+        36 * 60 + 17,
+    ),
     "NightFailed, unknown": ({'up{job="published"}': "1x9 0x40"}, 24, 26),
+    "NightFailed, gone": ({'up{job="published"}': "1x9 _x40"}, 24, 31),
     "PublishedIsStale": (
         {"adar_ray_published_timestamp_seconds": "0x12000"},
         8 * 24 * 60 + 14,
