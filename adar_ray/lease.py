@@ -183,7 +183,8 @@ def _write(folder: Folder, holder: Holder) -> None:
 
 def _beat(folder: Folder, holder: Holder, stop: threading.Event) -> None:
     while not stop.wait(BEAT_SECONDS):
-        with contextlib.suppress(OSError, AdarError):  # the storage may be unreachable for a moment
+        # The storage may be unreachable for a moment, for which each client has exceptions of its own.
+        with contextlib.suppress(Exception):
             now = read_holder(folder)
             if now is None or now.id != holder.id:
                 return  # lost; whoever writes next finds out

@@ -163,7 +163,7 @@ def read_training(log: str) -> dict[str, str]:
             found["epoch"] = "{} of {}, step {} of {}".format(*step.groups())
         elif names and len(words) == len(names) and (epoch := _EPOCH.fullmatch(words[0])):
             found["epoch"] = "{} of {}".format(*epoch.groups())
-            if "@" in names[2]:
+            if len(names) > 2 and "@" in names[2]:
                 found["metric"] = f"{names[2]} {words[2]}"
     return found
 

@@ -51,6 +51,7 @@ def test_the_lines_of_a_training_are_read_back(
     progress.on_step(1, 40, 2_000)
     log += capsys.readouterr().err
     assert read_training(log) == {"epoch": "1 of 100, step 40 of 2,000"}
+    assert read_training("epoch  loss\n1/10  0.5\n") == {"epoch": "1 of 10"}  # by a callback
     for epoch in range(1, 3):
         progress.on_epoch(record(epoch, 0.5, {"ndcg@20": epoch / 8}, 0.5))
     log += capsys.readouterr().err
