@@ -1,7 +1,7 @@
 """ItemKNN and EASE^R: an item's score is a weighted sum over the items that the user has.
 
 Legend: B users of a tile, U users, I items, E (user, item) pairs, K items per row, D dimensions: of a user
-the scores of all items, of an item one, which tells whose score it is.
+the scores of all items, of an item one, which tells whose score it is; R rows and C columns of any matrix.
 """
 
 from __future__ import annotations
@@ -67,9 +67,17 @@ def item_knn(observed: UserItems, neighbors: int = 100) -> ItemToItem:
         row = np.arange(len(cosine))
         cosine[row, start + row] = 0
         if cosine.shape[1] > neighbors:
-            cosine[cosine < -np.partition(-cosine, neighbors - 1)[:, neighbors - 1 : neighbors]] = 0
+            _keep_largest(cosine, neighbors)
         blocks.append(csr_matrix(cosine))
     return ItemToItem(matrix_UI, vstack(blocks).T.tocsr())
+
+
+def _keep_largest(value_RC: np.ndarray, count: int) -> None:
+    """Sets all but the largest of each row to 0; of equal ones, the first stay."""
+    least_R1 = -np.partition(-value_RC, count - 1)[:, count - 1 : count]
+    is_least_RC = value_RC == least_R1
+    room_R1 = count - (value_RC > least_R1).sum(1, keepdims=True)
+    value_RC[(value_RC < least_R1) | (is_least_RC & (is_least_RC.cumsum(1) > room_R1))] = 0
 
 
 def ease(observed: UserItems, l2: float = 250.0) -> ItemToItem:
