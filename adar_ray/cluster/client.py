@@ -189,7 +189,7 @@ class Cluster:
         if attempts and attempts[-1].status not in ("FAILED", "STOPPED"):
             return self._same(attempts[-1], job), False
         number = attempts[-1].number + 1 if attempts else 1
-        with self._connection(), _runtime_env(job, name) as runtime_env:
+        with _runtime_env(job, name) as runtime_env, self._connection():
             try:
                 self._submit(
                     entrypoint=ENTRY_POINT,

@@ -50,6 +50,13 @@ def pack(folder: Path, archive: Path) -> None:
     if folder.resolve() in (Path.home().resolve(), Path(folder.anchor)):
         raise AdarError(f"ship {folder}: is a home folder or a whole disk; ship the folder of a project")
     files = files_to_ship(folder)
+    for path in files:
+        try:
+            path.as_posix().encode()
+        except UnicodeEncodeError:
+            raise AdarError(
+                f"ship {folder}: the name of {path.as_posix()!r} is not UTF-8; rename it"
+            ) from None
     sizes = {path: (folder / path).stat().st_size for path in files}
     if not files:
         raise AdarError(f"ship {folder}: contains nothing to ship")

@@ -155,7 +155,7 @@ def find_source(
         files,
         left_out=[file.relative for file in there if file not in chosen],
         empty=[file.relative for file in chosen if file not in formats],
-        unused_times=[] if "timestamp" in {**read, **(columns or {})} else unused_times(names, read),
+        unused_times=[] if "timestamp" in (*read, *(columns or ())) else unused_times(names, read),
     )
 
 

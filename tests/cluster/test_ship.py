@@ -7,6 +7,8 @@ import subprocess
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from adar_ray.cluster.ship import files_to_ship, pack
 from tests.cluster.jobs import message_of
 
@@ -63,3 +65,12 @@ def test_folders_that_cannot_be_shipped(tmp_path: Path) -> None:
         file.truncate(100_000_001)  # a hole, which takes no space
     assert "clicks.csv" in message_of(lambda: pack(tmp_path / "large", archive))
     assert not archive.exists()
+
+
+def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.py")).write_text("")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    said = f"ship {tmp_path}: the name of 'a\\udcff.py' is not UTF-8; rename it"
+    assert message_of(lambda: pack(tmp_path, tmp_path / "shipped.zip")) == said
