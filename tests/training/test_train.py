@@ -736,11 +736,9 @@ def test_resumes_on_another_number_of_workers(dataset: Dataset, whole: Run, tmp_
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -> None:
-    # Steps so small that Ctrl-C comes long before the end.
-    settings = config(
-        "data.cache=never", "sampler.name=uniform", "train.batch_size=32", "train.patience=99", epochs=5
-    )
-    reference = train(dataset, tmp_path / "one", settings, workers=0)
+    def settings(epochs: int) -> Config:
+        more = ("data.cache=never", "sampler.name=uniform", "train.batch_size=32", "train.patience=1000")
+        return config(*more, epochs=epochs)
 
     def press_control_c(record: EpochRecord) -> None:
         if record.epoch == 1:
@@ -748,12 +746,14 @@ def test_interrupted_on_a_stream_and_resumed(dataset: Dataset, tmp_path: Path) -
 
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        train(dataset, tmp_path / "two", settings, workers=2, on_epoch=press_control_c)
+        train(dataset, tmp_path / "two", settings(1000), workers=2, on_epoch=press_control_c)
     assert signal.getsignal(signal.SIGINT) is handler
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
     assert not (tmp_path / "two" / "result.json").exists()
-    assert 1 <= len(metrics(tmp_path / "two")) < 5
-    assert_close(resume(tmp_path / "two"), reference)
+    epochs = len(metrics(tmp_path / "two")) + 1
+    assert 1 < epochs < 1000
+    reference = train(dataset, tmp_path / "one", settings(epochs), workers=0)
+    assert_close(resume(tmp_path / "two", settings=[f"train.epochs={epochs}"]), reference)
 
 
 @pytest.mark.usefixtures("ray_cluster")
