@@ -123,6 +123,29 @@ def test_a_holder_elsewhere_lives_as_long_as_its_heart_beats(folder: Folder, cap
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_heart_beats_again_after_an_error_of_the_storages_client(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ServiceError(Exception):
+        pass
+
+    failed = threading.Event()
+
+    def fail(*_: object) -> None:
+        failed.set()
+        raise ServiceError
+
+    with hold(folder):
+        with monkeypatch.context() as patch:
+            patch.setattr(lease, "_write", fail)
+            assert failed.wait(10)
+        before, deadline = read_holder(folder).beat, time.monotonic() + 10
+        while read_holder(folder).beat == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_holder_elsewhere_that_is_silent_has_lost_it(folder: Folder, other: subprocess.Popen) -> None:
     other.kill()
     other.wait()
