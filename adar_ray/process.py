@@ -43,28 +43,33 @@ def usable_memory() -> int | None:
     except OSError:
         return None
 
-    def least(of_machine: int, name: str, name_in_v1: str) -> int:
+    def least(of_machine: int, name: str | None, name_in_v1: str | None) -> int:
         limits = (limit for group in groups for limit in _limits(name, name_in_v1, *group.split(":", 2)))
         return min([of_machine, *limits])
 
     memory = least(kilobytes["MemTotal"] << 10, "memory.max", "memory.limit_in_bytes")
-    swap = least(kilobytes["SwapTotal"] << 10, "memory.swap.max", "")
-    return least(memory + swap, "", "memory.memsw.limit_in_bytes")
+    swap = least(kilobytes["SwapTotal"] << 10, "memory.swap.max", None)
+    return least(memory + swap, None, "memory.memsw.limit_in_bytes")
 
 
-def _limits(name: str, name_in_v1: str, number: str, controllers: str, path: str) -> Iterator[int]:
+def _limits(
+    name: str | None, name_in_v1: str | None, number: str, controllers: str, path: str
+) -> Iterator[int]:
     """The limits in bytes of a control group and of those that it is in, whose memory is limited.
 
     Args:
-        name, name_in_v1: of the file that holds a limit, in either version of control groups.
+        name, name_in_v1: of the file that holds a limit, in either version of control groups; None if there
+            is none.
     """
-    root = Path("/sys/fs/cgroup") if number == "0" else Path("/sys/fs/cgroup/memory")
-    name = name if number == "0" else name_in_v1
+    is_v1 = number != "0"
+    root, file = Path("/sys/fs/cgroup/memory" if is_v1 else "/sys/fs/cgroup"), name_in_v1 if is_v1 else name
+    if file is None or (is_v1 and "memory" not in controllers.split(",")):
+        return
     group = root / path.lstrip("/")
-    for folder in (group, *group.parents) if number == "0" or "memory" in controllers.split(",") else ():
+    for folder in (group, *group.parents):
         if folder.is_relative_to(root):  # inside a container the group may have another path
             with contextlib.suppress(OSError, ValueError):  # there is none, or it is "max"
-                yield int((folder / name).read_text())
+                yield int((folder / file).read_text())
 
 
 @contextlib.contextmanager

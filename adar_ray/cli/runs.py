@@ -359,10 +359,8 @@ def publish_command(
         decision = publishing.publish(
             run, to, recommendations, keep=keep, max_age=max_age, force=force, trust=trust
         )
-        if decision.time < began:
-            message(f"{run}: is already published, as {decision.version}")
-            show(decision.model_dump(), as_json)
-            return
+        is_old = decision.time < began
+        said = f"{run}: is already published, as {decision.version}" if is_old else str(decision)
     elif recommendations or max_age or force or trust:
         raise click.UsageError(f"--{'create' if create else 'rollback'} goes with --to alone; drop the rest")
     elif create:
@@ -371,5 +369,6 @@ def publish_command(
         return
     else:
         decision = publishing.rollback(to)
-    message(str(decision))
+        said = str(decision)
+    message(said)
     show(decision.model_dump(), as_json)

@@ -220,10 +220,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As for `adar-ray job submit`.")
 def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
     """Run the steps of a job here, or resume it."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # a shell ignores SIGINT for what it starts in the background
+    # SIGINT, too: a shell makes what it starts in the background ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
         if file is not None:

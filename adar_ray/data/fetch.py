@@ -114,6 +114,8 @@ def _alone_in(cache: Path) -> Iterator[None]:
         except BlockingIOError:
             logger.warning("%s: another process fetches into it; waiting for its end", cache)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:  # some network file systems have no locks
+            logger.info("%s: cannot be locked (%s)", cache, error)
         yield
     finally:
         os.close(lock)

@@ -95,7 +95,7 @@ def _row(run: Run) -> dict[str, Any]:
     test = run.evaluations().get("test")
     if test is not None:
         cutoffs = {int(name.partition("@")[2]) for name in test.metrics}
-        cutoff = _SHOWN_AT if _SHOWN_AT in cutoffs else min(cutoffs)
+        cutoff = _SHOWN_AT if _SHOWN_AT in cutoffs else min(cutoffs, default=_SHOWN_AT)
         shown = {config.train.metric, *(f"{name}@{cutoff}" for name in _SHOWN)}
         row |= {f"test {name}": value for name, value in test.metrics.items() if name in shown}
         name = f"ndcg@{cutoff}"
