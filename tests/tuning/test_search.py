@@ -339,12 +339,7 @@ def test_a_trial_of_two_workers_is_what_train_makes_with_two(dataset: Dataset, t
     assert trial.curve == pytest.approx([epoch.valid["ndcg@20"] for epoch in alone.epochs()], abs=1e-3)
 
 
-def test_limits_of_time_and_patience_end_a_search(dataset: Dataset, tmp_path: Path) -> None:
-    out = tune(dataset, space(), tmp_path / "time", trials=1000, seconds=15, concurrent=1, seeds=0)
-    ended = trials_of(out)
-    assert 1 <= len(ended) < 200
-    assert {trial.status for trial in ended} <= {"finished", "stopped"}
-    assert max(trial.started + trial.seconds for trial in ended) < 25
+def test_limits_of_patience_and_time_end_a_search(dataset: Dataset, tmp_path: Path) -> None:
     budget = {"trials": 1000, "patience": 2}
     out = tune(
         dataset,
@@ -353,7 +348,15 @@ def test_limits_of_time_and_patience_end_a_search(dataset: Dataset, tmp_path: Pa
         concurrent=1,
         seeds=0,
     )
-    assert 3 <= len(trials_of(out)) <= 5
+    trials = trials_of(out)
+    assert 3 <= len(trials) <= 5
+    # Busy machines take long for the first trial, whose process imports everything.
+    seconds = 5 + 2 * trials[0].end
+    out = tune(dataset, space(), tmp_path / "time", trials=1000, seconds=seconds, concurrent=1, seeds=0)
+    ended = trials_of(out)
+    assert 1 <= len(ended) < 200
+    assert {trial.status for trial in ended} <= {"finished", "stopped"}
+    assert max(trial.end for trial in ended) < 2 * seconds
 
 
 # What is wrong is said before the first trial.
