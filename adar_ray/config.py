@@ -151,7 +151,7 @@ class OptimizerConfig(Settings):
 class TrainConfig(Settings):
     """The training loop."""
 
-    epochs: int = setting(100, "Maximum number of passes over the training interactions.", ge=1, le=1_000_000)
+    epochs: int = setting(100, "Maximum number of passes over the training interactions.", ge=1, le=50_000)
     batch_size: int = setting(
         2048, "Interactions, or sequence rows, per step, over all workers together.", ge=1, le=2**30
     )

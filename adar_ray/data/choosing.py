@@ -6,7 +6,7 @@ Legend: E rows of a part, which holds all rows of its users; K different ids of 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from adar_ray.data.driver import Block, Driver, OnRows, drained
 from adar_ray.data.manifest import SPLITS, Repeat
 from adar_ray.data.reading import Rows
 from adar_ray.data.sorting import Counted, count_both, runs, stable_order
-from adar_ray.data.split import hash_pairs
+from adar_ray.data.split import TRAIN, hash_pairs
 
 _ROWS_PER_PART = 1 << 19
 _MOST_PARTS = 256  # more would be cut into too small pieces
@@ -31,12 +31,16 @@ class Choice:
     min_rating: float | None
 
 
+_PRECEDENCE = np.array([0, 2, 1])  # of SPLITS: training keeps a pair before test, and test before validation
+
+
 @dataclass(frozen=True)
 class Dropped:
     """The numbers of rows that were dropped; see `manifest.RowCounts`."""
 
     repeated: int = 0
     held_out_in_training: int = 0
+    valid_in_test: int = 0
     low_rating: int = 0
 
 
@@ -99,8 +103,9 @@ def sort_and_choose(choice: Choice, block: pa.Table) -> tuple[pa.Table, Dropped]
 
     The first is the first in time, or in the source if it has no times; ties are broken by the order in the
     source. If they are to be added up, the last one is kept, with the sum of all weights; without a weight,
-    each weighs 1. Where a pair is in the source's training and its test, training keeps it. The filter by
-    rating comes after that: a pair counts by the rating of its interaction that is kept.
+    each weighs 1. Where a pair is in the source's training and its test, training keeps it; where
+    it is in its validation and its test, test does. The filter by rating comes after that: a pair counts by
+    the rating of its interaction that is kept.
 
     Args:
         block: rows in the order of the source.
@@ -117,7 +122,7 @@ def sort_and_choose(choice: Choice, block: pa.Table) -> tuple[pa.Table, Dropped]
     if choice.min_rating is not None:
         is_enough_E = block["rating"].to_numpy()[order_E] >= choice.min_rating
         low = int((is_kept_E & ~is_enough_E).sum())
-        dropped = Dropped(dropped.repeated, dropped.held_out_in_training, low)
+        dropped = replace(dropped, low_rating=low)
         is_kept_E &= is_enough_E
     if not is_kept_E.all():
         column = {name: values[is_kept_E] for name, values in column.items()}
@@ -135,10 +140,10 @@ def _choose_of_pairs(repeat: Repeat, column: dict[str, np.ndarray]) -> tuple[np.
     start_U, count_U = runs(user_E)
     nth_E = np.repeat(np.arange(len(start_U)), count_U)  # smaller numbers than the ids
     pair_E = nth_E << int(item_E.max(initial=0)).bit_length() | item_E
-    split_E = pair_E if given_E is None else pair_E * len(SPLITS) + given_E
+    split_E = pair_E if given_E is None else pair_E * len(SPLITS) + _PRECEDENCE[given_E]
     by_split_E = stable_order(split_E)
     split_start, split_count = runs(split_E[by_split_E])
-    # The rows of a pair in its first split; the others are in training already.
+    # The rows of a pair in its first split; the others are in that one already.
     pair = pair_E[by_split_E[split_start]]
     is_first_split = np.concatenate([[True], pair[1:] != pair[:-1]])[: len(pair)]
     chosen = split_start if repeat == "first" else split_start + split_count - 1
@@ -147,5 +152,12 @@ def _choose_of_pairs(repeat: Repeat, column: dict[str, np.ndarray]) -> tuple[np.
         column["weight"][by_split_E[chosen]] = total
     is_kept_E = np.zeros(len(user_E), dtype=bool)
     is_kept_E[by_split_E[chosen[is_first_split]]] = True
-    held_out = int((~is_first_split).sum())
-    return is_kept_E, Dropped(len(user_E) - len(split_start), held_out)
+    dropped = Dropped(repeated=len(user_E) - len(split_start))
+    if given_E is not None:
+        first_split = given_E[by_split_E[split_start[is_first_split]]]
+        split_of_others = first_split[(np.cumsum(is_first_split) - 1)[~is_first_split]]
+        in_training = int((split_of_others == TRAIN).sum())
+        dropped = replace(
+            dropped, held_out_in_training=in_training, valid_in_test=len(split_of_others) - in_training
+        )
+    return is_kept_E, dropped

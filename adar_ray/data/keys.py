@@ -39,9 +39,15 @@ class Keys:
 
 
 class KeyTable:
-    """Collects the ids of all blocks, which have many in common."""
+    """Collects the ids of all blocks, which have many in common.
 
-    def __init__(self) -> None:
+    Args:
+        kind: `user` or `item`, for messages.
+        path: of the source, for messages.
+    """
+
+    def __init__(self, kind: str, path: str) -> None:
+        self._kind, self._path = kind, path
         self._known = pa.array([], pa.string())
         self._pending: list[pa.Array] = []
         self._codes: list[np.ndarray] = []
@@ -52,27 +58,29 @@ class KeyTable:
         if sum(map(len, self._pending)) > max(_PENDING, len(self._known)):
             self._settle()
 
-    def finish(self, kind: str, path: str) -> Keys:
+    def finish(self) -> Keys:
         """All ids.
-
-        Args:
-            kind: `user` or `item`, for messages.
-            path: of the source, for messages.
 
         Raises:
             AdarError: all ids are numbers, but not all of them whole.
         """
         self._settle()
         try:
-            keys, position = unify_numbers(kind, self._known)
+            keys, position = unify_numbers(self._kind, self._known)
         except AdarError as error:
-            raise AdarError(f"{path}: {error}") from None
+            raise AdarError(f"{self._path}: {error}") from None
         return Keys(keys, [position[code_K] for code_K in self._codes])
 
     def _settle(self) -> None:
         # Codes count in the order of first appearance, so what is known keeps its codes.
         chunks = [self._known, *self._pending]
-        encoded = pa.chunked_array(chunks).dictionary_encode().combine_chunks()
+        try:
+            encoded = pa.chunked_array(chunks).dictionary_encode().combine_chunks()
+        except pa.ArrowCapacityError:
+            raise AdarError(
+                f"{self._path}: the ids of its {self._kind}s take more than 2 GiB together; "
+                "give shorter ones, such as numbers"
+            ) from None
         codes = np.split(encoded.indices.to_numpy(), np.cumsum([len(chunk) for chunk in chunks])[:-1])
         self._codes += codes[1:]
         self._known, self._pending = encoded.dictionary, []

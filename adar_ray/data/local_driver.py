@@ -124,10 +124,11 @@ class _OverError(Exception):
 def _cut(part_E: np.ndarray, table: pa.Table, parts: int) -> dict[int, pa.Table]:
     """The rows of each part that has some, in order."""
     rows_P = np.bincount(part_E, minlength=parts)
-    if parts > 1:
-        table = table.take(stable_order(part_E))
-    start_P = np.cumsum(rows_P) - rows_P
-    return {int(part): table.slice(start_P[part], rows_P[part]) for part in np.flatnonzero(rows_P)}
+    if parts == 1:
+        return {0: table} if len(part_E) else {}
+    order_P = np.split(stable_order(part_E), np.cumsum(rows_P)[:-1])
+    # Each part has memory of its own, which goes when the part does.
+    return {int(part): table.take(order_P[part]) for part in np.flatnonzero(rows_P)}
 
 
 # Where the tables of a LocalDriver are.

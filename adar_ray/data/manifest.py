@@ -50,6 +50,7 @@ class RowCounts(_Record):
         bad: could not be read, and were skipped.
         repeated: of a pair that was there before.
         held_out_in_training: of the source's own test or validation, and in its training as well.
+        valid_in_test: of its validation, and in its test as well.
         low_rating: below the lowest rating.
         few_interactions: of users or items with too few of them.
         kept: became interactions of the dataset.
@@ -59,6 +60,7 @@ class RowCounts(_Record):
     bad: NonNegativeInt
     repeated: NonNegativeInt
     held_out_in_training: NonNegativeInt
+    valid_in_test: NonNegativeInt = 0  # earlier versions did not count them
     low_rating: NonNegativeInt
     few_interactions: NonNegativeInt
     kept: NonNegativeInt

@@ -61,6 +61,11 @@ def reading_notes(
             f"training keeps {counted(rows.held_out_in_training, 'interaction')} that the source has in its "
             "test or validation as well"
         )
+    if rows.valid_in_test:
+        notes.append(
+            f"test keeps {counted(rows.valid_in_test, 'interaction')} that the source has in its "
+            "validation as well"
+        )
     file = source.files[0]
     if split.protocol != "given" and any(file.split for file in source.files):
         notes.append("the source's own split was not used; --split given does")

@@ -100,7 +100,7 @@ def prepare(
         sequence_length, sequence_stride: the longest history of a sequence row, and the distance between a
             user's rows (see `sequences.Windows`); the default stride is the length.
         name: of the dataset; the default is the name of the source.
-        rows_per_shard: about this many interactions go into a shard.
+        rows_per_shard: about this many interactions go into a shard; more if that makes over 4,096 shards.
         replace: replace a dataset at `out`.
         on_progress: called with the stage of the work and the rows done so far.
 
@@ -157,6 +157,7 @@ def prepare(
             bad=bad,
             repeated=dropped.repeated,
             held_out_in_training=dropped.held_out_in_training,
+            valid_in_test=dropped.valid_in_test,
             low_rating=dropped.low_rating,
             few_interactions=count - sum(astuple(dropped)) - kept,
             kept=kept,

@@ -65,14 +65,13 @@ def read(driver: Driver, files: list[SourceFile], on_rows: OnRows) -> tuple[Rows
         raise AdarError(f"{files[0].path}: holds no interactions")
     reports: list[FileReport] = [result.found for result in results]
     _check_units(reports)
-    count, users, items = 0, KeyTable(), KeyTable()
+    count, users, items = 0, KeyTable("user", files[0].path), KeyTable("item", files[0].path)
     for result in driver.run(_keys, [(block,) for block in blocks]):
         rows, user_keys, item_keys = result.found
         count += rows
         users.add(user_keys)
         items.add(item_keys)
-    path = files[0].path
-    return Rows(blocks, count, users.finish("user", path), items.finish("item", path)), reports
+    return Rows(blocks, count, users.finish(), items.finish()), reports
 
 
 def _check_units(reports: list[FileReport]) -> None:

@@ -120,10 +120,11 @@ def _first_moment(histogram: Histogram, wanted: float, low: int, high: int) -> i
 def _random_share(user_E: np.ndarray, item_E: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Choose a share of each user's rows, rounded, but never all of them.
 
-    A hash of user and item decides, so the choice depends on nothing but the pair and the seed.
+    A hash of user and item decides, so the choice depends on nothing but the pair and the seed. Of the
+    repeats of a pair the earliest go first.
     """
     key = hash_pairs(user_E, item_E, seed)
-    by_key = np.argsort(key)
+    by_key = np.argsort(key, kind="stable")
     order = by_key[stable_order(user_E[by_key])]
     start_U, count_U = runs(user_E)
     wanted_U = np.minimum(np.floor(count_U * fraction + 0.5), count_U - 1)

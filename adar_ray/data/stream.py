@@ -15,6 +15,9 @@ import ray.data
 from adar_ray.data.chunks import WorkerRows
 from adar_ray.data.order import Chunks, Rows
 
+NOBODY = -1
+"""The user of the single row that stands for an empty chunk; Ray Data would leave out an empty block."""
+
 
 def stream_epochs(rows: WorkerRows, first_epoch: int, last_epoch: int) -> ray.data.Dataset:
     """Stream one worker's rows of all epochs from first to last, a block for each chunk.
@@ -42,7 +45,8 @@ def streamed_chunks(rows: WorkerRows, last_epoch: int) -> Chunks:
             stream = stream_epochs(rows, epoch, last_epoch)
             blocks = iter(stream.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2))
         for block in itertools.islice(blocks, rows.chunks):
-            yield block["user"], block["item"]
+            rows_of_chunk = slice(0 if block["user"][0] == NOBODY else None)
+            yield block["user"][rows_of_chunk], block["item"][rows_of_chunk]
 
     return chunks
 
@@ -50,4 +54,6 @@ def streamed_chunks(rows: WorkerRows, last_epoch: int) -> Chunks:
 def _read_chunk(rows: WorkerRows, descriptor: pa.Table) -> dict[str, np.ndarray]:
     (entry,) = descriptor.to_pylist()
     user, item = rows.chunk(entry["epoch"], entry["chunk"])
+    if not len(user):
+        user = item = np.full(1, NOBODY, np.int32)
     return {"user": user, "item": item}

@@ -100,7 +100,7 @@ def synthesize(
         seed: of all random numbers.
         out: address of the dataset; must be empty or absent unless `replace`.
         replace: replace a dataset at `out`.
-        rows_per_shard: about this many interactions go into a shard.
+        rows_per_shard: about this many interactions go into a shard; more if that makes over 4,096 shards.
         on_progress: called with the stage of the work and the rows done so far.
 
     Raises:

@@ -36,12 +36,13 @@ from adar_ray.data.split import TRAIN, SplitProtocol
 from adar_ray.storage import FileEntry, Folder
 
 ROWS_PER_SHARD = 1 << 20
+MOST_SHARDS = 1 << 12  # of up to five files each; a manifest of more could not be read back
 _REPETITIVE = ["item"]
 
 
 def shard_count(rows: int, rows_per_shard: int) -> int:
-    """The number of shards of about as many rows each; at least one."""
-    return max(1, -(-rows // rows_per_shard))
+    """The number of shards of about as many rows each; at least one, and as many as a manifest can name."""
+    return min(max(1, -(-rows // rows_per_shard)), MOST_SHARDS)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,12 @@ def _folder(address: str) -> Folder:
     return folder
 
 
+def _best(score_N: torch.Tensor, count: int) -> torch.Tensor:
+    """Places of the highest scores, in ascending order, with all that equal the lowest but for rounding."""
+    least = torch.topk(score_N, count).values[-1] - 1e-5 * score_N.abs().max()
+    return (score_N >= least).nonzero()[:, 0]
+
+
 def shortlists(vector_ND: torch.Tensor) -> Shortlist:
     """Shortlists of these vectors: exact, or of very many by FAISS, in half precision.
 
@@ -138,7 +144,7 @@ def shortlists(vector_ND: torch.Tensor) -> Shortlist:
     """
     N = len(vector_ND)
     if N <= MOST_EXACT:
-        return lambda vector_D, count: torch.topk(vector_ND @ vector_D, min(count, N)).indices.sort().values
+        return lambda vector_D, count: _best(vector_ND @ vector_D, min(count, N))
 
     import faiss
 

@@ -89,9 +89,13 @@ def fit_on_workers(
     """
     train, goes_on = run.config.train, joins_cluster()
     asked = WorkerRange.parse(run.info.workers)
-    with _followed(run, on_epoch, on_step), ray_session(asked.least * train.threads):
+    with _followed(run, on_epoch, on_step) as has_failed, ray_session(asked.least * train.threads):
+
+        def must_stop() -> bool:
+            return should_stop() or has_failed()
+
         check_room(needs_of_worker(train), asked.least, "--workers")
-        _Driver(run, dataset, asked, _reserved(train, asked.least), goes_on, should_stop).train()
+        _Driver(run, dataset, asked, _reserved(train, asked.least), goes_on, must_stop).train()
 
 
 def _reserved(train: TrainConfig, workers: int) -> dict[str, float]:
@@ -270,18 +274,22 @@ def _remove(run: Run, *names: str) -> None:
 
 
 @contextlib.contextmanager
-def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
-    """Calls back with the epochs and steps that workers, in other processes, write into the run folder."""
+def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[Callable[[], bool]]:
+    """Calls back with the epochs and steps that workers, in other processes, write into the run folder.
+
+    Yields whether a callback has raised. Training then has to stop, and what was raised is raised at the end.
+    """
     told = len(run.epochs())
     stop = threading.Event()
+    raised: list[BaseException] = []
 
     def tell_news(epochs: list[EpochRecord], progress: StepProgress | None) -> None:
         nonlocal told
-        for record in epochs[told:]:
-            on_epoch(record)
         if progress is not None and len(epochs) == told:
             on_step(progress.epoch, progress.step, progress.steps)
-        told = len(epochs)
+        for record in epochs[told:]:
+            told += 1
+            on_epoch(record)
 
     def follow() -> None:
         while not stop.wait(POLL_SECONDS):
@@ -289,13 +297,22 @@ def _followed(run: Run, on_epoch: OnEpoch, on_step: OnStep) -> Iterator[None]:
                 news = run.epochs(), run.progress()
             except (OSError, AdarError):  # an object store replaced a file while it was read
                 continue
-            tell_news(*news)
+            try:
+                tell_news(*news)
+            except BaseException as error:
+                return raised.append(error)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:
-        yield
+        yield lambda: bool(raised)
+    except TerminatedError:
+        if raised:
+            raise raised[0] from None
+        raise
     finally:
         stop.set()
         thread.join()
+    if raised:
+        raise raised[0]
     tell_news(run.epochs(), run.progress())

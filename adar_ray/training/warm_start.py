@@ -217,10 +217,15 @@ def _trained_on(before: Dataset, now: Dataset, new_user: np.ndarray, new_item: n
         return 0
     held_out = (now.read_split(split) for split in ("valid", "test"))
     held_H = np.concatenate([user.astype(np.int64) * now.n_items + item for user, item in held_out])
+    if not len(held_H):
+        return 0
+    held_H, times_H = np.unique(held_H, return_counts=True)
     is_known_H = np.zeros(len(held_H), bool)
     for shard in before.shards("train"):
         user_E, item_E = before.read_shard(shard)
         user_E, item_E = new_user[user_E], new_item[item_E]
         stays_E = (user_E != UNKNOWN) & (item_E != UNKNOWN)
-        is_known_H |= np.isin(held_H, user_E[stays_E] * now.n_items + item_E[stays_E])
-    return int(is_known_H.sum())
+        pair_E = user_E[stays_E] * now.n_items + item_E[stays_E]
+        at_E = np.searchsorted(held_H, pair_E).clip(max=len(held_H) - 1)
+        is_known_H[at_E[held_H[at_E] == pair_E]] = True
+    return int(times_H[is_known_H].sum())

@@ -175,7 +175,7 @@ class Search(BaseModel):
     def _read_trial(self, folder: Folder) -> Trial:
         trial = folder.read_record(TRIAL, Trial, _REMEDY)
         problem = None if trial.name == folder.path.rpartition("/")[2] else f"it is trial {trial.name}"
-        for name, value in trial.values.items():
+        for name, value in (*trial.values.items(), *trial.present_values.items()):
             if name not in self.space.parameters or not self.space.parameters[name].allows(value):
                 problem = one_line(f"{name} cannot be {value!r} in this space", 200)
         if problem is not None:

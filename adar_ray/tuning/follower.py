@@ -10,6 +10,7 @@ from ray.tune.stopper import NoopStopper
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.progress import OnProgress, Progress
 from adar_ray.tuning.report.search_report import write_report
+from adar_ray.tuning.schedulers import TIME
 from adar_ray.tuning.searcher import Clock, StudySearcher
 from adar_ray.tuning.trial import Status, Trial, best_of
 from adar_ray.tuning.worker import forget_weights, read_error, value_of
@@ -44,13 +45,11 @@ class Follower(tune.Callback):
         return sum(trial.has_ended and trial.number > best.number for trial in self.trials) >= patience
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        known = self._known(trial)
-        if known.best_epoch is None or result["best"] != known.value:
-            known.value, known.best_epoch = result["best"], result["epoch"]
-        known.epochs = result["epoch"]
+        known, values = self._known(trial), dict(trial.config["values"])
+        has_taken_over = values != known.present_values  # another trial of the population
+        known.add_epoch(result[TIME], result["value"], values, self.search.space.mode)
         known.seconds = self.clock() - known.started
-        if trial.config["values"] != known.values:  # it has taken over another trial of the population
-            known.values = dict(trial.config["values"])
+        if has_taken_over:
             self.search.write_trial(known)
         self._show()
 
@@ -69,7 +68,7 @@ class Follower(tune.Callback):
 
     def _has_finished(self, trial: Trial) -> bool:
         """Whether training ended by itself, after all epochs or out of patience, and was not stopped."""
-        epochs, config = self.search.read_epochs(trial.number), self.search.config(trial.values).train
+        epochs, config = self.search.read_epochs(trial.number), self.search.config(trial.present_values).train
         return bool(epochs) and epochs[-1].is_last(config.epochs, config.patience)
 
     def _end(self, trial: Trial, status: Status) -> None:

@@ -30,7 +30,7 @@ from adar_ray.tuning.space import Space
 from adar_ray.tuning.tracked import tracked
 from adar_ray.tuning.trial import Trial, best_of
 from adar_ray.tuning.winner import run_winner
-from adar_ray.tuning.worker import run_trial
+from adar_ray.tuning.worker import run_trial, value_of
 
 
 def tune(
@@ -154,6 +154,9 @@ def _run(search: Search, dataset: Dataset, on_progress: OnProgress) -> Folder:
 
 def _find_best(search: Search, dataset: Dataset, on_progress: OnProgress) -> Trial:
     known = search.read_trials()
+    for trial in known:
+        if not trial.has_ended:
+            _catch_up(search, trial)
     clock = Clock(max((trial.end for trial in known), default=0.0))
     with quiet_optuna():
         follower = Follower(search, StudySearcher(search, known, clock), clock, on_progress)
@@ -170,6 +173,14 @@ def _find_best(search: Search, dataset: Dataset, on_progress: OnProgress) -> Tri
         why = f"the first trial failed with: {failed}" if failed else "its time ran out; give it more --time"
         raise AdarError(f"{search.folder}: no trial finished a single epoch: {why}")
     return best
+
+
+def _catch_up(search: Search, trial: Trial) -> None:
+    """Take in the epochs that a trial saved, after `trial.json`, before its search was killed."""
+    for record in search.read_epochs(trial.number)[trial.epochs :]:
+        value = value_of(record, search.space.metric)
+        trial.add_epoch(record.epoch, value, trial.present_values, search.space.mode)
+        trial.seconds += record.time.train_seconds + record.time.valid_seconds
 
 
 def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:

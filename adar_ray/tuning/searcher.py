@@ -66,7 +66,7 @@ class StudySearcher(Searcher):
             self.trials[trial.number] = trial
         self.search.write_trial(trial)
         self._asked[trial_id] = trial, asked
-        return {"number": trial.number, "values": trial.values}
+        return {"number": trial.number, "values": trial.present_values}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

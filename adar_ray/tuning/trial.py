@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
 Mode = Literal["max", "min"]
+Values = dict[str, bool | int | float | str]
 
 
 class Trial(BaseModel):
@@ -18,7 +19,8 @@ class Trial(BaseModel):
     It changes while the trial runs, and is written whenever its status or its parameters change.
 
     Attributes:
-        values: of the space's parameters, by `section.key`.
+        values: of the space's parameters, by `section.key`; those that led to `value`.
+        taken_over: what a population has replaced them with since; None if it has not.
         started: seconds that the search had taken before it.
         status: "stopped" is the work of the scheduler, or of a limit that ended the search.
         best_epoch: the epoch of `value`.
@@ -31,7 +33,8 @@ class Trial(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     number: NonNegativeInt
-    values: dict[str, bool | int | float | str]
+    values: Values
+    taken_over: Values | None = None
     started: float
     status: Status = "running"
     epochs: NonNegativeInt = 0
@@ -63,9 +66,22 @@ class Trial(BaseModel):
         """Seconds that the search had taken when it ended."""
         return self.started + self.seconds
 
+    @property
+    def present_values(self) -> Values:
+        """The parameters that it trains with."""
+        return self.values if self.taken_over is None else self.taken_over
+
+    def add_epoch(self, epoch: int, value: float, values: Values, mode: Mode) -> None:
+        """Take in the value of an epoch, and the parameters that led to it."""
+        self.epochs = epoch
+        is_better = value > self.value_or_nan if mode == "max" else value < self.value_or_nan
+        if self.best_epoch is None or is_better or (math.isnan(self.value_or_nan) and not math.isnan(value)):
+            self.value, self.best_epoch, self.values = value, epoch, values
+        self.taken_over = None if values == self.values else values
+
     def row(self) -> dict[str, Any]:
         """Its row of `trials.parquet`."""
-        row = self.model_dump(exclude={"number", "values", "curve"})
+        row = self.model_dump(exclude={"number", "values", "taken_over", "curve"})
         return {"trial": self.name, **row, **self.values}
 
 

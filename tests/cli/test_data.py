@@ -29,6 +29,7 @@ def test_prepare(adar: Adar, data: str, hand_made: Path, tmp_path: Path) -> None
             "bad": 0,
             "repeated": 1,
             "held_out_in_training": 0,
+            "valid_in_test": 0,
             "low_rating": 3,
             "few_interactions": 0,
             "kept": 10,

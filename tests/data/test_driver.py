@@ -19,6 +19,8 @@ from adar_ray.data.driver import Driver, drained
 from adar_ray.data.local_driver import LocalDriver
 from adar_ray.data.prepare import prepare
 from adar_ray.data.synthetic import synthesize
+from adar_ray.data.write import MOST_SHARDS, shard_count
+from adar_ray.documents import parse_json
 from adar_ray.errors import AdarError
 
 
@@ -192,3 +194,19 @@ def test_nothing_of_ray_is_loaded(log: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(log), str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert json.loads(finished.stdout) == []
+
+
+def test_a_part_that_is_done_with_leaves_memory(tmp_path: Path) -> None:
+    rows = 1 << 20
+    before = pa.total_allocated_bytes()
+    parts = local_driver._cut(np.arange(rows) % 16, pa.table({"n": pa.array(np.arange(rows)[::-1])}), 16)
+    for number in range(15):
+        assert parts.pop(number)["n"][0].as_py() == rows - 1 - number
+    assert pa.total_allocated_bytes() - before < rows * 8 / 10
+
+
+def test_a_manifest_of_the_most_shards_can_be_read() -> None:
+    assert shard_count(10**12, 1) == shard_count(10**12, 1 << 20) == MOST_SHARDS
+    entry = {"name": "x" * 40, "rows": 1 << 40, "bytes": 1 << 40, "sha256": "0" * 64}
+    files = [entry] * (5 * MOST_SHARDS)
+    assert parse_json(json.dumps({"files": files}), "dataset.json")["files"] == files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from adar_ray.data.keys import UNKNOWN, KeyTable, numbers_of, unify_numbers
@@ -38,10 +39,10 @@ def test_ids_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [["b", "a"], ["10", "b"], [], ["9", "a", "c"], ["10"]]
     for pending in (0, 3, 100):
         monkeypatch.setattr("adar_ray.data.keys._PENDING", pending)
-        table = KeyTable()
+        table = KeyTable("user", "file")
         for block in blocks:
             table.add(pa.array(block, pa.string()))
-        keys = table.finish("user", "file")
+        keys = table.finish()
         assert keys.keys.to_pylist() == ["9", "a", "b", "c", "10"]
         found = [[keys.keys[position].as_py() for position in positions] for positions in keys.positions]
         assert found == blocks
@@ -50,3 +51,13 @@ def test_ids_of_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_key_has_the_number_of_the_same_key_among_others() -> None:
     keys, among = pa.chunked_array([["c", "x"], ["a"]]), pa.chunked_array([["a"], ["b", "c"]])
     assert numbers_of(keys, among).tolist() == [2, UNKNOWN, 0]
+
+
+@pytest.mark.stress
+def test_ids_of_more_than_two_gibibytes() -> None:
+    table = KeyTable("item", "log.csv")
+    for start in range(0, 2_300_000, 100_000):
+        number = pa.array(range(start, start + 100_000)).cast(pa.string())
+        table.add(pc.binary_join_element_wise(number, "x" * 1000, ""))
+    with pytest.raises(AdarError, match=r"^log.csv: the ids of its items take more than 2 GiB together"):
+        table.finish()

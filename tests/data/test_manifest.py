@@ -30,6 +30,7 @@ TEXT = """\
       "bad": 1,
       "repeated": 1,
       "held_out_in_training": 1,
+      "valid_in_test": 0,
       "low_rating": 1,
       "few_interactions": 1,
       "kept": 2

@@ -325,6 +325,20 @@ def test_given_validation_is_kept(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "data", "train")) == 8
 
 
+def test_what_is_in_validation_and_test_is_tested(tmp_path: Path) -> None:
+    source = write_given(
+        tmp_path / "given", train="0 0 1 2\n1 0 1\n", valid="0 4 5 5 2\n1 0\n", test="0 4 5\n1 5 0\n"
+    )
+    dataset = prepare(source, tmp_path / "data", valid_fraction=0)
+    assert pairs_of(tmp_path / "data", "test") == {("0", "4"), ("0", "5"), ("1", "5")}
+    assert pairs_of(tmp_path / "data", "valid") == set()
+    counts = rows_add_up(dataset)
+    assert (counts["repeated"], counts["held_out_in_training"], counts["valid_in_test"]) == (1, 3, 2)
+    notes = "\n".join(dataset.manifest.notes)
+    assert "test keeps 2 interactions that the source has in its validation as well" in notes
+    assert "training keeps 3 interactions" in notes
+
+
 def test_source_order_is_used_without_timestamps(tmp_path: Path) -> None:
     source = tmp_path / "pairs.txt"
     source.write_text("1 5\n2 9\n1 3\n2 3\n1 5\n1 4\n2 1\n")

@@ -48,6 +48,16 @@ def test_leave_one_out_with_gaps_in_user_ids():
 # Ratio
 
 
+def test_repeats_of_a_pair_are_split_alike_whoever_else_is_there():
+    random = np.random.default_rng(0)
+    user = np.sort(random.integers(0, 300, 6000))
+    item = random.integers(0, 8, 6000)
+    protocol = SplitProtocol(protocol="ratio", test_fraction=0.3, valid_fraction=0.2)
+    together = split_rows(protocol, user, item)
+    alone = [split_rows(protocol, user[user == u], item[user == u]) for u in range(300)]
+    assert together.tolist() == np.concatenate(alone).tolist()
+
+
 @pytest.mark.parametrize(("test", "valid"), [(0.2, 0.1), (0.5, 0.5), (0.1, 0.0), (0.9, 0.9)])
 def test_ratio_takes_a_rounded_share_of_every_user_but_never_all(test, valid):
     sizes = range(1, 40)

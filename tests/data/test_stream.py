@@ -56,3 +56,18 @@ def test_the_stream_starts_where_training_does(dataset: Dataset, monkeypatch: py
         for ours, expected in zip(chunks(epoch), rows.epoch(epoch), strict=True):
             assert np.array_equal(ours, expected)
     assert asked == [(rows, 2, 3)]
+
+
+@pytest.mark.usefixtures("in_order")
+def test_an_empty_chunk_keeps_its_place(dataset: Dataset) -> None:
+    """A worker with few of a shard's users may have none of those in one shard."""
+    rows = next(
+        rows
+        for workers in (64, 128, 256)
+        for rows in (WorkerRows(dataset, "train", 3, worker, workers) for worker in range(workers))
+        if rows.chunks > 1 and any(len(rows.chunk(1, chunk)[0]) == 0 for chunk in range(rows.chunks))
+    )
+    chunks = streamed_chunks(rows, 3)
+    for epoch in (1, 2, 3):
+        for ours, expected in zip(chunks(epoch), rows.epoch(epoch), strict=True):
+            assert np.array_equal(ours, expected)

@@ -172,3 +172,12 @@ def test_a_shortlist_has_the_highest_products_in_ascending_order(
     shortlist = shortlists(vector_ND)
     assert shortlist(torch.eye(8)[3], 3).tolist() == [59, 67, 75]
     assert shortlist(torch.eye(8)[3], 1000).tolist() == list(range(80))
+
+
+def test_a_shortlist_has_all_that_tie_for_its_last_place() -> None:
+    """Equal vectors, such as those of new items with equal features, rank in the order of the ids."""
+    generator = torch.Generator().manual_seed(0)
+    vector_ND, user_D = torch.randn(3001, 48, generator=generator), torch.randn(48, generator=generator)
+    equal_N = torch.randperm(3001, generator=generator)[:1000]
+    vector_ND[equal_N] = user_D
+    assert shortlists(vector_ND)(user_D, 20).tolist() == equal_N.sort().values.tolist()

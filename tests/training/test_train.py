@@ -708,6 +708,16 @@ def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tm
     assert {*os.listdir(tmp_path / "run" / "checkpoints")} == kept
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_callback_raises_ends_the_training_of_workers(dataset: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, out, config(epochs=5000), workers=1, on_epoch=stop_after(2))
+    assert 2 <= len(metrics(out)) < 5000
+    assert not (out / "result.json").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_that_keep_their_data(dataset: Dataset, tmp_path: Path) -> None:

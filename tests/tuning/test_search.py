@@ -26,7 +26,7 @@ from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.progress import Progress
-from adar_ray.tuning.search import resume_search, tune
+from adar_ray.tuning.search import _catch_up, resume_search, tune
 from adar_ray.tuning.space import Space
 from adar_ray.tuning.trial import Trial
 from tests import sealed
@@ -115,6 +115,16 @@ def test_a_trial_is_what_train_makes_of_its_configuration(
         assert trial.curve == [epoch.valid["ndcg@20"] for epoch in alone.epochs()]
         assert trial.value == max(trial.curve)
         assert trial.best_epoch == trial.curve.index(trial.value) + 1
+
+
+def test_what_a_killed_trial_had_saved_is_known_again(grid: Folder) -> None:
+    search = Search.open(grid.address)
+    for trial in search.read_trials():
+        killed = Trial(number=trial.number, values=trial.values, started=3.0)
+        _catch_up(search, killed)
+        assert (killed.value, killed.best_epoch) == (trial.value, trial.best_epoch)
+        assert killed.epochs == trial.epochs
+        assert 3 < killed.end < 3 + trial.seconds
 
 
 def test_best_yaml_is_a_configuration_of_the_best_trial(grid: Folder) -> None:

@@ -50,3 +50,19 @@ def test_a_value_that_is_not_a_number_survives_json() -> None:
     assert math.isnan(again.value)
     assert not again.has_value
     assert math.isnan(again.curve[1])
+
+
+def test_a_value_goes_with_the_parameters_that_led_to_it() -> None:
+    """A population replaces a trial's parameters as it trains."""
+    trial, old, new = Trial(number=0, values={"x": 0.9}, started=0.0), {"x": 0.9}, {"x": 0.5}
+    for epoch, value in enumerate([math.nan, 0.5, 0.3, 0.5], start=1):
+        trial.add_epoch(epoch, value, old, "max")
+        assert trial.present_values == trial.values == old
+    assert (trial.value, trial.best_epoch, trial.epochs) == (0.5, 2, 4)
+    trial.add_epoch(5, 0.4, new, "max")
+    assert (trial.value, trial.best_epoch, trial.values, trial.present_values) == (0.5, 2, old, new)
+    assert trial.row()["x"] == 0.9
+    trial.add_epoch(6, 0.6, new, "max")
+    assert (trial.value, trial.best_epoch, trial.values, trial.taken_over) == (0.6, 6, new, None)
+    trial.add_epoch(7, 0.1, old, "min")
+    assert (trial.value, trial.values) == (0.1, old)
