@@ -177,7 +177,7 @@ TABLES = {
         effort={
             "ml-100k": _penalties(1e-2, 2e-2, 4e-2, 8e-2, draws=4, seeds=3),
             "beauty": _penalties(3e-2, 6e-2, 1e-1, 2e-1, 4e-1, draws=4, seeds=3),
-            "phone": _penalties(3e-2, 6e-2, 1e-1, draws=2, seeds=2),
+            "phone": _penalties(1e-2, 3e-2, 6e-2, 1e-1, 2e-1, draws=2, seeds=2),
             "lightgcn-ml-100k": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=3),
             "lightgcn-beauty": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=2),
             "lightgcn-phone": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=2),
