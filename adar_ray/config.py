@@ -18,6 +18,7 @@ from adar_ray.component import Settings, setting
 from adar_ray.custom import is_custom
 from adar_ray.documents import explain, parse_yaml, read_yaml, to_yaml
 from adar_ray.errors import AdarError, one_line
+from adar_ray.limits import check_list
 from adar_ray.metrics import METRICS
 from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
@@ -369,6 +370,9 @@ def load_config(
     Raises:
         AdarError: names the file or setting, the key, and the nearest key there is.
     """
+    check_list("settings", settings)
+    if isinstance(file, Mapping):
+        raise AdarError("file: is a mapping; give it as values")
     origin = "configuration" if file is None else str(file)
     content = {} if file is None else read_yaml(Path(file))
     if not isinstance(content, Mapping):
@@ -419,7 +423,7 @@ def recorded_config(sections: Mapping[str, Any], origin: str) -> Config:
 
 def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     """`section.key=value` as a layer of `build_config`."""
-    path, equals, text = setting.partition("=")
+    path, equals, text = str(setting).partition("=")
     section, dot, key = path.strip().partition(".")
     origin = f"--set {one_line(setting, 100)}"
     if not (equals and dot and key and key.isprintable()):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def refuse_foreign_code(names: Iterable[str], origin: str, trust: bool) -> None:
         )
 
 
-def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:
+def find_custom(
+    key: str, name: str, takes: Sequence[str] = ("the dataset", "the configuration")
+) -> Callable[..., Any]:
     """Imports the callable that a name such as `my_models:two_tower` refers to.
 
     The module may be anywhere Python looks for modules, or in the working directory. `sys.path` stays as it
@@ -42,9 +45,10 @@ def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:
 
     Args:
         key: the configuration key, for the message.
+        takes: what it will be called with.
 
     Raises:
-        AdarError: there is no such module or callable.
+        AdarError: there is no such module or callable, or it takes other arguments.
     """
     where, _, attribute = name.partition(":")
     try:
@@ -62,6 +66,15 @@ def find_custom(key: str, name: str) -> Callable[[Any, Any], Any]:
             if callable(value) and getattr(value, "__module__", None) == where and not known.startswith("_")
         ]
         raise AdarError(f"{key} {name}: cannot be imported; {where} has {', '.join(sorted(own)) or 'none'}")
+    try:
+        inspect.signature(found).bind(*takes)
+    except TypeError as error:
+        raise AdarError(
+            f"{key} {name}: cannot be called with {' and '.join(takes)} ({one_line(error)}); name a callable "
+            "that takes that"
+        ) from None
+    except ValueError:
+        pass  # it does not say what it takes
     return found
 
 

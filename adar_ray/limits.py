@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
 
 from adar_ray.errors import AdarError
 
@@ -32,7 +34,19 @@ def check_number(flag: str, value: float, low: float, high: float, *, whole: boo
     Raises:
         AdarError: names the flag and what it takes.
     """
+    if not isinstance(value, Real):
+        raise AdarError(f"{flag} {value!r}: give a number")
     if not low <= value <= high:
         raise AdarError(f"{flag} {value}: give {low:,} to {high:,}")
     if isinstance(value, bool) or (whole and not isinstance(value, Integral)):
         raise AdarError(f"{flag} {value}: give a {'whole ' if whole else ''}number")
+
+
+def check_list(flag: str, values: Any) -> None:
+    """Refuse what is one value, such as a text, of which Python would take each letter.
+
+    Raises:
+        AdarError: names the argument.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise AdarError(f"{flag} {values!r}: give a list, such as [{values!r}]")

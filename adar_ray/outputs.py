@@ -19,6 +19,7 @@ from adar_ray.storage import Folder, describe_os_error
 logger = logging.getLogger(__name__)
 
 REPLACED = "replaced"
+MODEL_INFO = "model.json"
 
 
 @contextlib.contextmanager
@@ -79,8 +80,13 @@ def new_scratch(folder: Folder) -> Folder:
 
 
 def check_replaceable(folder: Folder, mark: str) -> None:
-    """Raise AdarError if a folder has content but no file matches `mark`: this program did not make it."""
+    """Raise AdarError if a folder has content but no file matches `mark`: this program did not make it.
+
+    A model's folder is never replaced by itself: it is part of a run, and has the mark of a dataset as well.
+    """
     names = folder.content()
+    if MODEL_INFO in names:
+        raise AdarError(f"{folder}: cannot be replaced because it holds a model; choose another folder")
     if names and not fnmatch.filter([*names, *folder.folder(REPLACED).content()], mark):
         raise AdarError(f"{folder}: cannot be replaced because it holds no {mark}; choose another folder")
 

@@ -56,6 +56,8 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
     Raises:
         AdarError: no file system can open the address.
     """
+    if not isinstance(address, (str, os.PathLike)):
+        raise AdarError(f"{type(address).__name__}: is no address; give a path or a URL as text")
     address = str(address)
     if has_secret(address):
         raise AdarError(

@@ -177,6 +177,7 @@ def test_adar_joins_ordinary_negatives_beside_a_custom_loss(components: None) ->
         ("sampler.name=my_components:no_module", "lacks torch.nn.Module"),
         ("loss.name=nowhere:hinge", "cannot be imported"),
         ("model.name=my_components:no_module", "lacks a method users"),
+        ("model.name=my_components:First", "cannot be called with the dataset and the configuration"),
     ],
 )
 def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
@@ -186,6 +187,15 @@ def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
     with pytest.raises(AdarError, match=message) as caught:
         train(dataset, tmp_path / "run", config, workers=0)
     assert str(caught.value).startswith(setting.replace("=", " ").removesuffix("@5"))
+    assert "no_module" in setting or not (tmp_path / "run").exists()
+
+
+def test_a_callable_that_takes_something_else_is_refused(components: None) -> None:
+    with pytest.raises(
+        AdarError, match=r"^train.callbacks my_components:hinge: cannot be called with the run"
+    ):
+        find_custom("train.callbacks", "my_components:hinge", takes=["the run"])
+    assert find_custom("loss.name", "my_components:hinge").__name__ == "hinge"
 
 
 def test_the_epoch_that_is_highest_in_an_own_metric_is_best(

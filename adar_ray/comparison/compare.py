@@ -42,7 +42,7 @@ from adar_ray.config import Config, nearest, parse_metric
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
-from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, check_number
+from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, check_list, check_number
 from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_metric
@@ -93,6 +93,7 @@ def compare(
     """
     check_number("--seeds", seeds, 1, MOST_REPEATS)
     check_number("--trials", trials, 0, MOST_TRIALS)
+    check_list("--baselines", baselines)
     dataset, folder, baselines = Dataset.open(data), Folder.at(out), list(dict.fromkeys(baselines))
     check_baselines(baselines)
     check_settings(settings)

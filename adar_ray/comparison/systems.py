@@ -10,6 +10,7 @@ import torch
 from adar_ray.baselines.names import BASELINES
 from adar_ray.config import Config, load_config, nearest, read_setting, search_range
 from adar_ray.errors import AdarError
+from adar_ray.limits import check_list
 from adar_ray.registry import LOSSES, SAMPLERS
 from adar_ray.tuning.space import SearchSettings, Space
 
@@ -29,6 +30,7 @@ def trained_systems(models: Sequence[str], samplers: Sequence[str]) -> dict[str,
         AdarError: there are none.
     """
     for option, names in (("--models", models), ("--samplers", samplers)):
+        check_list(option, names)
         if not names:
             raise AdarError(f"{option}: names nothing; give one or more, separated by commas")
     return {
@@ -40,6 +42,7 @@ def trained_systems(models: Sequence[str], samplers: Sequence[str]) -> dict[str,
 
 def check_settings(settings: Iterable[str]) -> None:
     """Refuses settings of what tells systems apart."""
+    check_list("settings", settings)
     for setting in settings:
         for section, keys in read_setting(setting)[1].items():
             for key in keys:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -115,6 +116,8 @@ def prepare(
     options = ReadOptions(
         separator, header, encoding, tuple(null_words), timestamp_unit, timestamp_format, max_bad_rows
     )
+    if not isinstance(source, (str, os.PathLike)):
+        raise AdarError(f"{type(source).__name__}: is no source; write it to a file, and give that")
     found = find_source(str(source), format, columns, options, ratings=min_rating is not None)
     files = found.files
     title_file = find_titles(found, None if titles is None else str(titles), options)

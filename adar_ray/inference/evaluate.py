@@ -20,7 +20,7 @@ from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.inference.samples import Samples, middle_users
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.limits import LARGEST_K, check_number
+from adar_ray.limits import LARGEST_K, check_list, check_number
 from adar_ray.ranking.groups import Groups, group_by
 from adar_ray.ranking.own_metrics import OwnMetric
 from adar_ray.ranking.profile import Profile
@@ -65,8 +65,14 @@ def evaluate(
         AdarError: the split is empty, a sequential model has no histories before it, a metric cannot be
             imported, the run is not finished and its dataset is gone or has changed, or a tracker failed.
     """
+    if split not in SPLITS:
+        raise AdarError(f"--split {split}: there is none; give {', '.join(SPLITS)}")
+    check_list("--k", ks)
+    if not ks:
+        raise AdarError("--k: names none; give one or more")
     for k in ks:
         check_number("--k", k, 1, LARGEST_K)
+    check_list("--metric", metrics)
     for name in metrics:
         if not is_custom(name):
             raise AdarError(f"metric {name}: name it as module:callable")

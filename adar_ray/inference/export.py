@@ -27,6 +27,7 @@ from adar_ray.errors import AdarError, one_line
 from adar_ray.inference.model import TrainedModel
 from adar_ray.inference.new_items import NewItems
 from adar_ray.interactions import PADDING
+from adar_ray.limits import check_list
 from adar_ray.models.protocol import dot_score
 from adar_ray.outputs import new_folder
 from adar_ray.process import loggers_quiet
@@ -119,6 +120,7 @@ def export(
     Raises:
         AdarError: a format is unknown, is not installed, or cannot hold this model. Nothing is written.
     """
+    check_list("--format", formats)
     for name in formats:
         _check(name)
     trained = TrainedModel.load(run, data, new_items=new_items, trust=trust)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import BaseModel, NonNegativeInt, PositiveInt
 
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
+from adar_ray.inference.ids import Ids, keys_of
 from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.inference.new_items import NewItems
 from adar_ray.inference.parts import PartWriter, parts_of, write_parts
@@ -21,9 +23,25 @@ from adar_ray.ray_address import joins_cluster
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 
-UNKNOWN_USERS = "_unknown_users.txt"  # readers of Parquet folders skip names that begin with _
+# Readers of Parquet folders skip names that begin with _.
+UNKNOWN_USERS = "_unknown_users.txt"
+INFO = "_recommendations.json"
 
 Progress = Callable[[int, int], None]
+
+
+class RecommendationsInfo(BaseModel):
+    """What a folder of recommendations says about itself, in `_recommendations.json`.
+
+    Attributes:
+        k: the most items of a user.
+        users: that have recommendations.
+        unknown_users: that were asked for, and are no users of the model.
+    """
+
+    k: PositiveInt
+    users: PositiveInt
+    unknown_users: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ def recommend(
     run: str | Path | Run,
     out: str | Path,
     k: int = 20,
-    users: Sequence[str] | None = None,
+    users: Ids | None = None,
     *,
     replace: bool = False,
     data: str | Path | None = None,
@@ -86,7 +104,8 @@ def recommend(
     check_number("--k", k, 1, LARGEST_K)
     trained = TrainedModel.load(run, data, new_items=new_items, trust=trust)
     dataset, history = trained.dataset, trained.history(*SPLITS)
-    ids, unknown = (np.arange(dataset.n_users), []) if users is None else _user_ids(dataset, users)
+    asked = None if users is None else keys_of("user", users)
+    ids, unknown = (np.arange(dataset.n_users), []) if asked is None else _user_ids(dataset, asked)
     done = 0
 
     def on_part(users: int) -> None:
@@ -94,7 +113,7 @@ def recommend(
         done += users
         on_progress(done, len(ids))
 
-    with new_folder(out, replace=replace, mark="*.parquet") as folder:
+    with new_folder(out, replace=replace, mark=INFO) as folder:
         names = dataset.user_keys(), trained.item_keys(), trained.item_titles()
         writer = PartWriter(trained.model, left_out(dataset, *SPLITS), history, *names, folder, k)
         if joins_cluster():
@@ -105,6 +124,7 @@ def recommend(
             write_parts(writer, parts_of(ids, k), on_part)
         if unknown:
             folder.write_bytes(UNKNOWN_USERS, "".join(f"{key}\n" for key in unknown).encode())
+        folder.write_record(INFO, RecommendationsInfo(k=k, users=len(ids), unknown_users=len(unknown)))
     learned_from = user_items(dataset, *SPLITS) if trained.sequential else trained.observed
     return Recommendations(
         folder=Folder.at(out),
@@ -112,14 +132,14 @@ def recommend(
         untrained_users=int((learned_from.counts().numpy()[ids] == 0).sum()),
         untrained_items=int((trained.observed.item_counts() == 0).sum()),
         unknown_users=unknown,
-        repeated_users=0 if users is None else len(users) - len(ids) - len(unknown),
+        repeated_users=0 if asked is None else len(asked) - len(ids) - len(unknown),
         new_items=trained.new_items,
     )
 
 
-def _user_ids(dataset: Dataset, keys: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def _user_ids(dataset: Dataset, keys: list[str]) -> tuple[np.ndarray, list[str]]:
     """The ids of users, each once, in the order of their keys; and the keys that no user has."""
-    different = pa.array(dict.fromkeys(str(key) for key in keys), pa.string())
+    different = pa.array(dict.fromkeys(keys), pa.string())
     ids = pc.index_in(different, value_set=dataset.user_keys().combine_chunks())
     unknown = different.filter(ids.is_null()).to_pylist()
     if not len(ids):

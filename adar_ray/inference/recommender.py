@@ -6,7 +6,7 @@ a history, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.nn.functional import normalize, pad
 from adar_ray.data.dataset import SPLITS
 from adar_ray.errors import AdarError
 from adar_ray.inference.fold_in import fold_in
+from adar_ray.inference.ids import Id, Ids, is_one, key_of, keys_of
 from adar_ray.inference.model import TrainedModel, user_items
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.histories import Histories
@@ -29,8 +30,6 @@ from adar_ray.models.vectors import Vectors
 from adar_ray.ranking.top_items import BLOCK, TILE, top_items, user_vectors
 from adar_ray.training.run import Run
 
-Id = str | int
-Ids = Iterable[Id]
 Several = list[Any] | tuple[Any, ...] | np.ndarray
 
 Shortlist = Callable[[torch.Tensor, int], torch.Tensor]
@@ -156,9 +155,9 @@ class Recommender:
             return self._rank(self._newcomer(history), k, among, exclude_seen)[0]
         if user is None or history is not None:
             raise AdarError("recommend: give either a user, or several, or a history")
-        if isinstance(user, (str, int, np.integer)):
-            return self._rank(self._known([user]), k, among, exclude_seen)[0]
-        users = [str(one) for one in user]
+        if is_one(user):
+            return self._rank(self._known([key_of(user)]), k, among, exclude_seen)[0]
+        users = keys_of("user", user)
         return dict(zip(users, self._rank(self._known(users), k, among, exclude_seen), strict=True))
 
     def score(self, user: Id, items: Ids) -> list[Scored]:
@@ -327,10 +326,8 @@ class _Ids:
 
     def __call__(self, keys: Ids) -> torch.Tensor:
         """The numbers of ids."""
-        if isinstance(keys, str):
-            raise AdarError(f"{keys!r}: is one {self._kind}; give a list of {self._kind}s")
         numbers = []
-        for key in map(str, keys):
+        for key in keys_of(self._kind, keys):
             if key not in self._number:
                 remedy = "give an id of the source"
                 if self._kind == "user":

@@ -9,7 +9,7 @@ from torch import nn
 
 from adar_ray.component import ModelInputs, SamplerInputs
 from adar_ray.config import Config, parse_metric
-from adar_ray.custom import build_custom, find_custom
+from adar_ray.custom import build_custom, find_custom, is_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.vocabulary import FeatureRows
 from adar_ray.errors import AdarError
@@ -161,11 +161,17 @@ def build_metric(metric: str, dataset: Dataset, config: Config) -> dict[str, Own
     return {} if name in METRICS else {name: build_custom("train.metric", name, dataset, config)}
 
 
-def check_metric(config: Config) -> None:
-    """Refuses a `train.metric` of the user's own that cannot be imported."""
-    name = parse_metric(config.train.metric)[0]
-    if name not in METRICS:
-        find_custom("train.metric", name)
+def check_components(config: Config) -> None:
+    """Refuses custom components that cannot be imported, or called as they will be."""
+    named = {
+        "model.name": config.model.name,
+        "loss.name": config.loss.name,
+        "sampler.name": config.sampler.name,
+        "train.metric": parse_metric(config.train.metric)[0],
+    }
+    for key, name in named.items():
+        if is_custom(name):
+            find_custom(key, name)
 
 
 def build_optimizer(config: Config, model: nn.Module, samplers: nn.Module) -> Adam:

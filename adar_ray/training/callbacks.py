@@ -181,4 +181,4 @@ def _find(name: str) -> Any:
 
         wandb.check(_KEY)
         return wandb.WandbTracker
-    return find_custom(_KEY, name)
+    return find_custom(_KEY, name, takes=["the run"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
 from adar_ray.training.published import Published
 from adar_ray.training.run import MODEL, Run
@@ -22,9 +23,12 @@ def find_model(run: str | Path | Run, data: str | Path | None = None, *, trust: 
         AdarError: it is none of these, or the dataset is not there or has changed since training.
     """
     trust = run.trust if isinstance(run, Run) else trust
-    folder = model_folder(run) if data is None else None
-    if folder is not None and (saved := SavedModel.open(folder, trust=trust)):
-        return saved
+    folder = model_folder(run)
+    if data is None:
+        if folder is not None and (saved := SavedModel.open(folder, trust=trust)):
+            return saved
+    elif not isinstance(run, Run) and folder not in (None, Folder.at(run).folder(MODEL)):
+        raise AdarError(f"{run}: is a model without its run, and has what it needs; leave out --data")
     run = Run.open(run, trust=trust)
     return SavedModel(run.config, run.dataset(data), run.weights())
 

@@ -277,9 +277,9 @@ class Run:
         """The newest checkpoint that is undamaged, with that of the best epoch; None if there is none.
 
         Raises:
-            AdarError: there are checkpoints, but all of them are damaged.
+            AdarError: there are checkpoints, but all of them are damaged; or they are gone.
         """
-        damage = None
+        damages: list[AdarError] = []
         for place in self._places():
             try:
                 state = self.read_state(place)
@@ -289,12 +289,20 @@ class Run:
                     for worker in range(len(each.files)):
                         self._read_part(each, worker)
             except AdarError as error:
-                logger.warning("%s; the checkpoint before it takes its place", error)
-                damage = damage or error
+                damages.append(error)
                 continue
+            for damage in damages:
+                logger.warning("%s; the checkpoint before it takes its place", damage)
             return state
-        if damage is not None:
-            raise AdarError(f"{damage}; there is no other checkpoint: start again with --replace") from damage
+        if damages:
+            problem = f"{damages[0]}; there is no other checkpoint: start again with --replace"
+            raise AdarError(problem) from damages[0]
+        # Each epoch's line is written before its checkpoint.
+        if (trained := len(self.epochs())) > 1:
+            raise AdarError(
+                f"{self.folder}/{CHECKPOINTS}: holds no checkpoint, though {METRICS} has {trained} epochs; "
+                "restore it, or start again with --replace"
+            )
         return None
 
     def read_state(self, place: Place) -> TrainingState | None:

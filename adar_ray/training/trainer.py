@@ -18,7 +18,7 @@ from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
-from adar_ray.training.build import check_features, check_metric, is_sequential
+from adar_ray.training.build import check_components, check_features, is_sequential
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
@@ -90,7 +90,11 @@ def new_run(
         AdarError: the arguments do not fit together, or `out` is not empty. Nothing is written.
     """
     dataset = Dataset.open(data)
-    config = config or load_config()
+    config = load_config() if config is None else config
+    if not isinstance(config, Config):
+        raise AdarError(
+            f"config: is a {type(config).__name__}; give what adar_ray.config.load_config returns"
+        )
     asked = WorkerRange.parse(default_workers() if workers is None else workers)
     check_training(config, dataset, asked)
     initial = None if init_from is None else initial_weights(init_from, config, dataset, trust=trust)
@@ -247,10 +251,10 @@ def check_training(config: Config, dataset: Dataset, workers: WorkerRange) -> No
     """
     if not dataset.rows("train"):
         raise AdarError(f"{dataset.folder}: has no training interactions")
+    check_components(config)
     training_kind(config, dataset)  # refuses a sequential model without sequences
     check_features(config, dataset)
     check_callbacks(config)
-    check_metric(config)
     lanes = len(dataset.lanes.users)
     if workers.most > lanes:
         raise AdarError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from adar_ray.config import read_setting
 from adar_ray.errors import AdarError
-from adar_ray.training.build import check_metric
+from adar_ray.training.build import check_components
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.tuning.combinations import combinations, pick_values
 from adar_ray.tuning.space import Layer, Space
@@ -52,13 +52,16 @@ def check(space: Space, settings: Iterable[str] = ()) -> None:
             raise AdarError(f"parameters: the grid has more than {_LARGEST_GRID} trials; give fewer values")
     common = space.config_over(layers, {})
     check_callbacks(common)
-    check_metric(common)
+    check_components(common)
     _check_scheduler(space, common.train.epochs)
-    losses = set()
+    losses, used = set(), set[str]()
     for values in chain(combinations(space.parameters, names), _some_combinations(space, corners)):
         config = space.config_over(layers, values)
         _check_scheduler(space, config.train.epochs)
         losses.add(config.loss.name)
+        used |= config.used_by_key().keys()
+    for name in space.parameters.keys() - used:
+        raise AdarError(f"parameters.{name}: no trial uses it, because none has its component; leave it out")
     if space.metric == "loss" and len(losses) > 1:
         raise AdarError(
             f"parameters.model.name: models have different default losses ({', '.join(sorted(losses))}), so "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ray import tune as ray_tune
@@ -79,6 +79,8 @@ def tune(
     if concurrent is not None:
         check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
+    if isinstance(space, Mapping):
+        raise AdarError("space: is a mapping; Space.from_mapping makes a space of it")
     space = space if isinstance(space, Space) else Space.load(space)
     check_workers(space, workers)
     check(space, settings)

@@ -16,6 +16,7 @@ import torch
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
+from adar_ray.data.synthetic import synthesize
 from adar_ray.errors import AdarError
 from adar_ray.inference import parts
 from adar_ray.inference import recommend as recommending
@@ -153,7 +154,11 @@ def test_recommend_to_all(
     monkeypatch.setattr(parts, "TILES_A_PART", 2)  # two parts
     progress: list[tuple[int, int]] = []
     recommend(run, tmp_path / "top", 7, on_progress=lambda done, total: progress.append((done, total)))
-    assert sorted(path.name for path in (tmp_path / "top").iterdir()) == ["00000.parquet", "00001.parquet"]
+    assert sorted(path.name for path in (tmp_path / "top").iterdir()) == [
+        "00000.parquet",
+        "00001.parquet",
+        "_recommendations.json",
+    ]
     assert progress == [(256, 300), (300, 300)]
     rows, score = read(tmp_path / "top"), scores(run)
     ranked = rankings(run, pairs(dataset, "train", "valid", "test"))
@@ -222,7 +227,7 @@ def test_each_known_user_is_answered_once_and_unknown_ones_are_listed(
     assert listed == "nobody\nÄrger\n"
     again = recommend(hand_made_run, tmp_path / "top", 2, users=["9"], replace=True)
     assert (again.unknown_users, again.repeated_users) == ([], 0)
-    assert [path.suffix for path in (tmp_path / "top").iterdir()] == [".parquet"]
+    assert {path.name for path in (tmp_path / "top").iterdir()} == {"00000.parquet", "_recommendations.json"}
 
 
 def test_users_and_items_without_training_interactions_are_counted(ray_cluster: None, tmp_path: Path) -> None:
@@ -251,6 +256,36 @@ def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
     with pytest.raises(AdarError, match="--replace"):
         recommend(hand_made_run, tmp_path / "top")
     assert (tmp_path / "top" / "mine.txt").read_text() == "mine"
+
+
+def test_recommendations_replace_nothing_but_recommendations(
+    hand_made_run: Run, hand_made: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "code").mkdir(parents=True)
+    for name in ("plays.parquet", "00000.parquet", "code/main.py"):
+        (mine / name).write_text("mine")
+    model = Path(hand_made_run.folder.path) / "model"
+    folders = [mine, hand_made, hand_made / "train", model]
+    before = [sorted(path.name for path in folder.rglob("*")) for folder in folders]
+    for folder in folders:
+        with pytest.raises(AdarError, match=r"cannot be replaced because it holds"):
+            recommend(hand_made_run, folder, 2, replace=True)
+    with pytest.raises(AdarError, match=r"cannot be replaced because it holds a model"):
+        synthesize(10, 10, 50, 0, model, replace=True)  # it has a dataset.json
+    assert [sorted(path.name for path in folder.rglob("*")) for folder in folders] == before
+
+
+def test_users_are_given_in_any_form_but_one_by_itself(hand_made_run: Run, tmp_path: Path) -> None:
+    for n, users in enumerate([(name for name in ("9", "ann")), [9.0, b"ann"], np.array(["9", "ann"])]):
+        made = recommend(hand_made_run, tmp_path / str(n), 2, users=users)
+        assert (made.users, made.unknown_users) == (2, [])
+    for users in ("ann", b"ann", 9, np.int64(9)):
+        with pytest.raises(AdarError, match="is one user; give a list of users"):
+            recommend(hand_made_run, tmp_path / "one", 2, users=users)
+    with pytest.raises(AdarError, match="object: is no list of users"):
+        recommend(hand_made_run, tmp_path / "one", 2, users=object())
+    assert not (tmp_path / "one").exists()
 
 
 def test_recommend_names_a_damaged_file(dataset: Dataset, tmp_path: Path) -> None:

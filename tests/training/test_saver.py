@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def test_the_best_and_the_newest_checkpoints_are_kept_whatever_their_sizes(run: 
     assert not Path(run.folder.path, "checkpoints", "00002").exists()
 
 
-def test_a_checkpoint_counts_only_with_that_of_its_best_epoch(run: Run) -> None:
+def test_a_checkpoint_counts_only_with_that_of_its_best_epoch(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     saver, folder = Saver(run, 0, 1), Path(run.folder.path, "checkpoints")
     for epoch, best in ((1, 1), (2, 1), (3, 3)):
         saver.start(TrainingState(epoch=epoch, best_epoch=best), record(epoch), {"weight": torch.ones(1)})
@@ -98,8 +101,24 @@ def test_a_checkpoint_counts_only_with_that_of_its_best_epoch(run: Run) -> None:
     (folder / "00001" / "00000-of-00001.safetensors").write_bytes(b"")
     assert run.newest_checkpoint().place == (3, 0)
     (folder / "00003" / "state.json").write_text("{")
+    caplog.clear()
     with pytest.raises(AdarError, match=r"/00003/state.json: is damaged .*; there is no other checkpoint"):
         run.newest_checkpoint()
+    assert not caplog.messages  # nothing takes their place
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again(run: Run) -> None:
+    saver, folder = Saver(run, 0, 1), Path(run.folder.path, "checkpoints")
+    for epoch in (1, 2):
+        saver.start(TrainingState(epoch=epoch, best_epoch=1), record(epoch), {"weight": torch.ones(1)})
+        saver.saved(waits=True)
+    shutil.rmtree(folder)
+    with pytest.raises(
+        AdarError, match=r"/checkpoints: holds no checkpoint, though metrics.jsonl has 2 epochs"
+    ):
+        run.newest_checkpoint()
+    run.write_epochs([record(1)])  # as if the process had died before it saved the first checkpoint
+    assert run.newest_checkpoint() is None
 
 
 def test_a_checkpoint_is_copied_of_the_epoch_asked_for(run: Run, dataset: Dataset, tmp_path: Path) -> None:

@@ -61,7 +61,11 @@ def test_configurations_that_contradict_themselves(parameters, settings, says):
 
 def test_a_contradiction_is_found_among_many_parameters():
     """More combinations than are tried: those of names are all tried, others at random."""
-    many = {
+    used = {
+        "model.name": {"choice": ["mf", "simgcl"]},
+        "sampler.name": {"choice": ["adar", "uniform", "dens", "ahns", "dns"]},
+    }
+    many = used | {
         name: {"choice": [1, 2, 3, 4, 5]}
         for name in ("adar.negatives", "adar.candidates", "uniform.negatives", "dens.warmup")
     }
@@ -70,13 +74,19 @@ def test_a_contradiction_is_found_among_many_parameters():
     }
     check(space(many))
     names = {
-        "model.name": {"choice": ["neumf", "gru4rec", "mf", "lightgcn"]},
+        "model.name": {"choice": ["neumf", "gru4rec", "mf", "simgcl"]},
         "loss.name": {"choice": ["bpr", "bce", "cross_entropy"]},
-        "sampler.name": {"choice": ["adar", "dns"]},
     }
     assert "cross_entropy takes all items" in check_refusal(space({**many, **names}))
     top = {"dns.top": {"integer": [1, 4]}, "dns.candidates": {"choice": [2, 8, 16]}}
     assert "dns: top 4 is more" in check_refusal(space({**many, **top}))
+
+
+def test_a_parameter_that_no_trial_uses_is_refused():
+    parameters = {"sasrec.layers": {"integer": [1, 3]}, "optimizer.lr": {"loguniform": [0.001, 0.1]}}
+    message = check_refusal(space(parameters, base={"model": {"name": "mf"}}))
+    assert message.startswith("parameters.sasrec.layers: no trial uses it")
+    check(space(parameters | {"model.name": {"choice": ["mf", "sasrec"]}}))
 
 
 def test_a_contradiction_is_found_behind_a_condition_on_a_number():

@@ -29,6 +29,7 @@ def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
     trials = [
         Trial(number=0, values=values, started=1.5, status="finished", value=0.25, curve=[0.1, 0.25]),
         Trial(number=1, values={}, started=3.0, status="failed", error="no"),
+        Trial(number=2, values={"adar.beta": 0.5}, taken_over={"adar.beta": 0.75}, started=4.0),
     ]
     for trial in trials[::-1]:
         search.write_trial(trial)
@@ -40,6 +41,7 @@ def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
         *(
             "number",
             "values",
+            "taken_over",
             "started",
             "status",
             "epochs",

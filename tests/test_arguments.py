@@ -1,0 +1,50 @@
+"""Arguments of functions that are not what they should be: one clear line, and nothing written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from adar_ray import compare, evaluate, prepare, train, tune
+from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
+from adar_ray.inference.export import export
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda out: evaluate("run", ks=10), "--k 10: give a list, such as [10]"),
+        (lambda out: evaluate("run", ks=[]), "--k: names none"),
+        (lambda out: evaluate("run", ks=["10"]), "--k '10': give a number"),
+        (lambda out: evaluate("run", "tst"), "--split tst: there is none; give train, valid, test"),
+        (lambda out: evaluate("run", metrics="a:b"), "--metric 'a:b': give a list, such as ['a:b']"),
+        (lambda out: compare("data", out, models="mf"), "--models 'mf': give a list"),
+        (lambda out: compare("data", out, baselines="ease"), "--baselines 'ease': give a list"),
+        (lambda out: export("run", out, formats="torch"), "--format 'torch': give a list"),
+        (lambda out: load_config(settings="train.epochs=1"), "settings 'train.epochs=1': give a list"),
+        (
+            lambda out: load_config(settings=[("train.epochs", 1)]),
+            "--set ('train.epochs', 1): give it as section",
+        ),
+        (lambda out: load_config({"train": {"epochs": 1}}), "file: is a mapping; give it as values"),
+        (lambda out: tune("data", {"parameters": {}}, out), "space: is a mapping; Space.from_mapping"),
+        (lambda out: train("data", out, {"train": {}}), "config: is a dict; give what"),
+        (lambda out: train(None, out), "NoneType: is no address"),
+        (lambda out: prepare(pa.table({"user": [1]}), out), "Table: is no source; write it to a file"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused(
+    dataset: Dataset, tmp_path: Path, call: Any, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(dataset.folder.path)
+    with pytest.raises(AdarError, match=rf"^{re.escape(problem)}") as caught:
+        call(tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
