@@ -159,6 +159,12 @@ def to_sealed_yaml(content: Any) -> bytes:
     return _sealed(f"{to_yaml(content)}# sha256: \n", _YAML_SEAL)
 
 
+def is_sealed(data: bytes) -> bool:
+    """Whether a document ends with a checksum, right or wrong: this program wrote it, or somebody edited what
+    it wrote."""
+    return any(_split(data, seal) is not None for seal in (_RECORD_SEAL, _YAML_SEAL))
+
+
 def to_yaml(value: Any, *, flow: bool = False) -> str:
     """`value` as a YAML document, which `parse_yaml` reads back. Mappings keep their order.
 
@@ -193,18 +199,24 @@ def _sealed(text: str, seal: tuple[bytes, bytes]) -> bytes:
 
 def _unsealed(data: bytes, seal: tuple[bytes, bytes], longest: int, origin: str, remedy: str) -> bytes:
     """What comes before the seal of a document, which has to be right."""
+    parts = _split(data, seal)
+    if len(data) > longest:
+        problem = f"it is longer than {longest:,} bytes"
+    elif parts is None:
+        problem = "it does not end with a checksum: it was cut off, edited, or written by an earlier version"
+    elif hashlib.sha256(parts[0]).hexdigest().encode() != parts[1]:
+        problem = "wrong checksum: it has changed since it was written"
+    else:
+        return parts[0].removesuffix(seal[0])
+    raise damaged(origin, problem, remedy)
+
+
+def _split(data: bytes, seal: tuple[bytes, bytes]) -> tuple[bytes, bytes] | None:
+    """What comes before the checksum at the end of a document, and the checksum; None if there is none."""
     before, after = seal
     end = len(data) - len(after)
     head, checksum = data[: max(end - 64, 0)], data[max(end - 64, 0) : end]
-    if len(data) > longest:
-        problem = f"it is longer than {longest:,} bytes"
-    elif not (head.endswith(before) and data.endswith(after)):
-        problem = "it does not end with a checksum: it was cut off, edited, or written by an earlier version"
-    elif hashlib.sha256(head).hexdigest().encode() != checksum:
-        problem = "wrong checksum: it has changed since it was written"
-    else:
-        return head.removesuffix(before)
-    raise damaged(origin, problem, remedy)
+    return (head, checksum) if head.endswith(before) and data.endswith(after) else None
 
 
 def _text(data: bytes | str, longest: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import logging
 import os
 import re
@@ -13,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from adar_ray.documents import is_sealed
 from adar_ray.errors import AdarError
 from adar_ray.storage import Folder, describe_os_error
 
@@ -28,13 +28,13 @@ def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Fol
 
     A local folder is filled under another name next to the address and renamed at the end. A folder that must
     stay, and one on an object store, is filled under a hidden name inside itself; at the end its files are
-    moved up, those that match `mark` last. If the body fails, nothing is left.
+    moved up, `mark` last. If the body fails, nothing is left.
 
     Args:
         address: where the folder is to be.
         replace: whether to replace a folder that holds files.
-        mark: a pattern of file names. A folder is replaced only if a file in it matches, which shows that
-            this program made it.
+        mark: a record or YAML document that the body writes. A folder is replaced only if it has one, which
+            shows that this program made it.
 
     Raises:
         AdarError: the folder holds files and may not be replaced, at the start or at the end, or it cannot be
@@ -80,15 +80,22 @@ def new_scratch(folder: Folder) -> Folder:
 
 
 def check_replaceable(folder: Folder, mark: str) -> None:
-    """Raise AdarError if a folder has content but no file matches `mark`: this program did not make it.
+    """Raise AdarError if a folder has content but no `mark` of this program's, which did not make it then.
 
+    People have a `config.yaml` of their own, but no such checksum at its end.
     A model's folder is never replaced by itself: it is part of a run, and has the mark of a dataset as well.
     """
     names = folder.content()
     if MODEL_INFO in names:
         raise AdarError(f"{folder}: cannot be replaced because it holds a model; choose another folder")
-    if names and not fnmatch.filter([*names, *folder.folder(REPLACED).content()], mark):
-        raise AdarError(f"{folder}: cannot be replaced because it holds no {mark}; choose another folder")
+    if names and not any(_is_marked(place, mark) for place in (folder, folder.folder(REPLACED))):
+        raise AdarError(
+            f"{folder}: cannot be replaced because it holds no {mark} of adar-ray's; choose another folder"
+        )
+
+
+def _is_marked(folder: Folder, mark: str) -> bool:
+    return mark in folder.content() and is_sealed(folder.read_bytes(mark))
 
 
 def _check(folder: Folder, replace: bool, mark: str) -> None:
@@ -135,7 +142,7 @@ def _rename(new: Path, final: Path, replace: bool) -> None:
 def _swap(new: Folder, final: Folder, replace: bool, mark: str) -> None:
     """Move the content of a folder out and new content in; put everything back if something fails.
 
-    A reader finds no file that matches `mark` until all others are there.
+    A reader does not find `mark` until all others are there.
     """
     aside = final.folder(".old.partial")
     try:
@@ -147,7 +154,7 @@ def _swap(new: Folder, final: Folder, replace: bool, mark: str) -> None:
         ) from error
     moved: list[tuple[Path, Path]] = []
     try:
-        old, files = _marks_last(final.content(), mark), _marks_last(new.content(), mark)
+        old, files = _mark_last(final.content(), mark), _mark_last(new.content(), mark)
         if old and not replace:
             raise _already_exists(final)
         for name, source, target in (
@@ -168,13 +175,12 @@ def _swap(new: Folder, final: Folder, replace: bool, mark: str) -> None:
 def _move_up(new: Folder, final: Folder, replace: bool, mark: str) -> None:
     """Move objects from a folder to the one that it is in, and remove what they replace.
 
-    The old marks stay until new ones take their places, so that the command can be repeated if this fails
+    The old mark stays until the new one takes its place, so that the command can be repeated if this fails
     half-way.
     """
     inside, files = new.path[len(final.path) + 1 :], new.files()
-    marks = fnmatch.filter(files, mark)
     try:
-        for names in ([name for name in files if name not in marks], marks):
+        for names in ([name for name in files if name != mark], [mark]):
             final.move_objects({f"{inside}/{name}": name for name in names})
     except BaseException:
         if not replace:
@@ -186,8 +192,8 @@ def _move_up(new: Folder, final: Folder, replace: bool, mark: str) -> None:
         final.delete(name)
 
 
-def _marks_last(names: list[str], mark: str) -> list[str]:
-    return sorted(names, key=lambda name: fnmatch.fnmatchcase(name, mark))
+def _mark_last(names: list[str], mark: str) -> list[str]:
+    return sorted(names, key=lambda name: name == mark)
 
 
 @contextlib.contextmanager
@@ -206,7 +212,7 @@ def set_aside(folder: Folder, mark: str) -> None:
 
     If `replaced/` is there already, with `mark` in it, the rest is what was to take its place: that goes.
     """
-    names = [name for name in _marks_last(folder.content(), mark) if name != REPLACED]
+    names = [name for name in _mark_last(folder.content(), mark) if name != REPLACED]
     is_set_aside = folder.exists(f"{REPLACED}/{mark}")
     for name in names:
         if is_set_aside:
@@ -223,7 +229,7 @@ def put_back(folder: Folder, mark: str) -> None:
     for name in folder.content():
         if name != REPLACED:
             folder.delete(name)
-    for name in reversed(_marks_last(replaced.content(), mark)):
+    for name in reversed(_mark_last(replaced.content(), mark)):
         folder.move(f"{REPLACED}/{name}", name)
     replaced.remove()
     logger.warning("%s: what was to be replaced is back", folder)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adar_ray.documents import to_record, to_sealed_yaml
 from adar_ray.errors import AdarError
 from adar_ray.outputs import (
     check_replaceable,
@@ -29,7 +30,11 @@ def make(out: str | Path, content: str = "new", *, replace: bool = False, during
         folder.write_bytes("part/1", content.encode())
         folder.write_bytes(content, b"")
         during(folder)
-        folder.write_bytes(MARK, content.encode())
+        folder.write_bytes(MARK, mark(content))
+
+
+def mark(content: str) -> bytes:
+    return to_record({"content": content})
 
 
 def message_of(call) -> str:
@@ -45,7 +50,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def made(content: str) -> dict[str, str]:
-    return {MARK: content, "part/1": content, content: ""}
+    return {MARK: mark(content).decode(), "part/1": content, content: ""}
 
 
 def fail(folder: Folder) -> None:
@@ -157,7 +162,7 @@ def test_content_that_cannot_be_replaced_is_put_back(tmp_path: Path, monkeypatch
     rename = Path.rename
 
     def full(self: Path, to: Path) -> Path:
-        if self.name == MARK and self.read_text() == "new":
+        if self.name == MARK and self.read_bytes() == mark("new"):
             raise OSError(28, "No space left on device")
         return rename(self, to)
 
@@ -202,8 +207,9 @@ def test_a_parent_without_permission(tmp_path: Path) -> None:
 @pytest.fixture(params=["", "memory://"])
 def folder(request, tmp_path: Path):
     folder = Folder.at(f"{request.param}{tmp_path}/out")
-    for name in (MARK, "part/1", "old"):
+    for name in ("part/1", "old"):
         folder.write_bytes(name, b"old")
+    folder.write_bytes(MARK, mark("old"))
     yield folder
     folder.remove()
 
@@ -224,7 +230,7 @@ def test_what_is_set_aside_stays_until_something_is_complete(folder: Folder) -> 
         folder.write_bytes(MARK, b"incomplete")
     set_aside(folder, MARK)
     assert folder.content() == ["replaced"]
-    assert folder.read_bytes(f"replaced/{MARK}") == b"old"
+    assert folder.read_bytes(f"replaced/{MARK}") == mark("old")
     folder.write_bytes(MARK, b"new")
     forget_replaced(folder)
     assert folder.files() == [MARK]
@@ -240,6 +246,30 @@ def test_what_cannot_begin_replaces_nothing(folder: Folder) -> None:
 def test_a_folder_that_died_between_old_and_new_can_be_replaced(folder: Folder) -> None:
     set_aside(folder, MARK)
     check_replaceable(folder, MARK)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "dataset.json"])
+def test_only_what_this_program_made_is_replaced(name: str, tmp_path: Path) -> None:
+    """The names of its files are those that other programs give to theirs."""
+    sealed = to_sealed_yaml({"a": 1}) if name == "config.yaml" else mark("1")
+    for content, may_be in (
+        (b"", False),
+        (b"a: 1\n", False),
+        (sealed[:-20], False),
+        (sealed, True),
+        (sealed.replace(b"1", b"2", 1), True),  # edited
+    ):
+        folder = Folder.at(tmp_path / "out")
+        folder.write_bytes("mine.py", b"")
+        folder.write_bytes(name, content)
+        if may_be:
+            check_replaceable(folder, name)
+        else:
+            assert f"holds no {name} of adar-ray's" in message_of(
+                lambda folder=folder: check_replaceable(folder, name)
+            )
+    folder.write_bytes("model.json", b"{}")  # a model, which has a dataset.json as well
+    assert "holds a model" in message_of(lambda: check_replaceable(folder, name))
 
 
 def test_setting_aside_goes_on_where_it_died(folder: Folder) -> None:

@@ -226,7 +226,7 @@ class OnWorkers:
     def __init__(self, dataset: Dataset, folder: Path) -> None:
         self.run, self.mark = folder / "run", str(folder)
         words = ["train", "--data", dataset.folder.address, "--out", self.run, "--workers", "2"]
-        settings = [*SMALL, "train.epochs=100000", "train.patience=99999"]
+        settings = [*SMALL, "train.epochs=50000", "train.patience=99999"]
         self.command = subprocess.Popen(
             [
                 *(sys.executable, "-m", "adar_ray.cli.main"),

@@ -269,7 +269,7 @@ def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
     (tmp_path / "project").mkdir()
     shutil.copy(ROOT / "examples" / "custom_model.py", tmp_path / "project" / "shipped_model.py")
     train = "train --data $storage/data --out $storage/runs/$name --set model.name=shipped_model:build"
-    long = ["train.epochs=100000", "train.patience=100000"]
+    long = ["train.epochs=50000", "train.patience=100000"]
     file = write(tmp_path / "long.yaml", store, train, workers={"number": 0}, ship="project")
     file.write_text(file.read_text().replace("train.epochs=2", long[0]))
     run = store / "runs" / "long"

@@ -125,7 +125,7 @@ def test_a_job_resumes_after_its_time_limit(dataset: Dataset, tmp_path: Path) ->
 def test_an_interrupted_step_stops_its_job(dataset: Dataset, tmp_path: Path) -> None:
     import psutil  # found once Ray, which brings it, is imported
 
-    small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.epochs=100000"
+    small = "--set model.embedding_dim=8 --set adar.pool=16 --set train.device=cpu --set train.epochs=50000"
     train = f"train --data {dataset.folder} --out $storage/runs/$name {small} --set train.patience=99999"
     file = write(tmp_path, storage=str(tmp_path / "store"), workers={"number": 0}, steps=[train], retries=3)
     command = [sys.executable, "-m", "adar_ray.cluster.driver", file, "--name", "me"]

@@ -258,7 +258,7 @@ def test_other_numbers_of_workers_go_on_from_within_an_epoch(made, whole, tmp_pa
 
 def test_all_workers_stop_at_the_same_step_if_one_should(made, whole, tmp_path):
     run = tmp_path / "run"
-    config = load_config(settings=settings("mf", "train.epochs=100000", "train.patience=100000"))
+    config = load_config(settings=settings("mf", "train.epochs=50000", "train.patience=100000"))
     new_run(made, run, config, workers=0)
     in_processes(run, 2, "1", "told")
     before = places(run)[-1]
