@@ -10,31 +10,44 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from adar_ray.documents import is_sealed
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import Folder, describe_os_error
 
 logger = logging.getLogger(__name__)
 
 REPLACED = "replaced"
-MODEL_INFO = "model.json"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a folder of some kind holds.
+
+    Attributes:
+        mark: a record or YAML document, which shows that this program made the folder.
+        others: patterns of the names of everything else.
+    """
+
+    mark: str
+    others: tuple[str, ...]
 
 
 @contextlib.contextmanager
-def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Folder]:
+def new_folder(address: str | Path, *, replace: bool, kind: Kind) -> Iterator[Folder]:
     """Yield a folder to fill, whose content appears at `address` only when it is complete.
 
     A local folder is filled under another name next to the address and renamed at the end. A folder that must
     stay, and one on an object store, is filled under a hidden name inside itself; at the end its files are
-    moved up, `mark` last. If the body fails, nothing is left.
+    moved up, the mark last. If the body fails, nothing is left.
 
     Args:
         address: where the folder is to be.
         replace: whether to replace a folder that holds files.
-        mark: a record or YAML document that the body writes. A folder is replaced only if it has one, which
-            shows that this program made it.
+        kind: what the body writes. A folder is replaced only if it is of the same kind.
 
     Raises:
         AdarError: the folder holds files and may not be replaced, at the start or at the end, or it cannot be
@@ -42,20 +55,20 @@ def new_folder(address: str | Path, *, replace: bool, mark: str) -> Iterator[Fol
     """
     final = Folder.at(address)
     try:
-        _check(final, replace, mark)
+        _check(final, replace, kind)
         stays = final.must_stay
         target = final.folder(_partial_name()) if stays else _sibling(final)
         missing = missing_folders(target)
         try:
             target.create()
             yield target
-            _check(final, replace, mark)
+            _check(final, replace, kind)
             if not stays:
                 _rename(Path(target.path), Path(final.path).resolve(), replace)
             elif final.is_local:
-                _swap(target, final, replace, mark)
+                _swap(target, final, replace, kind.mark)
             else:
-                _move_up(target, final, replace, mark)
+                _move_up(target, final, replace, kind.mark)
         except BaseException:
             with contextlib.suppress(OSError):
                 target.remove()
@@ -79,29 +92,30 @@ def new_scratch(folder: Folder) -> Folder:
     return folder.folder(f"ray-{uuid.uuid4().hex[:8]}")
 
 
-def check_replaceable(folder: Folder, mark: str) -> None:
-    """Raise AdarError if a folder has content but no `mark` of this program's, which did not make it then.
+def check_replaceable(folder: Folder, kind: Kind) -> None:
+    """Raise AdarError if a folder has content that this program did not make, or not as this kind.
 
     People have a `config.yaml` of their own, but no such checksum at its end.
-    A model's folder is never replaced by itself: it is part of a run, and has the mark of a dataset as well.
     """
-    names = folder.content()
-    if MODEL_INFO in names:
-        raise AdarError(f"{folder}: cannot be replaced because it holds a model; choose another folder")
-    if names and not any(_is_marked(place, mark) for place in (folder, folder.folder(REPLACED))):
-        raise AdarError(
-            f"{folder}: cannot be replaced because it holds no {mark} of adar-ray's; choose another folder"
-        )
+    names, problem, known = folder.content(), None, (kind.mark, *kind.others)
+    strangers = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in known)]
+    if names and not any(_is_marked(place, kind.mark) for place in (folder, folder.folder(REPLACED))):
+        problem = f"it holds no {kind.mark} of adar-ray's; choose another folder"
+    elif strangers:
+        stranger = one_line(strangers[0], 100)
+        problem = f"it holds {stranger} as well; move that elsewhere, or choose another folder"
+    if problem is not None:
+        raise AdarError(f"{folder}: cannot be replaced because {problem}")
 
 
 def _is_marked(folder: Folder, mark: str) -> bool:
     return mark in folder.content() and is_sealed(folder.read_bytes(mark))
 
 
-def _check(folder: Folder, replace: bool, mark: str) -> None:
+def _check(folder: Folder, replace: bool, kind: Kind) -> None:
     if not replace and not folder.is_empty():
         raise _already_exists(folder)
-    check_replaceable(folder, mark)
+    check_replaceable(folder, kind)
 
 
 def _already_exists(folder: Folder | Path) -> AdarError:

@@ -12,6 +12,7 @@ import pytest
 from adar_ray.documents import to_record, to_sealed_yaml
 from adar_ray.errors import AdarError
 from adar_ray.outputs import (
+    Kind,
     check_replaceable,
     forget_replaced,
     new_folder,
@@ -23,10 +24,11 @@ from adar_ray.outputs import (
 from adar_ray.storage import Folder
 
 MARK = "made.json"
+KIND = Kind(MARK, ("part", "old", "new", "slow", "quick", "replaced"))
 
 
 def make(out: str | Path, content: str = "new", *, replace: bool = False, during=lambda folder: None) -> None:
-    with new_folder(out, replace=replace, mark=MARK) as folder:
+    with new_folder(out, replace=replace, kind=KIND) as folder:
         folder.write_bytes("part/1", content.encode())
         folder.write_bytes(content, b"")
         during(folder)
@@ -245,12 +247,13 @@ def test_what_cannot_begin_replaces_nothing(folder: Folder) -> None:
 
 def test_a_folder_that_died_between_old_and_new_can_be_replaced(folder: Folder) -> None:
     set_aside(folder, MARK)
-    check_replaceable(folder, MARK)
+    check_replaceable(folder, KIND)
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "dataset.json"])
 def test_only_what_this_program_made_is_replaced(name: str, tmp_path: Path) -> None:
     """The names of its files are those that other programs give to theirs."""
+    kind = Kind(name, ("part",))
     sealed = to_sealed_yaml({"a": 1}) if name == "config.yaml" else mark("1")
     for content, may_be in (
         (b"", False),
@@ -260,16 +263,16 @@ def test_only_what_this_program_made_is_replaced(name: str, tmp_path: Path) -> N
         (sealed.replace(b"1", b"2", 1), True),  # edited
     ):
         folder = Folder.at(tmp_path / "out")
-        folder.write_bytes("mine.py", b"")
         folder.write_bytes(name, content)
         if may_be:
-            check_replaceable(folder, name)
+            check_replaceable(folder, kind)
         else:
             assert f"holds no {name} of adar-ray's" in message_of(
-                lambda folder=folder: check_replaceable(folder, name)
+                lambda folder=folder: check_replaceable(folder, kind)
             )
-    folder.write_bytes("model.json", b"{}")  # a model, which has a dataset.json as well
-    assert "holds a model" in message_of(lambda: check_replaceable(folder, name))
+    for mine in ("part/1", "mine.py"):
+        folder.write_bytes(mine, b"")
+    assert "it holds mine.py as well" in message_of(lambda: check_replaceable(folder, kind))
 
 
 def test_setting_aside_goes_on_where_it_died(folder: Folder) -> None:

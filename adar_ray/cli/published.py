@@ -9,6 +9,7 @@ import click
 
 from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
+from adar_ray.errors import AdarError
 from adar_ray.ray_address import LOOPBACK
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def published_command(folder: str, listen: tuple[str, int] | None, as_json: bool
     if listen is not None:
         serve(published, *listen)
         return
+    if not published.is_there():
+        raise AdarError(f"{published.folder}: nothing is published there; give the --to of a publish")
     decisions = published.history()
     if as_json:
         show([decision.model_dump() for decision in decisions], True)

@@ -224,8 +224,10 @@ class Job(Settings):
         out = option(words, "--out")
         if command in WITH_OUT and out is None:
             raise AdarError(f"{where}: {command} needs --out")
-        if out is not None and not _is_absolute(out):
-            raise AdarError(f"{where}: --out {out} is lost when the job ends: start it with $storage")
+        for flag in ("--out", "--to"):
+            address = option(words, flag)
+            if address is not None and not _is_absolute(address):
+                raise AdarError(f"{where}: {flag} {address} is lost when the job ends: begin with $storage")
         return [command, *self._resources(command), *words, *self._settings(command)]
 
     def _resources(self, command: str) -> list[str]:
@@ -286,13 +288,14 @@ def check_name(name: str) -> str:
 
 
 def option(words: list[str], flag: str) -> str | None:
-    """The value of an option in a command line; None if it is not given."""
+    """The value of an option in a command line, the last one if there are several; None if there is none."""
+    value = None
     for word, following in zip(words, [*words[1:], None], strict=True):
         if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.partition("=")[2]
+    return value
 
 
 def _filled(text: str, known: Mapping[str, str], where: str) -> str:

@@ -136,9 +136,8 @@ def find_features(
     there = one_line(", ".join(names))
     key, title = item_column(names, item), title_column(names)
     if key is None:
-        raise AdarError(
-            f"{path}: no column for items among {there}; call it item, or {item} as the interactions do"
-        )
+        names_it = "item" if item == "item" else f"item, or {item} as the interactions do"
+        raise AdarError(f"{path}: no column for items among {there}; call it {names_it}")
     others = [name for name in names if name not in (key, title)]
     if kinds is not None and not all_there:
         kinds = {name: kind for name, kind in kinds.items() if name in others} or kinds

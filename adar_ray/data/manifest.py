@@ -20,6 +20,7 @@ from pydantic import (
 
 from adar_ray.errors import one_line
 from adar_ray.limits import LONGEST_HISTORY
+from adar_ray.outputs import Kind
 from adar_ray.storage import FileEntry
 
 SCHEMA_VERSION = 4
@@ -29,6 +30,8 @@ SPLITS = ("train", "valid", "test")
 SEQUENCES = "sequences"
 USERS, ITEMS, TITLES = "users.parquet", "items.parquet", "titles.parquet"
 FEATURES = "features.parquet"
+TRUTH = "truth"
+KIND = Kind(MANIFEST, (*SPLITS, SEQUENCES, USERS, ITEMS, TITLES, FEATURES, BAD_ROWS, TRUTH))
 _SHARD = re.compile(rf"({'|'.join((*SPLITS, SEQUENCES))})/(\d{{5,10}})\.parquet")
 
 Protocol = Literal["leave-one-out", "ratio", "temporal", "given"]

@@ -99,7 +99,7 @@ def split_notes(
     if not facts.test:
         notes.append("test is empty, so nothing can be evaluated on it")
     asked = split.valid_fraction * (facts.train + facts.valid)
-    if split.protocol != "leave-one-out" and facts.valid < asked / 2:
+    if split.protocol != "leave-one-out" and asked >= 1 and facts.valid < asked / 2:
         notes.append(
             f"validation has {counted(facts.valid, 'interaction')}, though a share of "
             f"{split.valid_fraction:g} would be {asked:,.0f}: users have too few for it; "

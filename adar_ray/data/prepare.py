@@ -21,7 +21,7 @@ from adar_ray.data.features import FeatureFile, FeatureTable, find_features, rea
 from adar_ray.data.filtering import filter_core
 from adar_ray.data.manifest import (
     BAD_ROWS,
-    MANIFEST,
+    KIND,
     PreparedSource,
     Protocol,
     Repeat,
@@ -128,8 +128,9 @@ def prepare(
             f"{files[0].path}: --min-rating needs ratings, and no column was taken for them; "
             "name it with --columns rating=NAME"
         )
-    with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
-        rows, reports = read(driver, files, functools.partial(on_progress, "reading"))
+    with new_folder(out, replace=replace, kind=KIND) as folder, driver_for(folder) as driver:
+        is_given = protocol.protocol == "given"
+        rows, reports = read(driver, files, is_given, functools.partial(on_progress, "reading"))
         count, user_keys, item_keys = rows.count, rows.users.keys, rows.items.keys
         named = None if title_file is None else read_titles(title_file, item_keys)
         features = None if feature_file is None else read_features(feature_file, item_keys)

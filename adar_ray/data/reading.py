@@ -50,15 +50,19 @@ class Rows:
     items: Keys
 
 
-def read(driver: Driver, files: list[SourceFile], on_rows: OnRows) -> tuple[Rows, list[FileReport]]:
+def read(
+    driver: Driver, files: list[SourceFile], has_splits: bool, on_rows: OnRows
+) -> tuple[Rows, list[FileReport]]:
     """Read all files.
+
+    Args:
+        has_splits: whether rows are to keep the split that their file's name tells.
 
     Raises:
         AdarError: a file cannot be read, there is nothing in any, or their times count differently.
     """
     # Training first: if a pair is in both training and test, the one in training is kept.
     files = sorted(files, key=lambda file: (SPLITS.index(file.split or "train"), file.path))
-    has_splits = any(file.split for file in files)
     results = list(driver.run(_read_file, [(file, has_splits) for file in files], on_rows))
     blocks = [block for result in results for block in result.blocks]
     if not blocks:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.drivers import driver_for
 from adar_ray.data.lanes import Homes, deal, lane_count
-from adar_ray.data.manifest import MANIFEST, SyntheticSettings, SyntheticSource
+from adar_ray.data.manifest import KIND, TRUTH, SyntheticSettings, SyntheticSource
 from adar_ray.data.matrix import to_column, to_matrix
 from adar_ray.data.sequences import Windows
 from adar_ray.data.sorting import Counted, count_both, stable_order
@@ -45,8 +45,6 @@ CANDIDATES_PER_INTERACTION = 3 / LIKED_SHARE
 SAMPLE = 4096  # items that a user's threshold is estimated from
 START_OF_TIME = 1_600_000_000  # seconds
 VALUES_PER_BLOCK = 1 << 22  # bounds the scores held at once
-
-TRUTH = "truth"
 
 
 class Truth:
@@ -125,7 +123,7 @@ def synthesize(
     activity_U = activity_U[stable_order(lane_U)]
     world = _World(*_make_items(items, seed), activity_U)
     homes = Homes.of(lane_U, lanes, shard_count(interactions, rows_per_shard))
-    with new_folder(out, replace=replace, mark=MANIFEST) as folder, driver_for(folder) as driver:
+    with new_folder(out, replace=replace, kind=KIND) as folder, driver_for(folder) as driver:
         arguments = driver.share(world), homes, folder, split, windows, seed
         shards: list[WrittenShard] = []
         truths: list[_UserTruth] = []

@@ -23,6 +23,9 @@ _LAST = np.iinfo(np.int64).max // _NANOSECONDS  # the year 2262
 # 20200131235959 would be the year 2610 in milliseconds.
 _CALENDAR = r"^(19[7-9]|2[01]\d)\d(0[1-9]|1[0-2])\d{8}$"
 _CALENDAR_FORMAT = "%Y%m%d%H%M%S"
+# As seconds, 20200131 would be in August of 1970.
+_DAY = r"^(19[7-9]\d|2[01]\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$"
+_DAY_FORMAT = "%Y%m%d"
 _DECIMAL = pa.decimal128(37, 9)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -112,6 +115,8 @@ class TimeConverter:
     def _scaled(self, whole: pa.Array, billionths: np.ndarray) -> pa.Array:
         """Nanoseconds of numbers, given as whole numbers and billionths."""
         number = whole.to_numpy()
+        if self._given is None and _are_days(whole, billionths):
+            return self._dates(_calendar_dates(whole.cast(pa.string()), _DAY_FORMAT))
         if self._given is None:
             unit = np.searchsorted(_FIRST_OF_UNIT, number, side="right")
         else:
@@ -119,7 +124,7 @@ class TimeConverter:
         if (number < 0).any() or (number >= _LAST[unit]).any():
             text = whole.cast(pa.string())
             if self._given is None and pc.all(pc.match_substring_regex(text, _CALENDAR)).as_py():
-                return self._dates(_parse(text, _CALENDAR_FORMAT))
+                return self._dates(_calendar_dates(text, _CALENDAR_FORMAT))
             raise pa.ArrowInvalid("not a time")
         self._check_unit(unit)
         scale = _NANOSECONDS[unit]
@@ -130,6 +135,22 @@ class TimeConverter:
             self._unit = int(units[0])
         if (units != self._unit).any():
             raise pa.ArrowInvalid("several units")
+
+
+def _calendar_dates(text: pa.Array, format: str) -> pa.Array:
+    """Nanoseconds of dates in digits. Arrow takes the 31st of February for the 3rd of March."""
+    nanoseconds = _parse(text, format)
+    seconds = pc.divide(nanoseconds, 10**9).cast(pa.timestamp("s"))
+    if not pc.all(pc.equal(pc.strftime(seconds, format), text)).as_py():
+        raise pa.ArrowInvalid("not a time")
+    return nanoseconds
+
+
+def _are_days(whole: pa.Array, billionths: np.ndarray) -> bool:
+    number = whole.to_numpy()
+    if not len(number) or number.min() < 19700101 or number.max() > 21991231 or billionths.any():
+        return False  # without a look at each number's digits
+    return bool(pc.all(pc.match_substring_regex(whole.cast(pa.string()), _DAY)).as_py())
 
 
 def _no_negative(nanoseconds: pa.Array) -> pa.Array:

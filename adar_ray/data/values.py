@@ -29,7 +29,8 @@ WEIGHT = pa.field("weight", pa.float32())
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 """A text that is a number."""
 
-_LARGEST_WHOLE_FLOAT = 2.0**53  # beyond it, floating point skips whole numbers
+# By bits. Beyond these, floating point skips whole numbers.
+_LARGEST_WHOLE_FLOAT = {16: 2.0**11, 32: 2.0**24, 64: 2.0**53}
 OnBadValue = Callable[[int, str], None]
 """Takes the index of a row and what is wrong with it."""
 
@@ -183,7 +184,7 @@ def id_text(column: pa.Array) -> pa.Array:
     """Ids as text; raises what Arrow raises if a value is no id."""
     kind = column.type
     if pat.is_floating(kind):  # pandas turns whole numbers into floats where one is missing
-        _require(pc.less_equal(pc.abs(column), _LARGEST_WHOLE_FLOAT))
+        _require(pc.less_equal(pc.abs(column.cast(pa.float64())), _LARGEST_WHOLE_FLOAT[kind.bit_width]))
         return column.cast(pa.int64()).cast(pa.string())
     if pat.is_decimal(kind):  # databases write whole numbers as decimals; the cast refuses fractions
         return column.cast(pa.decimal256(76, 0)).cast(pa.string())

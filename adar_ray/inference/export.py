@@ -29,7 +29,7 @@ from adar_ray.inference.new_items import NewItems
 from adar_ray.interactions import PADDING
 from adar_ray.limits import check_list
 from adar_ray.models.protocol import dot_score
-from adar_ray.outputs import new_folder
+from adar_ray.outputs import Kind, new_folder
 from adar_ray.process import loggers_quiet
 from adar_ray.ranking.top_items import user_vectors
 from adar_ray.storage import Folder
@@ -37,6 +37,7 @@ from adar_ray.training.records import Record
 from adar_ray.training.run import Run
 
 INFO = "export.json"
+KIND = Kind(INFO, ("users.parquet", "items.parquet", "items.faiss", "model.pt2", "model.onnx*"))
 NEEDS = {"faiss": ("faiss",), "onnx": ("onnx", "onnxscript"), "torch": ()}
 """The formats beside Parquet, and the modules that each needs."""
 _TRACED = 2  # rows of the batch that shows torch what the model does; it takes one row for a constant
@@ -126,7 +127,7 @@ def export(
     trained = TrainedModel.load(run, data, new_items=new_items, trust=trust)
     files = _Files(trained)
     dataset = trained.dataset
-    with new_folder(out, replace=replace, mark=INFO) as folder:
+    with new_folder(out, replace=replace, kind=KIND) as folder:
         checksums = {}
         for name, table in files.tables().items():
             checksums[name] = folder.write_table(name, table).sha256

@@ -12,7 +12,17 @@ from adar_ray.inference.model import TrainedModel
 from adar_ray.lease import Lease, hold
 from adar_ray.limits import MOST_VERSIONS, check_number
 from adar_ray.significance import SIGNIFICANT
-from adar_ray.training.published import CREATED, VERSION, Created, Decision, Published, now
+from adar_ray.training.published import (
+    CREATED,
+    HISTORY,
+    PUBLISHED,
+    VERSION,
+    VERSIONS,
+    Created,
+    Decision,
+    Published,
+    now,
+)
 from adar_ray.training.records import ModelInfo
 from adar_ray.training.run import MODEL, Run
 from adar_ray.training.saved_model import INFO, SavedModel
@@ -66,6 +76,7 @@ def publish(
     new = TrainedModel.load(run, trust=trust)
     weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
     published = Published.at(to)
+    _check_folder(published)
     with hold(published.folder) as lease:
         current = published.current()
         offered = run.folder.address, weights, recommendations
@@ -97,6 +108,13 @@ def publish(
         return decision
 
 
+def _check_folder(published: Published) -> None:
+    """Refuse a folder of something else; in one of published models a first version may be half there."""
+    others = set(published.folder.content()) - {PUBLISHED, HISTORY, CREATED, VERSIONS}
+    if others and not published.is_there():
+        raise AdarError(f"{published.folder}: is not empty, and nothing is published there; choose another")
+
+
 def create(to: str | Path) -> None:
     """Makes a folder of published models, with none in it yet, for a first run to begin with.
 
@@ -111,8 +129,7 @@ def create(to: str | Path) -> None:
     published = Published.at(to)
     if published.is_there():
         return
-    if not published.folder.is_empty():
-        raise AdarError(f"{published.folder}: is not empty, and nothing is published there; choose another")
+    _check_folder(published)
     published.folder.write_record(CREATED, Created(time=now()))
 
 

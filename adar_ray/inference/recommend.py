@@ -18,7 +18,7 @@ from adar_ray.inference.model import TrainedModel, left_out, user_items
 from adar_ray.inference.new_items import NewItems
 from adar_ray.inference.parts import PartWriter, parts_of, write_parts
 from adar_ray.limits import LARGEST_K, check_number
-from adar_ray.outputs import new_folder
+from adar_ray.outputs import Kind, new_folder
 from adar_ray.ray_address import joins_cluster
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
@@ -26,6 +26,7 @@ from adar_ray.training.run import Run
 # Readers of Parquet folders skip names that begin with _.
 UNKNOWN_USERS = "_unknown_users.txt"
 INFO = "_recommendations.json"
+KIND = Kind(INFO, (UNKNOWN_USERS, "[0-9][0-9][0-9][0-9][0-9]*.parquet"))
 
 Progress = Callable[[int, int], None]
 
@@ -113,7 +114,7 @@ def recommend(
         done += users
         on_progress(done, len(ids))
 
-    with new_folder(out, replace=replace, mark=INFO) as folder:
+    with new_folder(out, replace=replace, kind=KIND) as folder:
         names = dataset.user_keys(), trained.item_keys(), trained.item_titles()
         writer = PartWriter(trained.model, left_out(dataset, *SPLITS), history, *names, folder, k)
         if joins_cluster():

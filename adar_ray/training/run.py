@@ -29,7 +29,7 @@ from adar_ray.documents import damaged, explain
 from adar_ray.errors import AdarError, one_line
 from adar_ray.interactions.users import Users
 from adar_ray.lease import Lease, hold, read_holder
-from adar_ray.outputs import check_replaceable, forget_replaced, replacing
+from adar_ray.outputs import REPLACED, Kind, check_replaceable, forget_replaced, replacing
 from adar_ray.storage import Folder
 from adar_ray.training.records import (
     EpochRecord,
@@ -54,6 +54,14 @@ TRACKERS = "trackers.json"
 CHECKPOINTS = "checkpoints"
 STATE = "state.json"
 MODEL = "model"
+EVENTS = "tensorboard"
+KIND = Kind(
+    CONFIG,
+    (
+        *(METRICS, RESULT, PROGRESS, INITIAL, TRACKERS, CHECKPOINTS, MODEL, EVENTS, REPLACED),
+        *("evaluation", "wandb", "stop.json", "bad_batch-*.safetensors"),
+    ),
+)
 _ALL_ROWS = 0, 1  # those of the only worker
 _PLACE = re.compile(r"(\d{5,7})(?:-(\d{8,10}))?")
 
@@ -586,7 +594,7 @@ def read_tracker_ids(folder: Folder) -> TrackerIds:
 def _check_new(folder: Folder, replace: bool) -> None:
     if not replace and not folder.is_empty():
         raise AdarError(_refusal(folder))
-    check_replaceable(folder, CONFIG)
+    check_replaceable(folder, KIND)
 
 
 def _refusal(folder: Folder) -> str:

@@ -24,7 +24,7 @@ from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
-from adar_ray.training.run import CONFIG, METRICS, Run
+from adar_ray.training.run import CONFIG, EVENTS, METRICS, Run
 from adar_ray.training.tensorboard import EventWriter
 from adar_ray.training.warm_start import initial_weights
 from adar_ray.workers import WorkerRange
@@ -298,7 +298,7 @@ def _events(run: Run, on_epoch: OnEpoch) -> Iterator[OnEpoch]:
     if not run.folder.is_local:
         yield on_epoch
         return
-    events = EventWriter(Path(run.folder.path) / "tensorboard", run.epochs())
+    events = EventWriter(Path(run.folder.path) / EVENTS, run.epochs())
 
     def tell(record: EpochRecord) -> None:
         events.write(record)

@@ -31,7 +31,7 @@ from adar_ray.durations import LONGEST
 from adar_ray.errors import AdarError, one_line
 from adar_ray.lease import Lease, read_holder
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
-from adar_ray.outputs import check_replaceable
+from adar_ray.outputs import REPLACED, Kind, check_replaceable
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Record, TrackerIds
 from adar_ray.training.run import TRACKERS, Run, read_epochs, read_tracker_ids
@@ -44,6 +44,7 @@ BEST = "best.yaml"
 TABLE = "trials.parquet"
 REPORT = "report.html"
 RESULT = "winner/result.json"
+KIND = Kind(SEARCH, ("trials", "winner", BEST, TABLE, REPORT, TRACKERS, REPLACED, "ray-*"))
 _REMEDY = "restore it, or search again with --replace"
 
 
@@ -254,7 +255,7 @@ class WinnerResult(Record):
 def check_new(folder: Folder, replace: bool) -> None:
     """Refuse a folder that holds anything, unless it is a search and may be replaced."""
     if replace or folder.is_empty():
-        check_replaceable(folder, SEARCH)
+        check_replaceable(folder, KIND)
         return
     if not folder.exists(SEARCH):
         raise AdarError(f"{folder}: is not empty, and not a search; choose another folder for --out")

@@ -48,7 +48,9 @@ def test_a_line_says_what_was_decided(adar: Adar, place: Path) -> None:
     assert f"{decision['time'][:10]} " in lines[-1]
     assert lines[-1].endswith(f"it is not worse  {place.parent / 'second'}")
     assert adar("published", place, "--json").json()[-1] == decision
-    assert adar("published", place.parent / "nowhere", "--json").json() == []
+    nowhere = adar("published", place.parent / "nowhere", "--json")
+    assert nowhere.status == 1
+    assert "nowhere: nothing is published there" in nowhere.err
 
 
 def test_a_first_night_begins_with_what_is_published_so_far(

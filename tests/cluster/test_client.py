@@ -306,7 +306,7 @@ def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
     resumed = adar("job", "submit", file, "--set", long[1], "--json")
     assert resumed.json()["attempts"] == 2
     assert resumed.err.startswith("job long resumes: attempt 2\n")
-    first = wait_for(lambda: re.search(r"^ *(\d+)/100000 ", adar("job", "logs", "long").out, re.MULTILINE))
+    first = wait_for(lambda: re.search(r"^ *(\d+)/50000 ", adar("job", "logs", "long").out, re.MULTILINE))
     assert f"train --resume {store}/runs/long" in adar("job", "logs", "long").out
     assert len(lines) - 1 <= int(first[1]) <= len(lines) + 1
 

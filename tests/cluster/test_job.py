@@ -104,6 +104,8 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"steps": ["evaluate 5$"]}, ["steps.1", "$$"]),
         ({"steps": ["train --data /d"]}, ["steps.1", "--out"]),
         ({"steps": ["train --data /d --out run"]}, ["steps.1", "--out run", "$storage"]),
+        ({"steps": ["train --data /d --out /run --out run"]}, ["steps.1", "--out run", "$storage"]),
+        ({"steps": ["publish /run --to=published"]}, ["steps.1", "--to published", "$storage"]),
         ({"steps": [TRAIN + " --workers 3"]}, ["steps.1", "--workers", "workers.number"]),
         ({"steps": [TRAIN + " --replace"]}, ["steps.1", "--replace", "$name"]),
         ({"steps": ["train --resume=/x"]}, ["steps.1", "--resume", "by itself"]),

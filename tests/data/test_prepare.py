@@ -339,6 +339,31 @@ def test_what_is_in_validation_and_test_is_tested(tmp_path: Path) -> None:
     assert "training keeps 3 interactions" in notes
 
 
+@pytest.mark.parametrize("repeat", ["first", "last", "sum", "keep"])
+def test_a_split_that_is_not_used_decides_nothing(tmp_path: Path, repeat: str) -> None:
+    train = [("u1", "i0", 10, 1), *(("u1", f"i{n}", 10 + n, 1) for n in range(1, 5))]
+    test = [("u1", "i0", 1000, 5), ("u1", "i2", 1001, 3)]
+    (tmp_path / "split").mkdir()
+    for name, rows in (("split/train", train), ("split/test", test), ("whole", train + test)):
+        lines = [",".join(map(str, row)) for row in [("user", "item", "time", "weight"), *rows]]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    made = [
+        prepare(
+            tmp_path / source,
+            tmp_path / f"data of {source}",
+            split="leave-one-out",
+            repeat=repeat,
+            columns={"weight": "weight"},
+        )
+        for source in ("split", "whole.csv")
+    ]
+    for kind in ("train", "valid", "test"):
+        ours, other = (rows_of(Path(dataset.folder.path), kind) for dataset in made)
+        assert ours == other
+    assert made[0].manifest.source.rows == made[1].manifest.source.rows
+    assert not any("training keeps" in note for note in made[0].manifest.notes)
+
+
 def test_source_order_is_used_without_timestamps(tmp_path: Path) -> None:
     source = tmp_path / "pairs.txt"
     source.write_text("1 5\n2 9\n1 3\n2 3\n1 5\n1 4\n2 1\n")

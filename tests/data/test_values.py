@@ -9,6 +9,8 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 
+from adar_ray.data.prepare import prepare
+from adar_ray.errors import AdarError
 from tests.data.reading import error_of, find_files, read, read_tables, write, write_parquet
 
 NANOSECONDS = 881250949987654321
@@ -30,6 +32,9 @@ NANOSECONDS = 881250949987654321
         ("881250949987654321", 881250949.987654321),
         ("19971204155549", 881250949),
         ("19971304155549", None),
+        ("19971204", 881193600),
+        ("19971304", 19971304),  # no date, so seconds
+        ("19970231", None),
         ("9999-12-31", None),
         ("1997-12-04", 881193600),
         ("1997-12-04 15:55:49", 881250949),
@@ -64,6 +69,14 @@ def test_a_column_counts_in_one_unit(tmp_path, times):
     message = error_of(source)
     assert f"line 3: the timestamp '{times[1]}' is not in " in message
     assert message.partition("as those before it")[1]
+
+
+def test_days_and_seconds_of_two_files_are_not_mixed(tmp_path):
+    (tmp_path / "logs").mkdir()
+    for name, first in (("a", 1400000000), ("b", 20170714)):
+        write(tmp_path / "logs" / f"{name}.csv", f"user,item,time\nu,i,{first}\nu,j,{first + 1}\n")
+    with pytest.raises(AdarError, match=r"a.csv: its times are seconds, those of .*b.csv dates; convert one"):
+        prepare(tmp_path / "logs", tmp_path / "data")
 
 
 def test_unit_of_times(tmp_path):
@@ -147,11 +160,19 @@ def test_parquet_types(tmp_path):
         (pa.array([Decimal(10**60)], pa.decimal256(76, 0)), ["1" + "0" * 60]),
         (pa.array([b"a", "é".encode()]), ["a", "é"]),
         (pa.array([2**63], pa.uint64()), [str(2**63)]),
+        (pa.array([2.0**24, 7], pa.float32()), [str(2**24), "7"]),
+        (pa.array([2.0**53]), [str(2**53)]),
     ],
 )
 def test_ids_of_parquet_types(tmp_path, column, ids):
     source = write_parquet(tmp_path / "x.parquet", user=column, item=column)
     assert [(row[0], row[1]) for row in read(source)] == [(id, id) for id in ids]
+
+
+@pytest.mark.parametrize(("number", "kind"), [(2.0**24 + 2, pa.float32()), (2.0**53 + 2, pa.float64())])
+def test_ids_that_floats_may_have_rounded_are_refused(tmp_path, number, kind):
+    source = write_parquet(tmp_path / "x.parquet", user=pa.array([number], kind), item=[1])
+    assert "the user" in error_of(source)
 
 
 def test_words_that_stand_for_no_value(tmp_path):

@@ -271,7 +271,7 @@ def test_recommendations_replace_nothing_but_recommendations(
     for folder in folders:
         with pytest.raises(AdarError, match=r"cannot be replaced because it holds"):
             recommend(hand_made_run, folder, 2, replace=True)
-    with pytest.raises(AdarError, match=r"cannot be replaced because it holds a model"):
+    with pytest.raises(AdarError, match=r"cannot be replaced because it holds model.json as well"):
         synthesize(10, 10, 50, 0, model, replace=True)  # it has a dataset.json
     assert [sorted(path.name for path in folder.rglob("*")) for folder in folders] == before
 

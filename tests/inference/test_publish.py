@@ -15,6 +15,7 @@ import adar_ray
 from adar_ray import lease
 from adar_ray.config import load_config
 from adar_ray.data.dataset import Dataset
+from adar_ray.errors import AdarError
 from adar_ray.inference import publish as publishing
 from adar_ray.inference.duel import Duel
 from adar_ray.inference.publish import judge, publish, rollback
@@ -80,6 +81,17 @@ def versions(place: Path) -> list[str]:
 
 def history(place: Path) -> list[tuple[str, str]]:
     return [(line["decision"], line["version"][-1]) for line in sealed.read_lines(place / "history.jsonl")]
+
+
+def test_nothing_is_published_among_other_files(run: MakeRun, tonight: Dataset, tmp_path: Path) -> None:
+    first = run("first", 16)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").touch()
+    for place in (first.folder, first.folder.folder("model"), tonight.folder, tmp_path / "mine"):
+        with pytest.raises(AdarError, match="is not empty, and nothing is published there; choose another"):
+            publish(first, str(place))
+    (tmp_path / "place" / "versions").mkdir(parents=True)  # where a process died that published the first
+    assert publish(first, tmp_path / "place").version == "000001"
 
 
 def test_a_night_after_the_other(run: MakeRun, tmp_path: Path) -> None:
