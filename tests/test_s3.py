@@ -216,7 +216,8 @@ def test_evaluate_recommend_export(s3, run: Run) -> None:
     assert found.users == 3
 
     recommend(run, f"s3://{BUCKET}/top", 2, users=["日本", "ann"])
-    (part,) = objects(s3, "top/").values()
+    assert objects(s3, "top/").keys() == {"00000.parquet", "_recommendations.json"}
+    part = objects(s3, "top/")["00000.parquet"]
     rows = pq.read_table(io.BytesIO(part)).to_pylist()
     assert [(row["user"], row["rank"]) for row in rows] == [("日本", 1), ("日本", 2), ("ann", 1), ("ann", 2)]
     assert {row["item"] for row in rows if row["user"] == "ann"} <= {"10", "d", "Ä"}
@@ -230,7 +231,7 @@ def test_what_exists_is_refused_or_replaced(s3, source: str, data: Dataset) -> N
     with pytest.raises(AdarError, match="--replace"):
         prepare(source, data.folder.address)
     assert objects(s3, "data/hand-made/") == before
-    s3.put_object(Bucket=BUCKET, Key="data/replaced/dataset.json", Body=b"{}")
+    s3.put_object(Bucket=BUCKET, Key="data/replaced/dataset.json", Body=to_record({}))
     s3.put_object(Bucket=BUCKET, Key="data/replaced/train/00000.parquet", Body=b"old")
     s3.put_object(Bucket=BUCKET, Key="data/replaced/train/00077.parquet", Body=b"old")
     prepare(source, f"s3://{BUCKET}/data/replaced", replace=True)

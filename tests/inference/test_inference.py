@@ -184,7 +184,7 @@ def test_a_cluster_writes_the_same_files_as_this_process(
     monkeypatch.setattr(recommending, "joins_cluster", lambda: False)
     recommend(trained, tmp_path / "here", 7)
     files = [{path.name: path.read_bytes() for path in (tmp_path / n).iterdir()} for n in ("cluster", "here")]
-    assert len(files[0]) == 2
+    assert len(files[0]) == 3
     assert files[0] == files[1]
 
 
@@ -258,15 +258,14 @@ def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "top" / "mine.txt").read_text() == "mine"
 
 
-def test_recommendations_replace_nothing_but_recommendations(
-    hand_made_run: Run, hand_made: Path, tmp_path: Path
-) -> None:
+def test_recommendations_replace_nothing_but_recommendations(hand_made_run: Run, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     (mine / "code").mkdir(parents=True)
     for name in ("plays.parquet", "00000.parquet", "code/main.py"):
         (mine / name).write_text("mine")
     model = Path(hand_made_run.folder.path) / "model"
-    folders = [mine, hand_made, hand_made / "train", model]
+    data = Path(hand_made_run.info.dataset)
+    folders = [mine, data, data / "train", model]
     before = [sorted(path.name for path in folder.rglob("*")) for folder in folders]
     for folder in folders:
         with pytest.raises(AdarError, match=r"cannot be replaced because it holds"):
