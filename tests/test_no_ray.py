@@ -115,4 +115,4 @@ def test_a_model_is_used_without_ray(tmp_path: Path) -> None:
     addresses = [tmp_path / name for name in ("run", "vectors", "top")]
     evaluated, recommended = map(int, run(USE, *addresses).split())
     assert 0 < evaluated <= recommended
-    assert sorted(path.name for path in (tmp_path / "top").iterdir()) == ["00000.parquet"]
+    assert (tmp_path / "top" / "00000.parquet").exists()

@@ -214,8 +214,9 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
                 callbacks=[follower],
                 trial_name_creator=lambda trial: f"{trial.config['number']:05d}",
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}",
-                # Only a population's trials write Ray's checkpoints, for other trials to take over.
-                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=4),
+                # Only a population's trials write Ray's checkpoints, for other trials to take over. One whose
+                # process takes long to start needs what another had many short epochs ago.
+                checkpoint_config=ray_tune.CheckpointConfig(num_to_keep=16),
                 verbose=0,
             )
     finally:
