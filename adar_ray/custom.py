@@ -70,8 +70,7 @@ def find_custom(
         inspect.signature(found).bind(*takes)
     except TypeError as error:
         raise AdarError(
-            f"{key} {name}: cannot be called with {' and '.join(takes)} ({one_line(error)}); name "
-            "one that can"
+            f"{key} {name}: cannot be called with {' and '.join(takes)} ({one_line(error)}); name another"
         ) from None
     except ValueError:
         pass  # it does not say what it takes
