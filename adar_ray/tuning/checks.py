@@ -60,7 +60,7 @@ def check(space: Space, settings: Iterable[str] = ()) -> None:
         _check_scheduler(space, config.train.epochs)
         losses.add(config.loss.name)
         used |= config.used_by_key().keys()
-    for name in space.parameters.keys() - used:
+    for name in sorted(space.parameters.keys() - used):
         raise AdarError(f"parameters.{name}: no trial uses it, because none has its component; leave it out")
     if space.metric == "loss" and len(losses) > 1:
         raise AdarError(
