@@ -183,13 +183,19 @@ class Folder:
     def create(self, name: str = "") -> None:
         """Make sure that this folder is there, or the one in it with this name."""
         path = self.join(name) if name else self.path
-        # A link may lead to a folder that is yet to come.
-        self.filesystem.create_dir(os.path.realpath(path) if self.is_local else path, recursive=True)
+        if self.is_local:  # a link may lead to a folder that is yet to come
+            os.makedirs(os.path.realpath(path), exist_ok=True)
+        else:
+            self.filesystem.create_dir(path, recursive=True)
 
     def read_bytes(self, name: str, most: int | None = None) -> bytes:
         """The content of a file, or the first `most` bytes of it."""
-        with self.filesystem.open_input_stream(self.join(name)) as stream:
-            return stream.read(most)
+        try:
+            with self.filesystem.open_input_stream(self.join(name)) as stream:
+                return stream.read(most)
+        except OSError as error:
+            error.filename = error.filename or f"{self}/{name}"  # Arrow leaves it out
+            raise
 
     def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Replace the whole file: a reader sees the old content or the new, never a part of it."""
@@ -366,4 +372,6 @@ def describe_os_error(error: OSError) -> str:
         return "the disk is full; free some space and run the command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write there ({one_line(error.strerror)}); choose another folder"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return "a part of this path is a file, not a folder; choose another"
     return one_line(error)

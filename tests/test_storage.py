@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.fs as pafs
 import pytest
 
+from adar_ray.cli.command import describe
 from adar_ray.errors import AdarError
 from adar_ray.storage import Folder, resolve
 
@@ -53,6 +55,17 @@ def test_what_is_no_content(name: str, tmp_path: Path) -> None:
     assert folder.is_empty()
     folder.write_bytes(f"not {name}", b"")
     assert folder.content() == folder.files() == [f"not {name}"]
+
+
+@pytest.mark.parametrize(
+    "use", [lambda folder: folder.read_bytes("x"), lambda folder: folder.write_bytes("x", b"")]
+)
+def test_a_file_in_the_path_is_named(use: Callable[[Folder], object], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotADirectoryError) as caught:
+        use(Folder.at(tmp_path / "file" / "folder"))
+    assert str(tmp_path / "file" / "folder") in describe(caught.value)
+    assert describe(caught.value).endswith("a part of this path is a file, not a folder; choose another")
 
 
 def test_a_folder_that_must_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,11 +95,18 @@ def refuse_all_but_resume(what: str, **but: str) -> None:
         what: "run" or "search", for the message.
         but: the options that go with it, by their parameters' names.
     """
+    if given_beside("resume", *but):
+        rest = f" but {', '.join(but.values())}" if but else ""
+        raise click.UsageError(f"--resume takes everything{rest} from the {what}; drop the other options")
+
+
+def given_beside(*names: str) -> bool:
+    """Whether options are given beside `--json`, `--debug` and these, which are parameters' names."""
     context = click.get_current_context()
-    for name in context.params.keys() - {"resume", "as_json", "debug", *but}:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            rest = f" but {', '.join(but.values())}" if but else ""
-            raise click.UsageError(f"--resume takes everything{rest} from the {what}; drop the other options")
+    return any(
+        context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for name in context.params.keys() - {"as_json", "debug", *names}
+    )
 
 
 def refuse_trust(trust: bool, options: str = "--resume") -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from adar_ray.cli.command import Duration, command, new_items_option, trust_option
+from adar_ray.cli.command import Duration, command, given_beside, new_items_option, trust_option
 from adar_ray.cli.output import message, show
 from adar_ray.errors import counted, one_line
 from adar_ray.limits import LARGEST_K, MOST_VERSIONS
@@ -361,7 +361,7 @@ def publish_command(
         )
         is_old = decision.time < began
         said = f"{run}: is already published, as {decision.version}" if is_old else str(decision)
-    elif recommendations or max_age or force or trust:
+    elif given_beside("to", "rollback", "create"):
         raise click.UsageError(f"--{'create' if create else 'rollback'} goes with --to alone; drop the rest")
     elif create:
         publishing.create(to)

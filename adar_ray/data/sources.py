@@ -22,6 +22,7 @@ from adar_ray.data.formats import FORMATS
 from adar_ray.data.formats.base import Format, Match
 from adar_ray.data.formats.table import Table
 from adar_ray.data.given_split import given_splits
+from adar_ray.data.manifest import ITEMS, MANIFEST, USERS
 from adar_ray.data.options import ReadOptions
 from adar_ray.errors import AdarError, one_line
 from adar_ray.storage import resolve, split_options
@@ -32,6 +33,7 @@ _TABLES_OF_VERSIONS = {
     r"\.hoodie": "a Hudi table",
     r"metadata/.*\.metadata\.json": "an Iceberg table",
 }
+_PREPARED = {MANIFEST, USERS, ITEMS}
 _NO_FILE = -1  # size of a link to nothing, or of a device
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
@@ -248,7 +250,10 @@ def _list(source: str) -> tuple[list[_Listed], bool]:
     except OSError as error:
         raise unreadable(source, error) from error
     if pattern is None:
-        _refuse_tables_of_versions(source, (relative for relative, _ in found))
+        names = [relative for relative, _ in found]
+        if set(names) >= _PREPARED:
+            raise AdarError(f"{source}: is prepared already; train on it, or give what it was prepared from")
+        _refuse_tables_of_versions(source, names)
     start = path if is_local else root.rstrip("/")
     files = [
         _Listed(f"{start.rstrip('/')}/{relative}{query}", relative, size)

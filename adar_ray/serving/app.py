@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -169,7 +169,7 @@ def make_app(model: ServedModel) -> FastAPI:
             found = [Recommendations(user=user, items=_entries(by_user[user])) for user in users]
         return RecommendAnswer(model=version.name, answers=found)
 
-    @app.get("/similar")
+    @app.get("/similar", dependencies=[Depends(_no_parameter_twice)])
     def similar(request: Annotated[SimilarRequest, Query()]) -> SimilarAnswer:
         """The k items, or users, whose vectors have the highest cosine with that of one."""
         version = model.current
@@ -234,6 +234,13 @@ class _BoundedBody:
             elif int(headers.get("content-length", 0)) > MOST_BODY:
                 app = _problem(413, f"body: give at most {MOST_BODY:,} bytes")
         await app(scope, receive, send)
+
+
+def _no_parameter_twice(request: Request) -> None:
+    for name in request.query_params:
+        if len(request.query_params.getlist(name)) > 1:
+            error = {"type": "value_error", "loc": ("query", name), "msg": "give it once"}
+            raise RequestValidationError([error])
 
 
 def _entries(scored: list[Scored]) -> list[Entry]:

@@ -65,6 +65,7 @@ def test_help_and_version(adar: Adar) -> None:
         ["publish", "run", "--rollback", "--to", "place"],
         ["publish", "--rollback", "--to", "place", "--force"],
         ["publish", "--create", "--to", "place", "--trust"],
+        ["publish", "--rollback", "--to", "place", "--keep", "7"],
         ["publish", "--create", "--rollback", "--to", "place"],
         ["publish", "run", "--to", "place", "--keep", "1"],
         ["publish", "run", "--to", "place", "--max-age", "soon"],

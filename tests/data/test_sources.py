@@ -105,6 +105,7 @@ def test_given_columns(tmp_path):
             ["'item_id'", "twice"],
         ),
         ({"x.parquet": "PAR1 but not really"}, "x.parquet", ["x.parquet", "not a Parquet file"]),
+        (dict.fromkeys(("dataset.json", "items.parquet", "users.parquet"), ""), "", ["is prepared already"]),
     ],
 )
 def test_bad_sources(tmp_path, files, source, parts):

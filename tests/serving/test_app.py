@@ -140,6 +140,8 @@ def test_a_bad_request_is_refused_in_one_line(
         ("item=1&user=1", 422, "request: give exactly one of item and user"),
         ("item=1&k=many", 422, "k: Input should be a valid integer"),
         ("item=1&n=3", 422, "n: Extra inputs are not permitted"),
+        ("item=1&item=2", 422, "item: give it once"),
+        ("item=1&k=2&k=3", 422, "k: give it once"),
     ],
 )
 def test_a_bad_query_is_refused_in_one_line(url: str, query: str, status: int, line: str) -> None:
