@@ -1,9 +1,9 @@
 """One cell of a table: a sampler tuned on validation with as many trials as the others, tested over seeds.
 
-First, what all samplers share is tuned on a grid, with each sampler's usual values. Then the sampler's own
-parameters are drawn at random from a space, at the best point of the grid. The best trial on validation is
-trained again with other seeds, and each of these runs reads test once. Where that would take too long, the
-trial's own run reads test.
+First, what all samplers share is tuned on a grid, with each sampler's usual values, and in some tables with
+other values of its own. Then the sampler's own parameters are drawn at random from a space, at the best point
+of the grid. The best trial on validation is trained again with other seeds, and each of these runs reads test
+once. Where that would take too long, the trial's own run reads test.
 
 Each run has its folder under the work folder, so an interrupted table runs only what is missing; what ran
 with another configuration runs again. The trials of a cell may run on several machines: each trial is a JSON
@@ -52,6 +52,7 @@ class Cell:
         name: of its folder.
         settings: `section.key=value`, for all trials.
         grid: points that every sampler tries first, values by `section.key`.
+        own: what the sampler tries the whole grid with; its usual values first, which are no values here.
         space: what the sampler's own parameters are drawn from.
         draws: the number of trials with drawn parameters.
         metric: what trials are compared by.
@@ -61,6 +62,7 @@ class Cell:
     sampler: str
     settings: tuple[str, ...]
     grid: tuple[Values, ...]
+    own: tuple[Values, ...]
     space: Path
     draws: int
     metric: str
@@ -106,7 +108,8 @@ def tune_and_test(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> Outco
         return _trial(cell, dataset, folder / name, values, keep_run=not seeds)
 
     usual = {"sampler.name": cell.sampler, **USUAL.get(cell.sampler, {})}
-    trials = [trial(f"grid-{n}", usual | point) for n, point in enumerate(cell.grid)]
+    points = [usual | own | point for own, point in product(cell.own, cell.grid)]
+    trials = [trial(f"grid-{n}", point) for n, point in enumerate(points)]
     common = {key: _best(trials)["values"][key] for key in cell.grid[0]}
     for n, drawn in enumerate(_draws(cell)):
         if not _tried(trials, cell, drawn | common):  # a sampler without parameters draws nothing new

@@ -11,8 +11,8 @@ the time of an epoch.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class Table:
         settings: for all cells.
         effort: by dataset, or by cell where a model differs.
         space: of the samplers' own parameters.
+        own: what a sampler tries the grid with, beside its usual values.
         metrics: what is shown; the last decides on validation.
     """
 
@@ -66,6 +67,7 @@ class Table:
     settings: tuple[str, ...]
     effort: dict[str, Effort]
     space: Path
+    own: Mapping[str, Values] = field(default_factory=dict)
     metrics: tuple[str, str] = ("recall@20", "ndcg@20")
 
     def cells(self) -> list[tuple[str, str]]:
@@ -94,6 +96,7 @@ def cell_of(table_name: str, model: str, data: str, sampler: str) -> Cell:
         sampler=sampler,
         settings=table.settings_on(model, data),
         grid=effort.grid,
+        own=({}, table.own[sampler]) if sampler in table.own else ({},),
         space=table.space,
         draws=effort.draws,
         metric=table.metrics[-1],
@@ -183,6 +186,13 @@ TABLES = {
             "lightgcn-phone": _penalties(1e-3, 3e-3, 1e-2, draws=2, seeds=2),
         },
         space=HERE / "four_negatives.yaml",
+        # Other negatives want another L2, so the grid has two kinds of each sampler's.
+        own={
+            "dns": {"dns.candidates": 4},
+            "mixgcf": {"mixgcf.candidates": 4},
+            "dens": {"dens.candidates": 4},
+            "adar": {"adar.beta": 0.5, "adar.pool": 1024},
+        },
     ),
     "pairwise": Table(
         description="MF and LightGCN with BPR",
@@ -320,7 +330,7 @@ def _row(outcome: Outcome, table: Table) -> dict[str, Any]:
 def _cell_figures(outcomes: dict[str, Outcome], table: Table, effort: Effort) -> dict[str, Any]:
     """A cell of the result; `seeds` is None if the best trial's own run was tested."""
     return {
-        "trials": len(effort.grid) + effort.draws,
+        "trials": len(effort.grid) * (2 if table.own else 1) + effort.draws,
         "seeds": effort.seeds or None,
         "missing": [sampler for sampler in table.samplers if sampler not in outcomes],
         "adar_gain": _adar_gain(outcomes) if "adar" in outcomes else {},
