@@ -391,7 +391,7 @@ def _on_gpu(figures: dict[str, Any]) -> list[str]:
         steps.append(
             {
                 "step": name,
-                "ms": f"{ms['median']:.3g}" if ms else error,
+                "ms": f"{ms['median']:.3g}" if ms else _failed(error),
                 "ms of many": f"{ms['of_many']:.3g}" if ms else "",
                 "share of copy": f"{step['share_of_copy']:.1%}" if ms else "",
                 "share of product": f"{step['share_of_gemm']:.1%}" if ms else "",
@@ -401,7 +401,7 @@ def _on_gpu(figures: dict[str, Any]) -> list[str]:
             }
         )
     ways = [
-        {"way": way, "step": name, "times as fast": str(found.get("ratio", found.get("error")))}
+        {"way": way, "step": name, "times as fast": str(found.get("ratio") or _failed(found["error"]))}
         for way, cases in figures["variants"].items()
         for name, found in cases.items()
     ]
@@ -411,13 +411,18 @@ def _on_gpu(figures: dict[str, Any]) -> list[str]:
     return lines + (["", *_table(ways)] if ways else [])
 
 
+def _failed(error: str) -> str:
+    """An error without its message, which the JSON has."""
+    return f"failed ({error.partition(':')[0]})" if error else ""
+
+
 def _growth(figures: dict[str, Any]) -> list[str]:
     """A row per point; the other things stay at the middle."""
     rows = [
         {
             "what grows": axis,
             "to": f"{point[axis]:,}",
-            "ms of a step": str(point.get("step_ms", point.get("error"))),
+            "ms of a step": str(point.get("step_ms") or _failed(point["error"])),
             "s of an epoch": str(point.get("epoch_s", "")),
             "GB of the process": str(point.get("memory_gb", "")),
             "GB of weights and moments": str(point.get("state_gb", "")),
