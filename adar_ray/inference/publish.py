@@ -9,9 +9,11 @@ from pathlib import Path
 from adar_ray.errors import AdarError
 from adar_ray.inference.duel import Duel, duel
 from adar_ray.inference.model import TrainedModel
+from adar_ray.inference.recommend import INFO as RECOMMENDED
 from adar_ray.lease import Lease, hold
 from adar_ray.limits import MOST_VERSIONS, check_number
 from adar_ray.significance import SIGNIFICANT
+from adar_ray.storage import Folder
 from adar_ray.training.published import (
     CREATED,
     HISTORY,
@@ -58,8 +60,8 @@ def publish(
         trust: whether custom components that the run and the published model name may run.
 
     Raises:
-        AdarError: the run is not finished or has no validation metrics, or the published model cannot be
-            compared with it, or another process publishes there.
+        AdarError: the run is not finished or has no validation metrics, or there are no such recommendations,
+            or the published model cannot be compared with it, or another process publishes there.
     """
     check_number("--keep", keep, 2, MOST_VERSIONS)  # whoever has just begun to read one may go on
     run = Run.open(run, trust=trust)
@@ -73,6 +75,8 @@ def publish(
             f"{run.folder}: has no validation metrics to judge it by; "
             "prepare its data again with a larger --valid-fraction or --core, or by leave-one-out"
         )
+    if recommendations is not None and not Folder.at(recommendations).exists(RECOMMENDED):
+        raise AdarError(f"{recommendations}: holds no recommendations; give the --out of a `recommend`")
     new = TrainedModel.load(run, trust=trust)
     weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
     published = Published.at(to)

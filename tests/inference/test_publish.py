@@ -95,10 +95,11 @@ def test_nothing_is_published_among_other_files(run: MakeRun, tonight: Dataset, 
 
 
 def test_a_night_after_the_other(run: MakeRun, tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    assert (
-        str(publish(run("first", 16), place, "top")) == "published 000001: recall@1 0.8000; it is the first"
-    )
+    place, top = tmp_path / "place", str(tmp_path / "top")
+    Folder.at(top).write_bytes("_recommendations.json", b"")
+    first = publish(run("first", 16), place, top)
+    assert str(first) == "published 000001: recall@1 0.8000; it is the first"
+    assert first.recommendations == top
     assert shown(place) == 0.8
     worse = publish(run("worse", 8), place)
     assert str(worse) == (
@@ -217,8 +218,11 @@ def test_a_run_goes_in_once(run: MakeRun, tmp_path: Path) -> None:
     place, once = tmp_path / "place", run("once", 20)
     assert publish(once, place) == publish(once, place) == publish(once, place, force=True)
     assert history(place) == [("published", "1")]
+    top = str(tmp_path / "top")
+    assert "top: holds no recommendations" in message_of(lambda: publish(once, place, top))
+    Folder.at(top).write_bytes("_recommendations.json", b"")
     for _ in range(2):  # with recommendations that were not known before, and then no more
-        assert publish(once, place, "top").recommendations == "top"
+        assert publish(once, place, top).recommendations == top
     assert history(place) == [("published", "1"), ("published", "2")]
     with lease.hold(Folder.at(place)):
         assert "in use by process" in message_of(lambda: publish(once, place))
