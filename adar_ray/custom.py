@@ -8,10 +8,11 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, ComponentError, error_line, one_line
 
 
 def is_custom(name: str) -> bool:
@@ -59,6 +60,8 @@ def find_custom(
             f"{key} {name}: cannot be imported ({one_line(error)}); run from the folder of {where}, "
             "or set PYTHONPATH, on every machine of the cluster"
         ) from error
+    except Exception as error:
+        raise AdarError(f"{key} {name}: cannot be imported ({error_line(error)}); correct {where}") from error
     if not callable(found := getattr(module, attribute, None)):
         own = [
             known
@@ -78,8 +81,49 @@ def find_custom(
 
 
 def build_custom(key: str, name: str, dataset: Any, config: Any) -> Any:
-    """Calls a custom component's callable with the dataset and the configuration; returns what it returns."""
-    return find_custom(key, name)(dataset, config)
+    """Calls a custom component's callable with the dataset and the configuration; returns what it returns.
+
+    Raises:
+        ComponentError: it fails.
+    """
+    build = find_custom(key, name)
+    try:
+        return build(dataset, config)
+    except Exception as error:
+        raise ComponentError(f"{key} {name}: cannot be made ({error_line(error)})") from error
+
+
+def build_custom_function(key: str, name: str, dataset: Any, config: Any) -> Callable[..., Any]:
+    """A custom component that is a function, whose errors name it."""
+    function = build_custom(key, name, dataset, config)
+    if not callable(function):
+        raise ComponentError(f"{key} {name}: returns a {type(function).__name__}, not a function")
+    return blamed(f"{key} {name}: ", function)
+
+
+def blamed(whom: str, function: Callable[..., Any], remedy: str = "") -> Callable[..., Any]:
+    """The function, whose errors are one line that says whose they are.
+
+    Args:
+        whom: the beginning of the line.
+        remedy: its end.
+    """
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise AdarError(f"{whom}{error_line(error)}{remedy}") from error
+
+    return call
+
+
+def code_of(names: Iterable[str]) -> str:
+    """The SHA-256 of the modules that custom components are in, as far as they have files; empty for none."""
+    modules = sorted({name.partition(":")[0] for name in names})
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in modules]
+    code = b"".join(Path(file).read_bytes() for file in files if file)
+    return sha256(code).hexdigest() if modules else ""
 
 
 def search_path() -> list[str]:

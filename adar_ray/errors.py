@@ -35,6 +35,10 @@ class AdarError(Exception):
         super().__init__(line)
 
 
+class ComponentError(AdarError):
+    """A custom component cannot be made."""
+
+
 class TransientError(AdarError):
     """An AdarError that may pass by itself, such as a lost worker: trying again may help."""
 

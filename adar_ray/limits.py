@@ -42,6 +42,16 @@ def check_number(flag: str, value: float, low: float, high: float, *, whole: boo
         raise AdarError(f"{flag} {value}: give a {'whole ' if whole else ''}number")
 
 
+def check_choice(flag: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuse what is none of the choices.
+
+    Raises:
+        AdarError: names the flag and the choices.
+    """
+    if value not in (known := [*choices]):
+        raise AdarError(f"{flag} {value!r}: give one of {', '.join(known)}")
+
+
 def check_list(flag: str, values: Any) -> None:
     """Refuse what is one value, such as a text, of which Python would take each letter.
 

@@ -37,6 +37,14 @@ from adar_ray.inference.export import export
         (lambda out: train("data", out, {"train": {}}), "config: is a dict; give what"),
         (lambda out: train(None, out), "NoneType: is no address"),
         (lambda out: prepare(pa.table({"user": [1]}), out), "Table: is no source; write it to a file"),
+        (lambda out: prepare("x.csv", out, split="ratios"), "--split 'ratios': give one of leave-one-out"),
+        (lambda out: prepare("x.csv", out, repeat="all"), "--repeat 'all': give one of first, last, keep"),
+        (lambda out: prepare("x.csv", out, test_fraction=2), "--test-fraction 2: give 0 to 1"),
+        (lambda out: prepare("x.csv", out, test_fraction="0.2"), "--test-fraction '0.2': give a number"),
+        (lambda out: prepare("x.csv", out, valid_fraction=1), "--test-fraction 0.2 and --valid-fraction 1:"),
+        (lambda out: prepare("x.csv", out, sequence_length=0), "--sequence-length 0: give"),
+        (lambda out: prepare("x.csv", out, sequence_length="5"), "--sequence-length '5': give a number"),
+        (lambda out: prepare("x.csv", out, rows_per_shard=0), "--rows-per-shard 0: give"),
     ],
 )
 def test_an_argument_of_another_kind_is_refused(

@@ -132,6 +132,71 @@ def no_module(dataset, config):
     return object()
 
 
+def unreduced(dataset, config):
+    return lambda positive_B, negative_BK, *others: relu(negative_BK - positive_B[:, None])
+
+
+def kept_dimension(dataset, config):
+    return lambda *given: unreduced(dataset, config)(*given).mean(1, keepdim=True)
+
+
+def scalar(dataset, config):
+    return lambda *given: unreduced(dataset, config)(*given).mean()
+
+
+def in_words(dataset, config):
+    return lambda positive_B, negative_BK, mask_BK, log_q_BK: "low"
+
+
+class Other(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, user_BD, positive_BD, context, rng):
+        item_BK = torch.arange(4).expand(len(user_BD), -1)
+        return self.answer(context.vectors(item_BK), ~context.seen(item_BK), item_BK)
+
+
+def vectors_alone(dataset, config):
+    return Other(lambda vector_BKD, mask_BK, item_BK: vector_BKD)
+
+
+def fewer_masks(dataset, config):
+    return Other(lambda vector_BKD, mask_BK, item_BK: Negatives(vector_BKD, mask_BK[:, :1], item_BK))
+
+
+def failing(dataset, config):
+    return Other(lambda vector_BKD, mask_BK, item_BK: {}["x"])
+
+
+class Last(nn.Module):
+    def __init__(self, dataset, reads):
+        super().__init__()
+        self.item = nn.Embedding(dataset.n_items, 8)
+        self.reads = reads
+
+    def users(self, batch):
+        return self.item(batch[self.reads].clamp_min(0))[:, -1]
+
+    def items(self, item):
+        return self.item(item)
+
+    def score(self, user_BD, item_BKD):
+        return dot_score(user_BD, item_BKD)
+
+
+def last_item(dataset, config):
+    return Last(dataset, "history")
+
+
+last_item.sequential = True
+
+
+def undeclared(dataset, config):
+    return Last(dataset, "history")
+
+
 def early(dataset, config):
     # Always below 0.
     return lambda user_B, item_Bk, hit_Bk, relevant_B: -1 - item_Bk.double().mean(1)
@@ -172,8 +237,8 @@ def test_adar_joins_ordinary_negatives_beside_a_custom_loss(components: None) ->
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("sampler.name=my_components:nothing", "my_components has First, early, first_items, hinge"),
-        ("train.metric=my_components:erly@5", "my_components has First, early"),
+        ("sampler.name=my_components:nothing", "my_components has First, Last, Other, early"),
+        ("train.metric=my_components:erly@5", "my_components has First, Last, Other, early"),
         ("sampler.name=my_components:no_module", "lacks torch.nn.Module"),
         ("loss.name=nowhere:hinge", "cannot be imported"),
         ("model.name=my_components:no_module", "lacks a method users"),
@@ -187,7 +252,67 @@ def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
     with pytest.raises(AdarError, match=message) as caught:
         train(dataset, tmp_path / "run", config, workers=0)
     assert str(caught.value).startswith(setting.replace("=", " ").removesuffix("@5"))
-    assert "no_module" in setting or not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("loss.name=my_components:unreduced", r"returns a tensor of shape \[126, 1\] for 126 rows"),
+        ("loss.name=my_components:kept_dimension", r"returns a tensor of shape \[126, 1\] for 126 rows"),
+        ("loss.name=my_components:scalar", r"returns a tensor of shape \[\] for 126 rows"),
+        ("loss.name=my_components:in_words", "returns a str for 126 rows"),
+        ("sampler.name=my_components:vectors_alone", "returns a Tensor; return adar_ray.samplers.base.Neg"),
+        ("sampler.name=my_components:fewer_masks", r"has a mask_BK of shape \[126, 1\] for neg.* \[126, 4\]"),
+        ("sampler.name=my_components:failing", "KeyError: 'x'"),
+        ("model.name=my_components:undeclared", r"users\(\): KeyError: 'history'"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["uniform", "adar"])
+def test_what_a_custom_component_does_wrong_is_said_by_its_key(
+    dataset: Dataset, tmp_path: Path, components: None, setting: str, message: str, sampler: str
+) -> None:
+    given = ["model.name=mf", "uniform.negatives=1", f"sampler.name={sampler}", setting]
+    with pytest.raises(AdarError, match=message) as caught:
+        train(dataset, tmp_path / "run", load_config(values=QUICK, settings=given), workers=0)
+    assert str(caught.value).startswith(setting.replace("=", " ") + ": ")
+
+
+def test_a_sequential_model_that_returns_one_user_per_history_is_refused(
+    dataset: Dataset, tmp_path: Path, components: None
+) -> None:
+    config = quick("my_components:last_item", "loss.name=bce", "train.batch_size=16")
+    with pytest.raises(AdarError, match=r"^model.name my_components:last_item: users\(\) returns the shape"):
+        train(dataset, tmp_path / "run", config, workers=0)
+
+
+def test_a_component_that_cannot_be_made_leaves_no_run(
+    dataset: Dataset, tmp_path: Path, components: None
+) -> None:
+    given = ["model.name=mf", "sampler.name=my_components:first_items"]
+    with pytest.raises(AdarError, match=r"first_items: cannot be made \(KeyError: 'number'\)$"):
+        train(dataset, tmp_path / "run", load_config(values=QUICK, settings=given), workers=0)
+    assert not (tmp_path / "run").exists()
+    right = load_config(values=QUICK, settings=[*given, "custom.number=40"])
+    before = train(dataset, tmp_path / "run", right, workers=0).result()
+    wrong = load_config(values=QUICK, settings=given)
+    with pytest.raises(AdarError, match="cannot be made"):
+        train(dataset, tmp_path / "run", wrong, workers=0, replace=True)
+    assert Run.open(tmp_path / "run", trust=True).result() == before
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"), [("def build(:", "SyntaxError"), ("undefined", "NameError"), ("1 / 0", "ZeroDiv")]
+)
+def test_a_module_with_a_mistake_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    (tmp_path / f"mistake_{problem}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        AdarError, match=rf"^model.name mistake_{problem}:build: cannot be imported \({problem}"
+    ):
+        find_custom("model.name", f"mistake_{problem}:build")
 
 
 def test_a_callable_that_takes_something_else_is_refused(components: None) -> None:

@@ -43,12 +43,12 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, check_list, check_number
+from adar_ray.ranking.groups import Groups
 from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_metric
 from adar_ray.training.loop import VALIDATION_KS
 from adar_ray.training.trainer import check_training, default_workers, note_on_split
-from adar_ray.training.user_figures import mean_over_users
 from adar_ray.tuning.checks import check
 from adar_ray.workers import WorkerRange
 
@@ -150,6 +150,7 @@ def compare(
             dataset=dataset.name,
             data=plan.data,
             checksum=plan.checksum,
+            plan=plan.fingerprint,
             metric=metric,
             reference=reference,
             left_out=left_out,
@@ -228,19 +229,17 @@ def _figures(
         )
         for name, each in runs.items()
     }
-    groups = {
-        by: [
-            UserGroup(
-                first=first,
-                last=last,
-                users=size,
-                figures={
-                    name: mean_over_users(own_U[groups.of_N.numpy() == group])
-                    for name, own_U in value_U.items()
-                },
-            )
-            for group, ((first, last), size) in enumerate(zip(groups.bounds, groups.sizes, strict=True))
-        ]
-        for by, groups in split.groups_U.items()
-    }
+    groups = {by: _user_groups(groups, value_U) for by, groups in split.groups_U.items()}
     return SplitFigures(users=len(split.key_U), systems=systems, groups=groups)
+
+
+def _user_groups(groups: Groups, value_U: Mapping[str, np.ndarray]) -> list[UserGroup]:
+    """The groups in which users count for every system, and what these users have."""
+    counts_U = ~np.isnan(np.stack([*value_U.values()])).any(0)
+    found = []
+    for group, (first, last) in enumerate(groups.bounds):
+        is_in_U = (groups.of_N.numpy() == group) & counts_U
+        if is_in_U.any():
+            figures = {name: float(own_U[is_in_U].mean()) for name, own_U in value_U.items()}
+            found.append(UserGroup(first=first, last=last, users=int(is_in_U.sum()), figures=figures))
+    return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
@@ -49,6 +50,11 @@ class Plan(Record):
     workers: int | str | None
     reference: str | None
     test: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether two plans are the same."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
 
     def command(self, out: str) -> list[str]:
         """The words of the command that makes this comparison."""
@@ -136,9 +142,9 @@ class UserGroup(Record):
     """Users who are much alike, and how well each system does for them.
 
     Attributes:
-        first, last: the lowest and the highest number in the group, of a user's training interactions; or,
+        first, last: the lowest and the highest number in the group, of a user's items in training; or,
             rounded, the mean number of users in training of the user's items in the split.
-        users: how many they are.
+        users: how many of them count in the metric that decides.
         figures: means of the metric that decides over these users and over runs, by system.
     """
 
@@ -154,7 +160,7 @@ class SplitFigures(Record):
     Attributes:
         users: number of users with interactions in the split; others do not count.
         systems: by name, baselines first.
-        groups: in ascending order, by `activity` (training interactions) and by `popularity` (of what the
+        groups: in ascending order, by `activity` (items in training) and by `popularity` (of what the
             user takes in the split).
     """
 
@@ -169,6 +175,7 @@ class Comparison(Record):
     Attributes:
         dataset: its name.
         data, checksum: its address and checksum.
+        plan: the fingerprint of what was compared; empty in the file of an earlier version.
         metric: decides which epoch of a run is best, and is what is tested.
         reference: the system that the others are tested against.
         left_out: baselines that could not be computed, and why.
@@ -180,6 +187,7 @@ class Comparison(Record):
     dataset: str
     data: str
     checksum: str
+    plan: str = ""
     metric: str
     reference: str
     left_out: dict[str, str]

@@ -24,8 +24,8 @@ from adar_ray.training.run import Run, time_now
 
 _GROUPED_BY = {
     "activity": (
-        "by a user's training interactions",
-        "A dot per group of users, by how many training interactions they have.",
+        "by a user's number of items in training",
+        "A dot per group of users, by how many items they have in training.",
     ),
     "popularity": (
         "by the popularity of users' items",
@@ -48,9 +48,12 @@ def read_comparison(folder: Folder) -> tuple[Plan, Comparison]:
         )
     plan = folder.read_record(PLAN, Plan, "remove it, and compare again")
     command = shlex.join(plan.command(folder.address))
-    if not folder.exists(RESULT):
+    result = None
+    if folder.exists(RESULT):
+        result = folder.read_record(RESULT, Comparison, f"remove it, and run `{command}` again")
+    if result is None or result.plan not in ("", plan.fingerprint):  # more has been asked for since
         raise AdarError(f"{folder}: is not finished; continue with `{command}`")
-    return plan, folder.read_record(RESULT, Comparison, f"remove it, and run `{command}` again")
+    return plan, result
 
 
 def write_report(folder: Folder, plan: Plan, comparison: Comparison) -> None:

@@ -22,7 +22,7 @@ from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import BaseModel
 from adar_ray.ranking.groups import Groups, group_by
 from adar_ray.ranking.own_metrics import OwnMetric
-from adar_ray.ranking.tally import rank_users
+from adar_ray.ranking.tally import check_that_users_count, rank_users
 from adar_ray.storage import Folder
 from adar_ray.training.records import Record, Sample
 from adar_ray.training.user_figures import UserFigures, join_tiles, read_user_figures
@@ -83,7 +83,10 @@ class Split:
             metrics.append(ranked.metrics)
             if samples is not None:
                 samples.add(ranked)
-        return join_tiles(metrics)
+        figures = join_tiles(metrics)
+        counted = [name for name, value_U in figures.items() if not np.isnan(value_U).all()]
+        check_that_users_count(figures, counted)
+        return figures
 
 
 def _groups(observed: UserItems, truth: UserItems, user_U: np.ndarray) -> dict[str, Groups]:
@@ -106,6 +109,7 @@ class Measured(Record):
         checksum: of the dataset.
         ks: cutoffs of the metrics.
         own: names of the user's own metrics.
+        code: the SHA-256 of the modules that these are in.
         figures: the SHA-256 of `NAME.parquet`.
         samples: what is recommended to a user of each group by activity.
     """
@@ -114,6 +118,7 @@ class Measured(Record):
     checksum: str
     ks: list[int]
     own: list[str] = []  # noqa: RUF012
+    code: str = ""
     figures: str = ""
     samples: list[Sample] = []  # noqa: RUF012
 

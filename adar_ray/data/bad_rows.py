@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from adar_ray.errors import AdarError, counted, one_line
 
 _TEXT_LIMIT = 1000
-_REMEDY = "correct it, or skip such rows with --max-bad-rows"
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,13 @@ class BadRows:
         path: the file.
         unit: what the numbers of its rows count.
         limit: how many rows may be skipped; with 0, the first bad row is an error.
+        remedy: what to do about that.
     """
 
     path: str
     unit: str = "line"
     limit: int = 0
+    remedy: str = "correct it, or skip such rows with --max-bad-rows"
     rows: list[BadRow] = field(default_factory=list)
 
     def add(self, number: int, problem: str, text: str) -> None:
@@ -49,7 +50,7 @@ class BadRows:
         if len(self.rows) > self.limit:
             first = self.rows[0]
             if not self.limit:
-                raise AdarError(f"{self.path}: {first.place}: {problem}; {_REMEDY}")
+                raise AdarError(f"{self.path}: {first.place}: {problem}; {self.remedy}")
             raise AdarError(
                 f"{self.path}: more than {counted(self.limit, 'bad row')}; {first.place}: {first.problem}; "
                 "correct the file, or raise --max-bad-rows"

@@ -164,12 +164,14 @@ def read_features(file: FeatureFile, keys: pa.Array | None = None) -> FeatureTab
     """Read the features of items in memory.
 
     Args:
-        keys: the ids of the items to read; all by default.
+        keys: the ids of the items to read; all by default, as of a file whose bad rows cannot be skipped.
 
     Raises:
         AdarError: the file cannot be read, has too many bad rows, or has none of the items.
     """
     bad = BadRows(file.path, file.format.row_unit, file.options.max_bad_rows)
+    if keys is None:
+        bad.remedy = "correct it"
     columns = {"item": file.item} | {FEATURE + name: name for name in file.kinds}
     if file.title is not None:
         columns["title"] = file.title

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 from adar_ray.data.choosing import Choice, choose
 from adar_ray.data.dataset import Dataset
@@ -37,7 +37,7 @@ from adar_ray.data.split import SplitProtocol
 from adar_ray.data.titles import Titles, find_titles, read_titles
 from adar_ray.data.write import ROWS_PER_SHARD, write_manifest
 from adar_ray.errors import AdarError
-from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, MOST_ROWS, check_number
+from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, MOST_ROWS, check_choice, check_number
 from adar_ray.outputs import new_folder
 from adar_ray.storage import Folder
 
@@ -110,8 +110,19 @@ def prepare(
     """
     check_number("--core", core, 0, MOST_ROWS)
     check_number("--seed", seed, 0, LARGEST_SEED)
+    check_number("--rows-per-shard", rows_per_shard, 1, MOST_ROWS)
     if min_rating is not None:
         check_number("--min-rating", min_rating, -LARGEST_RATING, LARGEST_RATING, whole=False)
+    check_choice("--repeat", repeat, get_args(Repeat))
+    if split is not None:
+        check_choice("--split", split, get_args(Protocol))
+    check_number("--test-fraction", test_fraction, 0, 1, whole=False)
+    check_number("--valid-fraction", valid_fraction, 0, 1, whole=False)
+    if test_fraction in (0, 1) or valid_fraction == 1:
+        raise AdarError(
+            f"--test-fraction {test_fraction} and --valid-fraction {valid_fraction}: give fractions below 1, "
+            "and more than 0 for test"
+        )
     windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
     options = ReadOptions(
         separator, header, encoding, tuple(null_words), timestamp_unit, timestamp_format, max_bad_rows

@@ -110,12 +110,12 @@ class Vocabulary:
         )
 
     def _known(self, name: str, column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, pa.Array]:
-        """The items and numbers of a column's known categories, and the others."""
+        """The items and numbers of a column's known categories, and the others, each once."""
         item_E, text_E = pc.list_parent_indices(column).to_numpy(), column.flatten()
         number_E = pc.index_in(text_E, value_set=self.categories[name])
         is_known_E = number_E.is_valid().to_numpy(zero_copy_only=False)
         number_known = number_E.drop_null().to_numpy().astype(np.int64)
-        return item_E[is_known_E], number_known, text_E.filter(number_E.is_null())
+        return item_E[is_known_E], number_known, text_E.filter(number_E.is_null()).unique()
 
 
 def _scale(number: np.ndarray) -> tuple[float, float]:

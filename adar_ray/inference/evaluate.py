@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from adar_ray.baselines.popularity import Popularity
-from adar_ray.custom import build_custom, is_custom
+from adar_ray.custom import build_custom_function, is_custom
 from adar_ray.data.dataset import SPLITS, Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, left_out, user_items
@@ -89,7 +89,7 @@ def evaluate(
             f"{run.folder}: its sequential model reads what users did before {split}, which is nothing; "
             "evaluate another --split"
         )
-    own = {name: build_custom("metric", name, dataset, trained.config) for name in metrics}
+    own = {name: build_custom_function("metric", name, dataset, trained.config) for name in metrics}
     own |= build_metric(trained.config.train.metric, dataset, trained.config)
     known, history = left_out(dataset, *before), trained.history(*before)
     user_U = truth.counts().nonzero()[:, 0]
@@ -103,7 +103,7 @@ def evaluate(
         profile.add(ranked)
         samples.add(ranked)
         per_user.append({name: value_B.float() for name, value_B in ranked.metrics.items()})
-    value_of = join_tiles(per_user)
+    value_of, metrics_of_all = join_tiles(per_user), profile.metrics()
     popularity, p_of = _popularity(trained.observed, known, truth, ks, own, value_of)
     columns = {"user": dataset.user_keys().take(pa.array(user_U.numpy())), **value_of}
     figures = run.folder.write_table(f"evaluation/{split}.parquet", pa.table(columns), [])
@@ -115,7 +115,7 @@ def evaluate(
     result = Evaluation(
         split=split,
         users=profile.tally.users,
-        metrics=profile.metrics(),
+        metrics=metrics_of_all,
         groups=groups,
         samples=samples.records(dataset, before),
         popularity=popularity,

@@ -12,6 +12,8 @@ import torch
 from adar_ray.errors import AdarError
 from adar_ray.interactions import PADDING
 
+_MOST = 2**30  # what the sums over all users have room for
+
 OwnMetric = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """`(user_B, item_Bk, hit_Bk, relevant_B) -> value_B`; docs/custom.md says what they are."""
 
@@ -37,7 +39,7 @@ def own_metrics(
         ks: cutoffs.
 
     Raises:
-        AdarError: a metric returns something other than a number for each user.
+        AdarError: a metric returns something other than a number for each user, or too large a one.
     """
     if not own:
         return {}
@@ -46,10 +48,16 @@ def own_metrics(
     values = {}
     for name, metric in own.items():
         for k in ks:
-            value_B = metric(user_B, item_Bk[:, :k], hit_Bk[:, :k], relevant_B)
-            if not isinstance(value_B, torch.Tensor) or value_B.shape != user_B.shape:
+            # Copies: the rankings are needed afterwards, and a metric may work in place.
+            given = (user_B, item_Bk[:, :k], hit_Bk[:, :k], relevant_B)
+            value_B = metric(*(tensor.clone() for tensor in given))
+            is_tensor = isinstance(value_B, torch.Tensor) and not value_B.is_complex()
+            if not is_tensor or value_B.shape != user_B.shape:
                 raise AdarError(f"metric {name}: does not return a tensor with a number for each user")
-            if value_B.isinf().any():
-                raise AdarError(f"metric {name}: returns infinity; use NaN for a user who does not count")
-            values[f"{name}@{k}"] = value_B.to(device)
+            if (value_B.to(torch.float64).abs() > _MOST).any():
+                raise AdarError(
+                    f"metric {name}: returns numbers beyond {_MOST:,}; scale them, and use NaN for a user "
+                    "who does not count"
+                )
+            values[f"{name}@{k}"] = value_B.detach().to(device)
     return values

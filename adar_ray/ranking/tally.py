@@ -5,11 +5,12 @@ Legend: B users of a tile, k length of a ranking, G groups, M metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
+from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.metrics import ranking_metrics
@@ -97,13 +98,32 @@ class Tally:
         return [self.sums.parts, self.sums.counts, self.shown]
 
     def metrics(self, popularity: torch.Tensor) -> dict[str, float]:
-        """Means over users, coverage of the catalog, and mean popularity of the recommended items."""
-        result = dict.fromkeys(self.sums.names, 0.0) | self.sums.means()
+        """Means over users, coverage of the catalog, and mean popularity of the recommended items.
+
+        Raises:
+            AdarError: an own metric is NaN for every user.
+        """
+        means = self.sums.means()
+        if self.users:
+            check_that_users_count(self.sums.names, means)
+        result = dict.fromkeys(self.sums.names, 0.0) | means
         for row, k in enumerate(self.ks):
             shown = self.shown[row]
             result[f"coverage@{k}"] = int((shown > 0).sum()) / len(shown)
             result[f"popularity@{k}"] = int((shown * popularity).sum()) / max(int(shown.sum()), 1)
         return result
+
+
+def check_that_users_count(names: Iterable[str], counted: Container[str]) -> None:
+    """Refuses a metric for which no user counts: it says nothing about a model.
+
+    Args:
+        counted: the names of metrics for which some user counts.
+    """
+    for name in names:
+        if name not in counted:
+            metric = name.rpartition("@")[0]
+            raise AdarError(f"metric {metric}: is NaN for every user; return a number for those who count")
 
 
 class Ranked(NamedTuple):

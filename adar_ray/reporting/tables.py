@@ -15,7 +15,7 @@ from adar_ray.training.run import METRICS, Run
 _SHOWN = ("recall", "ndcg", "hit_rate", "coverage")  # of test
 _SHOWN_AT = 20
 GROUPED_BY = {
-    "activity": "by a user's training interactions",
+    "activity": "by a user's number of items in training",
     "cohort": "by a user's first interaction",
     "popularity": "by an item's users in training",
 }

@@ -9,10 +9,10 @@ from torch import nn
 
 from adar_ray.component import ModelInputs, SamplerInputs
 from adar_ray.config import Config, parse_metric
-from adar_ray.custom import build_custom, find_custom, is_custom
+from adar_ray.custom import build_custom, build_custom_function, find_custom, is_custom
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.vocabulary import FeatureRows
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, ComponentError
 from adar_ray.interactions.item_features import ItemFeatures
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.interactions.users import Users
@@ -106,7 +106,7 @@ def _checked(name: str, model: Any) -> nn.Module:
     missing = [method for method in _METHODS if not callable(getattr(model, method, None))]
     if missing or not isinstance(model, nn.Module):
         wanted = f"a method {missing[0]}" if missing else "torch.nn.Module as a base"
-        raise AdarError(f"model.name {name}: {type(model).__name__} lacks {wanted}")
+        raise ComponentError(f"model.name {name}: {type(model).__name__} lacks {wanted}")
     return model
 
 
@@ -114,7 +114,7 @@ def build_loss(config: Config, n_items: int, dataset: Dataset | None = None) -> 
     """The loss that the configuration names, for a catalog of `n_items`."""
     name = config.loss.name
     if name not in LOSSES:
-        return Loss(build_custom("loss.name", name, dataset, config))
+        return Loss(build_custom_function("loss.name", name, dataset, config))
     component, settings = LOSSES[name], config.settings_of(name).for_catalog(n_items)
     return Loss(
         component.build(settings),
@@ -145,7 +145,9 @@ def build_samplers(
             return SAMPLERS[name].build(inputs, config.settings_of(name))
         sampler = build_custom("sampler.name", name, dataset, config)
         if not isinstance(sampler, nn.Module):
-            raise AdarError(f"sampler.name {name}: {type(sampler).__name__} lacks torch.nn.Module as a base")
+            raise ComponentError(
+                f"sampler.name {name}: {type(sampler).__name__} lacks torch.nn.Module as a base"
+            )
         return sampler
 
     samplers = nn.ModuleList(build(name) for name in config.sampler_names())
@@ -158,7 +160,7 @@ def build_samplers(
 def build_metric(metric: str, dataset: Dataset, config: Config) -> dict[str, OwnMetric]:
     """The function of a metric that may be `train.metric`, by its name; none if it is not the user's own."""
     name = parse_metric(metric)[0]
-    return {} if name in METRICS else {name: build_custom("train.metric", name, dataset, config)}
+    return {} if name in METRICS else {name: build_custom_function("train.metric", name, dataset, config)}
 
 
 def check_components(config: Config) -> None:

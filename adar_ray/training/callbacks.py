@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 
 from adar_ray.config import TRACKERS, Config
-from adar_ray.custom import find_custom
-from adar_ray.errors import AdarError, error_line
+from adar_ray.custom import blamed, find_custom
+from adar_ray.errors import AdarError
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord, Evaluation, RunResult
 from adar_ray.training.run import Run
@@ -100,11 +100,11 @@ class Callbacks:
         return [self._blamed(name, f"{what}: ", method) for name, method in found if method is not None]
 
     def _blamed(self, name: str, what: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        return _blamed(
+        return blamed(
             f"{_KEY} {name}: {what}",
             function,
-            f"once that is mended, go on with `adar-ray train --resume {self._run.folder}`, or without it by "
-            f"--set '{_KEY}=[]'",
+            f"; once that is mended, go on with `adar-ray train --resume {self._run.folder}`, or without it "
+            f"by --set '{_KEY}=[]'",
         )
 
 
@@ -116,8 +116,8 @@ def send_evaluation(run: Run, evaluation: Evaluation) -> None:
     """
     for name in run.config.train.callbacks:
         if name in TRACKERS:
-            remedy = f"the figures are in {run.folder}/evaluation: evaluate again to send them"
-            _blamed(f"{_KEY} {name}: ", _find(name).send_evaluation, remedy)(run, evaluation)
+            remedy = f"; the figures are in {run.folder}/evaluation: evaluate again to send them"
+            blamed(f"{_KEY} {name}: ", _find(name).send_evaluation, remedy)(run, evaluation)
 
 
 def begin_search(config: Config, folder: Folder, known: Mapping[str, str]) -> dict[str, str]:
@@ -133,7 +133,7 @@ def begin_search(config: Config, folder: Folder, known: Mapping[str, str]) -> di
     """
     trackers = [name for name in config.train.callbacks if name in TRACKERS]
     return {
-        name: _blamed(f"{_KEY} {name}: ", _find(name).begin_search, "mend that, or search without it")(
+        name: blamed(f"{_KEY} {name}: ", _find(name).begin_search, "; mend that, or search without it")(
             folder, known.get(name)
         )
         for name in trackers
@@ -142,21 +142,9 @@ def begin_search(config: Config, folder: Folder, known: Mapping[str, str]) -> di
 
 def end_search(folder: Folder, known: Mapping[str, str], end: SearchEnd | None) -> None:
     """Tells the same trackers what came of it; None if it stops before its end."""
-    remedy = f"once that is mended, `adar-ray tune --resume {folder}` sends it"
+    remedy = f"; once that is mended, `adar-ray tune --resume {folder}` sends it"
     for name, parent in known.items():
-        _blamed(f"{_KEY} {name}: ", _find(name).end_search, remedy)(folder, parent, end)
-
-
-def _blamed(whom: str, function: Callable[..., Any], remedy: str) -> Callable[..., Any]:
-    """The function, whose errors are one line that says whose they are."""
-
-    def call(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except Exception as error:
-            raise AdarError(f"{whom}{error_line(error)}; {remedy}") from error
-
-    return call
+        blamed(f"{_KEY} {name}: ", _find(name).end_search, remedy)(folder, parent, end)
 
 
 def check_callbacks(config: Config) -> None:

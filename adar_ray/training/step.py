@@ -16,6 +16,8 @@ from torch import nn
 from adar_ray import kernels
 from adar_ray.component import LossFunction
 from adar_ray.config import Config
+from adar_ray.custom import blamed, is_custom
+from adar_ray.errors import AdarError, counted
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
@@ -199,10 +201,11 @@ class TrainingStep(nn.Module):
             epoch=key[1],
         )
         answers: list[Negatives] = [
-            sampler(pairs.user_ND, pairs.positive_ND, context, RowRng(pairs.row_N, *key, n, device=device))
-            for n, sampler in enumerate(self.samplers)
+            self._ask(n, pairs, context, RowRng(pairs.row_N, *key, n, device=device))
+            for n in range(len(self.samplers))
         ]
         scores = self._scores(model, pairs, answers, by_id)
+        self._check_shapes(scores, answers)
         loss_N = self._loss(scores, answers)
         for negatives in answers:
             if negatives.loss_B is not None:
@@ -240,24 +243,45 @@ class TrainingStep(nn.Module):
         by_id: TablePairs | None,
     ) -> tuple[dict[str, torch.Tensor], Pairs]:
         """The model's input, and the pairs in it: all positions of all histories at once."""
+        users, name = model.users, self.config.model.name
+        if is_custom(name):
+            users = blamed(f"model.name {name}: users(): ", users)
         if item.dim() == 1:
             batch = {"user": user_B}
             if by_id is None or any(getattr(sampler, "reads_vectors", True) for sampler in self.samplers):
-                return batch, Pairs(model.users(batch), model.items(item), user_B, item, row_B)
+                return batch, Pairs(users(batch), model.items(item), user_B, item, row_B)
             nothing_N0 = torch.empty(len(user_B), 0, device=user_B.device)
             return batch, Pairs(nothing_N0, nothing_N0, user_B, item, row_B)
         rng = RowRng(row_B, *key, _MASKS, device=item.device)
         history_BL, target_BL = training_positions(self.model, item, self.targets, rng)
         batch = {"user": user_B, "history": history_BL}
+        user_BLD = users(batch)
+        if user_BLD.shape[:-1] != history_BL.shape:
+            raise AdarError(
+                f"model.name {self.config.model.name}: users() returns the shape {list(user_BLD.shape)} for "
+                f"histories of shape {list(history_BL.shape)}; return [B, L, D], the user as of each position"
+            )
         of_N, at_N = (target_BL != PADDING).nonzero(as_tuple=True)
         positive_N = target_BL[of_N, at_N]
         return batch, Pairs(
-            model.users(batch)[of_N, at_N],
+            user_BLD[of_N, at_N],
             model.items(positive_N),
             user_B[of_N],
             positive_N,
             row_B[of_N.cpu()] * target_BL.shape[1] + at_N.cpu(),
         )
+
+    def _ask(self, number: int, pairs: Pairs, context: SamplingContext, rng: RowRng) -> Negatives:
+        """A sampler's negatives; the errors of a custom one name it."""
+        sampler, name = self.samplers[number], self.config.sampler_names()[number]
+        if not is_custom(name):
+            return sampler(pairs.user_ND, pairs.positive_ND, context, rng)
+        whom = f"sampler.name {name}: "
+        negatives = blamed(whom, sampler)(pairs.user_ND, pairs.positive_ND, context, rng)
+        if not isinstance(negatives, Negatives):
+            what = type(negatives).__name__
+            raise AdarError(f"{whom}returns a {what}; return adar_ray.samplers.base.Negatives")
+        return negatives
 
     def _scores(
         self, model: BaseModel, pairs: Pairs, answers: list[Negatives], by_id: TablePairs | None
@@ -287,6 +311,18 @@ class TrainingStep(nn.Module):
         single = [in_single(score) for score in (positive_N, *known, *others)]
         return Scores(single[0], single[1:], penalty_N, len(known))
 
+    def _check_shapes(self, scores: Scores, answers: list[Negatives]) -> None:
+        """Refuse what a custom sampler or model has made in another shape; it might fit by broadcasting."""
+        for name, score_NK, negatives in zip(
+            self.config.sampler_names(), scores.negatives, answers, strict=True
+        ):
+            if score_NK.shape != negatives.mask_BK.shape:
+                raise AdarError(
+                    f"sampler.name {name}: has a mask_BK of shape {list(negatives.mask_BK.shape)} for "
+                    f"negatives that {self.config.model.name} scores as {list(score_NK.shape)}; both have to "
+                    "be [B, K]"
+                )
+
     def _loss(self, scores: Scores, answers: list[Negatives]) -> torch.Tensor:
         """The loss of the ordinary negatives, and BPR's loss of generated negatives that join them.
 
@@ -297,6 +333,13 @@ class TrainingStep(nn.Module):
         """
         ordinary, positive_N = answers[0], scores.positive_N
         loss_N = self.loss.function(positive_N, scores.negatives[0], ordinary.mask_BK, ordinary.log_q_BK)
+        shape = getattr(loss_N, "shape", None)
+        if shape != positive_N.shape:
+            what = type(loss_N).__name__ if shape is None else f"tensor of shape {list(shape)}"
+            raise AdarError(
+                f"loss.name {self.config.loss.name}: returns a {what} for {counted(len(positive_N), 'row')}; "
+                "return a number for each row"
+            )
         if len(answers) > 1:
             scale, kept_N = self.loss.temperature, answers[1].kept_B
             beside_N, weight = positive_N, self.config.adar.weight

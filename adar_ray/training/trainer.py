@@ -13,7 +13,7 @@ import torch
 
 from adar_ray.config import Config, is_structural, load_config
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError, counted
+from adar_ray.errors import AdarError, ComponentError, counted
 from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
@@ -71,7 +71,13 @@ def train(
         The finished run.
     """
     run = new_run(data, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace)
-    return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end)
+    try:
+        return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end)
+    except ComponentError:
+        # Nobody could go on with this run. One that it has replaced is back where it was.
+        if not replace and not run.folder.exists(METRICS):
+            run.folder.remove()
+        raise
 
 
 def new_run(

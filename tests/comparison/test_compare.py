@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from adar_ray.baselines import item_to_item
 from adar_ray.comparison import work
 from adar_ray.comparison.compare import compare
 from adar_ray.comparison.folder import Comparison
+from adar_ray.comparison.report import read_comparison
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
@@ -183,6 +186,48 @@ def test_a_comparison_may_get_more_systems(dataset: Dataset, tmp_path: Path) -> 
         assert list(figures) == ["mf-uniform", "gru4rec-uniform"]
         found = evaluate(tmp_path / "out" / "runs" / "gru4rec-uniform-0", split, [20])  # it reads histories
         assert figures["gru4rec-uniform"].metrics["ndcg@20"] == pytest.approx(found.metrics["ndcg@20"])
+
+
+def test_a_comparison_that_was_asked_for_more_is_not_finished(dataset: Dataset, tmp_path: Path) -> None:
+    def stop(done: int, total: int, text: str) -> None:
+        if text.startswith("mf-uniform, seed 1"):
+            raise KeyboardInterrupt
+
+    out = Folder.at(tmp_path / "out")
+    less = {**WHAT, "samplers": ["uniform"], "baselines": [], "seeds": 1, "test": False}
+    compare(dataset, out.path, **less)
+    read_comparison(out)
+    with pytest.raises(KeyboardInterrupt):
+        compare(dataset, out.path, **{**less, "seeds": 2}, on_progress=stop)
+    assert re.search("is not finished; .*--seeds 2", message_of(lambda: read_comparison(out)))
+    compare(dataset, out.path, **less)
+    assert read_comparison(out)[1].splits["valid"].systems["mf-uniform"].runs == 1
+
+
+def test_a_metric_whose_code_has_changed_is_measured_again(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "changing_metric.py"
+    code = """
+def hits(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: 1 * hit_Bk.sum(1).where(user_B % 2 == 0, float("nan"))
+"""
+    module.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    what = {**WHAT, "samplers": ["uniform"], "baselines": ["popularity"], "seeds": 1, "test": False}
+    what["settings"] = [*WHAT["settings"], "train.metric=changing_metric:hits@10"]
+    first = compare(dataset, tmp_path / "out", **what).splits["valid"]
+    module.write_text(code.replace("1 *", "3 *"))
+    monkeypatch.delitem(sys.modules, "changing_metric")
+    second = compare(dataset, tmp_path / "out", **what).splits["valid"]
+    for system, figures in second.systems.items():
+        assert figures.metrics["changing_metric:hits@10"] == pytest.approx(
+            3 * first.systems[system].metrics["changing_metric:hits@10"]
+        )
+    table = users(tmp_path / "out", "valid", "popularity")
+    counting = int((~np.isnan(table["changing_metric:hits@10"])).sum())
+    assert counting < second.users
+    assert all(sum(group.users for group in groups) == counting for groups in second.groups.values())
 
 
 def test_a_baseline_that_is_too_large_is_left_out_and_counted(

@@ -135,9 +135,12 @@ def test_users_by_when_they_came(run: Run, dataset: Dataset, tmp_path: Path) -> 
 
 
 METRICS = """
+import torch
+
+
 def odd(dataset, config):
     assert config.model.name == "mf"
-    is_odd_I = __import__("torch").tensor([int(key) % 2 == 1 for key in dataset.item_keys().to_pylist()])
+    is_odd_I = torch.tensor([int(key) % 2 == 1 for key in dataset.item_keys().to_pylist()])
 
     def metric(user_B, item_Bk, hit_Bk, relevant_B):
         return is_odd_I[item_Bk].double().sum(1) * 100
@@ -151,6 +154,39 @@ def no_numbers(dataset, config):
 
 def infinite(dataset, config):
     return lambda user_B, item_Bk, hit_Bk, relevant_B: 1 / hit_Bk.sum(1)
+
+
+def huge(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: torch.full((len(user_B),), -1e12)
+
+
+def for_nobody(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: torch.full((len(user_B),), torch.nan)
+
+
+def complex_numbers(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: torch.ones(len(user_B), dtype=torch.complex64)
+
+
+def raises(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: {}["x"]
+
+
+def three(dataset, config):
+    return 3
+
+
+def largest(dataset, config):
+    return lambda user_B, item_Bk, hit_Bk, relevant_B: torch.full((len(user_B),), 2.0**30)
+
+
+def in_place(dataset, config):
+    def metric(user_B, item_Bk, hit_Bk, relevant_B):
+        for tensor in (user_B, item_Bk, hit_Bk, relevant_B):
+            tensor.zero_()
+        return relevant_B
+
+    return metric
 """
 
 
@@ -167,6 +203,18 @@ def test_an_own_metric_is_measured_like_the_others(run: Run, dataset: Dataset, m
     table = pq.read_table(run.folder.join("evaluation/test.parquet"))
     assert table[name].to_numpy().mean() == pytest.approx(found.metrics[name])
     assert all(name in group.metrics for group in found.groups["activity"])
+
+
+def test_an_own_metric_that_works_in_place_changes_nothing_else(run: Run, module: None) -> None:
+    names = ["my_metrics:in_place", "my_metrics:odd", "my_metrics:largest"]
+    alone, beside = evaluate(run, ks=[1, 5], metrics=names[1:]), evaluate(run, ks=[1, 5], metrics=names)
+    own = {f"my_metrics:in_place@{k}" for k in (1, 5)}
+    assert {name: value for name, value in beside.metrics.items() if name not in own} == alone.metrics
+    assert beside.samples == alone.samples
+    for by, groups in alone.groups.items():
+        for group, other in zip(groups, beside.groups[by], strict=True):
+            assert group.metrics == {name: v for name, v in other.metrics.items() if name not in own}
+    assert beside.metrics["my_metrics:largest@5"] == 2**30
 
 
 def test_the_metric_on_the_page(
@@ -190,7 +238,12 @@ def test_the_metric_on_the_page(
         ("recall", "name it as module:callable"),
         ("my_metrics:nothing", "cannot be imported"),
         ("my_metrics:no_numbers", "does not return a tensor with a number for each user"),
-        ("my_metrics:infinite", "returns infinity; use NaN"),
+        ("my_metrics:complex_numbers", "does not return a tensor with a number for each user"),
+        ("my_metrics:infinite", "returns numbers beyond"),
+        ("my_metrics:huge", "returns numbers beyond"),
+        ("my_metrics:for_nobody", "is NaN for every user"),
+        ("my_metrics:raises", "KeyError: 'x'"),
+        ("my_metrics:three", "returns a int, not a function"),
     ],
 )
 def test_an_own_metric_that_is_none_is_refused_by_its_name(

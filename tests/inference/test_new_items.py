@@ -101,7 +101,7 @@ def test_what_becomes_of_the_rows_is_said(run: Run, new: Path, tmp_path: Path) -
     table = pq.read_table(tmp_path / "out")
     pairs = set(zip(table["user"].to_pylist(), table["item"].to_pylist(), strict=True))
     assert {(f"u{user}", item) for user in range(USERS) for item in ("salt", "sugar")} < pairs
-    new.write_text("item,taste\nsalt,0\npepper,0 1\n")
+    new.write_text("item,taste\nsalt,0\npepper,0 1\nchili,0 1\n")
     notes = load(run, new_items=new).trained.new_items.notes()
     assert notes[:2] == ["1 new item from new.csv", "new.csv lacks 1 column: year"]
     assert notes[2].endswith("1 value of taste in new.csv, such as '0 1'; '|' separates several")
@@ -134,6 +134,11 @@ def test_an_export_has_new_items_after_the_others(run: Run, new: Path, tmp_path:
 
 
 def test_what_cannot_be_is_refused(run: Run, new: Path, tmp_path: Path) -> None:
+    new.write_text("item,taste,year\nsalt,0,soon\n")
+    with pytest.raises(
+        AdarError, match=r"new.csv: line 2: the year .* is not a number up to .*; correct it$"
+    ):
+        load(run, new_items=new)
     new.write_text("item,colour\nsalt,0\n")
     with pytest.raises(AdarError, match="no column 'taste' of features; its columns are item, colour"):
         load(run, new_items=new)
