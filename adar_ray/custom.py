@@ -90,6 +90,8 @@ def build_custom(key: str, name: str, dataset: Any, config: Any) -> Any:
     try:
         return build(dataset, config)
     except Exception as error:
+        if _is_for_memory(error):
+            raise
         raise ComponentError(f"{key} {name}: cannot be made ({error_line(error)})") from error
 
 
@@ -113,16 +115,38 @@ def blamed(whom: str, function: Callable[..., Any], remedy: str = "") -> Callabl
         try:
             return function(*arguments)
         except Exception as error:
+            if _is_for_memory(error):
+                raise
             raise AdarError(f"{whom}{error_line(error)}{remedy}") from error
 
     return call
 
 
+class Blamed:
+    """An object whose methods' errors say whose they are.
+
+    Args:
+        whom: the beginning of the line, before the name of the method.
+    """
+
+    def __init__(self, whom: str, target: Any) -> None:
+        self.whom, self.target = whom, target
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.target, name)
+        return blamed(f"{self.whom}{name}(): ", value) if callable(value) else value
+
+
+def _is_for_memory(error: Exception) -> bool:
+    """Whether memory has run out, which says nothing about the component and may pass."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
 def code_of(names: Iterable[str]) -> str:
     """The SHA-256 of the modules that custom components are in, as far as they have files; empty for none."""
     modules = sorted({name.partition(":")[0] for name in names})
-    files = [getattr(sys.modules.get(name), "__file__", None) for name in modules]
-    code = b"".join(Path(file).read_bytes() for file in files if file)
+    files = [Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in modules]
+    code = b"".join(file.read_bytes() for file in files if file.is_file())
     return sha256(code).hexdigest() if modules else ""
 
 

@@ -235,11 +235,15 @@ def set_aside(folder: Folder, mark: str) -> None:
             folder.move(name, f"{REPLACED}/{name}")
 
 
-def put_back(folder: Folder, mark: str) -> None:
-    """Undo `set_aside`, and remove what is in the folder now; do nothing if nothing is set aside."""
+def put_back(folder: Folder, mark: str) -> bool:
+    """Undo `set_aside`, and remove what is in the folder now; do nothing if nothing is set aside.
+
+    Returns:
+        Whether something was.
+    """
     replaced = folder.folder(REPLACED)
     if not replaced.exists():
-        return
+        return False
     for name in folder.content():
         if name != REPLACED:
             folder.delete(name)
@@ -247,6 +251,7 @@ def put_back(folder: Folder, mark: str) -> None:
         folder.move(f"{REPLACED}/{name}", name)
     replaced.remove()
     logger.warning("%s: what was to be replaced is back", folder)
+    return True
 
 
 def forget_replaced(folder: Folder) -> None:

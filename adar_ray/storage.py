@@ -194,7 +194,8 @@ class Folder:
             with self.filesystem.open_input_stream(self.join(name)) as stream:
                 return stream.read(most)
         except OSError as error:
-            error.filename = error.filename or f"{self}/{name}"  # Arrow leaves it out
+            if error.errno is not None:  # without one, a name would take the place of the message
+                error.filename = error.filename or f"{self}/{name}"  # Arrow leaves it out
             raise
 
     def write_bytes(self, name: str, data: bytes | memoryview) -> None:
@@ -371,7 +372,7 @@ def describe_os_error(error: OSError) -> str:
     if error.errno == errno.ENOSPC or "No space left" in str(error):
         return "the disk is full; free some space and run the command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to write there ({one_line(error.strerror)}); choose another folder"
+        return f"no permission for it ({one_line(error.strerror)}); get it, or choose another"
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return "a part of this path is a file, not a folder; choose another"
-    return one_line(error)
+    return one_line(error.strerror or error)

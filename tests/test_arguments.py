@@ -44,6 +44,7 @@ from adar_ray.inference.export import export
         (lambda out: prepare("x.csv", out, valid_fraction=1), "--test-fraction 0.2 and --valid-fraction 1:"),
         (lambda out: prepare("x.csv", out, sequence_length=0), "--sequence-length 0: give"),
         (lambda out: prepare("x.csv", out, sequence_length="5"), "--sequence-length '5': give a number"),
+        (lambda out: prepare("x.csv", out, null_words="NA"), "--null-words 'NA': give a list"),
         (lambda out: prepare("x.csv", out, rows_per_shard=0), "--rows-per-shard 0: give"),
     ],
 )

@@ -197,6 +197,35 @@ def undeclared(dataset, config):
     return Last(dataset, "history")
 
 
+class Odd(nn.Module):
+    def __init__(self, dataset):
+        super().__init__()
+        self.item = nn.Embedding(dataset.n_items, 8)
+
+    def users(self, batch):
+        return self.item(batch["user"] % 2)
+
+    def items(self, item):
+        return self.item(item)
+
+    def score(self, user_BD, item_BKD):
+        score_BK = dot_score(user_BD, item_BKD)
+        return torch.cat([score_BK, score_BK[:, :1]], 1)
+
+
+def one_more(dataset, config):
+    return Odd(dataset)
+
+
+class Unlisted(Odd):
+    def items(self, item):
+        return [][len(item)]
+
+
+def no_items(dataset, config):
+    return Unlisted(dataset)
+
+
 def early(dataset, config):
     # Always below 0.
     return lambda user_B, item_Bk, hit_Bk, relevant_B: -1 - item_Bk.double().mean(1)
@@ -237,8 +266,8 @@ def test_adar_joins_ordinary_negatives_beside_a_custom_loss(components: None) ->
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("sampler.name=my_components:nothing", "my_components has First, Last, Other, early"),
-        ("train.metric=my_components:erly@5", "my_components has First, Last, Other, early"),
+        ("sampler.name=my_components:nothing", "my_components has First, Last, Odd, Other, Unlisted, early"),
+        ("train.metric=my_components:erly@5", "my_components has First, Last, Odd, Other, Unlisted, early"),
         ("sampler.name=my_components:no_module", "lacks torch.nn.Module"),
         ("loss.name=nowhere:hinge", "cannot be imported"),
         ("model.name=my_components:no_module", "lacks a method users"),
@@ -252,7 +281,7 @@ def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
     with pytest.raises(AdarError, match=message) as caught:
         train(dataset, tmp_path / "run", config, workers=0)
     assert str(caught.value).startswith(setting.replace("=", " ").removesuffix("@5"))
-    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("run/*"))
 
 
 @pytest.mark.parametrize(
@@ -263,9 +292,11 @@ def test_a_custom_component_that_is_not_one_is_refused_by_its_key(
         ("loss.name=my_components:scalar", r"returns a tensor of shape \[\] for 126 rows"),
         ("loss.name=my_components:in_words", "returns a str for 126 rows"),
         ("sampler.name=my_components:vectors_alone", "returns a Tensor; return adar_ray.samplers.base.Neg"),
-        ("sampler.name=my_components:fewer_masks", r"has a mask_BK of shape \[126, 1\] for neg.* \[126, 4\]"),
+        ("sampler.name=my_components:fewer_masks", r"has a mask_BK of shape \[126, 1\] for .* \[126, 4\]"),
         ("sampler.name=my_components:failing", "KeyError: 'x'"),
         ("model.name=my_components:undeclared", r"users\(\): KeyError: 'history'"),
+        ("model.name=my_components:no_items", r"items\(\): IndexError: list index out of range"),
+        ("model.name=my_components:one_more", r"score\(\): returns the shape \[126, (17|2)\], not"),
     ],
 )
 @pytest.mark.parametrize("sampler", ["uniform", "adar"])
@@ -292,7 +323,7 @@ def test_a_component_that_cannot_be_made_leaves_no_run(
     given = ["model.name=mf", "sampler.name=my_components:first_items"]
     with pytest.raises(AdarError, match=r"first_items: cannot be made \(KeyError: 'number'\)$"):
         train(dataset, tmp_path / "run", load_config(values=QUICK, settings=given), workers=0)
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").iterdir())
     right = load_config(values=QUICK, settings=[*given, "custom.number=40"])
     before = train(dataset, tmp_path / "run", right, workers=0).result()
     wrong = load_config(values=QUICK, settings=given)

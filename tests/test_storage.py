@@ -68,6 +68,14 @@ def test_a_file_in_the_path_is_named(use: Callable[[Folder], object], tmp_path: 
     assert describe(caught.value).endswith("a part of this path is a file, not a folder; choose another")
 
 
+def test_an_error_without_a_number_keeps_its_message(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="Cannot open for reading") as caught:
+        Folder.at(tmp_path).read_bytes("x")
+    assert caught.value.errno is None
+    assert describe(caught.value) == str(caught.value)
+
+
 def test_a_folder_that_must_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Folder.at(tmp_path).must_stay
     (tmp_path / "a" / "b").mkdir(parents=True)

@@ -224,7 +224,7 @@ class Job(Settings):
         out = option(words, "--out")
         if command in WITH_OUT and out is None:
             raise AdarError(f"{where}: {command} needs --out")
-        for flag in ("--out", "--to"):
+        for flag in ("--out", "--to", "--recommendations"):
             address = option(words, flag)
             if address is not None and not _is_absolute(address):
                 raise AdarError(f"{where}: {flag} {address} is lost when the job ends: begin with $storage")

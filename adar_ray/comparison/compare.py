@@ -38,7 +38,8 @@ from adar_ray.comparison.tables import to_latex, to_markdown
 from adar_ray.comparison.tuning import search_of, tune_baseline, tune_systems
 from adar_ray.comparison.users import Split
 from adar_ray.comparison.work import OnProgress, Outcome, Work, check_run, run_folder
-from adar_ray.config import Config, nearest, parse_metric
+from adar_ray.config import Config, nearest
+from adar_ray.custom import code_of
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.lease import hold
@@ -47,7 +48,7 @@ from adar_ray.ranking.groups import Groups
 from adar_ray.significance import holm, paired_p
 from adar_ray.storage import Folder
 from adar_ray.training.build import build_metric
-from adar_ray.training.loop import VALIDATION_KS
+from adar_ray.training.loop import validation_ks
 from adar_ray.training.trainer import check_training, default_workers, note_on_split
 from adar_ray.tuning.checks import check
 from adar_ray.workers import WorkerRange
@@ -104,9 +105,10 @@ def compare(
         raise AdarError(f"--reference {reference}: is not compared{nearest(reference, names)}")
     first = next(iter(untuned.values()))[0]
     metric = first.train.metric
-    ks = sorted({*VALIDATION_KS, parse_metric(metric)[1]})
+    ks = validation_ks(metric)
     own = build_metric(metric, dataset, first)
-    splits = [Split.of(dataset, name, ks, own) for name in (("valid", "test") if test else ("valid",))]
+    code = code_of(own)  # now: while this works, somebody may edit it
+    splits = [Split.of(dataset, name, ks, own, code) for name in (("valid", "test") if test else ("valid",))]
     plan = Plan(
         data=dataset.folder.address,
         checksum=dataset.checksum,

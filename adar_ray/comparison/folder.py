@@ -85,10 +85,12 @@ class Tunings(Record):
 
     Attributes:
         metric: what `value` is of.
+        code: the SHA-256 of the module that it is in, if it is the user's own.
         search: the ranges, by setting.
     """
 
     metric: str
+    code: str = ""
     search: dict[str, dict[str, Any]]
     trials: list[TunedTrial]
 

@@ -140,9 +140,7 @@ def tune_baseline(work: Work, baseline: str, trials: int) -> Tuned | None:
                 value = work.try_baseline(baseline, values)
                 known.append(TunedTrial(values=values, value=value))
                 work.lease.check()
-                work.folder.write_record(
-                    file, Tunings(metric=work.metric, search=declared.search, trials=known)
-                )
+                work.folder.write_record(file, _tunings(work, declared, known))
             study.tell(asked, known[number].value)
             work.tell_done(
                 f"{baseline}: {number + 1} of {counted(trials, 'trial')}, "
@@ -152,8 +150,12 @@ def tune_baseline(work: Work, baseline: str, trials: int) -> Tuned | None:
 
 
 def _known(work: Work, file: str, declared: Baseline) -> list[TunedTrial]:
-    """The trials of a baseline so far, unless they are of another metric or other ranges."""
+    """The trials of a baseline so far, unless they are of another metric, other code or other ranges."""
     if not work.folder.exists(file):
         return []
     begun = work.folder.read_record(file, Tunings, "remove it, and compare again")
-    return begun.trials if (begun.metric, begun.search) == (work.metric, declared.search) else []
+    return begun.trials if begun == _tunings(work, declared, begun.trials) else []
+
+
+def _tunings(work: Work, declared: Baseline, trials: list[TunedTrial]) -> Tunings:
+    return Tunings(metric=work.metric, code=work.splits[0].code, search=declared.search, trials=trials)

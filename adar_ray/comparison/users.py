@@ -36,6 +36,7 @@ class Split:
         before: the splits that come before it: a ranking leaves their items out, and a history holds them.
         ks: cutoffs of the metrics.
         own: metrics of the user's own, by name.
+        code: the SHA-256 of the modules that these are in.
         key_U: the users' ids in the source.
         groups_U: the users, by the name of what groups them.
         sampled_S: a user of each group by activity, whose recommendations people look at.
@@ -47,12 +48,15 @@ class Split:
     truth: UserItems
     ks: list[int]
     own: Mapping[str, OwnMetric]
+    code: str
     key_U: pa.ChunkedArray
     groups_U: dict[str, Groups]
     sampled_S: torch.Tensor
 
     @classmethod
-    def of(cls, dataset: Dataset, name: str, ks: list[int], own: Mapping[str, OwnMetric]) -> Split:
+    def of(
+        cls, dataset: Dataset, name: str, ks: list[int], own: Mapping[str, OwnMetric], code: str = ""
+    ) -> Split:
         """Reads a split of a dataset.
 
         Raises:
@@ -68,7 +72,7 @@ class Split:
         observed = user_items(dataset, "train")
         groups_U, activity_U = _groups(observed, truth, user_U.numpy()), observed.counts()[user_U]
         sampled_S = middle_users(user_U, activity_U, groups_U["activity"].of_N)
-        return cls(name, before, left_out(dataset, *before), truth, ks, own, key_U, groups_U, sampled_S)
+        return cls(name, before, left_out(dataset, *before), truth, ks, own, code, key_U, groups_U, sampled_S)
 
     def measure(
         self, model: BaseModel, history: Histories | None = None, samples: Samples | None = None

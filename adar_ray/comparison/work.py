@@ -15,7 +15,6 @@ from adar_ray.baselines.names import BASELINES
 from adar_ray.comparison.systems import Values, described
 from adar_ray.comparison.users import Measured, Split, name_of, read_users, write_users
 from adar_ray.config import Config
-from adar_ray.custom import code_of
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.model import TrainedModel, user_items
@@ -142,7 +141,7 @@ class Work:
                 checksum=self.dataset.checksum,
                 ks=split.ks,
                 own=[*split.own],
-                code=code_of(split.own),
+                code=split.code,
             )
             metrics = read_users(self.folder, split.name, name_of(system, seed), about)
             if metrics is None:

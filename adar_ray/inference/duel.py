@@ -65,7 +65,10 @@ def duel(new: TrainedModel, old: TrainedModel, metric: str) -> Duel:
     value_2N = np.stack([questions.ask(model, metric, own) for model in (new, old)])
     new_N, old_N = value_2N[:, ~np.isnan(value_2N).any(0)]
     if not len(new_N):
-        raise AdarError(f"{metric}: is NaN for every user of {new.dataset.folder}")
+        raise AdarError(
+            f"metric {metric}: no user of {new.dataset.folder} has a number with both models; return one for "
+            "those who count"
+        )
     return Duel(float(new_N.mean()), float(old_N.mean()), len(new_N), paired_p(new_N, old_N))
 
 

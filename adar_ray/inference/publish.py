@@ -75,8 +75,8 @@ def publish(
             f"{run.folder}: has no validation metrics to judge it by; "
             "prepare its data again with a larger --valid-fraction or --core, or by leave-one-out"
         )
-    if recommendations is not None and not Folder.at(recommendations).exists(RECOMMENDED):
-        raise AdarError(f"{recommendations}: holds no recommendations; give the --out of a `recommend`")
+    if recommendations is not None:
+        recommendations = Folder.at(recommendations).address
     new = TrainedModel.load(run, trust=trust)
     weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
     published = Published.at(to)
@@ -88,6 +88,8 @@ def publish(
             published.write_history()  # whoever published it may have been killed before it was through
             _forget(published, keep)
             return current
+        if recommendations is not None and not Folder.at(recommendations).exists(RECOMMENDED):
+            raise AdarError(f"{recommendations}: holds no recommendations; give the --out of a `recommend`")
         is_in, why, outcome = _verdict(published, current, new, metric, max_age, force, trust)
         before = None if current is None else current.version
         decision = Decision(

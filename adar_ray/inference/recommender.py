@@ -55,6 +55,9 @@ class UnknownIdError(AdarError):
         super().__init__(message)
         self.kind, self.key = kind, key
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (str(self), self.kind, self.key)
+
 
 class Scored(NamedTuple):
     """An item or a user, by the source's id, and its score."""

@@ -98,15 +98,14 @@ class Tally:
         return [self.sums.parts, self.sums.counts, self.shown]
 
     def metrics(self, popularity: torch.Tensor) -> dict[str, float]:
-        """Means over users, coverage of the catalog, and mean popularity of the recommended items.
+        """Means over users, of whom there must be some, coverage of the catalog, and mean popularity of the
+        recommended items.
 
         Raises:
-            AdarError: an own metric is NaN for every user.
+            AdarError: a metric is NaN for every user.
         """
-        means = self.sums.means()
-        if self.users:
-            check_that_users_count(self.sums.names, means)
-        result = dict.fromkeys(self.sums.names, 0.0) | means
+        result = self.sums.means()
+        check_that_users_count(self.sums.names, result)
         for row, k in enumerate(self.ks):
             shown = self.shown[row]
             result[f"coverage@{k}"] = int((shown > 0).sum()) / len(shown)

@@ -129,6 +129,11 @@ def fit(
         loop.fit()
 
 
+def validation_ks(metric: str) -> list[int]:
+    """The cutoffs of validation metrics, with that of the metric that decides."""
+    return sorted({*VALIDATION_KS, parse_metric(metric)[1]})
+
+
 class WorkerLoop:
     """The training loop of one worker.
 
@@ -371,7 +376,7 @@ class WorkerLoop:
     def _figures(self, model: BaseModel, history: Histories | None = None) -> dict[str, float]:
         """Validation metrics over all users, each worker ranking for its own."""
         worker = self.worker
-        ks = sorted({*VALIDATION_KS, parse_metric(self.config.train.metric)[1]})
+        ks = validation_ks(self.config.train.metric)
         rankings = rank_users(model, self.left_out, self.valid, ks, history=history, own=self.own)
         tally = Tally(self.valid.n_items, ks, [*self.own]).add_all(rankings)
         for tensor in tally.tensors():

@@ -84,6 +84,7 @@ class Run:
         lease: the right to write, which is checked before each epoch and checkpoint; None if nothing is to be
             checked.
         trust: whether code that its files name may run: the user has said so, or named it himself.
+        is_new: whether this process has begun it.
     """
 
     folder: Folder
@@ -91,6 +92,7 @@ class Run:
     info: RunInfo
     lease: Lease | None = None
     trust: bool = field(default=False, compare=False)
+    is_new: bool = field(default=False, compare=False)
 
     @classmethod
     def create(
@@ -136,7 +138,7 @@ class Run:
         )
         if initial is not None:
             folder.write_bytes(INITIAL, initial.content)
-        run = cls(folder, config, info, trust=True)
+        run = cls(folder, config, info, trust=True, is_new=True)
         run.write_config()
         return run
 
@@ -172,6 +174,12 @@ class Run:
         config = recorded_config(content, origin)
         refuse_foreign_code(config.component_names(), origin, trust)
         return cls(folder, config, info, trust=trust)
+
+    def forget(self) -> None:
+        """Empties the folder of a run that has saved nothing yet, so that another may begin there."""
+        if not self.folder.exists(CHECKPOINTS):
+            for name in self.folder.content():
+                self.folder.delete(name)
 
     def write_config(self) -> None:
         content = {"run": self.info.model_dump(exclude_defaults=True), **self.config.used()}

@@ -16,7 +16,7 @@ from torch import nn
 from adar_ray import kernels
 from adar_ray.component import LossFunction
 from adar_ray.config import Config
-from adar_ray.custom import blamed, is_custom
+from adar_ray.custom import Blamed, blamed, is_custom
 from adar_ray.errors import AdarError, counted
 from adar_ray.interactions import PADDING
 from adar_ray.interactions.pair_weights import PairWeights
@@ -133,14 +133,27 @@ class Scores:
     Attributes:
         positive_N: scores of the positives.
         negatives: of each sampler's negatives, `[N, K]`.
-        penalty_N: the L2 penalty on users, positives and the first `penalized` samplers' negatives, if it
-            came with the scores; else None.
+        penalty_N: the L2 penalty on users, positives and some samplers' negatives, if it came with the
+            scores; else None.
+        penalized: how many samplers' negatives, from the first, are in it.
     """
 
     positive_N: torch.Tensor
     negatives: list[torch.Tensor]
     penalty_N: torch.Tensor | None
     penalized: int
+
+
+class _CustomModel(Blamed):
+    """A base model of the user's own, whose errors name it."""
+
+    def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+        """Scores `[B, K]`, nothing else: another shape might fit by broadcasting."""
+        score_BK = self.__getattr__("score")(user_BD, item_BKD)
+        wanted, found = [len(user_BD), item_BKD.shape[1]], list(score_BK.shape)
+        if found != wanted:
+            raise AdarError(f"{self.whom}score(): returns the shape {found}, not {wanted}; return [B, K]")
+        return score_BK
 
 
 class TrainingStep(nn.Module):
@@ -167,7 +180,8 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model, self.samplers = model, samplers
         self.config, self.loss, self.observed, self.targets = config, loss, observed, targets
-        self.weights = weights
+        self.weights, self.sampler_names = weights, config.sampler_names()
+        self.is_custom = is_custom(config.model.name)
         self.popularity_I, self.seen_count_U = popularity_I, observed.counts()
 
     def forward(
@@ -184,6 +198,8 @@ class TrainingStep(nn.Module):
         device = user_B.device
         draw = getattr(self.model, "step_snapshot", None)
         model = draw(RowRng(row_B, *key, _MODEL, device=device)) if draw else snapshot(self.model)
+        if self.is_custom:
+            model = _CustomModel(f"model.name {self.config.model.name}: ", model)
         by_id: TablePairs | None = getattr(self.model, "pairs", None)
         batch, pairs = self._pairs(model, user_B, item, row_B, key, by_id)
         context = SamplingContext(
@@ -243,19 +259,16 @@ class TrainingStep(nn.Module):
         by_id: TablePairs | None,
     ) -> tuple[dict[str, torch.Tensor], Pairs]:
         """The model's input, and the pairs in it: all positions of all histories at once."""
-        users, name = model.users, self.config.model.name
-        if is_custom(name):
-            users = blamed(f"model.name {name}: users(): ", users)
         if item.dim() == 1:
             batch = {"user": user_B}
             if by_id is None or any(getattr(sampler, "reads_vectors", True) for sampler in self.samplers):
-                return batch, Pairs(users(batch), model.items(item), user_B, item, row_B)
+                return batch, Pairs(model.users(batch), model.items(item), user_B, item, row_B)
             nothing_N0 = torch.empty(len(user_B), 0, device=user_B.device)
             return batch, Pairs(nothing_N0, nothing_N0, user_B, item, row_B)
         rng = RowRng(row_B, *key, _MASKS, device=item.device)
         history_BL, target_BL = training_positions(self.model, item, self.targets, rng)
         batch = {"user": user_B, "history": history_BL}
-        user_BLD = users(batch)
+        user_BLD = model.users(batch)
         if user_BLD.shape[:-1] != history_BL.shape:
             raise AdarError(
                 f"model.name {self.config.model.name}: users() returns the shape {list(user_BLD.shape)} for "
@@ -273,7 +286,7 @@ class TrainingStep(nn.Module):
 
     def _ask(self, number: int, pairs: Pairs, context: SamplingContext, rng: RowRng) -> Negatives:
         """A sampler's negatives; the errors of a custom one name it."""
-        sampler, name = self.samplers[number], self.config.sampler_names()[number]
+        sampler, name = self.samplers[number], self.sampler_names[number]
         if not is_custom(name):
             return sampler(pairs.user_ND, pairs.positive_ND, context, rng)
         whom = f"sampler.name {name}: "
@@ -312,15 +325,13 @@ class TrainingStep(nn.Module):
         return Scores(single[0], single[1:], penalty_N, len(known))
 
     def _check_shapes(self, scores: Scores, answers: list[Negatives]) -> None:
-        """Refuse what a custom sampler or model has made in another shape; it might fit by broadcasting."""
-        for name, score_NK, negatives in zip(
-            self.config.sampler_names(), scores.negatives, answers, strict=True
-        ):
-            if score_NK.shape != negatives.mask_BK.shape:
+        """Refuse masks of another shape than their negatives; they might fit by broadcasting."""
+        for name, score_NK, negatives in zip(self.sampler_names, scores.negatives, answers, strict=True):
+            masks, found = list(negatives.mask_BK.shape), list(score_NK.shape)
+            if masks != found:
                 raise AdarError(
-                    f"sampler.name {name}: has a mask_BK of shape {list(negatives.mask_BK.shape)} for "
-                    f"negatives that {self.config.model.name} scores as {list(score_NK.shape)}; both have to "
-                    "be [B, K]"
+                    f"sampler.name {name}: has a mask_BK of shape {masks} for negatives of shape {found}; "
+                    "both have to be [B, K]"
                 )
 
     def _loss(self, scores: Scores, answers: list[Negatives]) -> torch.Tensor:
@@ -357,7 +368,8 @@ class TrainingStep(nn.Module):
         scores: Scores,
         answers: list[Negatives],
     ) -> torch.Tensor:
-        """`[N]`: half the squared lengths of a pair's vectors, and the mean over its negatives'.
+        """`[N]`: half the squared lengths of a pair's vectors, and the mean over its negatives'; a single 0
+        without `loss.l2`.
 
         Generated negatives count by the items mixed into them: an item that is only ever pushed down has to
         be held back as well, or it would run away.

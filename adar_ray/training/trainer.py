@@ -71,13 +71,7 @@ def train(
         The finished run.
     """
     run = new_run(data, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace)
-    try:
-        return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end)
-    except ComponentError:
-        # Nobody could go on with this run. One that it has replaced is back where it was.
-        if not replace and not run.folder.exists(METRICS):
-            run.folder.remove()
-        raise
+    return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end)
 
 
 def new_run(
@@ -181,10 +175,12 @@ def _train(
                 worker = Worker(device=device_of(run.config))
                 data = local_data(run.config, dataset, worker)
                 fit(run, data, worker, tell_epoch, on_step, should_stop)
-    except Exception:
+    except Exception as error:
         if not run.folder.exists(METRICS):
             lease.check()
-            put_back(run.folder, CONFIG)
+            is_back = put_back(run.folder, CONFIG)
+            if isinstance(error, ComponentError) and run.is_new and not is_back:
+                run.forget()
         raise
     result = run.outcome()
     lease.check()

@@ -34,6 +34,5 @@ def read_user_figures(folder: Folder, name: str, sha256: str) -> UserFigures | N
 
 
 def mean_over_users(value_U: np.ndarray) -> float:
-    """The mean over the users who count, those whose value is not NaN; 0 if nobody does."""
-    counts_U = ~np.isnan(value_U)
-    return float(value_U[counts_U].mean()) if counts_U.any() else 0.0
+    """The mean over the users who count, those whose value is not NaN."""
+    return float(value_U[~np.isnan(value_U)].mean())

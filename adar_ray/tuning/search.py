@@ -17,7 +17,8 @@ from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS, check_numbe
 from adar_ray.outputs import forget_replaced, new_scratch, put_back, replacing
 from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
-from adar_ray.training.data_source import Loaded, is_sequential, keeps_data, load
+from adar_ray.training.build import is_sequential
+from adar_ray.training.data_source import Loaded, keeps_data, load
 from adar_ray.tuning.checks import check, check_workers
 from adar_ray.tuning.folder import RESULT, SEARCH, Search, check_new
 from adar_ray.tuning.follower import Follower, SearchStopper

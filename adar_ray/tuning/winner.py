@@ -29,7 +29,7 @@ def run_winner(search: Search, dataset: Dataset, best: Trial) -> None:
         seeds=search.seeds,
         test={name: _over_seeds([metrics[name] for metrics in tests]) for name in tests[0]},
     )
-    search.folder.write_record(RESULT, result)
+    search.owned().write_record(RESULT, result)
     write_report(search, search.read_trials())
 
 

@@ -20,7 +20,8 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, error_line
 from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
-from adar_ray.training.data_source import Loaded, is_sequential, loaded_data, local_data
+from adar_ray.training.build import is_sequential
+from adar_ray.training.data_source import Loaded, loaded_data, local_data
 from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import Worker, fit
 from adar_ray.training.records import EpochRecord, Record

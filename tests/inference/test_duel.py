@@ -122,7 +122,9 @@ def test_an_own_metric_sees_the_items_of_the_new_model(
             first_N[-1].append(tonight.item_keys().to_pylist().index(best))
     assert outcome.users == 3
     assert (outcome.new, outcome.old) == pytest.approx(tuple(map(np.mean, first_N)))
-    with pytest.raises(AdarError, match="duel_metrics:nothing@1: is NaN for every user"):
+    with pytest.raises(
+        AdarError, match=r"metric duel_metrics:nothing@1: no user of .* has a number with both"
+    ):
         duel(new, old, "duel_metrics:nothing@1")
 
 

@@ -223,6 +223,7 @@ def test_a_run_goes_in_once(run: MakeRun, tmp_path: Path) -> None:
     Folder.at(top).write_bytes("_recommendations.json", b"")
     for _ in range(2):  # with recommendations that were not known before, and then no more
         assert publish(once, place, top).recommendations == top
+    assert publish(once, place, f"{top}/").version == "000002"
     assert history(place) == [("published", "1"), ("published", "2")]
     with lease.hold(Folder.at(place)):
         assert "in use by process" in message_of(lambda: publish(once, place))

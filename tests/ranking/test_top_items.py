@@ -372,9 +372,3 @@ def test_a_catalog_smaller_than_k_is_evaluated():
     assert metrics["mrr@10"] == 1 / 2
     assert metrics["precision@10"] == pytest.approx(1 / 10)
     assert metrics["coverage@10"] == 1
-
-
-def test_no_truth_at_all_gives_zeros():
-    empty = random_pairs(4, 5, 0)
-    metrics = tallied(Factors(4, 5), empty, empty, [3]).metrics(torch.ones(5, dtype=torch.int64))
-    assert set(metrics.values()) == {0}
