@@ -90,7 +90,7 @@ def build_custom(key: str, name: str, dataset: Any, config: Any) -> Any:
     try:
         return build(dataset, config)
     except Exception as error:
-        if _is_for_memory(error):
+        if _is_of_something_else(error):
             raise
         raise ComponentError(f"{key} {name}: cannot be made ({error_line(error)})") from error
 
@@ -115,7 +115,7 @@ def blamed(whom: str, function: Callable[..., Any], remedy: str = "") -> Callabl
         try:
             return function(*arguments)
         except Exception as error:
-            if _is_for_memory(error):
+            if _is_of_something_else(error):
                 raise
             raise AdarError(f"{whom}{error_line(error)}{remedy}") from error
 
@@ -137,9 +137,12 @@ class Blamed:
         return blamed(f"{self.whom}{name}(): ", value) if callable(value) else value
 
 
-def _is_for_memory(error: Exception) -> bool:
-    """Whether memory has run out, which says nothing about the component and may pass."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _is_of_something_else(error: Exception) -> bool:
+    """Whether memory has run out or another worker is lost: that may pass, and is no mistake in it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError", "DistError", "TransientError"}) or (
+        "gloo" in str(error)  # whose errors have no class of their own
+    )
 
 
 def code_of(names: Iterable[str]) -> str:

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import adar_ray
 from adar_ray import evaluate, recommend, train
 from adar_ray.comparison.compare import compare
 from adar_ray.config import Config, load_config
-from adar_ray.custom import find_custom
+from adar_ray.custom import blamed, find_custom
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, TransientError, may_pass
 from adar_ray.inference.publish import publish
 from adar_ray.training.run import Run
 from adar_ray.tuning.checks import check
@@ -330,6 +331,26 @@ def test_a_component_that_cannot_be_made_leaves_no_run(
     with pytest.raises(AdarError, match="cannot be made"):
         train(dataset, tmp_path / "run", wrong, workers=0, replace=True)
     assert Run.open(tmp_path / "run", trust=True).result() == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        torch.distributed.DistBackendError("NCCL"),
+        RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+        TransientError("a worker is lost"),
+    ],
+)
+def test_what_may_pass_is_not_blamed_on_a_component(error: Exception) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        blamed("sampler.name a:b: ", fail)()
+    assert caught.value is error
+    assert may_pass(caught.value)
 
 
 @pytest.mark.parametrize(
