@@ -225,7 +225,7 @@ class Group(Record):
     """Users or items that are measured together.
 
     Attributes:
-        first, last: the lowest and the highest number in the group, of a user's training interactions or of
+        first, last: the lowest and the highest number in the group, of a user's items in training or of
             an item's users; or, in ISO 8601, the earliest and the latest time of a user's first interaction.
         size: how many users or items there are in it.
         users: how many users count. With groups of items, those who have relevant items in it.
@@ -262,7 +262,7 @@ class Evaluation(Record):
     Attributes:
         users: number of users with interactions in the split; others do not count.
         metrics: means over users, and what the lists are like, by name.
-        groups: in ascending order, by `activity` (a user's training interactions), by `popularity` (an item's
+        groups: in ascending order, by `activity` (a user's items in training), by `popularity` (an item's
             users) and, if the source has times, by `cohort` (a user's first interaction).
         samples: what is recommended to a user of each group by activity.
         popularity: the metrics if items are ranked by their number of users; empty in the file of an earlier

@@ -45,7 +45,7 @@ def test_a_comparison_prints_a_table_and_continues(adar: Adar, dataset: Dataset,
     page = (tmp_path / "page.html").read_text()
     for told in (
         "of 2 systems tested",
-        "Validation ndcg@20 by a user&#x27;s training interactions",
+        "Validation ndcg@20 by a user&#x27;s number of items in training",
         "Hardness of the negatives",
         "torch 2.",
     ):

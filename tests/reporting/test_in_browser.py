@@ -162,7 +162,7 @@ def test_nothing_is_cut_small_or_pale_and_every_point_can_be_reached(
         assert len(told) - len(of_trials) > 5
     elif name == "comparison":
         assert told["Test mrr@5"].startswith("mf-adar")  # the third width
-        assert "1 – 20: 310 users" in told["Test mrr@5 by a user's training interactions"]
+        assert "1 – 20: 310 users" in told["Test mrr@5 by a user's number of items in training"]
     else:
         assert "epoch 3" in told["ndcg@20 over epochs"]  # the third width
-        assert "58 – 130" in told["ndcg@20 by a user's training interactions"]
+        assert "58 – 130" in told["ndcg@20 by a user's number of items in training"]

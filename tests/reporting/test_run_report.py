@@ -143,7 +143,7 @@ def test_groups_samples_and_differences_of_runs(tmp_path: Path) -> None:
     figures = parsed.figures()
     for content in figures.values():
         plotly.graph_objects.Figure(content)  # raises ValueError
-    bars = figures["ndcg@20 by a user's training interactions"]["data"]
+    bars = figures["ndcg@20 by a user's number of items in training"]["data"]
     assert [bar["name"] for bar in bars] == ["adar", "uniform", "dns"]
     assert bars[0]["x"] == ["1 – 20", "21 – 57", "58 – 130", "131 – 2314"]
     assert bars[0]["y"] == pytest.approx([0.2, 0.3, 0.4, 0.5])

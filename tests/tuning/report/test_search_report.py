@@ -191,7 +191,7 @@ def test_how_the_winner_trained_and_what_it_recommends(tmp_path):
     )
     headings = parsed.texts("h2")
     shown = headings[headings.index("The winner's run with seed 0") :]
-    assert "ndcg@20 by a user's training interactions" in shown
+    assert "ndcg@20 by a user's number of items in training" in shown
     assert "Hardness of the negatives" in shown
     assert "Timesteps of the negatives" in shown
     assert shown[-1] == "winner: what is recommended in test"
