@@ -273,8 +273,9 @@ class Folder:
     # Tables.
 
     def read_table(self, name: str) -> pa.Table:
+        # Not by read_table of pyarrow, whose scanner leaves threads that may abort Python when it ends.
         with self.filesystem.open_input_file(self.join(name)) as stream:
-            return pq.read_table(stream)
+            return pq.ParquetFile(stream).read()
 
     def write_table(self, name: str, table: pa.Table, repetitive: list[str] | None = None) -> FileEntry:
         """Write a table as Parquet, compressed with zstd.

@@ -29,7 +29,7 @@ def read_user_figures(folder: Folder, name: str, sha256: str) -> UserFigures | N
     content = folder.read_bytes(name) if folder.exists(name) else b""
     if hashlib.sha256(content).hexdigest() != sha256:
         return None
-    table = pq.read_table(pa.BufferReader(content))
+    table = pq.ParquetFile(pa.BufferReader(content)).read()
     return {metric: table[metric].to_numpy() for metric in table.column_names if "@" in metric}
 
 
