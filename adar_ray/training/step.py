@@ -149,7 +149,7 @@ class _CustomModel(Blamed):
 
     def score(self, user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
         """Scores `[B, K]`, nothing else: another shape might fit by broadcasting."""
-        score_BK = self.__getattr__("score")(user_BD, item_BKD)
+        score_BK = blamed(f"{self.whom}score(): ", self.target.score)(user_BD, item_BKD)
         wanted, found = [len(user_BD), item_BKD.shape[1]], list(score_BK.shape)
         if found != wanted:
             raise AdarError(f"{self.whom}score(): returns the shape {found}, not {wanted}; return [B, K]")
