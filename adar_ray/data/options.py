@@ -6,6 +6,7 @@ import codecs
 from dataclasses import dataclass
 from typing import Literal
 
+from adar_ray.data.times import check_format
 from adar_ray.errors import AdarError
 from adar_ray.limits import MOST_ROWS, check_number
 
@@ -26,7 +27,7 @@ class ReadOptions:
         encoding: of the text, as Python calls it; a byte order mark wins.
         null_words: ids that stand for no value.
         timestamp_unit: what numbers in the column of times count.
-        timestamp_format: how times are written, as `strptime` describes it.
+        timestamp_format: how times are written, as Python's `strptime` describes it.
         max_bad_rows: how many rows may be skipped because they cannot be read.
     """
 
@@ -48,6 +49,8 @@ class ReadOptions:
             raise AdarError(f"--timestamp-unit {self.timestamp_unit}: give one of {units}")
         if self.timestamp_unit is not None and self.timestamp_format is not None:
             raise AdarError("--timestamp-unit is for numbers, --timestamp-format for text; give one of them")
+        if self.timestamp_format is not None:
+            _check_timestamp_format(self.timestamp_format)
         if self.separator is not None and (not self.separator or set(self.separator) & set('\r\n"')):
             raise AdarError(f"--separator {self.separator!r}: give the characters between two fields")
         check_number("--max-bad-rows", self.max_bad_rows, 0, MOST_ROWS)
@@ -58,3 +61,10 @@ def _check_encoding(encoding: str) -> None:
         "x".encode(codecs.lookup(encoding).name)
     except (LookupError, ValueError):  # some codecs are not of text
         raise AdarError(f"--encoding {encoding}: unknown; for instance latin-1, cp1252, utf-16") from None
+
+
+def _check_timestamp_format(format: str) -> None:
+    try:
+        check_format(format)
+    except ValueError as error:
+        raise AdarError(f"--timestamp-format {format!r}: {error}; give a format of Python's strptime") from None

@@ -30,6 +30,21 @@ _DECIMAL = pa.decimal128(37, 9)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
+def check_format(format: str) -> None:
+    """Check a format of `strptime`.
+
+    Raises:
+        ValueError: Python does not know one of its directives, or one is there twice.
+    """
+    try:
+        datetime.datetime.strptime("", format)
+    except re.error:
+        raise ValueError("a directive is there twice") from None
+    except ValueError as error:
+        if "does not match" not in str(error):
+            raise
+
+
 class TimeConverter:
     """Converts one column of times, batch by batch, in order.
 
@@ -116,7 +131,7 @@ class TimeConverter:
         """Nanoseconds of numbers, given as whole numbers and billionths."""
         number = whole.to_numpy()
         if self._given is None and _are_days(whole, billionths):
-            return self._dates(_calendar_dates(whole.cast(pa.string()), _DAY_FORMAT))
+            return self._dates(_parse(whole.cast(pa.string()), _DAY_FORMAT))
         if self._given is None:
             unit = np.searchsorted(_FIRST_OF_UNIT, number, side="right")
         else:
@@ -124,7 +139,7 @@ class TimeConverter:
         if (number < 0).any() or (number >= _LAST[unit]).any():
             text = whole.cast(pa.string())
             if self._given is None and pc.all(pc.match_substring_regex(text, _CALENDAR)).as_py():
-                return self._dates(_calendar_dates(text, _CALENDAR_FORMAT))
+                return self._dates(_parse(text, _CALENDAR_FORMAT))
             raise pa.ArrowInvalid("not a time")
         self._check_unit(unit)
         scale = _NANOSECONDS[unit]
@@ -135,15 +150,6 @@ class TimeConverter:
             self._unit = int(units[0])
         if (units != self._unit).any():
             raise pa.ArrowInvalid("several units")
-
-
-def _calendar_dates(text: pa.Array, format: str) -> pa.Array:
-    """Nanoseconds of dates in digits. Arrow takes the 31st of February for the 3rd of March."""
-    nanoseconds = _parse(text, format)
-    seconds = pc.divide(nanoseconds, 10**9).cast(pa.timestamp("s"))
-    if not pc.all(pc.equal(pc.strftime(seconds, format), text)).as_py():
-        raise pa.ArrowInvalid("not a time")
-    return nanoseconds
 
 
 def _are_days(whole: pa.Array, billionths: np.ndarray) -> bool:
@@ -177,7 +183,11 @@ def _parse(text: pa.Array, format: str) -> pa.Array:
         encoded = text.dictionary_encode()
         moments = [_moment(value, format) for value in encoded.dictionary.to_pylist()]
         return pa.array(moments, pa.int64()).take(encoded.indices)
-    return pc.strptime(text, format=format, unit="ns", error_is_null=False).cast(pa.int64())
+    times = pc.strptime(text, format=format, unit="ns", error_is_null=False)
+    # Arrow takes the 31st of February for the 2nd or 3rd of March.
+    for value in text.filter(pc.less_equal(pc.day(times), 3)).unique().to_pylist():
+        _moment(value, format)
+    return times.cast(pa.int64())
 
 
 def _moment(text: str, format: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import time
 from decimal import Decimal
 
@@ -98,6 +99,23 @@ def test_format_of_times(tmp_path, text, format, seconds):
     assert read(source, timestamp_format=format) == [("a", "b", None, seconds)]
     message = error_of(write(tmp_path / "y.csv", "user,item,time\na,b,soon\n"), timestamp_format=format)
     assert f"line 2: the timestamp 'soon' does not have the --timestamp-format {format!r}" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "format"), [("31/02/2020", "%d/%m/%Y"), ("30.2.2021", "%d.%m.%Y"), ("20210431", "%Y%m%d")]
+)
+def test_a_day_that_the_month_does_not_have(tmp_path, text, format):
+    source = write(tmp_path / "x.csv", f"user,item,time\na,b,{text}\n")
+    assert f"line 2: the timestamp '{text}' does not have" in error_of(source, timestamp_format=format)
+
+
+@pytest.mark.parametrize(
+    ("format", "problem"),
+    [("%T", "'T' is a bad directive"), ("%Y%", "stray %"), ("%Y %Y", "a directive is there twice")],
+)
+def test_a_format_that_cannot_be(tmp_path, format, problem):
+    source = write(tmp_path / "x.csv", "user,item,time\na,b,2020\n")
+    assert re.search(f"--timestamp-format.*{problem}", error_of(source, timestamp_format=format))
 
 
 def test_order_within_a_second_is_kept(tmp_path):
