@@ -310,8 +310,13 @@ def _refuse_tables_of_versions(source: str, names: Iterable[str]) -> None:
 
 
 def _is_hidden(relative: str) -> bool:
-    """Whether a path is of no interest to readers, as Spark and Hadoop have it, or lies in such a folder."""
-    return any(re.match(r"[_.](?!.*=)", part) for part in relative.split("/"))
+    """Whether a path is of no interest to readers, as Spark and Hadoop have it, or lies in such a folder.
+
+    They would not read `_part.csv` either, but may have been meant to, so it is among the files left out.
+    """
+    *folders, name = relative.split("/")
+    parts = folders if _DATA_NAMES.fullmatch(plain_name(name).removeprefix("_")) else [*folders, name]
+    return any(re.match(r"[_.](?!.*=)", part) for part in parts)
 
 
 def _matches(relative: str, pattern: str) -> bool:

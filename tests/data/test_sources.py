@@ -9,6 +9,7 @@ import pytest
 
 from adar_ray.data.formats import FORMATS
 from adar_ray.data.formats.base import Match
+from adar_ray.data.sources import find_source
 from adar_ray.errors import AdarError
 from tests.data.reading import INTER, ORIGINALS, error_of, find_files, read, read_tables, rows_of, write
 
@@ -55,6 +56,17 @@ def test_folder_of_parts_and_globs(tmp_path, monkeypatch):
     assert names(f"file://{tmp_path}/a/part-?.csv.gz") == ["part-0.csv.gz", "part-1.csv.gz"]
     monkeypatch.chdir(tmp_path / "a")
     assert [file.path for file in find_files("*1.csv.gz")] == [str(tmp_path / "a" / "part-1.csv.gz")]
+
+
+def test_files_that_begin_with_an_underscore(tmp_path):
+    for name in ("part.csv", "_more.csv", "_SUCCESS", "_metadata", ".part.csv.crc", "_temporary/part.csv"):
+        write(tmp_path / name, "user,item\na,b\n")
+    source = find_source(str(tmp_path))
+    assert [Path(file.path).name for file in source.files] == ["part.csv"]
+    assert source.left_out == ["_more.csv"]
+    (tmp_path / "part.csv").unlink()
+    with pytest.raises(AdarError, match="name the file itself"):
+        find_source(str(tmp_path))
 
 
 def test_file_names_of_any_alphabet(tmp_path):
