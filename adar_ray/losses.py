@@ -34,7 +34,7 @@ class _BPR(torch.autograd.Function):
     def forward(
         ctx: Any, positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor
     ) -> torch.Tensor:
-        gap_BK, share_BK = negative_BK - positive_B[:, None], shares(mask_BK)
+        gap_BK, share_BK = (negative_BK - positive_B[:, None]).masked_fill_(~mask_BK, 0), shares(mask_BK)
         ctx.save_for_backward(share_BK * gap_BK.sigmoid())
         return (share_BK * softplus(gap_BK)).sum(1)
 
@@ -51,7 +51,8 @@ def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
 
     He et al., "Neural Collaborative Filtering" (WWW 2017), eq. 7, with scores as logits.
     """
-    return softplus(-positive_B) + (shares(mask_BK) * softplus(negative_BK)).sum(1)
+    cost_BK = softplus(negative_BK.masked_fill(~mask_BK, 0))
+    return softplus(-positive_B) + (shares(mask_BK) * cost_BK).sum(1)
 
 
 def in_single(score: torch.Tensor) -> torch.Tensor:

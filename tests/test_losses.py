@@ -66,13 +66,17 @@ def test_sampled_softmax_is_torchs_cross_entropy(temperature):
     torch.testing.assert_close(sampled_softmax(positive, negative, all_true(20, 6), temperature), expected)
 
 
+@pytest.mark.parametrize("masked", [0.0, math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("loss", [bpr, bce, sampled_softmax])
-def test_a_masked_negative_is_as_good_as_absent(loss):
-    positive, negative = random_scores()
+def test_a_masked_negative_is_as_good_as_absent(loss, masked):
+    positive, negative = (score.requires_grad_() for score in random_scores())
     mask = all_true(20, 6)
     mask[:, [1, 4]] = False
     kept = loss(positive, negative[:, [0, 2, 3, 5]], all_true(20, 4))
-    torch.testing.assert_close(loss(positive, negative, mask), kept)
+    some = loss(positive, negative.masked_fill(~mask, masked), mask)
+    torch.testing.assert_close(some, kept)
+    gradients = [torch.autograd.grad(total.sum(), (positive, negative)) for total in (kept, some)]
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("loss", [bpr, sampled_softmax])

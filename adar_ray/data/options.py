@@ -67,4 +67,5 @@ def _check_timestamp_format(format: str) -> None:
     try:
         check_format(format)
     except ValueError as error:
-        raise AdarError(f"--timestamp-format {format!r}: {error}; give a format of Python's strptime") from None
+        whom = f"--timestamp-format {format!r}"
+        raise AdarError(f"{whom}: {error}; give a format of Python's strptime") from None

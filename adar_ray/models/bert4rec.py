@@ -12,9 +12,9 @@ from torch.nn.functional import gelu, pad
 
 from adar_ray.component import setting
 from adar_ray.interactions import PADDING
-from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     InputLayer,
+    SequentialModel,
     Transformer,
     TransformerSettings,
     embed_items,
@@ -38,7 +38,7 @@ class BERT4RecSettings(TransformerSettings):
     )
 
 
-class BERT4Rec(DotProductModel):
+class BERT4Rec(SequentialModel):
     """Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from
     Transformer" (CIKM 2019).
 

@@ -12,11 +12,11 @@ from torch.nn.functional import pad
 
 from adar_ray.component import Settings, setting
 from adar_ray.interactions import PADDING
-from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     FeedForward,
     InputLayer,
     Residual,
+    SequentialModel,
     embed_items,
     initialize,
     sequential_component,
@@ -47,7 +47,7 @@ class FMLPRecSettings(Settings):
     )
 
 
-class FMLPRec(DotProductModel):
+class FMLPRec(SequentialModel):
     """Zhou et al., "Filter-enhanced MLP is All You Need for Sequential Recommendation" (WWW 2022).
 
     A product of spectra is a circular convolution: the state at every position knows the whole history, later

@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn.functional import linear
 
 from adar_ray.component import Settings, setting
-from adar_ray.models.dot_product import DotProductModel
-from adar_ray.models.sequence import embed_items, sequential_component, shown_positions
+from adar_ray.models.sequence import SequentialModel, embed_items, sequential_component, shown_positions
 from adar_ray.models.table import Table
 
 
@@ -32,7 +31,7 @@ class GRU4RecSettings(Settings):
     )
 
 
-class GRU4Rec(DotProductModel):
+class GRU4Rec(SequentialModel):
     """Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016).
 
     As in RecBole's version, items enter as learned vectors instead of one-hot ones, the state is twice as

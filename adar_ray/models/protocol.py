@@ -64,7 +64,8 @@ class BaseModel(Protocol):
         `step_snapshot(rng) -> BaseModel`: the same as a training step has it, if that is drawn at random.
             What `rng` shares is the same on all workers.
         `l2_vectors(batch, item) -> (user_BD, item_vectors)`: the vectors that the L2 penalty applies to, for
-            ids of any shape, if they are not the representations; or None.
+            ids of any shape, if they are not the representations; or None. A sequential model's users are no
+            parameters, and do not count.
         `ranking_items(item) -> [..., D]`: the vectors by which items are ranked and exported, for ids of any
             shape, if they are not the representations.
         `pairs`, a property: a `TablePairs` if the score is the dot product of rows of two tables, or None.

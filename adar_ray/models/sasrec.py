@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from adar_ray.interactions import PADDING
-from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.sequence import (
     InputLayer,
+    SequentialModel,
     Transformer,
     TransformerSettings,
     embed_items,
@@ -27,7 +27,7 @@ class SASRecSettings(TransformerSettings):
     """SASRec (Kang and McAuley, ICDM 2018): each position of a history attends to those before it."""
 
 
-class SASRec(DotProductModel):
+class SASRec(SequentialModel):
     """Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018).
 
     The blocks are BERT's, as in RecBole's version: normalization after each layer instead of before, a

@@ -16,6 +16,7 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from adar_ray.component import ModelComponent, ModelInputs, S, Settings, setting
 from adar_ray.interactions import PADDING
+from adar_ray.models.dot_product import DotProductModel
 from adar_ray.models.table import Table
 
 _EPS = 1e-12  # of layer norms, as in BERT and RecBole; torch's 1e-5 is large beside vectors of std 0.02
@@ -43,6 +44,18 @@ def sequential_component(
     return ModelComponent(
         name, settings, build, is_sequential=True, shards_items=True, defaults=defaults, **more
     )
+
+
+class SequentialModel(DotProductModel):
+    """A model of histories: users are hidden states."""
+
+    @property
+    def l2_vectors(self) -> Callable[..., tuple[None, torch.Tensor]] | None:
+        """The table's rows if representations, being of length one, cannot shrink; as in MF."""
+        return self._rows if self.cosine else None
+
+    def _rows(self, batch: dict[str, torch.Tensor], item: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, self.item(item)
 
 
 def embed_items(table: nn.Embedding, item_BL: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ pair, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,7 +206,7 @@ class TrainingStep(nn.Module):
         context = SamplingContext(
             model.items,
             self.observed.n_items,
-            dot_score if getattr(model, "scores_by_dot_product", False) else model.score,
+            dot_score if getattr(model, "scores_by_dot_product", False) else self._sure_score(model),
             seen=self.observed.seen_by(pairs.user_N) if self.config.sampler.mask_seen else None,
             # A sequential model predicts one item, however many a user would like.
             seen_count_B=None if "history" in batch else self.seen_count_U[pairs.user_N],
@@ -248,6 +249,24 @@ class TrainingStep(nn.Module):
                 self.loss.temperature,
             )
         return (loss_N + penalty_N).sum(), statistics
+
+    def _sure_score(self, model: BaseModel) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The score without dropout, unless its gradient is wanted: what a sampler compares has to hold when
+        it asks again."""
+
+        def score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
+            if torch.is_grad_enabled():
+                return model.score(user_BD, item_BKD)
+            training = [part for part in self.model.modules() if part.training]
+            for part in training:
+                part.training = False
+            try:
+                return model.score(user_BD, item_BKD)
+            finally:
+                for part in training:
+                    part.training = True
+
+        return score
 
     def _pairs(
         self,
@@ -378,7 +397,8 @@ class TrainingStep(nn.Module):
             return scores.positive_N.new_zeros(())
         l2_vectors = getattr(self.model, "l2_vectors", None)
         if "history" in batch:  # a hidden state is not a parameter
-            penalty_N = _half_square(pairs.positive_ND)
+            item_ND = l2_vectors(batch, pairs.positive_N)[1] if l2_vectors else pairs.positive_ND
+            penalty_N = _half_square(item_ND)
         elif scores.penalty_N is not None:
             penalty_N, answers = scores.penalty_N, answers[scores.penalized :]
         elif l2_vectors:

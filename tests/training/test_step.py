@@ -8,7 +8,9 @@ from torch.nn.functional import cross_entropy, softplus
 from adar_ray.config import load_config
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.models import MF
+from adar_ray.models import MF, GRU4Rec, NeuMF
+from adar_ray.models.gru4rec import GRU4RecSettings
+from adar_ray.models.neumf import NeuMFSettings
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 from adar_ray.samplers import UniformSampler
@@ -124,6 +126,56 @@ def test_interactions_of_a_pair_share_their_weight():
         UserItems(user_E, item_E, 2, 3), user_E, item_E, torch.tensor([1.0, 7.0, 4.0, 4.0]), mean=4.0
     )
     assert weights(user_E, item_E).tolist() == [2.5 / 4, 7 / 4, 1, 2.5 / 4]
+
+
+# What samplers see
+
+
+class AsksTwice(UniformSampler):
+    """A sampler that asks for the positives' scores twice."""
+
+    def sample(self, user_BD, positive_BD, context, rng):
+        with torch.no_grad():
+            self.choosing = [context.score(user_BD, positive_BD[:, None]) for _ in range(2)]
+        self.learning = [context.score(user_BD, positive_BD[:, None]) for _ in range(2)]
+        return super().sample(user_BD, positive_BD, context, rng)
+
+
+def test_samplers_choose_without_dropout():
+    """Or ADAR's transition point would be that of another network than the next score's."""
+    torch.manual_seed(0)
+    model = NeuMF(USERS, ITEMS, DIM, NeuMFSettings(dropout=0.5)).double()
+    model.perceptron[-1].eval()  # frozen by its owner
+    modes = [part.training for part in model.modules()]
+    step = step_of(model, "loss.name=bpr", "sampler.name=uniform")
+    sampler = AsksTwice()
+    step.samplers = nn.ModuleList([sampler])
+    step(*pair_rows(), KEY)
+    assert torch.equal(*sampler.choosing)
+    assert not torch.equal(*sampler.learning)
+    assert [part.training for part in model.modules()] == modes
+
+
+# The L2 penalty
+
+
+def test_the_l2_penalty_of_cosines_is_on_the_rows_of_a_sequential_models_items():
+    """On representations, which are of length one, it would do nothing."""
+    torch.manual_seed(0)
+    model = GRU4Rec(ITEMS, LENGTH, DIM, GRU4RecSettings(dropout=0), cosine=True).double()
+    gradients, settings = [], ("model.name=gru4rec", "loss.name=bce", "sampler.name=uniform")
+    for l2 in (0, 0.1):
+        step = step_of(model, *settings, f"loss.l2={l2}")
+        model.zero_grad()
+        step(*sequence_rows(), KEY)[0].backward()
+        gradients.append(model.item.weight.grad.clone())
+    difference_ID, row_ID = gradients[1] - gradients[0], model.item.weight.detach()
+    share_I = (difference_ID * row_ID).sum(1) / row_ID.square().sum(1)
+    torch.testing.assert_close(difference_ID, share_I[:, None] * row_ID)
+    _, item_BN, _ = sequence_rows()
+    positives = item_BN[:, 1:][item_BN[:, :-1] >= 0]
+    assert (share_I >= 0.1 * positives.bincount(minlength=ITEMS) - 1e-6).all()
+    torch.testing.assert_close(share_I.sum(), torch.tensor(0.1 * 2 * len(positives)).double())
 
 
 # Sequence rows
