@@ -227,7 +227,7 @@ def _spread(values: Iterable[float]) -> str:
 def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float], p: dict[str, float]) -> list[str]:
     seeds, share, missing = figures["seeds"], figures["defaults_share"], figures["missing"]
     tested = "the best trial's run reads test" if seeds is None else f"test seeds: {seeds}"
-    facts = [f"Trials per sampler: {figures['trials']}; {tested}."]
+    facts = [f"Trials: {_trials(figures['samplers'])}; {tested}."]
     if share is not None:
         facts.append(f"ADAR's untuned defaults retain {share:.0%} of its tuned gain over uniform negatives.")
     machines = sorted({environment["machine"] for environment in figures["environments"]})
@@ -254,6 +254,16 @@ def _cell(figures: dict[str, Any], table: Table, seconds: dict[str, float], p: d
             }
         )
     return [" ".join(facts), "", *_table(rows)]
+
+
+def _trials(samplers: dict[str, dict[str, Any]]) -> str:
+    """How many each sampler had, those with as many named together."""
+    with_as_many: dict[int, list[str]] = {}
+    for sampler, row in samplers.items():
+        with_as_many.setdefault(len(row["trial_values"]), []).append(SAMPLERS[sampler])
+    if len(with_as_many) == 1:
+        return f"{min(with_as_many)} each"
+    return "; ".join(f"{count} ({', '.join(names)})" for count, names in sorted(with_as_many.items()))
 
 
 def _ml100k() -> str:

@@ -2,24 +2,31 @@
 
 import importlib
 import json
+import math
 import pkgutil
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import benchmarks
+from adar_ray import evaluate
 from adar_ray.adar import AdarSettings, SamplingContext
 from adar_ray.config import load_config
+from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.samplers.base import Negatives, Source
+from adar_ray.training.run import Run
 from benchmarks import record
-from benchmarks.pages import pages
+from benchmarks.pages import _corrected, pages
+from benchmarks.quality.cells import Cell, Outcome, tune_and_test
 from benchmarks.quality.departures import DEPARTURES
 from benchmarks.quality.hidden_positives import SAMPLERS, parts, percentiles
-from benchmarks.quality.tables import TABLES
+from benchmarks.quality.tables import TABLES, Effort, _cell_figures
 from benchmarks.quality.variants import AnyTimestep, OneTimestep
 
 MODULES = [
@@ -74,6 +81,71 @@ def test_every_point_of_a_grid_and_every_choice_in_a_table_is_a_valid_configurat
                     load_config(settings=settings)
             else:
                 load_config(settings=settings)
+
+
+def outcome(trials: list[float], users: list[float]) -> Outcome:
+    test = [{"recall@20": 0.5, "ndcg@20": 0.1}, {"recall@20": 0.5, "ndcg@20": 0.3}]
+    return Outcome(max(trials), {}, trials, [], test, [3, 6], np.array(users))
+
+
+def test_gain_significance_and_share_of_the_defaults_by_hand() -> None:
+    table = TABLES["fair_softmax"]
+    outcomes = {
+        "uniform": outcome([0.2, 0.3], [0.3, 0.2, 0.4, 0.1]),
+        "adar": outcome([0.34, 0.33, 0.38], [0.4, 0.2, 0.6, 0.0]),
+    }
+    figures = _cell_figures(outcomes, table, Effort(({}, {}), 1, 2, ()))
+    t = 0.05 / (math.sqrt((0.05**2 + 0.05**2 + 0.15**2 + 0.15**2) / 3) / 2)
+    below = 0.5 + (t / math.sqrt(3) / (1 + t**2 / 3) + math.atan(t / math.sqrt(3))) / math.pi  # 3 degrees
+    assert figures["adar_gain"] == {"uniform": {"gain": "+20.0%", "p": round(2 * (1 - below), 2)}}
+    assert figures["defaults_share"] == 0.5
+    assert figures["missing"] == []
+    row = figures["samplers"]["adar"]
+    assert row["trial_values"] == [0.34, 0.33, 0.38]
+    assert row["valid_ndcg@20"] == 0.38
+    assert row["ndcg@20"] == f"0.2000 ± {math.sqrt(0.02):.4f}"
+    assert row["best_epoch"] == 4.5
+
+
+def test_p_values_are_corrected_for_all_cells_of_a_table() -> None:
+    """Holm: the smallest times their number, the next times one less, and none below the one before."""
+    gains = {"a": {"uniform": 0.01, "dns": 0.04}, "b": {"uniform": 0.03}}
+    figures = {
+        cell: {"adar_gain": {sampler: {"gain": "+1.0%", "p": p} for sampler, p in of_cell.items()}}
+        for cell, of_cell in gains.items()
+    }
+    corrected = _corrected(SimpleNamespace(figures=figures))
+    assert corrected["a"] == pytest.approx({"uniform": 0.03, "dns": 0.06})
+    assert corrected["b"] == pytest.approx({"uniform": 0.06})
+
+
+def test_a_cell_tests_its_best_trial_with_other_seeds(tmp_path, dataset: Dataset) -> None:
+    cell = Cell(
+        name="cell",
+        sampler="dns",
+        settings=("model.name=mf", "loss.name=bpr", "model.embedding_dim=4", "train.epochs=2"),
+        grid=({"loss.l2": 1.0}, {"loss.l2": 1e-4}),
+        own=({}, {"dns.candidates": 3}),
+        space=TABLES["fair_pairwise"].space,
+        draws=2,
+        metric="ndcg@20",
+    )
+    found = tune_and_test(cell, dataset, tmp_path, seeds=2)
+    files = sorted((tmp_path / "cells" / "cell").glob("*.json"))
+    assert [file.stem for file in files] == ["draw-0", "draw-1", *(f"grid-{n}" for n in range(4))]
+    kept = [json.loads(file.read_text()) for file in files]
+    assert sorted(trial["valid"] for trial in kept) == sorted(found.trials)
+    on_grid = max(kept[2:], key=lambda trial: trial["valid"])
+    assert [draw["values"]["loss.l2"] for draw in kept[:2]] == [on_grid["values"]["loss.l2"]] * 2
+    best = max(kept, key=lambda trial: trial["valid"])
+    assert (found.valid, found.chosen) == (best["valid"], best["values"])
+    runs = [Run.open(tmp_path / "cells" / "cell" / f"seed-{seed}") for seed in (1, 2)]
+    assert [run.config.train.seed for run in runs] == [1, 2]
+    assert [run.config.dns.candidates for run in runs] == [best["config"]["dns"]["candidates"]] * 2
+    means = [evaluate(run, "test").metrics["ndcg@20"] for run in runs]
+    assert means == pytest.approx([test["ndcg@20"] for test in found.test])
+    assert found.users.mean() == pytest.approx(sum(means) / 2)
+    assert found.users.shape == (runs[0].evaluations()["test"].users,)
 
 
 def as_settings(values: dict[str, Any]) -> list[str]:

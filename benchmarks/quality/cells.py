@@ -1,9 +1,10 @@
-"""One cell of a table: a sampler tuned on validation with as many trials as the others, tested over seeds.
+"""One cell of a table: a sampler tuned on validation as hard as the others, tested over seeds.
 
 First, what all samplers share is tuned on a grid, with each sampler's usual values, and in some tables with
 other values of its own. Then the sampler's own parameters are drawn at random from a space, at the best point
-of the grid. The best trial on validation is trained again with other seeds, and each of these runs reads test
-once. Where that would take too long, the trial's own run reads test.
+of the grid. A draw that repeats a trial is not run, and a sampler without parameters has no draws. The best
+trial on validation is trained again with other seeds, and each of these runs reads test once. Where that
+would take too long, the trial's own run reads test.
 
 Each run has its folder under the work folder, so an interrupted table runs only what is missing; what ran
 with another configuration runs again. The trials of a cell may run on several machines: each trial is a JSON
