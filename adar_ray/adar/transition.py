@@ -58,7 +58,7 @@ def transition_angle(r: torch.Tensor, b: torch.Tensor, z: torch.Tensor) -> torch
     """Angle `phi*` in `[0, pi / 2]` at which `r cos(phi) + b sin(phi)` falls to `z <= r`.
 
     With `R = sqrt(r^2 + b^2)` and `delta = atan2(b, r)` the score is `R cos(phi - delta)`, whose falling
-    crossing is `phi* = delta + arccos(z / R)`. It lies in the interval if and only if `b <= z <= r`. A
+    crossing is `phi* = delta + arccos(z / R)`. Where `b <= z <= r` it lies in the interval. A
     noise item with `b > z` is itself harder than the boundary: the angle is `pi / 2`, the item as it is.
     """
     R = torch.hypot(r, b).clamp_min(_TINY)
