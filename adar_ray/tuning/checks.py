@@ -27,6 +27,15 @@ def check_workers(space: Space, workers: int) -> None:
         )
 
 
+def check_concurrent(space: Space, concurrent: int | None) -> None:
+    """Refuse a number of trials at a time for a scheduler that needs all of them."""
+    if concurrent is not None and space.scheduler.name == "pbt":
+        raise AdarError(
+            f"--concurrent {concurrent}: scheduler pbt pauses trials until all have come as far, so as many "
+            "run as there is room for; leave it out, or use another scheduler"
+        )
+
+
 def check(space: Space, settings: Iterable[str] = ()) -> None:
     """Refuse a base, parameters and `settings` that do not fit together.
 

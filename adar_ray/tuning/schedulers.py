@@ -9,7 +9,6 @@ import numpy as np
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
-    HyperBandScheduler,
     MedianStoppingRule,
     TrialScheduler,
 )
@@ -32,14 +31,6 @@ def build_scheduler(space: Space, epochs: int) -> TrialScheduler:
             grace_period=min(settings.grace, epochs),
             reduction_factor=settings.reduction,
             stop_last_trials=False,  # reaching the last epoch is no early stop
-            **common,
-        )
-    if settings.name == "hyperband":
-        return HyperBandScheduler(
-            metric="best",
-            max_t=epochs,
-            reduction_factor=settings.reduction,
-            stop_last_trials=False,
             **common,
         )
     if settings.name == "median":

@@ -19,7 +19,7 @@ from adar_ray.ray_session import ray_session
 from adar_ray.storage import Folder
 from adar_ray.training.build import is_sequential
 from adar_ray.training.data_source import Loaded, keeps_data, load
-from adar_ray.tuning.checks import check, check_workers
+from adar_ray.tuning.checks import check, check_concurrent, check_workers
 from adar_ray.tuning.folder import RESULT, SEARCH, Search, check_new
 from adar_ray.tuning.follower import Follower, SearchStopper
 from adar_ray.tuning.process import quiet_optuna, ray_tune_process
@@ -84,6 +84,7 @@ def tune(
         raise AdarError("space: is a mapping; Space.from_mapping makes a space of it")
     space = space if isinstance(space, Space) else Space.load(space)
     check_workers(space, workers)
+    check_concurrent(space, concurrent)
     check(space, settings)
     if not dataset.rows("valid"):
         raise AdarError(
@@ -91,11 +92,11 @@ def tune(
             "prepare it again with a larger --valid-fraction or --core, or by leave-one-out"
         )
     limit = trials or space.budget.trials
-    if space.search.algorithm == "grid" and len(space.grid()) > limit:
-        raise AdarError(
-            f"the grid has {len(space.grid())} trials, but the limit is {limit}; "
-            f"add --trials {len(space.grid())}"
-        )
+    if space.search.algorithm == "grid":
+        points = len(space.grid())
+        if points > limit:
+            raise AdarError(f"the grid has {points} trials, but the limit is {limit}; add --trials {points}")
+        limit = points
     search = Search(
         folder=Folder.at(out),
         space=space,
@@ -148,7 +149,7 @@ def _run(search: Search, dataset: Dataset, on_progress: OnProgress) -> Folder:
         with tracked(search):
             run_winner(search, dataset, _find_best(search, dataset, on_progress))
     except Exception:
-        if not any(trial.has_value for trial in search.read_trials()):
+        if best_of(search.read_trials(), search.space.mode) is None:
             put_back(search.owned(), SEARCH)
         raise
     forget_replaced(search.owned())
@@ -174,7 +175,7 @@ def _find_best(search: Search, dataset: Dataset, on_progress: OnProgress) -> Tri
     if best is None:
         failed = next((trial.error for trial in follower.trials if trial.error), None)
         why = f"the first trial failed with: {failed}" if failed else "its time ran out; give it more --time"
-        raise AdarError(f"{search.folder}: no trial finished a single epoch: {why}")
+        raise AdarError(f"{search.folder}: no trial is left to choose: {why}")
     return best
 
 
@@ -207,7 +208,7 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
                 stop=SearchStopper(follower),
                 num_samples=search.trials,
                 resources_per_trial=trial_resources(search),
-                max_concurrent_trials=search.concurrent or room(search),
+                max_concurrent_trials=_most_at_a_time(search),
                 max_failures=search.retries,
                 raise_on_failed_trial=False,
                 # The next trial takes over the process, which has imported everything.
@@ -223,6 +224,13 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
     finally:
         with contextlib.suppress(OSError):
             scratch.remove()
+
+
+def _most_at_a_time(search: Search) -> int | None:
+    """None: as many as Ray finds room for. A population's trials pause for each other, and would count."""
+    if search.space.scheduler.name == "pbt":
+        return None
+    return search.concurrent or room(search)
 
 
 def _load(search: Search, dataset: Dataset) -> dict[bool, Loaded]:

@@ -60,7 +60,7 @@ _LOSS_SECTIONS = {"loss", "sampler", *LOSSES, *SAMPLERS}
 class SearchSettings(Settings):
     """What proposes the trials' parameters."""
 
-    algorithm: Literal["random", "grid", "tpe", "bohb"] = "tpe"
+    algorithm: Literal["random", "grid", "tpe"] = "tpe"
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
     defaults: bool = Field(False, description="Try the defaults first, where the ranges have them.")
 
@@ -68,13 +68,11 @@ class SearchSettings(Settings):
 class SchedulerSettings(Settings):
     """What stops poor trials early."""
 
-    name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
+    name: Literal["asha", "median", "pbt", "none"] = "asha"
     grace: int = Field(
         4, ge=1, le=1_000_000, description="Epochs that every trial gets; for asha and median."
     )
-    reduction: int = Field(
-        3, ge=2, le=1_000, description="One trial in this many goes on; for asha and hyperband."
-    )
+    reduction: int = Field(3, ge=2, le=1_000, description="One trial in this many goes on; for asha.")
     interval: int = Field(4, ge=1, le=1_000_000, description="Epochs between exploitations; for pbt.")
 
 
@@ -177,8 +175,6 @@ class Space(Settings):
 
     @model_validator(mode="after")
     def _algorithm_fits(self) -> Space:
-        if self.search.algorithm == "bohb" and self.scheduler.name != "hyperband":
-            raise AdarError("search.algorithm: bohb works only with scheduler hyperband; set its name")
         if self.search.algorithm == "grid" and self.search.defaults:
             raise AdarError("search.defaults: a grid has points of its own; use another search.algorithm")
         for name, parameter in self.parameters.items():

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import optuna
 
 from adar_ray.tuning.space import SearchSettings
 from adar_ray.tuning.trial import Mode
-
-# Running trials count as poor ones, so that concurrent trials do not crowd in one place.
-_TPE: dict[str, Any] = {"constant_liar": True, "n_startup_trials": 8}
 
 
 def build_study(mode: Mode) -> optuna.Study:
@@ -23,8 +18,6 @@ def build_sampler(search: SearchSettings, number: int) -> optuna.samplers.BaseSa
     """What proposes a trial. Its random numbers belong to the trial, however often the search was resumed."""
     seed = int(np.random.SeedSequence([search.seed, number]).generate_state(1)[0])
     if search.algorithm == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, **_TPE)
-    if search.algorithm == "bohb":
-        # Falkner et al., "BOHB" (ICML 2018): Hyperband over a model of all parameters together.
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, **_TPE)
+        # Running trials count as poor ones, so that concurrent trials do not crowd in one place.
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=8)
     return optuna.samplers.RandomSampler(seed=seed)  # a grid gets its points from outside

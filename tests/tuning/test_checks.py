@@ -35,7 +35,7 @@ def test_a_population_trains_in_one_process_per_trial():
     message = refusal(check_workers, space(scheduler={"name": "pbt"}), 2)
     assert message.startswith("--workers-per-trial 2: scheduler pbt")
     check_workers(space(scheduler={"name": "pbt"}), 1)
-    check_workers(space(scheduler={"name": "hyperband"}), 2)
+    check_workers(space(scheduler={"name": "median"}), 2)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+import ray
 import yaml
 
 from adar_ray.config import load_config
@@ -286,40 +287,36 @@ def test_poor_trials_are_stopped_early(dataset: Dataset, tmp_path: Path) -> None
     assert max(trial.epochs for trial in poor) < 4
 
 
-@pytest.mark.parametrize("scheduler", ["hyperband", "median"])
-def test_other_schedulers_come_to_an_end(dataset: Dataset, tmp_path: Path, scheduler: str) -> None:
-    out = tune(
-        dataset,
-        space(scheduler={"name": scheduler, "grace": 1, "reduction": 2}, search={"algorithm": "random"}),
-        tmp_path / "search",
-        trials=4,
-        concurrent=2,
-        seeds=0,
-    )
-    trials = trials_of(out)
-    assert len(trials) == 4
-    assert {trial.status for trial in trials} <= {"finished", "stopped"}
+def test_the_median_stops_trials_below_it(dataset: Dataset, tmp_path: Path) -> None:
+    rates = {"optimizer.lr": {"choice": [0.03, 0.02, 0.01, 1e-7]}}
+    median = space(rates, search={"algorithm": "grid"}, scheduler={"name": "median", "grace": 1})
+    *good, poor = trials_of(tune(dataset, median, tmp_path / "search", concurrent=1, seeds=0))
+    assert poor.status == "stopped"
+    assert poor.epochs < 4
+    assert [trial.epochs for trial in good[:2]] == [4, 4]  # too few before them for a median
 
 
 def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Dataset, tmp_path: Path) -> None:
-    """A trial that cannot learn ends near one that can, with its weights and a rate like its.
-
-    Two trials run at a time and wait for the other two, so that none is over before all have begun.
-    """
+    """A trial that cannot learn ends near one that can, with its weights and a rate like its."""
     rates = {"optimizer.lr": {"loguniform": [1e-7, 0.03]}}
     population = space(
         rates,
         base=BASE | {"train": BASE["train"] | {"epochs": 8, "batch_size": 128}},
         scheduler={"name": "pbt", "interval": 1},
         search={"algorithm": "random", "seed": 3},  # two rates that learn, two that do not
+        resources={"cpu": ray.cluster_resources()["CPU"] // 2},
     )
     began: dict[int, float] = {}
+    begun_before_an_end: set[int] = set()
 
     def note(progress: Progress) -> None:
         for trial in progress.trials:
             began.setdefault(trial.number, trial.values["optimizer.lr"])
+        if not any(trial.has_ended for trial in progress.trials):
+            begun_before_an_end.update(trial.number for trial in progress.trials if trial.epochs)
 
-    out = tune(dataset, population, tmp_path / "search", trials=4, concurrent=2, seeds=0, on_progress=note)
+    out = tune(dataset, population, tmp_path / "search", trials=4, seeds=0, on_progress=note)
+    assert begun_before_an_end == {0, 1, 2, 3}  # though two run at a time
     trials = trials_of(out)
     assert [(trial.status, trial.error, trial.epochs) for trial in trials] == [("finished", None, 8)] * 4
     best = max(trials, key=lambda trial: trial.value)

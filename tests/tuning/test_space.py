@@ -181,7 +181,7 @@ def test_a_value_that_cannot_be_is_named():
         ({"budget": {"trails": 1}}, "there is no key budget.trails; did you mean trials?"),
         ({"resources": {"gpus": 1}}, "there is no key resources.gpus; did you mean gpu?"),
         ({"search": "tpe"}, "search: give some of algorithm, seed, defaults, not 'tpe'"),
-        ({"search": {"algorithm": "grids"}}, "search.algorithm: Input should be 'random', 'grid', 'tpe' or"),
+        ({"search": {"algorithm": "grids"}}, "search.algorithm: Input should be 'random', 'grid' or 'tpe'"),
         ({"scheduler": {"name": "ash"}}, "scheduler.name"),
         ({"scheduler": {"reduction": 1}}, "scheduler.reduction"),
         ({"budget": {"trials": 0}}, "budget.trials"),
