@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
@@ -133,6 +134,11 @@ class Folder:
 
     def __str__(self) -> str:
         return self.address
+
+    @property
+    def in_shell(self) -> str:
+        """The address as a word of a command line."""
+        return shlex.quote(self.address)
 
     def exists(self, name: str = "") -> bool:
         path = self.join(name) if name else self.path

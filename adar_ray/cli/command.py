@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -131,6 +132,6 @@ def resume_hint(mark: str, command: str, advice: str) -> Callable[..., str]:
         address = resume or out
         if address is None or not Folder.at(address).exists(mark):
             return "nothing was written"
-        return f"{advice} with `adar-ray {command} --resume {address}`"
+        return f"{advice} with `adar-ray {command} --resume {shlex.quote(address)}`"
 
     return hint

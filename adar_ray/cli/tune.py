@@ -60,7 +60,7 @@ from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS
     show_default=True,
     help="Seeds to train and test the best configuration with; 0 skips this.",
 )
-@click.option("--resume", metavar="SEARCH", help="Resume an unfinished search.")
+@click.option("--resume", metavar="SEARCH", help="Resume a search, with other --trials or --time if given.")
 @trust_option("the resumed search")
 @click.option("--replace", is_flag=True, help="Overwrite the search at --out.")
 def tune_command(
@@ -74,10 +74,11 @@ def tune_command(
 ) -> None:
     """Search a space for the best configuration, and test that one."""
     if resume is not None:
-        refuse_all_but_resume("search", trust="--trust")
+        refuse_all_but_resume("search", trials="--trials", seconds="--time", trust="--trust")
         from adar_ray.tuning.search import resume_search
 
-        search = partial(resume_search, resume, trust=trust)
+        limits = {name: options[name] for name in ("trials", "seconds")}
+        search = partial(resume_search, resume, trust=trust, **limits)
     elif data_address and space_file and out:
         refuse_trust(trust)
         from adar_ray.tuning.search import tune

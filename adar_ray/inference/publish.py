@@ -68,7 +68,7 @@ def publish(
     metric, result = run.config.train.metric, run.result()
     if result is None:
         raise AdarError(
-            f"{run.folder}: is not finished; continue with `adar-ray train --resume {run.folder}`"
+            f"{run.folder}: is not finished; continue with `adar-ray train --resume {run.folder.in_shell}`"
         )
     if result.valid is None:
         raise AdarError(

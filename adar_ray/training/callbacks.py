@@ -103,8 +103,8 @@ class Callbacks:
         return blamed(
             f"{_KEY} {name}: {what}",
             function,
-            f"; once that is mended, go on with `adar-ray train --resume {self._run.folder}`, or without it "
-            f"by --set '{_KEY}=[]'",
+            f"; once that is mended, go on with `adar-ray train --resume {self._run.folder.in_shell}`, or "
+            f"without it by --set '{_KEY}=[]'",
         )
 
 
@@ -142,7 +142,7 @@ def begin_search(config: Config, folder: Folder, known: Mapping[str, str]) -> di
 
 def end_search(folder: Folder, known: Mapping[str, str], end: SearchEnd | None) -> None:
     """Tells the same trackers what came of it; None if it stops before its end."""
-    remedy = f"; once that is mended, `adar-ray tune --resume {folder}` sends it"
+    remedy = f"; once that is mended, `adar-ray tune --resume {folder.in_shell}` sends it"
     for name, parent in known.items():
         blamed(f"{_KEY} {name}: ", _find(name).end_search, remedy)(folder, parent, end)
 

@@ -162,7 +162,7 @@ class Run:
         origin = f"{folder}/{CONFIG}"
         remedy = (
             "restore it, or train again with --replace; "
-            f"change settings with `adar-ray train --resume {folder} --set KEY=VALUE`"
+            f"change settings with `adar-ray train --resume {folder.in_shell} --set KEY=VALUE`"
         )
         content = folder.read_yaml(CONFIG, remedy)
         if not isinstance(content, dict) or "run" not in content:
@@ -479,7 +479,7 @@ class Run:
         """The final figures; None if the run is not finished."""
         if not self.folder.exists(RESULT):
             return None
-        remedy = f"remove it, then `adar-ray train --resume {self.folder}` makes it again"
+        remedy = f"remove it, then `adar-ray train --resume {self.folder.in_shell}` makes it again"
         result = self.folder.read_record(RESULT, RunResult, remedy)
         metric = self.config.train.metric
         for name, figures in (("valid", result.valid), ("popularity", result.popularity)):
@@ -614,7 +614,7 @@ def _refusal(folder: Folder) -> str:
     if holder is not None and not holder.is_dead:
         return f"{folder}: holds a run that is in use by {holder}; wait for its end, or choose another folder"
     return (
-        f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder}`, "
+        f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder.in_shell}`, "
         "or overwrite it with --replace"
     )
 

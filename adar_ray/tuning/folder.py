@@ -215,7 +215,7 @@ class Search(BaseModel):
         """How the best configuration did on test; None as long as that is not known."""
         if not self.folder.exists(RESULT):
             return None
-        remedy = f"remove it, then `adar-ray tune --resume {self.folder}` makes it again"
+        remedy = f"remove it, then `adar-ray tune --resume {self.folder.in_shell}` makes it again"
         return self.folder.read_record(RESULT, WinnerResult, remedy)
 
     def winner_run(self) -> Run | None:
@@ -265,7 +265,7 @@ def check_new(folder: Folder, replace: bool) -> None:
             f"{folder}: holds a search that is in use by {holder}; wait for its end, or choose another folder"
         )
     raise AdarError(
-        f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder}`, "
+        f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder.in_shell}`, "
         "or overwrite it with --replace"
     )
 

@@ -59,8 +59,13 @@ class Follower(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         known = self._known(trial)
-        known.error = read_error(self.search.trial_folder(known.number)) or "the trial's process died"
-        self._end(known, "failed")
+        why = read_error(self.search.trial_folder(known.number))
+        known.error = why.error
+        if why.is_of_machine:  # it continues when the search resumes
+            known.status = "interrupted"
+            self.search.write_trial(known)
+        else:
+            self._end(known, "failed")
 
     def _known(self, trial: Any) -> Trial:
         """Our trial; the name of Ray's is its number."""

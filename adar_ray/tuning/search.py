@@ -11,7 +11,7 @@ from ray import tune as ray_tune
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.durations import LONGEST
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, TransientError
 from adar_ray.lease import hold
 from adar_ray.limits import MOST_REPEATS, MOST_TRIALS, MOST_WORKERS, check_number
 from adar_ray.outputs import forget_replaced, new_scratch, put_back, replacing
@@ -73,10 +73,7 @@ def tune(
     check_number("--retries", retries, 0, MOST_REPEATS)
     check_number("--seeds", seeds, 0, MOST_REPEATS)
     check_number("--workers-per-trial", workers, 1, MOST_WORKERS)
-    if seconds is not None:
-        check_number("--time", seconds, 0, LONGEST, whole=False)
-    if trials is not None:
-        check_number("--trials", trials, 1, MOST_TRIALS)
+    _check_limits(trials, seconds)
     if concurrent is not None:
         check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
@@ -122,19 +119,40 @@ def tune(
 
 
 def resume_search(
-    address: str | Path, *, trust: bool = False, on_progress: OnProgress = lambda progress: None
+    address: str | Path,
+    *,
+    trials: int | None = None,
+    seconds: float | None = None,
+    trust: bool = False,
+    on_progress: OnProgress = lambda progress: None,
 ) -> Folder:
     """Continue a search: trials that have ended stay as they are, others continue from their checkpoint.
 
     Args:
+        trials, seconds: new limits, all trials so far included; with higher ones a search that has ended goes
+            on. If another trial wins, that one is trained anew and tested.
         trust: whether custom components that the folder of the search names may run.
     """
+    _check_limits(trials, seconds)
     search = Search.open(address, trust=trust)
     check_workers(search.space, search.workers)  # earlier versions began such searches
+    if trials is not None and search.space.search.algorithm == "grid":
+        raise AdarError(f"--trials {trials}: the grid of {search.folder} has {search.trials}; leave it out")
     dataset = search.dataset()
+    limits = {"trials": trials or search.trials, "seconds": search.seconds if seconds is None else seconds}
     with _held(search) as search, ray_session(local_cpus(search), may_wait=True):
         check_resources(search)
+        if trials is not None or seconds is not None:
+            search = search.model_copy(update=limits)
+            search.write()
         return _run(search, dataset, on_progress)
+
+
+def _check_limits(trials: int | None, seconds: float | None) -> None:
+    if seconds is not None:
+        check_number("--time", seconds, 0, LONGEST, whole=False)
+    if trials is not None:
+        check_number("--trials", trials, 1, MOST_TRIALS)
 
 
 @contextlib.contextmanager
@@ -170,11 +188,21 @@ def _find_best(search: Search, dataset: Dataset, on_progress: OnProgress) -> Tri
         finally:
             follower.write()
     if not follower.is_over():
-        raise KeyboardInterrupt
+        blocked = next((trial for trial in follower.trials if trial.error and not trial.has_ended), None)
+        if blocked is None:
+            raise KeyboardInterrupt
+        raise TransientError(
+            f"{search.folder}: trial {blocked.name} could not go on: {blocked.error}; when that is mended, "
+            f"continue with `adar-ray tune --resume {search.folder.in_shell}`"
+        )
     best = best_of(follower.trials, search.space.mode)
     if best is None:
         failed = next((trial.error for trial in follower.trials if trial.error), None)
-        why = f"the first trial failed with: {failed}" if failed else "its time ran out; give it more --time"
+        why = (
+            f"the first trial failed with: {failed}"
+            if failed
+            else "its time ran out; resume with a longer --time"
+        )
         raise AdarError(f"{search.folder}: no trial is left to choose: {why}")
     return best
 

@@ -58,7 +58,7 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         if self._again:
             trial, asked = self._again.pop(0)
-            trial.status = "running"
+            trial.status, trial.error = "running", None
         else:
             number = len(self.trials)
             asked, values = self._ask(number, self._given(number))

@@ -26,7 +26,7 @@ class Trial(BaseModel):
         best_epoch: the epoch of `value`.
         value: the best value of the space's metric; None before the first epoch.
         seconds: from its start to its end, or to its last epoch.
-        error: why it failed.
+        error: why it failed, or was interrupted, if it was the machine.
         curve: the metric after each epoch, once the trial has ended.
     """
 

@@ -18,7 +18,8 @@ def run_winner(search: Search, dataset: Dataset, best: Trial) -> None:
 
     Nothing here chooses anything. A search that is resumed continues with the runs that are missing.
     """
-    if not search.seeds or search.folder.exists(RESULT):
+    known = search.winner()
+    if not search.seeds or (known is not None and known.trial == best.name):
         return
     seed = search.config(best.values).train.seed
     runs = [_run(search, dataset, best, seed + number) for number in range(search.seeds)]

@@ -17,7 +17,7 @@ from ray import tune
 from adar_ray.config import Config
 from adar_ray.custom import look_in
 from adar_ray.data.dataset import Dataset
-from adar_ray.errors import AdarError, error_line
+from adar_ray.errors import AdarError, TransientError, error_line, may_pass
 from adar_ray.memory import keep_freed_memory
 from adar_ray.storage import Folder
 from adar_ray.training.build import is_sequential
@@ -35,9 +35,14 @@ _ERROR = "error.json"
 
 
 class TrialError(Record):
-    """`error.json`: why a trial failed."""
+    """`error.json`: why a trial failed.
+
+    Attributes:
+        is_of_machine: whether the machine is to blame, such as its full disk, and not the trial.
+    """
 
     error: str
+    is_of_machine: bool = False
 
 
 def run_trial(
@@ -138,13 +143,20 @@ def _errors_written(folder: Folder) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error).partition("\n")[0] if isinstance(error, AdarError) else error_line(error)
-        folder.write_record(_ERROR, TrialError(error=text))
+        folder.write_record(_ERROR, TrialError(error=text, is_of_machine=_is_of_machine(error)))
         raise
 
 
-def read_error(folder: Folder) -> str | None:
-    """Why the trial failed; None if it did not get to say."""
-    return folder.read_record(_ERROR, TrialError).error if folder.exists(_ERROR) else None
+def _is_of_machine(error: Exception) -> bool:
+    cause = error.__cause__ if isinstance(error, AdarError) else error
+    return isinstance(error, TransientError) or (isinstance(cause, OSError) and may_pass(error))
+
+
+def read_error(folder: Folder) -> TrialError:
+    """Why the trial failed."""
+    if not folder.exists(_ERROR):
+        return TrialError(error="the trial's process died")
+    return folder.read_record(_ERROR, TrialError)
 
 
 def forget_weights(folder: Folder) -> None:

@@ -346,6 +346,44 @@ def test_a_trial_of_two_workers_is_what_train_makes_with_two(dataset: Dataset, t
     assert trial.curve == pytest.approx([epoch.valid["ndcg@20"] for epoch in alone.epochs()], abs=1e-3)
 
 
+def test_a_search_that_has_ended_goes_on_with_more_trials(dataset: Dataset, tmp_path: Path) -> None:
+    searched = space({"optimizer.lr": {"loguniform": [1e-6, 0.03]}}, search={"algorithm": "random"})
+    out = tune(dataset, searched, tmp_path / "search", trials=2)
+    first = trials_of(out)
+    resume_search(out.address, trials=5)
+    trials = trials_of(out)
+    assert trials[:2] == first
+    assert [trial.status for trial in trials] == ["finished"] * 5
+    search = Search.open(out.address)
+    assert search.trials == 5
+    assert search.winner().trial == max(trials, key=lambda trial: trial.value).name
+    grid = tune(
+        dataset, space({"optimizer.lr": {"choice": [0.01]}}, search={"algorithm": "grid"}), tmp_path / "grid"
+    )
+    message = message_of(lambda: resume_search(grid.address, trials=5))
+    assert message.startswith("--trials 5: the grid of ")
+
+
+def test_what_is_the_machines_fault_is_no_failure_of_a_trial(
+    dataset: Dataset, tiny_disk: Path, tmp_path: Path
+) -> None:
+    """Here its disk is full: the trials go on when there is room."""
+    searched = space(
+        {"optimizer.lr": {"choice": [0.01, 0.02]}},
+        base=BASE | {"model": {"name": "mf", "embedding_dim": 1024}},
+        search={"algorithm": "grid"},
+    )
+    folder = tiny_disk / "search"
+    subprocess.run(["mount", "-o", "remount,size=6m", str(tiny_disk)], check=True)
+    message = message_of(lambda: tune(dataset, searched, folder, retries=0, seeds=0))
+    assert "trial 00000 could not go on" in message
+    assert f"continue with `adar-ray tune --resume {folder}`" in message
+    assert [trial.status for trial in trials_of(Folder.at(folder))] == ["interrupted"] * 2
+    subprocess.run(["mount", "-o", "remount,size=200m", str(tiny_disk)], check=True)
+    resume_search(folder)
+    assert [(trial.status, trial.error) for trial in trials_of(Folder.at(folder))] == [("finished", None)] * 2
+
+
 def test_limits_of_patience_and_time_end_a_search(dataset: Dataset, tmp_path: Path) -> None:
     budget = {"trials": 1000, "patience": 2}
     out = tune(
