@@ -87,8 +87,9 @@ def _check_layer(space: Space, layer: Layer) -> None:
 
 
 def _check_scheduler(space: Space, epochs: int) -> None:
+    """Refuse what is given and longer than a trial; the defaults are cut to its length."""
     key = {"asha": "grace", "median": "grace", "pbt": "interval"}.get(space.scheduler.name)
-    if key and getattr(space.scheduler, key) > epochs:
+    if key in space.scheduler.model_fields_set and getattr(space.scheduler, key) > epochs:
         value = getattr(space.scheduler, key)
         raise AdarError(f"scheduler.{key}: {value} is more than train.epochs, {epochs}: lower it")
 

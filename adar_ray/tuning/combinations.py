@@ -21,6 +21,15 @@ def in_order(parameters: Parameters) -> list[str]:
     return list(TopologicalSorter(graph).static_order())
 
 
+def required(parameters: Parameters, name: str) -> dict[str, list[Any]]:
+    """The values of other parameters with which a parameter is searched. Conditions must not form a circle."""
+    needed: dict[str, list[Any]] = {}
+    for other, allowed in parameters[name].when.items():
+        for asked, values in ((other, allowed), *required(parameters, other).items()):
+            needed[asked] = [value for value in needed.get(asked, values) if value in values]
+    return needed
+
+
 def pick_values(parameters: Parameters, pick: Callable[[str], Any]) -> dict[str, Any]:
     """What `pick` returns for every parameter whose conditions hold; it is called in order."""
     values: dict[str, Any] = {}

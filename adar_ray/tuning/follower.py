@@ -15,6 +15,8 @@ from adar_ray.tuning.searcher import Clock, StudySearcher
 from adar_ray.tuning.trial import Status, Trial, best_of
 from adar_ray.tuning.worker import forget_weights, read_error, value_of
 
+_SECONDS_BETWEEN_REPORTS = 60  # while trials run; writing one takes about a second
+
 
 class Follower(tune.Callback):
     """Follows Ray's trials, and decides when the search is over."""
@@ -24,6 +26,7 @@ class Follower(tune.Callback):
     ) -> None:
         self.search, self.searcher, self.clock = search, searcher, clock
         self._on_progress = on_progress
+        self._reported = clock()
 
     @property
     def trials(self) -> list[Trial]:
@@ -83,6 +86,8 @@ class Follower(tune.Callback):
         forget_weights(self.search.trial_folder(trial.number))
         if best_of(self.trials, self.search.space.mode) is trial:
             self.search.write_best(trial)
+        if self.clock() - self._reported > _SECONDS_BETWEEN_REPORTS:
+            self._report()
         self._show()
 
     def _show(self) -> None:
@@ -108,8 +113,12 @@ class Follower(tune.Callback):
         best = best_of(trials, self.search.space.mode)
         if best is not None:
             self.search.write_best(best)
-        self.search.write_table(trials)
-        write_report(self.search, trials)
+        self._report()
+
+    def _report(self) -> None:
+        self._reported = self.clock()
+        self.search.write_table(self.trials)
+        write_report(self.search, self.trials)
 
 
 class SearchStopper(tune.Stopper):

@@ -123,6 +123,9 @@ class Parameter(Settings):
         """Whether a trial can have this value."""
         if self.choice or self.quantized:
             return value in self.points()
+        is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        if self.integer and not is_whole:
+            return False
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def corners(self) -> list[Any]:

@@ -34,11 +34,11 @@ def build_scheduler(space: Space, epochs: int) -> TrialScheduler:
             **common,
         )
     if settings.name == "median":
-        return MedianStoppingRule(metric="best", grace_period=settings.grace, **common)
+        return MedianStoppingRule(metric="best", grace_period=min(settings.grace, epochs), **common)
     if settings.name == "pbt":
         return Population(
             metric="value",
-            perturbation_interval=settings.interval,
+            perturbation_interval=min(settings.interval, epochs),
             hyperparam_mutations={"values": mutations(space)},
             custom_explore_fn=lambda config: config | {"values": within(space, config["values"])},
             **common,

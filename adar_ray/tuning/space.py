@@ -45,7 +45,7 @@ from adar_ray.durations import Seconds
 from adar_ray.errors import AdarError, one_line
 from adar_ray.limits import LARGEST_SEED, MOST_TRIALS
 from adar_ray.registry import LOSSES, SAMPLERS
-from adar_ray.tuning.combinations import combinations, in_order, pick_values
+from adar_ray.tuning.combinations import combinations, in_order, pick_values, required
 from adar_ray.tuning.parameter import Parameter
 
 if TYPE_CHECKING:
@@ -171,6 +171,13 @@ class Space(Settings):
             in_order(self.parameters)
         except CycleError as error:
             raise AdarError(f"parameters: conditions form a circle: {' -> '.join(error.args[1])}") from error
+        for name in self.parameters:
+            for other, allowed in required(self.parameters, name).items():
+                if not allowed:
+                    raise AdarError(
+                        f"parameters.{name}.when: can never hold, because no value of {other} meets all of it; "
+                        "correct it, or leave the parameter out"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -123,6 +123,7 @@ def test_a_scheduler_gets_to_decide_something(scheduler, key):
     message = check_refusal(space(scheduler=scheduler), "train.epochs=4")
     assert message == f"scheduler.{key}: 5 is more than train.epochs, 4: lower it"
     check(space(scheduler=scheduler), ["train.epochs=5"])
+    check(space(scheduler={"name": scheduler["name"]}), ["train.epochs=2"])  # the default is cut to it
 
 
 def test_models_with_different_losses_are_not_compared_by_the_loss():

@@ -210,12 +210,39 @@ def test_a_value_that_cannot_be_is_named():
         ),
         ({"parameters": {"train.metric": {"choice": ["ndcg@10"]}}}, "parameters.train.metric"),
         ({"parameters": {"train.epochs": {"integer": [5, 9]}}}, "parameters.train.epochs"),
+        (
+            {
+                "parameters": {
+                    "sampler.name": {"choice": ["adar", "dns"]},
+                    "adar.candidates": {"choice": [2, 4], "when": {"sampler.name": "adar"}},
+                    "dns.top": {"integer": [1, 2], "when": {"sampler.name": "dns", "adar.candidates": 4}},
+                }
+            },
+            "parameters.dns.top.when: can never hold, because no value of sampler.name meets all of it",
+        ),
+        (
+            {
+                "parameters": {
+                    "sampler.name": {"choice": ["adar", "dns"]},
+                    "adar.beta": {"uniform": [0.5, 0.9], "when": {"sampler.name": []}},
+                }
+            },
+            "parameters.adar.beta.when: can never hold",
+        ),
     ],
 )
 def test_a_space_that_makes_no_sense(content, says):
     message = refusal(Space.from_mapping, {"parameters": BETA, **content}, "some/file.yaml")
     assert message.startswith("some/file.yaml: ")
     assert says in message
+
+
+def test_a_default_between_whole_numbers_is_none_of_an_integers_values():
+    searched = space({"loss.l2": {"integer": [0, 2]}}, base={"loss": {"l2": 0.5}})
+    assert searched.defaults(100) == {}
+    assert space({"loss.l2": {"integer": [0, 2]}}, base={"loss": {"l2": 1.0}}).defaults(100) == {
+        "loss.l2": 1.0
+    }
 
 
 @pytest.mark.parametrize("text", ["- a\n", "words\n", "3\n", "", "# nothing\n", "base: [\n"])
