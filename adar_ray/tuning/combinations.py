@@ -22,7 +22,7 @@ def in_order(parameters: Parameters) -> list[str]:
 
 
 def required(parameters: Parameters, name: str) -> dict[str, list[Any]]:
-    """The values of other parameters with which a parameter is searched. Conditions must not form a circle."""
+    """The values of other parameters with which one is searched. Conditions must not form a circle."""
     needed: dict[str, list[Any]] = {}
     for other, allowed in parameters[name].when.items():
         for asked, values in ((other, allowed), *required(parameters, other).items()):

@@ -175,8 +175,8 @@ class Space(Settings):
             for other, allowed in required(self.parameters, name).items():
                 if not allowed:
                     raise AdarError(
-                        f"parameters.{name}.when: can never hold, because no value of {other} meets all of it; "
-                        "correct it, or leave the parameter out"
+                        f"parameters.{name}.when: can never hold, because no value of {other} meets all of "
+                        "it; correct it, or leave the parameter out"
                     )
         return self
 
