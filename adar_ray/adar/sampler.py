@@ -26,7 +26,15 @@ from adar_ray.distributed import sum_over_workers
 from adar_ray.models.protocol import dot_score
 from adar_ray.models.table import Gradients, Table
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, LazyNegatives, Negatives, SamplingContext, Source, need
+from adar_ray.samplers.base import (
+    BaseSampler,
+    LazyNegatives,
+    Negatives,
+    SamplingContext,
+    Source,
+    need,
+    seen_items,
+)
 
 _TINY = 1e-6
 _QUARTER = math.pi / 2  # all the way from a positive to its noise
@@ -118,6 +126,12 @@ class AdarSampler(BaseSampler):
         settings = self.settings
         pool = self.noise(context, settings.pool, rng)
         pool_PD, mean_D = pool.vector_PD, pool.vector_PD.detach().mean(0)
+        if context.pairs is None and pool_PD.shape[1:] != positive_BD.shape[1:]:
+            own, others = list(pool_PD.shape[1:]), list(positive_BD.shape[1:])
+            raise ValueError(
+                f"SamplingContext.vectors gives items of {own} numbers, and positive_BD has {others}; a "
+                "positive is the vector of its item"
+            )
         compiled = context.score is dot_score and kernels.runs_compiled(user_BD, positive_BD, pool_PD)
         users, positives = _Rows.of(user_BD), _Rows.of(positive_BD)
         if context.pairs is not None:
@@ -217,7 +231,8 @@ class AdarSampler(BaseSampler):
         at_BKM = (offset_B[:, None, None] + member_KM) % P
         is_out_BKM = (member_KM[0] >= M_B[:, None].floor())[:, None].expand_as(at_BKM)
         if context.seen is not None and pool.item_P is not None:
-            is_out_BKM = is_out_BKM | context.seen(pool.item_P).gather(1, at_BKM.flatten(1)).view_as(at_BKM)
+            seen_BP = seen_items(context, pool.item_P, len(user_BD))
+            is_out_BKM = is_out_BKM | seen_BP.gather(1, at_BKM.flatten(1)).view_as(at_BKM)
         score_BKM = score_BP.gather(1, at_BKM.flatten(1)).view_as(at_BKM)
         best_BK, at_BK = score_BKM.masked_fill(is_out_BKM, -torch.inf).max(2)
         noise_BK = at_BKM.gather(2, at_BK[..., None])[..., 0]
@@ -243,7 +258,7 @@ class AdarSampler(BaseSampler):
         """`_choose` that scores only the vectors it chooses among, by dot products."""
         seen_BP = torch.empty(len(offset_B), 0, dtype=torch.bool)
         if context.seen is not None and pool.item_P is not None:
-            seen_BP = context.seen(pool.item_P)
+            seen_BP = seen_items(context, pool.item_P, len(offset_B))
         noise_BK = offset_B.new_empty(len(offset_B), self.settings.negatives)
         found_BK = torch.empty_like(noise_BK, dtype=torch.bool)
         score_BK = mean_D.new_empty(noise_BK.shape)

@@ -22,10 +22,18 @@ class UserItems:
     Args:
         user_E, item_E: the pairs, in any order; repeated pairs count once.
         n_users, n_items: sizes of the id ranges.
+
+    Raises:
+        ValueError: an id is out of its range, or is no whole number.
     """
 
     def __init__(self, user_E: torch.Tensor, item_E: torch.Tensor, n_users: int, n_items: int) -> None:
         self.n_users, self.n_items = n_users, n_items
+        user_E, item_E = _checked("user", user_E, n_users), _checked("item", item_E, n_items)
+        if len(user_E) != len(item_E):
+            raise ValueError(
+                f"there are {len(user_E)} users and {len(item_E)} items; give one of each for a pair"
+            )
         pair_E = user_E.to(torch.int64, copy=True).mul_(n_items).add_(item_E)
         self._pair_E = _sorted_distinct(pair_E)
         starts = torch.arange(n_users + 1, device=pair_E.device) * n_items
@@ -70,6 +78,7 @@ class UserItems:
 
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
         """Whether each pair was observed, `[B, K]`."""
+        _check_rows(user_B, item_BK)
         if not len(self):
             return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
         pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
@@ -91,6 +100,7 @@ class UserItems:
         Returns:
             Items `[B, K]`, and False where there is none, because the user has seen all items.
         """
+        _check_rows(user_B, number_BK)
         if kernels.runs_compiled(self._pair_E, user_B, number_BK):
             item_BK, found_BK = torch.empty_like(number_BK), torch.empty_like(number_BK, dtype=torch.bool)
             tensors = (user_B, number_BK, item_BK, found_BK)
@@ -143,6 +153,8 @@ class UserItems:
 
     def seen_by(self, user_B: torch.Tensor) -> SeenItems:
         """What a batch's users have interacted with, for samplers."""
+        if not user_B.is_cuda:  # where it would wait for the GPU, which checks by itself
+            _checked("user", user_B, self.n_users)
         return SeenItems(self, user_B)
 
     def users_by_item(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -157,6 +169,27 @@ class UserItems:
             ends = torch.bincount(item_E, minlength=self.n_items).cumsum(0)
             self._by_item = torch.cat([ends.new_zeros(1), ends]), user_E[item_E.argsort()].to(torch.int32)
         return self._by_item
+
+
+def _check_rows(user_B: torch.Tensor, value_BK: torch.Tensor) -> None:
+    if len(user_B) != len(value_BK):
+        raise ValueError(
+            f"there are {len(user_B)} users for {len(value_BK)} rows of items; give a row for each user"
+        )
+
+
+def _checked(what: str, id_E: torch.Tensor, count: int) -> torch.Tensor:
+    """Ids as a tensor. One out of range would count as another user's pair."""
+    id_E = torch.as_tensor(id_E)
+    if id_E.dim() != 1 or id_E.dtype == torch.bool or id_E.is_floating_point():
+        kind = f"{str(id_E.dtype).removeprefix('torch.')} of shape {list(id_E.shape)}"
+        raise ValueError(f"{what}s are {kind}; give whole numbers, one for each pair")
+    if len(id_E):
+        ends = (int(id_E.min()), int(id_E.max()))
+        wrong = next((end for end in ends if not 0 <= end < count), None)
+        if wrong is not None:
+            raise ValueError(f"{what} {wrong}: ids run from 0 to {count - 1}, because n_{what}s is {count}")
+    return id_E
 
 
 @dataclass(frozen=True)

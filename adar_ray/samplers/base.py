@@ -173,13 +173,40 @@ class BaseSampler(nn.Module):
         Args:
             rng: random numbers that belong to the rows, so that several workers repeat what one would draw;
                 by default they come from torch's own generator.
+
+        Raises:
+            ValueError: shapes do not fit each other.
         """
+        shapes = list(user_BD.shape), list(positive_BD.shape)
+        same_D = context.score is not dot_score or shapes[0] == shapes[1]
+        if user_BD.dim() != 2 or positive_BD.dim() != 2 or len(user_BD) != len(positive_BD) or not same_D:
+            raise ValueError(
+                f"user_BD and positive_BD have the shapes {shapes[0]} and {shapes[1]}; give a positive for "
+                "each user, [B, D] and [B, D]"
+            )
         return self.sample(user_BD, positive_BD, context, rng or RowRng.fresh(len(user_BD), user_BD.device))
 
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
         raise NotImplementedError
+
+
+def seen_items(context: SamplingContext, item: torch.Tensor, rows: int) -> torch.Tensor:
+    """What `context.seen` says of items, `[B, K]` or, shared, `[K]`: `[B, K]`.
+
+    Raises:
+        ValueError: it says something of another shape.
+    """
+    assert context.seen is not None
+    seen_BK = context.seen(item)
+    if seen_BK.dtype != torch.bool or list(seen_BK.shape) != [rows, item.shape[-1]]:
+        kind = f"{str(seen_BK.dtype).removeprefix('torch.')} of shape {list(seen_BK.shape)}"
+        raise ValueError(
+            f"SamplingContext.seen returns {kind} for items of shape {list(item.shape)}; return bool of "
+            f"shape {[rows, item.shape[-1]]}, a row for each user"
+        )
+    return seen_BK
 
 
 def need(value: torch.Tensor | None, name: str) -> torch.Tensor:

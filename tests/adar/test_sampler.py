@@ -1,6 +1,7 @@
 """ADAR's negatives: where they lie, what they are made of, whom their gradient reaches."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -312,6 +313,48 @@ def test_shapes(K, M, pool):
     assert negatives.mask_BK.shape == negatives.timestep_BK.shape == (ROWS, K)
     assert negatives.mask_BK.all()
     assert negatives.item_BK is None
+
+
+SEEN_BY_TWO = UserItems(torch.tensor([0, 1]), torch.tensor([3, 4]), 2, ITEMS)
+
+
+@pytest.mark.parametrize("score", [dot_score, lambda user_BD, item_BKD: 2 * dot_score(user_BD, item_BKD)])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"user_BD": random_vectors(2 * ROWS, DIM)},
+            "user_BD and positive_BD have the shapes [120, 12] and [60, 12]",
+        ),
+        ({"positive_BD": random_vectors(ROWS, 1, DIM)}, "the shapes [60, 12] and [60, 1, 12]"),
+        (
+            {"user_BD": random_vectors(ROWS, DIM + 1), "positive_BD": random_vectors(ROWS, DIM + 1)},
+            "SamplingContext.vectors gives items of [12] numbers, and positive_BD has [13]",
+        ),
+        (
+            {"seen": lambda item: torch.zeros(1, len(item), dtype=torch.bool)},
+            "SamplingContext.seen returns bool of",
+        ),
+        (
+            {"seen": lambda item: torch.zeros(ROWS, 1, dtype=torch.bool)},
+            "shape [60, 1] for items of shape [256]",
+        ),
+        ({"seen": lambda item: torch.zeros(len(item), dtype=torch.bool)}, "return bool of shape [60, 256]"),
+        ({"seen": lambda item: torch.zeros(ROWS, len(item))}, "SamplingContext.seen returns float32"),
+        (
+            {"seen": SEEN_BY_TWO.seen_by(torch.tensor([0, 1]))},
+            "SamplingContext.seen returns bool of shape [2, 256]",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(score, change, says):
+    """Compiled loops would read memory that is not theirs."""
+    world = World(score=score)
+    vectors = {"user_BD": world.user_BD, "positive_BD": world.positive_BD}
+    vectors = {name: change.get(name, vector).float() for name, vector in vectors.items()}
+    context = replace(world.items, vectors=lambda item: world.item_ID[item].float(), seen=change.get("seen"))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        AdarSampler()(*vectors.values(), context)
 
 
 def test_no_rows_give_no_negatives():

@@ -1,8 +1,10 @@
 """Look-ups of who interacted with what, against Python's sets."""
 
 import random
+import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
@@ -196,3 +198,36 @@ def test_of_very_many_pairs_contains_is_the_same_compiled_and_plain(world):
     ]
     for dtype in (torch.int64, torch.int32):
         assert world.seen.contains(user_B.to(dtype), item_BK).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("user", "item", "says"),
+    [
+        ([0, 1], [7, 123456], "item 123456: ids run from 0 to 99, because n_items is 100"),
+        ([0, 1], [7, -1], "item -1: ids"),
+        ([0, 10], [7, 8], "user 10: ids run from 0 to 9, because n_users is 10"),
+        ([0, 1], [7], "there are 2 users and 1 items"),
+        ([0.0, 1.0], [7, 8], "users are float32 of shape [2]; give whole numbers"),
+        ([[0, 1]], [7, 8], "users are int64 of shape [1, 2]"),
+    ],
+)
+def test_pairs_that_cannot_be_are_refused(user, item, says):
+    """An item beyond the catalog would be another user's."""
+    with pytest.raises(ValueError, match=re.escape(says)):
+        UserItems(torch.tensor(user), torch.tensor(item), 10, 100)
+
+
+def test_pairs_may_be_lists_or_arrays():
+    for make in (list, np.array, torch.tensor):
+        observed = UserItems(make([0, 1]), make([7, 8]), 10, 100)
+        assert [ids.tolist() for ids in observed.pairs()] == [[0, 1], [7, 8]]
+
+
+def test_users_that_cannot_be_are_refused():
+    observed = UserItems(torch.tensor([0, 1]), torch.tensor([7, 8]), 10, 100)
+    with pytest.raises(ValueError, match="user 10: ids run from 0 to 9"):
+        observed.seen_by(torch.tensor([3, 10]))
+    with pytest.raises(ValueError, match="there are 1 users for 2 rows of items"):
+        observed.seen_by(torch.tensor([3]))(torch.tensor([[1], [2]]))
+    with pytest.raises(ValueError, match="there are 1 users for 2 rows of items"):
+        observed.seen_by(torch.tensor([3])).draw_others(torch.tensor([[1], [2]]))
