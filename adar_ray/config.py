@@ -427,7 +427,9 @@ def read_setting(setting: str) -> tuple[str, dict[str, dict[str, Any]]]:
     section, dot, key = path.strip().partition(".")
     origin = f"--set {one_line(setting, 100)}"
     if not (equals and dot and key and key.isprintable()):
-        raise AdarError(f"{origin}: give it as section.key=value, such as --set adar.beta=0.8")
+        with_key = [name for name in _all_keys() if name.partition(".")[2] == path.strip()]
+        hint = f"; did you mean {with_key[0]}?" if with_key else ", such as --set adar.beta=0.8"
+        raise AdarError(f"{origin}: give it as section.key=value{hint}")
     value = parse_yaml(text, origin)
     check_key(section, key, origin)
     return origin, {section: {key: value}}
@@ -480,10 +482,14 @@ def check_key(section: str, key: str | None, origin: str) -> None:
             f"{origin}: there is no section {section!r}{nearest(section, (*_SECTIONS, 'custom'))}"
         )
     if key is not None and key not in _SECTIONS[section].model_fields:
-        everywhere = [f"{known}.{k}" for known, block in _SECTIONS.items() for k in block.model_fields]
+        everywhere = _all_keys()
         same_key = [name for name in everywhere if name.partition(".")[2] == key]
         hint = f"; did you mean {same_key[0]}?" if same_key else nearest(f"{section}.{key}", everywhere)
         raise AdarError(f"{origin}: there is no key {section}.{key}{hint}")
+
+
+def _all_keys() -> list[str]:
+    return [f"{section}.{key}" for section, block in _SECTIONS.items() for key in block.model_fields]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

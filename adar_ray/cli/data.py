@@ -114,7 +114,11 @@ class _FormatName(click.ParamType):
     help="Columns of a table, by name, or by number without a header: user=NAME,item=NAME,timestamp=NAME,"
     "rating=NAME,weight=NAME. timestamp= goes without times; a weight is how much a row counts in training.",
 )
-@click.option("--separator", help="What separates the fields of a line. A space stands for any white space.")
+@click.option(
+    "--separator",
+    callback=lambda context, option, text: None if text is None else text.replace(r"\t", "\t"),
+    help=r"What separates the fields of a line; \t is a tab. A space stands for any white space.",
+)
 @click.option(
     "--header",
     type=click.Choice(["first", "none"]),

@@ -100,7 +100,7 @@ def recommend_command(
 ) -> None:
     """Print the top items of a user; or write those of all users, or of the users in a file, to Parquet."""
     if bool(asked) == bool(out) or (asked and (users_file or replace)):
-        raise click.UsageError("give --user to print items, or --out, with or without --users, to write them")
+        raise click.UsageError("give one of --user, which prints items, and --out, which writes them")
     if not out:
         _print_recommendations(_load(run, data, new_items, trust), k, asked, as_json)
         return

@@ -7,6 +7,8 @@ import re
 from adar_ray.errors import AdarError, one_line
 
 # Column names that need no --columns, compared in lower case without separators; the first match wins.
+_SEPARATORS = {"\t": r"\t", ";": ";", "|": "|", ",": ","}
+"""Of fields, and as they are typed; in the order in which they are looked for."""
 _USUAL_NAMES = {
     "user": ("userid", "user", "uid"),
     "item": ("itemid", "item", "iid", "movieid", "productid", "bookid", "artistid", "trackid", "songid"),
@@ -50,7 +52,7 @@ def match_columns(
             if has_numbers:
                 remedy = "give its number, for example --columns user=1,item=2,timestamp=3"
             elif len(names) == 1:
-                remedy = "pass the --separator of its fields"
+                remedy = _separator_remedy(names[0])
             elif has_header:
                 remedy += ", or pass --header none if the first line is data"
             raise AdarError(f"{path}: no column for the {key} among {there}; {remedy}")
@@ -60,6 +62,12 @@ def match_columns(
             if other != key and name == columns[key]:
                 raise AdarError(f"{path}: column {name!r} cannot be both {key} and {other}; see --columns")
     return columns
+
+
+def _separator_remedy(line: str) -> str:
+    """What to do about a header that is a single field."""
+    found = next((shown for mark, shown in _SEPARATORS.items() if mark in line), None)
+    return f"pass --separator '{found}'" if found else "pass the --separator of its fields"
 
 
 def looks_named(names: list[str], given: dict[str, str]) -> bool:

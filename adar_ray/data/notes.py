@@ -44,7 +44,7 @@ def reading_notes(
     if source.left_out:
         notes.append(
             f"{counted(len(source.left_out), 'other file there was', 'other files there were')} not read "
-            f"({_some(source.left_out)}): interactions are in files of other names; a glob reads any file"
+            f"({_some(source.left_out)}): files of interactions have other names; a glob reads any file"
         )
     if empty:
         notes.append(f"{counted(len(empty), 'file is', 'files are')} empty ({_some(empty)})")

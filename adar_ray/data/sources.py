@@ -367,6 +367,8 @@ def _recognize_lines(file: _Listed, lines: list[str]) -> Format:
             return format
         if match is Match.POSSIBLE:
             possible.append(format.name)
+    if lines[0].startswith("["):
+        raise AdarError(f"{file.address}: is a JSON array; write an object a line, with pandas by lines=True")
     words = {len(line.split()) for line in lines}
     hint = f" between {' and '.join(possible)}" if len(possible) > 1 else ""
     how = f"pass --format, one of {', '.join(FORMATS)}"

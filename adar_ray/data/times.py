@@ -103,7 +103,7 @@ class TimeConverter:
             finally:
                 self._unit = unit
         return (
-            f"the timestamp {shown} is not a time: a number of seconds or less since 1970, not negative, or "
+            f"the timestamp {shown} is not a time: a number of s, ms, us or ns since 1970, not negative, or "
             "an ISO date (--timestamp-unit and --timestamp-format read others)"
         )
 

@@ -76,7 +76,8 @@ class Decision(Record):
         if self.old is not None and self.users is not None:
             p = "" if self.p is None else f", {p_phrase(self.p)}"
             figures += f" against {self.old:.4f} of {self.before} ({counted(self.users, 'user')}{p})"
-        return f"{self.decision} {self.version}: {'; '.join(filter(None, (figures, self.why)))}"
+        what = "rolled back to" if self.decision == "rolled back" else self.decision
+        return f"{what} {self.version}: {'; '.join(filter(None, (figures, self.why)))}"
 
 
 class Created(Record):

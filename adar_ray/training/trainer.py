@@ -205,7 +205,10 @@ def revised(run: Run, settings: Iterable[str] = (), workers: int | str | None = 
     if not changes:
         return run
     if run.result() is not None:
-        raise AdarError(f"{run.folder}: is finished, so nothing can change; train again into another folder")
+        raise AdarError(
+            f"{run.folder}: is finished, so nothing can change; to train on, begin a run with "
+            f"--init-from {run.folder.in_shell}"
+        )
     done = len(run.epochs())
     for name in changes:
         reason = _fixed_because(name, run.config, config, done)

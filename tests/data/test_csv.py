@@ -83,7 +83,7 @@ def test_bad_rows_are_skipped_up_to_a_limit(tmp_path):
         ("line 3", "not valid CSV"),
         ("line 5", "expected 3 fields, found 2"),
         ("line 6", "the user 'nan' stands for no value"),
-        ("line 7", "the timestamp 'never' is not a time: a number of seconds or less since 1970, "
+        ("line 7", "the timestamp 'never' is not a time: a number of s, ms, us or ns since 1970, "
          "not negative, or an ISO date"),
         ("line 8", "not valid CSV"),
     ]  # fmt: skip
@@ -138,7 +138,8 @@ def test_header_or_not(tmp_path, lines, columns, rows):
         (["al,x", "al,y"], {"user": "al", "item": "x"}, ["repeats further down", "--header none"]),
         (["al,x", "bo,y"], None, ["no column for the user among al, x", "--header none"]),
         (["3,20,5", "2,20,5"], {"user": "3", "item": "2"}, ["names 3", "number of", "--header none"]),
-        (["user;item", "a;b"], None, ["no column for the user among user;item", "--separator"]),
+        (["user;item", "a;b"], None, ["no column for the user among user;item", "pass --separator ';'"]),
+        (["user\titem", "a\tb"], None, [r"pass --separator '\t'"]),
     ],
 )  # fmt: skip
 def test_headers_that_could_be_data(tmp_path, lines, columns, parts):
