@@ -21,6 +21,8 @@ from adar_ray.storage import Folder, describe_os_error
 logger = logging.getLogger(__name__)
 
 REPLACED = "replaced"
+_COMING = ".coming.partial"
+"""On an object store it shows whose files these are while the mark is not in its place yet."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def check_replaceable(folder: Folder, kind: Kind) -> None:
     """
     names, problem, known = folder.content(), None, (kind.mark, *kind.others)
     strangers = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in known)]
-    if names and not any(_is_marked(place, kind.mark) for place in (folder, folder.folder(REPLACED))):
+    places = (folder, folder.folder(REPLACED), folder.folder(_COMING))
+    if names and not any(_is_marked(place, kind.mark) for place in places):
         problem = f"it holds no {kind.mark} of adar-ray's; choose another folder"
     elif strangers:
         stranger = one_line(strangers[0], 100)
@@ -189,18 +192,21 @@ def _swap(new: Folder, final: Folder, replace: bool, mark: str) -> None:
 def _move_up(new: Folder, final: Folder, replace: bool, mark: str) -> None:
     """Move objects from a folder to the one that it is in, and remove what they replace.
 
-    The old mark stays until the new one takes its place, so that the command can be repeated if this fails
-    half-way.
+    The old mark stays until the new one takes its place, and a copy of the new one is there meanwhile, so
+    that the command can be repeated with `replace` if this is killed half-way.
     """
-    inside, files = new.path[len(final.path) + 1 :], new.files()
+    inside, coming, files = new.path[len(final.path) + 1 :], final.folder(_COMING), new.files()
     try:
+        coming.write_bytes(mark, new.read_bytes(mark))
         for names in ([name for name in files if name != mark], [mark]):
             final.move_objects({f"{inside}/{name}": name for name in names})
     except BaseException:
         if not replace:
             for name in set(files) & set(final.files()):
                 final.delete(name)
+            coming.remove()
         raise
+    coming.remove()
     new.remove()
     for name in set(final.files()) - set(files):
         final.delete(name)

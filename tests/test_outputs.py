@@ -203,6 +203,36 @@ def test_a_parent_without_permission(tmp_path: Path) -> None:
     assert contents(mine) == made("new")
 
 
+@pytest.mark.parametrize("dies_at", ["part/1", MARK])
+def test_what_was_killed_on_an_object_store_can_be_replaced(
+    dies_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Folder.at(f"memory://{tmp_path}/out")
+    move = Folder._move_object
+
+    with monkeypatch.context() as patch:
+
+        def die(self: Folder, source: str, to: str) -> None:
+            if to == dies_at:
+                for cleanup in ("delete", "remove"):
+                    patch.setattr(Folder, cleanup, lambda *names: None)
+                raise KeyboardInterrupt
+            move(self, source, to)
+
+        patch.setattr(Folder, "_move_object", die)
+        with pytest.raises(KeyboardInterrupt):
+            make(out.address, "old")
+    assert out.files()
+    assert MARK not in out.files()
+    assert "already exists" in message_of(lambda: make(out.address))
+    out.write_bytes("mine.txt", b"")
+    assert "it holds mine.txt as well" in message_of(lambda: make(out.address, replace=True))
+    out.delete("mine.txt")
+    make(out.address, replace=True)
+    assert {name: out.read_bytes(name).decode() for name in out.files()} == made("new")
+    assert not out.exists(".coming.partial")
+
+
 # What a longer work replaces.
 
 
