@@ -216,7 +216,7 @@ def _space() -> Target:
     return Target("space", [{"space.yaml": data} for data in originals], change, read)
 
 
-_PROGRESS = {"done": [["prepare"]], "begun": {"words": ["a"], "was_empty": True}, "driver": "0"}
+_PROGRESS = {"done": [["prepare"]], "begun": {"/data/run": ["train"]}, "driver": "0"}
 
 
 def _job() -> Target:

@@ -177,13 +177,14 @@ class Cluster:
         """Submit a job under a name.
 
         A job that is waiting, running or has succeeded under this name stays as it is. A job that failed or
-        was stopped runs again and resumes where it was.
+        was stopped runs again and resumes where it was, even if it has changed: its driver refuses a changed
+        step where it would lose what the step has made.
 
         Returns:
             The latest attempt, and whether this call submitted it.
 
         Raises:
-            AdarError: another job has the name.
+            AdarError: another job is waiting, running or has succeeded under the name.
         """
         attempts = self._attempts(check_name(name))
         if attempts and attempts[-1].status not in ("FAILED", "STOPPED"):

@@ -42,33 +42,20 @@ _RESUMED_BY = {"train": "config.yaml", "tune": "search.yaml"}
 """The file that makes a command's --out resumable."""
 
 
-class BegunStep(BaseModel):
-    """The step that began last.
-
-    Attributes:
-        words: its command line.
-        was_empty: whether its --out was empty then.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    words: list[str]
-    was_empty: bool
-
-
 class Progress(BaseModel):
     """`STORAGE/jobs/NAME.json`: how far a job is.
 
     Attributes:
         done: the command lines of the finished steps.
-        begun: the step that began last.
+        begun: the command lines of the steps that began and are not finished, by the address of their --out,
+            which was empty then.
         driver: id of the driver that runs the job; a driver that finds another id here ends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     done: list[list[str]]
-    begun: BegunStep | None
+    begun: dict[str, list[str]]
     driver: str
 
 
@@ -82,12 +69,14 @@ class ProgressFile:
             AdarError: the file is damaged.
         """
         self._folder, self._file = Folder.at(job.storage).folder("jobs"), f"{name}.json"
-        before = self._read() if self._folder.exists(self._file) else None
-        # If the job has changed, its steps count as done up to the first that differs.
-        both = zip(before.done if before else [], job.commands(name), strict=False)
-        done = [done for done, step in takewhile(lambda pair: pair[0] == pair[1], both)]
+        is_new = not self._folder.exists(self._file)
+        before = Progress(done=[], begun={}, driver="") if is_new else self._read()
         self._driver = uuid.uuid4().hex
-        self._write(Progress(done=done, begun=before.begun if before else None, driver=self._driver))
+        self._write(before.model_copy(update={"driver": self._driver}))
+        # If the job has changed, its steps count as done up to the first that differs. The others are kept
+        # until another step is done in their place: the job may be submitted unchanged again.
+        both = zip(before.done, job.commands(name), strict=False)
+        self._done = [done for done, step in takewhile(lambda pair: pair[0] == pair[1], both)]
 
     def _read(self) -> Progress:
         remedy = "remove it to run the job from its first step"
@@ -104,28 +93,51 @@ class ProgressFile:
 
     def is_done(self, index: int) -> bool:
         """Whether a step, counted from 0, is done."""
-        return index < len(self._progress.done)
+        return index < len(self._done)
 
     def add_done(self, words: list[str]) -> None:
-        self._write(self._progress.model_copy(update={"done": [*self._progress.done, words]}))
+        self._done = [*self._done, words]
+        self._write(Progress(done=self._done, begun=self._begun_without(words), driver=self._driver))
 
     def begin(self, words: list[str]) -> list[str]:
         """Record that a step begins; return the command line that runs or resumes it.
 
-        If the same step began before and its --out was empty then, the content of --out is the step's own: a
-        run or a search resumes, anything else is removed and made again.
+        If the step began before, and --out was empty then, the content of --out is the step's own: a run or a
+        search resumes, anything else is replaced. The command itself refuses what others have put there.
+
+        Raises:
+            AdarError: the content of --out is that of another step, which the job had before it changed.
         """
         command, out = words[0], option(words, "--out")
-        folder = None if out is None else Folder.at(out)
-        if folder is None or self._progress.begun != BegunStep(words=words, was_empty=True):
-            begun = BegunStep(words=words, was_empty=folder is None or folder.is_empty())
+        if out is None:
+            return words
+        folder = Folder.at(out)
+        if folder.is_empty():
+            begun = {**self._progress.begun, folder.address: words}
             self._write(self._progress.model_copy(update={"begun": begun}))
             return words
+        begun_with = self._progress.begun.get(folder.address)
+        if begun_with is None:  # the command refuses it
+            return words
+        if begun_with != words:
+            raise AdarError(
+                f"{folder}: the job has changed since this step began; submit it unchanged, or under another "
+                "--name"
+            )
         if command in _RESUMED_BY and folder.exists(_RESUMED_BY[command]):
             # The code that its folder names is what this job named.
             return [command, "--resume", folder.address, "--trust"]
-        folder.remove()
-        return words
+        return [command, "--replace", *words[1:]]
+
+    def add_failed(self, words: list[str]) -> None:
+        """Forget that a step began if it has left nothing: what is at its --out later is not its own."""
+        out = option(words, "--out")
+        with contextlib.suppress(OSError, AdarError):  # the storage may be unreachable for a moment
+            if out is not None and Folder.at(out).is_empty():
+                self._write(self._progress.model_copy(update={"begun": self._begun_without(words)}))
+
+    def _begun_without(self, words: list[str]) -> dict[str, list[str]]:
+        return {out: begun for out, begun in self._progress.begun.items() if begun != words}
 
 
 def run_job(job: Job, name: str) -> int:
@@ -152,6 +164,8 @@ def run_job(job: Job, name: str) -> int:
             running = progress.begin(words)
             _say(f"{step}: {shlex.join(running)}")
             status = _run_step(running, job, progress, deadline)
+            if status:
+                progress.add_failed(words)
             if status in (INTERRUPTED, TERMINATED):  # the step may get the signal before the driver
                 raise KeyboardInterrupt
             if status in (0, FAILED, WRONG_USAGE) or not tries_left:  # the user has to change something

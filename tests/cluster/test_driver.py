@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from adar_ray.cli.main import cli
 from adar_ray.cluster import driver
 from adar_ray.cluster.driver import ProgressFile, read_progress, run_job
-from adar_ray.cluster.job import Job
+from adar_ray.cluster.job import WITH_OUT, Job
 from adar_ray.data.dataset import Dataset
 from adar_ray.lease import hold
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import revised
-from tests.cluster.jobs import TRAIN, job_of, write
+from tests.cluster.jobs import TRAIN, job_of, message_of, write
 from tests.training.checkpoints import last_epoch
 
 
@@ -53,8 +55,8 @@ def test_a_step_that_began_resumes_or_starts_over(tmp_path: Path) -> None:
     assert progress.begin(prepare) == prepare
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "half").touch()
-    assert ProgressFile(job, "me").begin(prepare) == prepare
-    assert not (tmp_path / "set").exists()
+    assert ProgressFile(job, "me").begin(prepare) == ["prepare", "--replace", *prepare[1:]]
+    assert (tmp_path / "set" / "half").exists()
 
     assert progress.begin(evaluate) == evaluate
     assert progress.begin(evaluate) == evaluate
@@ -68,6 +70,90 @@ def test_files_from_before_a_step_are_never_removed(tmp_path: Path) -> None:
     for _ in range(2):
         assert ProgressFile(job, "me").begin(prepare) == prepare
     assert (tmp_path / "set" / "precious").exists()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_files_from_after_a_step_has_left_nothing_are_never_removed(is_killed: bool, tmp_path: Path) -> None:
+    step = f"prepare {tmp_path}/later.csv --out $storage/set --split ratio"
+    file = write(tmp_path, storage=str(tmp_path), steps=[step])
+    if is_killed:  # before it has written anything
+        job = Job.load(file)
+        ProgressFile(job, "me").begin(job.commands("me")[0])
+    else:
+        assert "later.csv" in drive(file).stderr
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "precious").write_text("mine")
+    (tmp_path / "later.csv").write_text("user,item\na,b\na,c\nb,b\nb,c\n")
+    ended = drive(file)
+    assert ended.returncode == 1
+    assert ("cannot be replaced" if is_killed else "already exists") in ended.stderr
+    assert (tmp_path / "set" / "precious").read_text() == "mine"
+
+
+def test_what_others_make_after_a_step_has_failed_is_theirs(
+    dataset: Dataset, hand_made: Path, tmp_path: Path
+) -> None:
+    """A dataset is what a step of the same kind would replace."""
+    step = "prepare $storage/later.csv --out $storage/set"
+    file = write(tmp_path, storage=str(tmp_path), steps=[step])
+    assert drive(file).returncode == 1
+    shutil.copytree(dataset.folder.path, tmp_path / "set")
+    shutil.copy(hand_made, tmp_path / "later.csv")
+    assert f"{tmp_path}/set: already exists" in drive(file).stderr
+    assert Dataset.open(tmp_path / "set").checksum == dataset.checksum
+
+
+@pytest.mark.slow
+def test_what_a_killed_step_has_left_is_replaced(dataset: Dataset, hand_made: Path, tmp_path: Path) -> None:
+    file = write(tmp_path, storage=str(tmp_path), steps=[f"prepare {hand_made} --out $storage/set"])
+    job = Job.load(file)
+    ProgressFile(job, "me").begin(job.commands("me")[0])
+    shutil.copytree(dataset.folder.path, tmp_path / "set")  # complete, but nothing says so yet
+    ended = drive(file)
+    assert ended.returncode == 0, ended.stderr
+    assert Dataset.open(tmp_path / "set").checksum != dataset.checksum
+
+
+@pytest.mark.parametrize("command", WITH_OUT)
+def test_every_command_that_a_job_may_repeat_can_replace_its_output(command: str) -> None:
+    assert any("--replace" in option.opts for option in cli.commands[command].params)
+
+
+def test_a_job_that_has_changed_loses_nothing_of_the_one_before(tmp_path: Path) -> None:
+    steps = ["prepare /x.csv --out $storage/set --core $core", TRAIN + " --set train.epochs=$epochs"]
+
+    def job(core: int, epochs: int) -> Job:
+        parameters = {"core": core, "epochs": epochs}
+        return Job.load(write(tmp_path, storage=str(tmp_path), steps=steps, parameters=parameters))
+
+    original = job(5, 60)
+    prepare, train = original.commands("me")
+    progress = ProgressFile(original, "me")
+    progress.begin(prepare)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "dataset.json").touch()
+    progress.add_done(prepare)
+    progress.begin(train)
+    run = tmp_path / "runs" / "me"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+
+    longer = job(5, 90)
+    changed = ProgressFile(longer, "me")
+    assert changed.is_done(0)
+    assert message_of(lambda: changed.begin(longer.commands("me")[1])) == (
+        f"{run}: the job has changed since this step began; submit it unchanged, or under another --name"
+    )
+    denser = job(9, 60)
+    changed = ProgressFile(denser, "me")
+    assert not changed.is_done(0)
+    assert changed.begin(denser.commands("me")[0]) == denser.commands("me")[0]  # which the command refuses
+    elsewhere = job_of(tmp_path, "train --data /data --out $storage/elsewhere")
+    ProgressFile(elsewhere, "me").begin(elsewhere.commands("me")[0])
+
+    again = ProgressFile(original, "me")
+    assert again.is_done(0)
+    assert again.begin(train) == ["train", "--resume", str(run), "--trust"]
 
 
 def test_steps_stay_done_up_to_the_first_that_changed(tmp_path: Path) -> None:
