@@ -38,17 +38,18 @@ _YAML_SEAL = b"# sha256: ", b"\n"
 R = TypeVar("R", bound=BaseModel)
 
 
-def parse_yaml(data: bytes | str, origin: str) -> Any:
+def parse_yaml(data: bytes | str, origin: str, *, as_text: bool = False) -> Any:
     """The content of a YAML document; None if there is none.
 
     Args:
         origin: where it comes from, for the message.
+        as_text: whether numbers and truth values stay text as it is written, such as 1.10, 007 and no.
 
     Raises:
         AdarError: it is not YAML, or it says what JSON cannot say.
     """
     try:
-        return yaml.load(_text(data, LONGEST_YAML), Loader=_Loader)
+        return yaml.load(_text(data, LONGEST_YAML), Loader=_TextLoader if as_text else _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
@@ -57,15 +58,18 @@ def parse_yaml(data: bytes | str, origin: str) -> Any:
         raise AdarError(f"{origin}: is not valid YAML ({one_line(error, 200)})") from error
 
 
-def read_yaml(file: Path) -> Any:
+def read_yaml(file: Path, *, as_text: bool = False) -> Any:
     """The content of a YAML file; `{}` if it is empty.
+
+    Args:
+        as_text: as for `parse_yaml`.
 
     Raises:
         AdarError: it cannot be read, is not YAML, or says what JSON cannot say.
     """
     try:
         with file.open("rb") as stream:
-            content = parse_yaml(stream.read(LONGEST_YAML + 1), str(file))
+            content = parse_yaml(stream.read(LONGEST_YAML + 1), str(file), as_text=as_text)
     except OSError as error:
         raise AdarError(f"{file}: cannot be read ({one_line(error.strerror)})") from error
     return {} if content is None else content
@@ -271,6 +275,10 @@ class _Loader(yaml.SafeLoader):
         return self.construct_yaml_str(node)
 
 
+class _TextLoader(_Loader):
+    """All scalars but null are text."""
+
+
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads: no aliases, and text that looks like a number in quotes."""
 
@@ -296,10 +304,11 @@ def _number(construct: Callable[[Any, yaml.ScalarNode], Any]) -> Callable[[Any, 
 
 
 # Dates, `=` and `<<` are text.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in resolvers if re.search(":(bool|int|float|null)$", tag)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+for _loader, _types in ((_Loader, "bool|int|float|null"), (_TextLoader, "null")):
+    _loader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in resolvers if re.search(f":({_types})$", tag)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _number(yaml.SafeLoader.construct_yaml_int))
 _Loader.add_constructor("tag:yaml.org,2002:float", _number(yaml.SafeLoader.construct_yaml_float))

@@ -5,7 +5,6 @@ A job is a list of `adar-ray` commands that run one by one, and the resources th
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -102,7 +101,10 @@ class Job(Settings):
         for setting in settings:
             section, dot, _ = setting.partition("=")[0].strip().partition(".")
             (of_configuration if dot and section in Config.model_fields else of_job).append(setting)
-        layers = [(str(file), read_yaml(Path(file))), *(_read_setting(setting) for setting in of_job)]
+        layers = [
+            (str(file), read_yaml(Path(file), as_text=True)),
+            *(_read_setting(setting) for setting in of_job),
+        ]
         job = cls._validated(layers, str(file))
         for setting in of_configuration:
             read_setting(setting)
@@ -136,15 +138,6 @@ class Job(Settings):
         except AdarError as error:
             raise AdarError(f"{origin}: {error}") from error
         return job
-
-    @field_validator("parameters", "labels", "environment", mode="before")
-    @classmethod
-    def _as_text(cls, values: Any) -> Any:
-        """Turn the numbers and booleans of YAML back into text."""
-        if not isinstance(values, Mapping):
-            return values
-        scalars = (bool, int, float)
-        return {str(k): json.dumps(v) if isinstance(v, scalars) else v for k, v in values.items()}
 
     @field_validator("parameters")
     @classmethod
@@ -266,7 +259,13 @@ def _read_setting(setting: str) -> tuple[str, dict[str, Any]]:
     origin = f"--set {one_line(setting, 100)}"
     if not equals:
         raise AdarError(f"{origin}: write it as key=value, such as --set storage=/data")
-    value = parse_yaml(text, origin)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise AdarError(f"{origin}: is not UTF-8; write it in UTF-8") from error
+    # What is text is taken as it is written: a shell has removed the quotation marks already.
+    is_text = key in ("parameters", "labels", "environment") and inner
+    value = text.strip() if is_text else parse_yaml(text, origin, as_text=True)
     return origin, {key: {inner: value} if dot else value}
 
 

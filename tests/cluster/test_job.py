@@ -78,6 +78,46 @@ def test_durations_sizes_and_scalars_are_parsed(tmp_path: Path) -> None:
     assert job.environment == {"N": "3", "ON": "true"}
 
 
+AS_WRITTEN = [
+    "2026_07_01",
+    "007",
+    "1.10",
+    "no",
+    "Yes",
+    "1e3",
+    "0x10",
+    "1:30",
+    "2001-02-03",
+    ".inf",
+    "9" * 500,
+]
+
+
+@pytest.mark.parametrize("value", AS_WRITTEN)
+def test_text_stays_as_it_is_written(tmp_path: Path, value: str) -> None:
+    (tmp_path / "job.yaml").write_text(
+        f"storage: /data\nsteps: [evaluate /$run]\nparameters: {{run: {value}}}\n"
+        f"environment: {{VERSION: {value}, {value[:60]}: x}}\nlabels: {{release: 1.10, 007: no}}\n"
+    )
+    job = Job.load(tmp_path / "job.yaml")
+    assert job.commands("x") == [["evaluate", f"/{value}"]]
+    assert job.environment == {"VERSION": value, value[:60]: "x"}
+    assert job.labels == {"release": "1.10", "007": "no"}
+
+
+@pytest.mark.parametrize("value", [*AS_WRITTEN, "", "null", "a #b", "a: b", "'a'", "%d", "[1", "*x", "k=v"])
+def test_text_that_is_set_stays_as_it_is_written(tmp_path: Path, value: str) -> None:
+    file = write(tmp_path, steps=["evaluate /$run"], parameters={"run": "x"})
+    job = Job.load(file, [f"parameters.run={value}", f"environment.VERSION={value}"])
+    assert job.commands("x") == [["evaluate", f"/{value}"]]
+    assert job.environment == {"VERSION": value}
+
+
+def test_a_mapping_that_is_set_keeps_its_text(tmp_path: Path) -> None:
+    file = write(tmp_path, steps=["evaluate /$run"])
+    assert Job.load(file, ["parameters={run: 1.10}"]).commands("x") == [["evaluate", "/1.10"]]
+
+
 def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     job = Job.load(write(tmp_path / "jobs", ship=".."))
@@ -129,8 +169,9 @@ def test_wrong_jobs(tmp_path: Path, keys: dict[str, Any], words: list[str]) -> N
         ("workers.number=many", ["--set workers.number=many", "many"]),
         ("adar.betta=1", ["--set adar.betta=1", "adar.beta?"]),
         ("retries=-1", ["--set retries=-1"]),
-        ("retries=" + "9" * 5000, ["--set retries=999", "too long"]),
-        ("environment.N=[1", ["--set environment.N", "not valid YAML"]),
+        ("retries=" + "9" * 5000, ["--set retries=999", "maximum size"]),
+        ("workers.number=[1", ["--set workers.number", "not valid YAML"]),
+        ("parameters.day=\udc80", ["--set parameters.day", "is not UTF-8"]),
         ("parameters=!!set {a}", ["--set parameters", "leave out the tag !!set"]),
     ],
 )
