@@ -219,6 +219,14 @@ def _space() -> Target:
 _PROGRESS = {"done": [["prepare"]], "begun": {"/data/run": ["train"]}, "driver": "0"}
 
 
+def _job_settings(file: Path) -> bytes:
+    content = parse_yaml(file.read_text(), str(file))
+    lines = ["retries=1", *(f"parameters.{name}=7" for name in content["parameters"])]
+    if "workers" in content:
+        lines += ["workers.number=2", "train.epochs=3"]
+    return "\n".join(lines).encode()
+
+
 def _job() -> Target:
     def change(random: Random, files: Files) -> Files:
         name = random.choice(list(files))
@@ -237,7 +245,7 @@ def _job() -> Target:
     originals = [
         {
             "job.yaml": file.read_bytes(),
-            "settings": b"workers.number=2\ntrain.epochs=3\nparameters.k=7\nretries=1\n",
+            "settings": _job_settings(file),
             "jobs/name.json": to_record(_PROGRESS),
         }
         for file in sorted((ROOT / "jobs").glob("*.yaml"))

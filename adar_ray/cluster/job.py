@@ -33,6 +33,9 @@ _REFUSED = {
     "--replace": "a job overwrites nothing: put $name into the address",
     "--rollback": "a job that resumes would go back one version more: roll back by hand",
     "--debug": "everyone who can see the job would see a traceback",
+    "--show-config": "a step that prints the configuration trains nothing",
+    "--help": "a step that prints help does nothing else",
+    "-h": "a step that prints help does nothing else",
 }
 _SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|KEY$|CONNECTION_?STRING", re.IGNORECASE)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
@@ -105,11 +108,11 @@ class Job(Settings):
             (str(file), read_yaml(Path(file), as_text=True)),
             *(_read_setting(setting) for setting in of_job),
         ]
-        job = cls._validated(layers, str(file))
         for setting in of_configuration:
             read_setting(setting)
+        job = cls._validated(layers, str(file), of_configuration)
         folder = None if job.ship is None else str((Path(file).parent / job.ship).resolve())
-        return job.model_copy(update={"settings": [*job.settings, *of_configuration], "ship": folder})
+        return job.model_copy(update={"ship": folder})
 
     @classmethod
     def from_json(cls, text: str) -> Job:
@@ -117,7 +120,9 @@ class Job(Settings):
         return cls._validated([("job", parse_json(text, "job"))], "job")
 
     @classmethod
-    def _validated(cls, layers: Iterable[tuple[str, Any]], origin: str) -> Job:
+    def _validated(
+        cls, layers: Iterable[tuple[str, Any]], origin: str, more_settings: Iterable[str] = ()
+    ) -> Job:
         content: dict[str, Any] = {}
         set_by: dict[str, str] = {}
         for name, layer in layers:
@@ -130,6 +135,7 @@ class Job(Settings):
                 content[key] = {**content[key], **value} if both_have_keys else value
         try:
             job = cls.model_validate(content)
+            job = job.model_copy(update={"settings": [*job.settings, *more_settings]})
             job._check()
         except ValidationError as error:
             where = error.errors()[0]["loc"]
@@ -181,7 +187,7 @@ class Job(Settings):
         return self
 
     def _check(self) -> None:
-        """Refuse secrets, which everyone who can list jobs would see, and unknown steps."""
+        """Refuse secrets, which all who can list jobs would see, unknown steps, and what has no effect."""
         visible = "which everyone who can list jobs would see; set it where the cluster starts"
         for name in self.environment:
             if _SECRET.search(name):
@@ -190,7 +196,15 @@ class Job(Settings):
         for text in (*given, *self.parameters.values(), *self.environment.values()):
             if has_secret(text):
                 raise AdarError(f"an address or a step contains a password or a key, {visible}")
-        self.commands("name")
+        commands = {words[0] for words in self.commands("name")}
+        for key, is_given in (("settings", self.settings), ("workers", self.workers != Workers())):
+            if is_given and commands.isdisjoint(_WORKERS):
+                raise AdarError(f"{key}: no step is a train or a tune, which they are for; leave them out")
+        used = {name for step in self.steps for name in _names_in(step)} - {"storage", "name"}
+        for name in self.parameters:
+            if name not in used:
+                hint = nearest(name, used) if used else "; leave it out"
+                raise AdarError(f"parameters.{name}: no step uses ${name}{hint}")
 
     def commands(self, name: str) -> list[list[str]]:
         """The steps as command lines for `adar-ray`, if the job has this name.
@@ -259,6 +273,9 @@ def _read_setting(setting: str) -> tuple[str, dict[str, Any]]:
     origin = f"--set {one_line(setting, 100)}"
     if not equals:
         raise AdarError(f"{origin}: write it as key=value, such as --set storage=/data")
+    if dot and key not in Job.model_fields:
+        known = (*Job.model_fields, *Config.model_fields)
+        raise AdarError(f"{origin}: there is no key {path.strip()}{nearest(key, known)}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -295,6 +312,11 @@ def option(words: list[str], flag: str) -> str | None:
         elif word.startswith(f"{flag}="):
             value = word.partition("=")[2]
     return value
+
+
+def _names_in(text: str) -> set[str]:
+    """The names that `_filled` replaces."""
+    return {found["named"] or found["braced"] for found in Template.pattern.finditer(text)} - {None}
 
 
 def _filled(text: str, known: Mapping[str, str], where: str) -> str:

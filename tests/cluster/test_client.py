@@ -247,10 +247,11 @@ def test_the_nightly_job_on_an_object_store(adar: Adar, head: Head, hand_made: P
 
 
 def test_a_failed_job_exits_with_its_own_status(adar: Adar, store: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere --kk 10")
+    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere --kk 10", settings=[])
     assert "fails.yaml: evaluate: No such option '--kk'" in adar("job", "submit", file).line()
     labels = {"team": "search", "cost-center": 42}
-    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere", owner="ana", labels=labels)
+    owned = {"owner": "ana", "labels": labels, "settings": []}
+    file = write(tmp_path / "fails.yaml", store, "evaluate $storage/nowhere", **owned)
     ended = adar("job", "submit", file, "--wait", "--json")
     assert ended.status == 1
     assert json.loads(ended.out)["status"] == "FAILED"

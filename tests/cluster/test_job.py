@@ -153,6 +153,20 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"time_limit": "soon"}, ["time_limit", "soon", "30m"]),
         ({"ship": "..", "image": "adar-ray:1"}, ["ship or image"]),
         ({"parameters": {"name": "x"}}, ["parameters", "'name'"]),
+        (
+            {"steps": ["evaluate $data"], "parameters": {"data": "/d", "dat": "/x"}},
+            ["job.yaml: parameters.dat", "$dat", "did you mean data?"],
+        ),
+        ({"parameters": {"data": "/d"}}, ["job.yaml: parameters.data", "$data", "leave it out"]),
+        ({"steps": ["evaluate $$x"], "parameters": {"x": "1"}}, ["parameters.x: no step uses"]),
+        (
+            {"steps": ["evaluate /x"], "settings": ["train.epochs=3"]},
+            ["job.yaml: settings", "leave them out"],
+        ),
+        ({"steps": ["evaluate /x"], "workers": {"number": 8}}, ["job.yaml: workers", "leave them out"]),
+        ({"steps": ["evaluate /x --help"]}, ["steps.1", "drop --help"]),
+        ({"steps": ["train -h --out /x"]}, ["steps.1", "drop -h"]),
+        ({"steps": [TRAIN + " --show-config"]}, ["steps.1", "drop --show-config", "trains nothing"]),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
@@ -168,6 +182,9 @@ def test_wrong_jobs(tmp_path: Path, keys: dict[str, Any], words: list[str]) -> N
         ("storage", ["--set storage", "key=value"]),
         ("workers.number=many", ["--set workers.number=many", "many"]),
         ("adar.betta=1", ["--set adar.betta=1", "adar.beta?"]),
+        ("trian.epochs=3", ["--set trian.epochs=3", "no key trian.epochs", "did you mean train?"]),
+        ("wokers.number=3", ["--set wokers.number=3", "no key wokers.number", "did you mean workers?"]),
+        ("custom.store=s3://me:hunter2@bucket/x", ["everyone who can list jobs"]),
         ("retries=-1", ["--set retries=-1"]),
         ("retries=" + "9" * 5000, ["--set retries=999", "maximum size"]),
         ("workers.number=[1", ["--set workers.number", "not valid YAML"]),
@@ -177,6 +194,19 @@ def test_wrong_jobs(tmp_path: Path, keys: dict[str, Any], words: list[str]) -> N
 )
 def test_wrong_settings(tmp_path: Path, setting: str, words: list[str]) -> None:
     message = message_of(lambda: Job.load(write(tmp_path), [setting]))
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("file", "setting", "words"),
+    [
+        ("train", "parameters.dat=/x", ["parameters.dat", "did you mean data?"]),
+        ("evaluate", "train.epochs=60", ["settings: no step is a train or a tune", "leave them out"]),
+        ("evaluate", "workers.number=8", ["workers: no step is a train or a tune", "leave them out"]),
+    ],
+)
+def test_settings_that_would_have_no_effect(file: str, setting: str, words: list[str]) -> None:
+    message = message_of(lambda: Job.load(SHIPPED / f"{file}.yaml", [setting]))
     assert all(word in message for word in words), message
 
 
