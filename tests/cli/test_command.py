@@ -53,7 +53,7 @@ def test_help_and_version(adar: Adar) -> None:
         ["tune"],
         ["tune", "--data", "data", "--space", "space.yaml"],
         ["tune", "--data", "data", "--space", "space.yaml", "--out", "search", "--trials", "0"],
-        ["tune", "--resume", "search", "--trials", "3"],
+        ["tune", "--resume", "search", "--concurrent", "3"],
         ["tune", "--data", "a", "--space", "b", "--out", "c", "--trust"],
         ["job", "submit"],
         ["job", "status"],
