@@ -249,7 +249,7 @@ class Job(Settings):
             words += ["--set", f"train.threads={workers.cpus}"]
         if workers.gpus is not None:
             words += ["--set", f"train.device={'cuda' if workers.gpus else 'cpu'}"]
-        if workers.gpus and command == "train":  # a space says what its trials reserve
+        if workers.gpus:
             words += ["--set", f"train.gpus={workers.gpus:g}"]
         return words
 

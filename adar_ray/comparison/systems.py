@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from adar_ray.baselines.names import BASELINES
 from adar_ray.config import Config, load_config, nearest, read_setting, search_range
 from adar_ray.errors import AdarError
@@ -92,16 +90,14 @@ def space_of(
             f"--trials {trials}: --set has all that {config.model.name}-{config.sampler.name} could be "
             "tuned over; leave some of it out"
         )
-    train, uses_gpu = config.train, config.train.device != "cpu" and torch.cuda.is_available()
     content = {
         "base": sections,
         "parameters": dict.fromkeys(searched, "default"),
         "search": SEARCH.model_dump(),
         # What learns fast need not end best, so that no trial is stopped early.
         "scheduler": {"name": "none"},
-        "metric": train.metric,
+        "metric": config.train.metric,
         "budget": {"trials": trials},
-        "resources": {"cpu": train.threads, "gpu": train.gpus if uses_gpu else 0},
     }
     return Space.from_mapping(content, f"--trials {trials}")
 

@@ -30,21 +30,6 @@ _DECIMAL = pa.decimal128(37, 9)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 
-def check_format(format: str) -> None:
-    """Check a format of `strptime`.
-
-    Raises:
-        ValueError: Python does not know one of its directives, or one is there twice.
-    """
-    try:
-        datetime.datetime.strptime("", format)
-    except re.error:
-        raise ValueError("a directive is there twice") from None
-    except ValueError as error:
-        if "does not match" not in str(error):
-            raise
-
-
 class TimeConverter:
     """Converts one column of times, batch by batch, in order.
 

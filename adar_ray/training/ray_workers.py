@@ -95,10 +95,10 @@ def fit_on_workers(
             return should_stop() or has_failed()
 
         check_room(needs_of_worker(train), asked.least, "--workers")
-        _Driver(run, dataset, asked, _reserved(train, asked.least), goes_on, must_stop).train()
+        _Driver(run, dataset, asked, reserved_by_worker(train, asked.least), goes_on, must_stop).train()
 
 
-def _reserved(train: TrainConfig, workers: int) -> dict[str, float]:
+def reserved_by_worker(train: TrainConfig, workers: int) -> dict[str, float]:
     """What each worker reserves. With `train.device=auto` they have GPUs if there is one for each."""
     use_gpu = train.device == "cuda" or (
         train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= workers * train.gpus

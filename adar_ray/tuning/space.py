@@ -14,7 +14,6 @@
     metric: ndcg@20
     mode: max
     budget: {trials: 64, time: 2h, patience: 20}
-    resources: {cpu: 1, gpu: 0}
 
 A `Space` that exists is valid by itself. `adar_ray.tuning.checks.check` finds what is wrong with it and the
 settings beside it, before anyone pays for a trial.
@@ -27,7 +26,7 @@ from graphlib import CycleError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from adar_ray.component import Settings
 from adar_ray.config import (
@@ -86,13 +85,6 @@ class BudgetSettings(Settings):
     )
 
 
-class ResourceSettings(Settings):
-    """What a worker reserves."""
-
-    cpu: FiniteFloat = Field(1, gt=0, le=4_096)
-    gpu: FiniteFloat = Field(0, ge=0, le=4_096)
-
-
 class Space(Settings):
     """What is searched, how, and for how long."""
 
@@ -103,7 +95,6 @@ class Space(Settings):
     metric: str = "ndcg@20"
     mode: Literal["max", "min"] = "max"
     budget: BudgetSettings = BudgetSettings()
-    resources: ResourceSettings = ResourceSettings()
 
     @classmethod
     def load(cls, path: str | Path) -> Space:
@@ -323,7 +314,6 @@ _SECTIONS: dict[str, type[Settings]] = {
     "search": SearchSettings,
     "scheduler": SchedulerSettings,
     "budget": BudgetSettings,
-    "resources": ResourceSettings,
 }
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import optuna
 import pytest
-import ray
 import yaml
 
 from adar_ray.config import load_config
@@ -301,10 +300,9 @@ def test_a_population_moves_weights_from_good_trials_to_poor_ones(dataset: Datas
     rates = {"optimizer.lr": {"loguniform": [1e-7, 0.03]}}
     population = space(
         rates,
-        base=BASE | {"train": BASE["train"] | {"epochs": 8, "batch_size": 128}},
+        base=BASE | {"train": BASE["train"] | {"epochs": 8, "batch_size": 128, "threads": 2}},
         scheduler={"name": "pbt", "interval": 1},
         search={"algorithm": "random", "seed": 3},  # two rates that learn, two that do not
-        resources={"cpu": ray.cluster_resources()["CPU"] // 2},
     )
     began: dict[int, float] = {}
     begun_before_an_end: set[int] = set()
@@ -409,8 +407,8 @@ def test_limits_of_patience_and_time_end_a_search(dataset: Dataset, tmp_path: Pa
 
 def test_what_cannot_be_searched(dataset: Dataset, grid: Folder, hand_made: Path, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    assert "gpu" in message_of(lambda: tune(dataset, space(resources={"gpu": 1}), out))
-    assert "cpu" in message_of(lambda: tune(dataset, space(resources={"cpu": 99}), out))
+    assert "cuda" in message_of(lambda: tune(dataset, space(), out, settings=("train.device=cuda",)))
+    assert "train.threads" in message_of(lambda: tune(dataset, space(), out, settings=("train.threads=99",)))
     assert "--workers-per-trial 64" in message_of(lambda: tune(dataset, space(), out, workers=64))
     assert "adar.beta" in message_of(lambda: tune(dataset, space({"adar.beta": {"uniform": [0.5, 2]}}), out))
     assert "optimizer.lr" in message_of(lambda: tune(dataset, space(), out, settings=("optimizer.lr=1",)))

@@ -39,7 +39,6 @@ def test_a_file_is_read_as_people_write_it(tmp_path):
     assert (read.scheduler.name, read.scheduler.grace, read.scheduler.reduction) == ("asha", 4, 3)
     assert (read.metric, read.mode) == ("ndcg@20", "max")
     assert (read.budget.trials, read.budget.time, read.budget.patience) == (64, 5400, None)
-    assert (read.resources.cpu, read.resources.gpu) == (1, 0)
 
 
 def test_what_is_dumped_is_what_was_written():
@@ -179,13 +178,11 @@ def test_a_value_that_cannot_be_is_named():
         ({"search": {"algorithms": "tpe"}}, "there is no key search.algorithms; did you mean algorithm?"),
         ({"scheduler": {"gracee": 1}}, "there is no key scheduler.gracee; did you mean grace?"),
         ({"budget": {"trails": 1}}, "there is no key budget.trails; did you mean trials?"),
-        ({"resources": {"gpus": 1}}, "there is no key resources.gpus; did you mean gpu?"),
         ({"search": "tpe"}, "search: give some of algorithm, seed, defaults, not 'tpe'"),
         ({"search": {"algorithm": "grids"}}, "search.algorithm: Input should be 'random', 'grid' or 'tpe'"),
         ({"scheduler": {"name": "ash"}}, "scheduler.name"),
         ({"scheduler": {"reduction": 1}}, "scheduler.reduction"),
         ({"budget": {"trials": 0}}, "budget.trials"),
-        ({"resources": {"cpu": 0}}, "resources.cpu"),
         ({"parameters": 3}, "parameters"),
         ({"parameters": {}}, "parameters: name at least one"),
         ({"parameters": {"beta": {"uniform": [0.5, 0.9]}}}, "parameters.beta: give it as section.key"),
