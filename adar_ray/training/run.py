@@ -289,6 +289,12 @@ class Run:
                 folder.write_bytes(name, self.folder.read_bytes(name))
             folder.write_record(_state(each.place), each)
 
+    def has_progress(self) -> bool:
+        """Whether training has saved anything: an epoch, or a checkpoint within one, damaged or not."""
+        return self.folder.exists(METRICS) or any(
+            self.folder.exists(_state(place)) for place in self._places()
+        )
+
     def newest_checkpoint(self) -> TrainingState | None:
         """The newest checkpoint that is undamaged, with that of the best epoch; None if there is none.
 

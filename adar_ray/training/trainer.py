@@ -24,7 +24,7 @@ from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
 from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
-from adar_ray.training.run import CONFIG, EVENTS, METRICS, Run
+from adar_ray.training.run import CONFIG, EVENTS, Run
 from adar_ray.training.tensorboard import EventWriter
 from adar_ray.training.warm_start import initial_weights
 from adar_ray.workers import WorkerRange
@@ -176,7 +176,7 @@ def _train(
                 data = local_data(run.config, dataset, worker)
                 fit(run, data, worker, tell_epoch, on_step, should_stop)
     except Exception as error:
-        if not run.folder.exists(METRICS):
+        if not run.has_progress():
             lease.check()
             is_back = put_back(run.folder, CONFIG)
             if isinstance(error, ComponentError) and run.is_new and not is_back:

@@ -25,7 +25,7 @@ from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.documents import to_lines
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, TerminatedError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
@@ -33,7 +33,7 @@ from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import note_on_split, resume, train
 from tests import sealed
-from tests.training.checkpoints import last_epoch
+from tests.training.checkpoints import last_epoch, places
 from tests.training.test_valid_users import chosen
 
 SMALL = [
@@ -443,6 +443,31 @@ def test_what_is_replaced_comes_back_if_training_cannot_start(
     message = message_of(lambda: train(dataset, run, settings, workers=workers, replace=True))
     assert "optimizer.lr" in message
     assert contents(run) == old
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_is_replaced_does_not_come_back_once_a_step_is_saved(
+    dataset: Dataset, whole: Run, tmp_path: Path, damaged: bool
+) -> None:
+    run = Path(shutil.copytree(whole.folder.path, tmp_path / "run"))
+    old = contents(run)
+
+    def terminate(epoch: int, step: int, steps: int) -> None:
+        if (epoch, step) == (1, 3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TerminatedError, match="saved at epoch 1, step 3"):
+        train(dataset, run, config("train.seed=1"), workers=0, replace=True, on_step=terminate)
+    assert places(run) == [(0, 3)]
+    assert contents(run / "replaced") == old
+    if damaged:
+        (run / "checkpoints" / "00000-00000003" / "state.json").write_bytes(b"")
+        assert "there is no other checkpoint" in message_of(lambda: resume(run))
+        assert contents(run / "replaced") == old
+        return
+    resume(run)
+    assert metrics(run) == metrics(train(dataset, tmp_path / "once", config("train.seed=1"), workers=0))
+    assert "replaced" not in os.listdir(run)
 
 
 def test_a_run_in_a_folder_that_must_stay(
