@@ -82,11 +82,12 @@ def publish(
     published = Published.at(to)
     _check_folder(published)
     with hold(published.folder) as lease:
-        current = published.current()
+        # Whatever is damaged is found before anything changes.
+        current, history, line = published.current(), published.history(), published.line()
         offered = run.folder.address, weights, recommendations
         if current is not None and (current.run, current.weights, current.recommendations) == offered:
-            published.write_history()  # whoever published it may have been killed before it was through
-            _forget(published, keep)
+            published.write_history(history)  # whoever published it may have been killed before that
+            _forget(published, line[:keep])
             return current
         if recommendations is not None and not Folder.at(recommendations).exists(RECOMMENDED):
             raise AdarError(f"{recommendations}: holds no recommendations; give the --out of a `recommend`")
@@ -96,7 +97,7 @@ def publish(
             time=now(),
             decision="published" if is_in else "kept",
             why=why,
-            version=_next(published) if is_in or before is None else before,
+            version=_next(published, current) if is_in or before is None else before,
             before=before,
             run=run.folder.address,
             weights=weights,
@@ -106,11 +107,11 @@ def publish(
             **({"new": result.valid[metric]} if outcome is None else asdict(outcome)),
         )
         if is_in:
-            _put_in(published, lease, run, decision)
-            _forget(published, keep)
+            _put_in(published, lease, run, decision, history)
+            _forget(published, [decision.version, *line][:keep])
         else:
             lease.check()
-            published.write_history(decision)
+            published.write_history([*history, decision])
         return decision
 
 
@@ -148,33 +149,41 @@ def rollback(to: str | Path) -> Decision:
         to: address of the folder of published models.
 
     Raises:
-        AdarError: there is none, or it is no longer kept, or another process publishes there.
+        AdarError: there is none, or it is no longer kept, or damaged, or another process publishes there.
     """
     published = Published.at(to)
-    if published.current() is None:
-        raise AdarError(
-            f"{published.folder}: nothing is published there; give the --to of `adar-ray publish`"
-        )
+    _current(published)
     with hold(published.folder) as lease:
-        line = published.line()
-        if len(line) < 2:
+        current, history = _current(published), published.history()
+        before = published.made(current.version).before
+        if before is None or not published.has(before):
             raise AdarError(
                 f"{published.folder}: keeps no version before the current one; publish a run of your choice "
                 "with --force"
             )
-        _check(published, line[1])
-        decision = published.made(line[1]).model_copy(
+        _check(published, before)
+        decision = published.made(before).model_copy(
             update={
                 "time": now(),
                 "decision": "rolled back",
-                "why": f"in the place of {line[0]}",
-                "before": line[0],
+                "why": f"in the place of {current.version}",
+                "before": current.version,
                 **dict.fromkeys(("new", "old", "users", "p")),
             }
         )
         lease.check()
-        published.write_current(decision)
+        published.write_current(decision, history)
         return decision
+
+
+def _current(published: Published) -> Decision:
+    """The decision that made the current version current; raises AdarError if there is none."""
+    current = published.current()
+    if current is None:
+        raise AdarError(
+            f"{published.folder}: nothing is published there; give the --to of `adar-ray publish`"
+        )
+    return current
 
 
 def judge(outcome: Duel, age: float, max_age: float | None) -> tuple[bool, str]:
@@ -218,13 +227,15 @@ def _verdict(
     return (is_in, why, outcome) if is_in or not force else (True, "by force", outcome)
 
 
-def _next(published: Published) -> str:
-    """The name of the next version."""
-    names = [*published.names(), "0"]
+def _next(published: Published, current: Decision | None) -> str:
+    """The name of the next version, which no other has, not even a current one whose folder is gone."""
+    names = [*published.names(), "0" if current is None else current.version]
     return f"{max(map(int, names)) + 1:06d}"
 
 
-def _put_in(published: Published, lease: Lease, run: Run, decision: Decision) -> None:
+def _put_in(
+    published: Published, lease: Lease, run: Run, decision: Decision, history: list[Decision]
+) -> None:
     """Copies a run's model as a new version and makes it the current one."""
     source, version = run.folder.folder(MODEL), published.version(decision.version)
     try:
@@ -238,7 +249,7 @@ def _put_in(published: Published, lease: Lease, run: Run, decision: Decision) ->
         with contextlib.suppress(OSError):
             version.remove()
         raise
-    published.write_current(decision)
+    published.write_current(decision, history)
 
 
 def _check(published: Published, name: str) -> None:
@@ -248,9 +259,9 @@ def _check(published: Published, name: str) -> None:
         raise AdarError(f"{version}: lacks files of a model; publish a run with --force")
 
 
-def _forget(published: Published, keep: int) -> None:
-    """Removes all versions but as many as are to stay: the current one, and those before it."""
-    for name in set(published.names()) - set(published.line()[:keep]):
+def _forget(published: Published, kept: list[str]) -> None:
+    """Removes all versions but those that are to stay."""
+    for name in set(published.names()) - set(kept):
         version = published.version(name)
         if version.exists(VERSION):
             version.delete(VERSION)

@@ -6,6 +6,7 @@ Which version is current changes with one file, which is replaced as a whole. A 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -139,12 +140,17 @@ class Published:
         return folder.read_record(VERSION, Decision, "restore it, or publish a run with --force")
 
     def line(self) -> list[str]:
-        """The versions that `rollback` reaches one after the other, the current one first."""
+        """The versions that `rollback` reaches one after the other, the current one first.
+
+        It ends before one that is missing or whose record is damaged.
+        """
         current, found = self.current(), list[str]()
         name = None if current is None else current.version
-        while name is not None and self.has(name):
-            found.append(name)
-            name = self.made(name).before
+        with contextlib.suppress(AdarError):
+            while name is not None:
+                before = self.made(name).before
+                found.append(name)
+                name = before
         return found
 
     def history(self) -> list[Decision]:
@@ -163,15 +169,17 @@ class Published:
             decisions.append(current)
         return decisions
 
-    def write_history(self, *more: Decision) -> None:
-        """Adds decisions to the history, and the current one if it is missing there."""
-        decisions = [*self.history(), *more]
+    def write_history(self, decisions: list[Decision]) -> None:
         self.folder.write_lines(HISTORY, [decision.model_dump() for decision in decisions])
 
-    def write_current(self, decision: Decision) -> None:
-        """Makes another version the current one."""
+    def write_current(self, decision: Decision, history: list[Decision]) -> None:
+        """Makes another version the current one.
+
+        Args:
+            history: all decisions before this one.
+        """
         self.folder.write_record(PUBLISHED, decision)
-        self.write_history()
+        self.write_history([*history, decision])
 
 
 def now() -> datetime:

@@ -243,6 +243,50 @@ def test_what_is_not_published(run: MakeRun, tonight: Dataset, tmp_path: Path) -
         assert "published.json: is damaged" in message_of(read)
 
 
+def test_nothing_changes_where_the_history_is_damaged(run: MakeRun, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    publish(run("first", 16), place)
+    publish(run("second", 18), place)
+    (place / "history.jsonl").write_bytes(b"{")
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for change in (
+        lambda: rollback(place),
+        lambda: publish(run("third", 20), place),
+        lambda: publish(run("worse", 1), place, force=True),
+    ):
+        assert "history.jsonl: is damaged" in message_of(change)
+        assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    (place / "history.jsonl").unlink()  # as the message says
+    rollback(place)
+    assert history(place) == [("published", "2"), ("rolled back", "1")]
+
+
+@pytest.mark.parametrize("version", ["000001", "000002"])
+def test_force_publishes_past_a_damaged_version(run: MakeRun, tmp_path: Path, version: str) -> None:
+    """The current one, or the one before it."""
+    place = tmp_path / "place"
+    publish(run("first", 16), place)
+    publish(run("second", 18), place)
+    (place / "versions" / version / "version.json").write_bytes(b"{")
+    line = message_of(lambda: rollback(place))
+    assert f"{version}/version.json: is damaged" in line
+    assert line.endswith("restore it, or publish a run with --force")
+    assert publish(run("third", 20), place, force=True).version == "000003"
+    assert shown(place) == 1
+    assert versions(place) == (["2", "3"] if version == "000001" else ["3"])
+    assert publish(run("fourth", 20), place).decision == "published"
+    assert rollback(place).version == "000003"
+
+
+def test_force_publishes_where_the_current_version_is_gone(run: MakeRun, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    publish(run("first", 16), place)
+    shutil.rmtree(place / "versions" / "000001")
+    assert "versions/000001: is not there" in message_of(lambda: rollback(place))
+    assert publish(run("second", 18), place, force=True).version == "000002"
+    assert (shown(place), versions(place)) == (0.9, ["2"])
+
+
 class Killed(BaseException):
     """What a process that is killed does not live to see."""
 
