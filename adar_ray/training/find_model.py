@@ -20,7 +20,8 @@ def find_model(run: str | Path | Run, data: str | Path | None = None, *, trust: 
         trust: whether custom components that the folder names may run. A `Run` knows it by itself.
 
     Raises:
-        AdarError: it is none of these, or the dataset is not there or has changed since training.
+        AdarError: it is none of these, or what is published is gone, or the dataset is not there or has
+            changed since training.
     """
     trust = run.trust if isinstance(run, Run) else trust
     folder = model_folder(run)
@@ -34,7 +35,18 @@ def find_model(run: str | Path | Run, data: str | Path | None = None, *, trust: 
 
 
 def model_folder(run: str | Path | Run) -> Folder | None:
-    """The folder of a finished model; None if there is none."""
+    """The folder of a finished model; None if there is none.
+
+    Raises:
+        AdarError: a model is published, but its folder holds none.
+    """
     folder = run.folder if isinstance(run, Run) else Folder.at(run)
-    places = folder, folder.folder(MODEL), Published(folder).model()
-    return next((place for place in places if place is not None and holds_model(place)), None)
+    for place in (folder, folder.folder(MODEL)):
+        if holds_model(place):
+            return place
+    published = Published(folder).model()
+    if published is not None and not holds_model(published):
+        raise AdarError(
+            f"{published}: is published, but holds no model; restore it, or publish a run with --force"
+        )
+    return published

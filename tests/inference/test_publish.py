@@ -22,6 +22,7 @@ from adar_ray.inference.publish import judge, publish, rollback
 from adar_ray.serving.served_model import ServedModel
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
+from adar_ray.training.trainer import train
 from tests import sealed
 from tests.cluster.jobs import message_of
 from tests.data.making import make_split
@@ -278,11 +279,18 @@ def test_force_publishes_past_a_damaged_version(run: MakeRun, tmp_path: Path, ve
     assert rollback(place).version == "000003"
 
 
-def test_force_publishes_where_the_current_version_is_gone(run: MakeRun, tmp_path: Path) -> None:
+def test_force_publishes_where_the_current_version_is_gone(
+    run: MakeRun, tonight: Dataset, tmp_path: Path
+) -> None:
     place = tmp_path / "place"
     publish(run("first", 16), place)
     shutil.rmtree(place / "versions" / "000001")
     assert "versions/000001: is not there" in message_of(lambda: rollback(place))
+    for read in (adar_ray.load, ServedModel, lambda place: train(tonight, tmp_path / "new", init_from=place)):
+        assert message_of(lambda read=read: read(str(place))) == (
+            f"{place}/versions/000001: is published, but holds no model; "
+            "restore it, or publish a run with --force"
+        )
     assert publish(run("second", 18), place, force=True).version == "000002"
     assert (shown(place), versions(place)) == (0.9, ["2"])
 
