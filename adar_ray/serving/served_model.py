@@ -60,15 +60,15 @@ class ServedModel:
 
     def __init__(self, address: str, *, new_items: str | None = None, trust: bool = False) -> None:
         self._address, self._new_items, self._trust = address, new_items, trust
-        self.current = self._load(version_of(_folder(address)))
+        self.current = self._load(*self._found())
         self.problem: str | None = None
 
     def look(self) -> None:
         """Loads the model that is in the folder, unless it is loaded."""
         try:
-            name = version_of(_folder(self._address))
+            name, folder = self._found()
             if name != self.current.name:
-                self.current = self._load(name)
+                self.current = self._load(name, folder)
                 logger.warning("%s: now serves model %s", self._address, name)
             self.problem = None
         except Exception as error:  # whatever is wrong with the new one, the old one goes on
@@ -86,12 +86,20 @@ class ServedModel:
 
         threading.Thread(target=look_on, daemon=True).start()
 
-    def _load(self, name: str) -> Version:
+    def _found(self) -> tuple[str, Folder]:
+        """The name of the model that is at the address now, and its folder."""
+        folder = _folder(self._address)
+        return version_of(folder), folder
+
+    def _load(self, name: str, folder: Folder) -> Version:
+        # Not from the address: another model may have been published there meanwhile.
         try:
-            trained = TrainedModel.load(self._address, new_items=self._new_items, trust=self._trust)
+            trained = TrainedModel.load(folder.address, new_items=self._new_items, trust=self._trust)
         except NoFeaturesError as error:
             logger.warning("%s; served without them", error)
-            trained = TrainedModel.load(self._address, trust=self._trust)
+            trained = TrainedModel.load(folder.address, trust=self._trust)
+        if version_of(folder) != name:
+            raise AdarError(f"{folder}: another model was put there while this one was read; try again")
         recommender = Recommender(trained, shortlists)
         for note in [] if trained.new_items is None else trained.new_items.notes():
             logger.warning("note: %s", note)

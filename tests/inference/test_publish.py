@@ -19,9 +19,11 @@ from adar_ray.errors import AdarError
 from adar_ray.inference import publish as publishing
 from adar_ray.inference.duel import Duel
 from adar_ray.inference.publish import judge, publish, rollback
+from adar_ray.serving import served_model
 from adar_ray.serving.served_model import ServedModel
 from adar_ray.storage import Folder
 from adar_ray.training.run import Run
+from adar_ray.training.saved_model import version_of
 from adar_ray.training.trainer import train
 from tests import sealed
 from tests.cluster.jobs import message_of
@@ -342,6 +344,29 @@ def test_whoever_is_killed_leaves_the_old_or_the_new(
         changes += 1
     assert seen == sorted(seen, key=["old", "new", "alive"].index)
     assert {"old", "new"} < set(seen)
+
+
+def test_the_model_that_answers_is_the_one_that_is_named(
+    run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another one comes between the two."""
+    place = tmp_path / "published"
+    publish(run("one", 5), place)
+    two, names = run("two", 15), []
+
+    def name_then_publish(folder: Folder) -> str:
+        names.append(version_of(folder))
+        if len(names) == 1:
+            publish(two, place)
+        return names[-1]
+
+    monkeypatch.setattr(served_model, "version_of", name_then_publish)
+    served = ServedModel(str(place))
+    for hits in (5, 15):
+        top = served.current.recommender.recommend([f"u{n}" for n in range(USERS)], 1, exclude_seen=False)
+        assert served.current.name == names[-1]
+        assert sum(items[0].id == "f" for items in top.values()) == hits
+        served.look()
 
 
 def test_a_server_follows_what_is_published(run: MakeRun, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from adar_ray.errors import AdarError
 from adar_ray.inference.recommender import Recommender
 from adar_ray.serving import served_model
 from adar_ray.serving.served_model import ServedModel, check_model, shortlists
+from adar_ray.storage import Folder
+from adar_ray.training.saved_model import version_of
 from tests.inference.saving import save_untrained
 
 KINDS = {
@@ -79,6 +81,29 @@ def test_a_model_that_is_damaged_or_incomplete_does_not_take_over(
     put(models["two"], run)
     served.look()
     assert (served.current is not old, served.problem) == (True, None)
+
+
+def test_a_model_that_is_replaced_while_it_is_read_does_not_take_over(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    put(models["one"], run)
+    served = ServedModel(str(run))
+    old, names = served.current, []
+    put(models["two"], run)
+
+    def name_then_replace(folder: Folder) -> str:
+        names.append(version_of(folder))
+        if len(names) == 1:
+            put(models["one"], run)
+        return names[-1]
+
+    monkeypatch.setattr(served_model, "version_of", name_then_replace)
+    served.look()
+    assert served.current is old
+    assert served.problem == f"{run}/model: another model was put there while this one was read; try again"
+    served.look()
+    assert (served.current is old, served.problem) == (True, None)
 
 
 @pytest.fixture
