@@ -151,9 +151,9 @@ def make_app(model: ServedModel) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses={status: {"model": Problem} for status in (400, 404, 411, 413, 422)},
+        responses={status: {"model": Problem} for status in (400, 404, 411, 413, 422, 503)},
     )
-    app.add_middleware(_BoundedBody)
+    app.add_middleware(_Bounded)
 
     @app.post("/recommend")
     def recommend(request: RecommendRequest) -> RecommendAnswer:
@@ -219,21 +219,30 @@ def make_app(model: ServedModel) -> FastAPI:
     return app
 
 
-class _BoundedBody:
-    """Refuses requests whose bodies are very long, before they are read."""
+class _Bounded:
+    """Refuses requests while very many wait, and those whose bodies are very long, before they are read.
+
+    Connections on which nobody asks anything do not count.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+        self._app, self._waiting = app, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            if "transfer-encoding" in headers:
+            if self._waiting >= MOST_WAITING:
+                app = _problem(503, f"{MOST_WAITING:,} requests are waiting; try again later")
+            elif "transfer-encoding" in headers:
                 app = _problem(411, "body: its length is not known; send a Content-Length")
             elif int(headers.get("content-length", 0)) > MOST_BODY:
                 app = _problem(413, f"body: give at most {MOST_BODY:,} bytes")
-        await app(scope, receive, send)
+        self._waiting += 1
+        try:
+            await app(scope, receive, send)
+        finally:
+            self._waiting -= 1
 
 
 def _no_parameter_twice(request: Request) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from adar_ray.process import log_levels_kept, torch_threads
-from adar_ray.serving.app import MOST_WAITING, make_app
+from adar_ray.serving.app import make_app
 from adar_ray.serving.served_model import ServedModel
 
 GOODBYE_SECONDS = 4  # for requests in flight at the end
@@ -35,7 +35,6 @@ def serve_here(
             log_level="critical",
             access_log=False,
             lifespan="off",
-            limit_concurrency=MOST_WAITING,
             timeout_graceful_shutdown=GOODBYE_SECONDS,
         )
         server = uvicorn.Server(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -20,7 +21,7 @@ import adar_ray
 from adar_ray.cli.main import cli
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
-from adar_ray.serving import served_model
+from adar_ray.serving import app, served_model
 from adar_ray.serving.listener import listen
 from adar_ray.serving.server import served
 from tests.inference.saving import save_untrained
@@ -63,6 +64,36 @@ def test_a_model_is_served_and_swapped_until_the_end(
             served(str(run), "127.0.0.1", int(port), replicas).__enter__()
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/health", timeout=10)
+
+
+def test_only_requests_that_wait_count_as_such(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_untrained(tmp_path / "model", dataset, ["model.name=mf", "model.embedding_dim=4"])
+    with served(str(model), "127.0.0.1", 0) as url, contextlib.ExitStack() as stack:
+        where = "127.0.0.1", int(url.rpartition(":")[2])
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(where))
+
+        def health() -> requests.Response:
+            return requests.get(f"{url}/health", timeout=10)
+
+        for _ in range(app.MOST_WAITING // 100):  # as many as the listener keeps until they are accepted
+            _ = [connect() for _ in range(100)]
+            assert health().status_code == 200
+        monkeypatch.setattr(app, "MOST_WAITING", 2)
+        begun = [connect() for _ in range(2)]
+        for connection in begun:  # without the body
+            connection.sendall(b"POST /recommend HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\n\r\n")
+        deadline = time.monotonic() + 10
+        while (refused := health()).status_code == 200:
+            assert time.monotonic() < deadline
+        assert refused.status_code == 503
+        assert refused.json() == {"detail": "2 requests are waiting; try again later"}
+        begun[0].sendall(b"{}")
+        assert begun[0].recv(100).startswith(b"HTTP/1.1 422 ")
+        assert health().status_code == 200
 
 
 def test_a_host_is_a_name_or_an_address_of_this_machine() -> None:
