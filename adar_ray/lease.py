@@ -100,14 +100,7 @@ def hold(folder: Folder) -> Iterator[Lease]:
     """
     _refuse_unless_free(folder)
     was_there = folder.exists()
-    me = Holder(
-        id=uuid.uuid4().hex,
-        host=platform.node(),
-        pid=os.getpid(),
-        machine=_machine(),
-        started=_started(os.getpid()),
-        since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
+    me = _this_process()
     stop = threading.Event()
     thread = threading.Thread(target=_beat, args=(folder, me, stop), daemon=True)
     try:
@@ -125,6 +118,11 @@ def hold(folder: Folder) -> Iterator[Lease]:
             thread.join(_STOP_SECONDS)
         with contextlib.suppress(OSError, AdarError):
             _release(folder, me, was_there)
+
+
+def sign(folder: Folder) -> None:
+    """Write that this process fills a folder, in which nobody else writes; `read_holder` reads it."""
+    _write(folder, _this_process())
 
 
 def read_holder(folder: Folder) -> Holder | None:
@@ -171,6 +169,17 @@ def _refuse_unless_free(folder: Folder) -> None:
             return
         if now != holder:
             raise _held(folder, now)
+
+
+def _this_process() -> Holder:
+    return Holder(
+        id=uuid.uuid4().hex,
+        host=platform.node(),
+        pid=os.getpid(),
+        machine=_machine(),
+        started=_started(os.getpid()),
+        since=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
 
 
 def _held(folder: Folder, holder: Holder) -> AdarError:

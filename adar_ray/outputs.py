@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pyarrow.fs as pafs
+
 from adar_ray.documents import is_sealed
 from adar_ray.errors import AdarError, one_line
+from adar_ray.lease import LEASE, read_holder, sign
 from adar_ray.storage import Folder, describe_os_error
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,8 @@ def new_folder(address: str | Path, *, replace: bool, kind: Kind) -> Iterator[Fo
 
     A local folder is filled under another name next to the address and renamed at the end. A folder that must
     stay, and one on an object store, is filled under a hidden name inside itself; at the end its files are
-    moved up, the mark last. If the body fails, nothing is left.
+    moved up, the mark last. If the body fails, nothing is left. What is left of processes that were killed on
+    this machine while they filled one for the same address is removed.
 
     Args:
         address: where the folder is to be.
@@ -59,13 +63,16 @@ def new_folder(address: str | Path, *, replace: bool, kind: Kind) -> Iterator[Fo
     try:
         _check(final, replace, kind)
         stays = final.must_stay
-        target = final.folder(_partial_name()) if stays else _sibling(final)
+        around, name = (final, "") if stays else _beside(final)
+        _remove_partials(around, name)
+        target = around.folder(_partial_name(name))
         missing = missing_folders(target)
         try:
-            target.create()
+            sign(target)
             yield target
             _check(final, replace, kind)
             if not stays:
+                target.delete(LEASE)
                 _rename(Path(target.path), Path(final.path).resolve(), replace)
             elif final.is_local:
                 _swap(target, final, replace, kind.mark)
@@ -129,9 +136,22 @@ def _partial_name(name: str = "") -> str:
     return f".{name}{uuid.uuid4().hex[:8]}.partial"
 
 
-def _sibling(final: Folder) -> Folder:
+def _beside(final: Folder) -> tuple[Folder, str]:
+    """The folder that a folder is in, and how a `_partial_name` for it begins."""
     path = Path(final.path).resolve()
-    return Folder.at(path.parent / _partial_name(f"{path.name}."))
+    return Folder.at(path.parent), f"{path.name}."
+
+
+def _remove_partials(folder: Folder, name: str) -> None:
+    """Remove the folders with a `_partial_name` whose processes have certainly died."""
+    with contextlib.suppress(OSError):  # a folder that is not there yet, or that may be written but not read
+        for info in folder.filesystem.get_file_info(pafs.FileSelector(folder.path)):
+            if re.fullmatch(rf"\.{re.escape(name)}[0-9a-f]{{8}}\.partial", info.base_name):
+                partial = folder.folder(info.base_name)
+                with contextlib.suppress(OSError, AdarError):  # a damaged lease tells nothing
+                    holder = read_holder(partial)
+                    if holder is not None and holder.is_dead:
+                        partial.remove()
 
 
 def missing_folders(target: Folder) -> list[Path]:

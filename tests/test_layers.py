@@ -29,7 +29,8 @@ LAYERS = [
     {"baselines"},
     {"losses", "models"},
     {"component", "ray_session"},
-    {"lease", "outputs"},
+    {"outputs"},
+    {"lease"},
     {
         "custom",
         "distributed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from adar_ray.documents import to_record, to_sealed_yaml
 from adar_ray.errors import AdarError
+from adar_ray.lease import read_holder
 from adar_ray.outputs import (
     Kind,
     check_replaceable,
@@ -148,6 +150,45 @@ def test_of_two_that_replace_the_later_one_wins(place) -> None:
     make(address, "old")
     make(address, "slow", replace=True, during=lambda folder: make(address, "quick", replace=True))
     assert contents(files) == made("slow")
+
+
+FILL = """
+import sys, time
+from adar_ray.outputs import new_folder
+from tests.test_outputs import KIND
+with new_folder(sys.argv[1], replace=True, kind=KIND) as folder:
+    folder.write_bytes("half", b"")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_what_a_killed_process_was_filling_is_removed(tmp_path: Path, stays: bool) -> None:
+    """And nothing that somebody may still be filling."""
+    out, parent = tmp_path / "out+", tmp_path  # a name that is no pattern
+    if stays:
+        parent = tmp_path / "target"
+        parent.mkdir()
+        out.symlink_to(parent)
+    with contextlib.ExitStack() as stack:
+        fillers = []
+        for _ in range(3):
+            command = [sys.executable, "-c", FILL, out]
+            filler = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+            stack.callback(filler.kill)
+            assert filler.stdout.readline() == b"begun\n"
+            fillers.append(filler)
+        by_process = {read_holder(folder).pid: folder for folder in map(Folder.at, parent.glob(".*.partial"))}
+        killed, far, alive = (by_process[filler.pid] for filler in fillers)
+        holder = read_holder(far).model_copy(update={"machine": "far away"})
+        far.write_record("lease.json", holder)
+        for filler in fillers[:2]:
+            filler.kill()
+            filler.wait()
+        make(out)
+        assert [folder.exists() for folder in (killed, far, alive)] == [False, True, True]
+        assert sorted(name for name in os.listdir(out) if ".partial" not in name) == [MARK, "new", "part"]
 
 
 def test_a_folder_above_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
