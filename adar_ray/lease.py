@@ -133,8 +133,10 @@ def read_holder(folder: Folder) -> Holder | None:
     """
     try:
         return folder.read_record(LEASE, Holder, "remove it if no process writes this folder")
-    except FileNotFoundError:
-        return None
+    except AdarError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def wait_until_free(folder: Folder) -> None:

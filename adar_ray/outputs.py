@@ -119,7 +119,8 @@ def check_replaceable(folder: Folder, kind: Kind) -> None:
 
 
 def _is_marked(folder: Folder, mark: str) -> bool:
-    return mark in folder.content() and is_sealed(folder.read_bytes(mark))
+    is_file = folder.filesystem.get_file_info(folder.join(mark)).is_file
+    return is_file and is_sealed(folder.read_bytes(mark))
 
 
 def _check(folder: Folder, replace: bool, kind: Kind) -> None:

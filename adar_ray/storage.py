@@ -25,6 +25,7 @@ from adar_ray.documents import (
     LONGEST_JSON,
     LONGEST_LINES,
     LONGEST_YAML,
+    damaged,
     parse_lines,
     parse_record,
     parse_sealed_yaml,
@@ -241,9 +242,9 @@ class Folder:
             remedy: what to do if it is damaged, for the message.
 
         Raises:
-            AdarError: it is damaged.
+            AdarError: it is damaged, or not there.
         """
-        return parse_record(self.read_bytes(name, LONGEST_JSON + 1), f"{self}/{name}", record, remedy)
+        return parse_record(self._read(name, LONGEST_JSON, remedy), f"{self}/{name}", record, remedy)
 
     def write_record(self, name: str, record: BaseModel) -> None:
         self.write_bytes(name, to_record(record.model_dump()))
@@ -255,9 +256,9 @@ class Folder:
             remedy: what to do if they are damaged, for the message.
 
         Raises:
-            AdarError: they are damaged.
+            AdarError: they are damaged, or not there.
         """
-        return parse_lines(self.read_bytes(name, LONGEST_LINES + 1), f"{self}/{name}", record, remedy)
+        return parse_lines(self._read(name, LONGEST_LINES, remedy), f"{self}/{name}", record, remedy)
 
     def write_lines(self, name: str, contents: Iterable[Mapping[str, Any]]) -> None:
         self.write_bytes(name, to_lines(contents))
@@ -269,12 +270,23 @@ class Folder:
             remedy: what to do if it is damaged, for the message.
 
         Raises:
-            AdarError: it is damaged.
+            AdarError: it is damaged, or not there.
         """
-        return parse_sealed_yaml(self.read_bytes(name, LONGEST_YAML + 1), f"{self}/{name}", remedy)
+        return parse_sealed_yaml(self._read(name, LONGEST_YAML, remedy), f"{self}/{name}", remedy)
 
     def write_yaml(self, name: str, content: Any) -> None:
         self.write_bytes(name, to_sealed_yaml(content))
+
+    def _read(self, name: str, longest: int, remedy: str) -> bytes:
+        """The content of a document, or a byte more than the longest may have."""
+        try:
+            return self.read_bytes(name, longest + 1)
+        except FileNotFoundError as error:
+            raise damaged(f"{self}/{name}", "it is missing", remedy) from error
+        except OSError as error:
+            if self.filesystem.get_file_info(self.join(name)).is_file:
+                raise  # nothing is wrong with it: the storage is out of reach, or reading is forbidden
+            raise damaged(f"{self}/{name}", "it is not a file", remedy) from error
 
     # Tables.
 

@@ -12,7 +12,7 @@ import pytest
 
 from adar_ray.cli.command import describe
 from adar_ray.errors import AdarError
-from adar_ray.storage import Folder, resolve
+from adar_ray.storage import FileEntry, Folder, resolve
 
 OPTIONS = "?region=eu-west-1&endpoint_override=http%3A%2F%2F127.0.0.1%3A9"
 KEYS = ["runs/try#1", "a b", "Ä/é", "100%", "a%20b", "a+b", "what?", "who?me", "a=b&c"]
@@ -66,6 +66,27 @@ def test_a_file_in_the_path_is_named(use: Callable[[Folder], object], tmp_path: 
         use(Folder.at(tmp_path / "file" / "folder"))
     assert str(tmp_path / "file" / "folder") in describe(caught.value)
     assert describe(caught.value).endswith("a part of this path is a file, not a folder; choose another")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: folder.read_record("x", FileEntry, "restore it"),
+        lambda folder: folder.read_lines("x", FileEntry, "restore it"),
+        lambda folder: folder.read_yaml("x", "restore it"),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_document_that_is_missing_or_a_folder_is_damaged(
+    read: Callable[[Folder], object], scheme: str, tmp_path: Path
+) -> None:
+    folder = Folder.at(f"{scheme}{tmp_path}")
+    with pytest.raises(AdarError) as caught:
+        read(folder)
+    assert str(caught.value) == f"{folder}/x: is damaged (it is missing); restore it"
+    folder.create("x")
+    with pytest.raises(AdarError, match=rf"^{folder}/x: is damaged \(it is .*\); restore it$"):
+        read(folder)
 
 
 def test_an_error_without_a_number_keeps_its_message(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from adar_ray.interactions.histories import Histories
 from adar_ray.lease import Lease
 from adar_ray.models import BaseModel
 from adar_ray.storage import Folder
-from adar_ray.training.records import EpochRecord, ModelInfo
+from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import CONFIG, MODEL, Run
-from adar_ray.training.saved_model import INFO
+from adar_ray.training.saved_model import read_info
 from adar_ray.training.trainer import resume, train
 from adar_ray.training.user_figures import mean_over_users
 
@@ -120,7 +120,7 @@ class Work:
             trained = TrainedModel.load(run)
             return trained.model, trained.history
 
-        weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
+        weights = read_info(run.folder.folder(MODEL)).weights
         return self._measure(name, system, seed, weights, load)
 
     def tell(self, text: str) -> None:

@@ -25,9 +25,8 @@ from adar_ray.training.published import (
     Published,
     now,
 )
-from adar_ray.training.records import ModelInfo
 from adar_ray.training.run import MODEL, Run
-from adar_ray.training.saved_model import INFO, SavedModel
+from adar_ray.training.saved_model import SavedModel, read_info
 
 FAILS = 0.5
 """A model that loses more than this part of the published one's figure has failed, whatever its age."""
@@ -77,8 +76,8 @@ def publish(
         )
     if recommendations is not None:
         recommendations = Folder.at(recommendations).address
+    weights = read_info(run.folder.folder(MODEL)).weights
     new = TrainedModel.load(run, trust=trust)
-    weights = run.folder.folder(MODEL).read_record(INFO, ModelInfo).weights
     published = Published.at(to)
     _check_folder(published)
     with hold(published.folder) as lease:

@@ -46,7 +46,7 @@ class SavedModel:
         """
         if not holds_model(folder):
             return None
-        info = folder.read_record(INFO, ModelInfo, _REMEDY)
+        info = read_info(folder)
         origin = f"{folder}/{INFO}"
         config = recorded_config(info.settings, origin)
         refuse_foreign_code(config.component_names(), origin, trust)
@@ -85,9 +85,14 @@ def save_model(folder: Folder, config: Config, dataset: Dataset, weights: bytes)
     )
 
 
+def read_info(folder: Folder) -> ModelInfo:
+    """What a model folder says of its model."""
+    return folder.read_record(INFO, ModelInfo, _REMEDY)
+
+
 def read_weights(folder: Folder) -> dict[str, torch.Tensor]:
     """The weights in a model folder."""
-    return _read_weights(folder, folder.read_record(INFO, ModelInfo, _REMEDY))
+    return _read_weights(folder, read_info(folder))
 
 
 def _read_weights(folder: Folder, info: ModelInfo) -> dict[str, torch.Tensor]:

@@ -140,6 +140,7 @@ DAMAGE = {
     "a bit": lambda data: bytes([*data[:99], data[99] ^ 1, *data[100:]]),
     "the end": lambda data: data[: len(data) // 2],
     "everything": lambda data: b"",
+    "a folder in its place": None,
 }
 
 
@@ -160,12 +161,20 @@ def test_whoever_reads_a_damaged_file_names_it(adar: Adar, run: str, tmp_path: P
         **{f"model/{name}.parquet": model for name in ("users", "items")},
     }
     for name, commands in readers.items():
-        good = (folder / name).read_bytes()
-        (folder / name).write_bytes(DAMAGE[kind](good))
+        path, damage = folder / name, DAMAGE[kind]
+        good = path.read_bytes()
+        if damage is None:
+            path.unlink()
+            path.mkdir()
+        else:
+            path.write_bytes(damage(good))
         for command in commands:
-            assert f"{run}/{name}: " in adar(*command).line()
+            line = adar(*command).line()
+            assert f"{run}/{name}: " in line
             assert not out.exists()
-        (folder / name).write_bytes(good)
+        if damage is None:
+            path.rmdir()
+        path.write_bytes(good)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     rest = {name.partition("/")[0] for name in files - readers.keys()}
     assert rest == {"checkpoints", "tensorboard"}  # the first has others, the second is for people

@@ -240,6 +240,11 @@ def test_what_is_not_published(run: MakeRun, tonight: Dataset, tmp_path: Path) -
     write_result(blind, None)
     assert "--valid-fraction" in message_of(lambda: publish(blind, place))
     assert not place.exists()
+    lacking = run("lacking", 4)
+    lacking.folder.delete("model/model.json")
+    assert "model/model.json: is damaged (it is missing); restore" in message_of(
+        lambda: publish(lacking, place)
+    )
     publish(run("good", 20), place)
     (place / "published.json").write_text("{}")
     for read in (lambda: publish(run("other", 20), place), lambda: adar_ray.load(place)):

@@ -326,6 +326,14 @@ def test_a_damaged_record_of_a_checkpoint(in_two_parts: Path, whole, change, cap
     assert caplog.messages[0].startswith(f"{path.parent}/")
 
 
+def test_a_folder_in_the_place_of_a_checkpoints_record(in_two_parts: Path, caplog) -> None:
+    path = in_two_parts / "checkpoints" / "00002" / "state.json"
+    path.unlink()
+    path.mkdir()
+    assert Run.open(in_two_parts).newest_checkpoint().place == (1, 0)
+    assert caplog.messages[0].startswith(f"{path}: is damaged (it is not a file)")
+
+
 def test_a_checkpoint_of_another_model_is_refused(made, tmp_path):
     begin(made, tmp_path / "run", "mf", until=1)
     begin(made, tmp_path / "other", "neumf", until=1)
