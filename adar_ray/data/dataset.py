@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -46,19 +46,28 @@ __all__ = ["MANIFEST", "SEQUENCES", "SHARD_SCHEMA", "SPLITS", "Dataset"]
 
 SINCE = "since"  # a column of users.parquet in a copy without times: each user's first
 CATEGORIES = pa.list_(pa.string())  # the type of a column of features.parquet that holds no numbers
+_REMEDY = "restore it, or prepare again"
 SHARD_SCHEMA = pa.schema([("user", pa.int32()), ("item", pa.int32()), ("timestamp", pa.int64())])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened dataset. The manifest is in memory, the shards are not."""
+    """An opened dataset. The manifest is in memory, the shards are not.
+
+    Attributes:
+        remedy: what to do if a file is damaged, for messages.
+    """
 
     folder: Folder
     manifest: Manifest
+    remedy: str = field(default=_REMEDY, compare=False)
 
     @classmethod
-    def open(cls, address: str | Path | Dataset) -> Dataset:
+    def open(cls, address: str | Path | Dataset, remedy: str = _REMEDY) -> Dataset:
         """Open a dataset and check that every file is there and has its size.
+
+        Args:
+            remedy: what to do if a file is missing or damaged, for messages.
 
         Raises:
             AdarError: the folder is not a dataset, has another version, or lacks a shard.
@@ -70,7 +79,7 @@ class Dataset:
             if not folder.exists(MANIFEST):
                 missing = f"there is no {MANIFEST} in it" if folder.exists() else "there is no such folder"
                 raise AdarError(f"{folder}: is not a dataset ({missing}); make one with `adar-ray prepare`")
-            manifest = folder.read_record(MANIFEST, Manifest, "prepare again")
+            manifest = folder.read_record(MANIFEST, Manifest, remedy)
         except OSError as error:
             raise AdarError(f"{folder}: {describe_os_error(error)}") from error
         root = os.path.realpath(folder.path)
@@ -80,13 +89,12 @@ class Dataset:
                 raise AdarError(f"{path}: is a link out of the dataset; copy the file in its place")
             info = folder.filesystem.get_file_info(path)
             if not info.is_file:
-                raise AdarError(f"{folder}/{file.name}: the file is missing; restore it, or prepare again")
+                raise AdarError(f"{folder}/{file.name}: the file is missing; {remedy}")
             if info.size != file.bytes:
                 raise AdarError(
-                    f"{folder}/{file.name}: has {counted(info.size, 'byte')}, not {file.bytes:,}; "
-                    "restore it, or prepare again"
+                    f"{folder}/{file.name}: has {counted(info.size, 'byte')}, not {file.bytes:,}; {remedy}"
                 )
-        return cls(folder, manifest)
+        return cls(folder, manifest, remedy)
 
     @property
     def name(self) -> str:
@@ -197,7 +205,7 @@ class Dataset:
             raise self._damaged(name, f"an id is not from 0 to {count - 1}")
 
     def _damaged(self, name: str, problem: str) -> AdarError:
-        return damaged(f"{self.folder}/{name}", problem, "restore it, or prepare again")
+        return damaged(f"{self.folder}/{name}", problem, self.remedy)
 
     def read_shard(
         self, shard: FileEntry, users: tuple[int, int] | None = None
@@ -293,9 +301,9 @@ class Dataset:
         (item_R,) = self._columns_of(FEATURES, table, {"item": pa.int32()})
         self._check_ids(FEATURES, item_R.to_numpy(), 0, self.n_items)
         features = table.drop_columns(["item"])
-        for field in features.schema:
-            if field.type not in (CATEGORIES, pa.float64()) or features.column_names.count(field.name) != 1:
-                raise self._damaged(FEATURES, f"column {one_line(field.name, 60)} holds no features")
+        for column in features.schema:
+            if column.type not in (CATEGORIES, pa.float64()) or features.column_names.count(column.name) != 1:
+                raise self._damaged(FEATURES, f"column {one_line(column.name, 60)} holds no features")
         at_I = pc.index_in(pa.array(np.arange(self.n_items, dtype=np.int32)), value_set=item_R)
         return features.take(at_I)
 

@@ -50,7 +50,7 @@ class SavedModel:
         origin = f"{folder}/{INFO}"
         config = recorded_config(info.settings, origin)
         refuse_foreign_code(config.component_names(), origin, trust)
-        return cls(config, Dataset.open(folder.address), _read_weights(folder, info))
+        return cls(config, Dataset.open(folder.address, _REMEDY), _read_weights(folder, info))
 
 
 def holds_model(folder: Folder) -> bool:

@@ -171,6 +171,7 @@ def test_whoever_reads_a_damaged_file_names_it(adar: Adar, run: str, tmp_path: P
         for command in commands:
             line = adar(*command).line()
             assert f"{run}/{name}: " in line
+            assert line.endswith("restore the model, or train again") == name.startswith("model/")
             assert not out.exists()
         if damage is None:
             path.rmdir()

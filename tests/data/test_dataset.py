@@ -221,12 +221,12 @@ def test_a_manifest_of_another_version(folder: Path) -> None:
     content = sealed.read(file)
     sealed.write(file, {**content, "schema_version": 5})
     assert failing(lambda: Dataset.open(folder)) == (
-        f"{file}: is damaged (schema_version: this program reads 4, not 5); prepare again"
+        f"{file}: is damaged (schema_version: this program reads 4, not 5); restore it, or prepare again"
     )
     file.write_text(json.dumps({**content, "schema_version": 3}, indent=2) + "\n")
     assert failing(lambda: Dataset.open(folder)) == (
         f"{file}: is damaged (it does not end with a checksum: it was cut off, edited, or written by an "
-        "earlier version); prepare again"
+        "earlier version); restore it, or prepare again"
     )
 
 

@@ -94,5 +94,5 @@ def test_older_dataset_without_sequence_rows(ring: Dataset, tmp_path: Path):
     manifest = {**ring.manifest.model_dump(), "schema_version": 1}
     del manifest["sequences"]
     (tmp_path / "dataset.json").write_text(json.dumps(manifest))
-    with pytest.raises(AdarError, match=r"written by an earlier version\); prepare again$"):
+    with pytest.raises(AdarError, match=r"written by an earlier version\); restore it, or prepare again$"):
         train(tmp_path, tmp_path / "run", config(), workers=0)
