@@ -39,6 +39,8 @@ R = TypeVar("R", bound=BaseModel)
 _LARGEST_COPY = 5 * 10**9  # bytes that S3 copies in one request
 # What is in a folder beside its content: what is being written, the owner, what ext4 puts into a new volume.
 _NOT_CONTENT = re.compile(r"\..*\.partial|lease\.json|lost\+found")
+# Spark prints file:/folder, which would be a path in the working directory.
+_ONE_SLASH = re.compile(r"([A-Za-z][\w+.-]+):/(?!/)(.*)")
 
 
 def split_options(address: str) -> tuple[str, str]:
@@ -68,6 +70,10 @@ def resolve(address: str | Path) -> tuple[pafs.FileSystem, str]:
         )
     if "\0" in address:
         raise AdarError(f"{address}: an address cannot hold a zero byte")
+    if found := _ONE_SLASH.match(address):
+        scheme, rest = found.groups()
+        url = f"{scheme}://{'/' if scheme == 'file' else ''}{rest}"
+        raise AdarError(f"{address}: lacks a slash for a URL; write {url}, or ./{address} for a path")
     if "://" not in address:
         local = Path(address).expanduser().absolute()
         # The way down and up again may be gone when the path is used.

@@ -48,6 +48,23 @@ def test_an_option_that_the_file_system_does_not_know_is_refused() -> None:
         resolve("s3://bucket/key?regoin=x")
 
 
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [("file:/runs/a", "file:///runs/a"), ("s3:/bucket/a b", "s3://bucket/a b"), ("file:/", "file:///")],
+)
+def test_a_url_with_one_slash_is_refused(
+    address: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AdarError) as caught:
+        Folder.at(address)
+    assert str(caught.value) == (
+        f"{address}: lacks a slash for a URL; write {url}, or ./{address} for a path"
+    )
+    assert Folder.at(f"./{address}").path == str(tmp_path / address)
+    assert Folder.at(tmp_path / address).path == str(tmp_path / address)
+
+
 @pytest.mark.parametrize("name", ["lost+found", ".1234.partial", "lease.json"])
 def test_what_is_no_content(name: str, tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
