@@ -179,13 +179,33 @@ def to_yaml(value: Any, *, flow: bool = False) -> str:
     return yaml.dump(value, Dumper=_Dumper, default_flow_style=flow, width=width, sort_keys=False)
 
 
+_IN_WORDS = {
+    "extra_forbidden": "there is no such key",
+    "missing": "is missing",
+    "string_type": "give text",
+    "list_type": "give a list",
+    "too_short": "give at least {min_length}",
+    "too_long": "give at most {max_length}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "give a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "give a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "give true or false"),
+}
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """What is wrong with a value, of what Pydantic says of it."""
+    known = _IN_WORDS.get(error["type"])
+    return known.format(**error.get("ctx", {})) if known else error["msg"].removeprefix("Value error, ")
+
+
 def explain(error: ValidationError) -> str:
     """The first fault, in one line: where, what, and the value."""
     first = error.errors()[0]
-    message = first["msg"].removeprefix("Value error, ")
+    message = in_words(first)
     where = one_line(".".join(str(part) for part in first["loc"]), 100)
     value = first["input"]
-    if not where or isinstance(value, Mapping) or (isinstance(value, str) and repr(value) in message):
+    is_said = isinstance(value, Mapping) or (isinstance(value, str) and repr(value) in message)
+    if not where or is_said or first["type"] in ("missing", "extra_forbidden"):
         return one_line(f"{where}: {message}" if where else message)
     return one_line(f"{where}: {message}, not {value!r}")
 

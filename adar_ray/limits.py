@@ -20,7 +20,6 @@ MOST_TRIALS = 1_000_000
 MOST_VERSIONS = 9_999  # of a published model, each a copy
 MOST_ASKED = 1_000  # users or items, in a request to a server
 LONGEST_LIST = 10_000  # of ids, in such a request
-LONGEST_ID = 1_000  # characters
 MOST_BODY = 16 << 20  # bytes of such a request
 MOST_REPEATS = 1_000  # of something that fails, or for another seed
 

@@ -172,7 +172,7 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ("adar.candidates=2001-99-99", "adar.candidates: Input should be a valid integer"),
+        ("adar.candidates=2001-99-99", "adar.candidates: give a whole number"),
         ("loss.l2=!!timestamp 1", "leave out the tag !!timestamp"),
         ("loss.l2=.inf", "loss.l2: Input should be a finite number"),
         ("loss.l2=.nan", "loss.l2: Input should be"),

@@ -111,6 +111,10 @@ class Recommender:
         self._items = _Ids("item", trained.item_keys().to_pylist(), f"{dataset.folder}/items.parquet")
         self._history = trained.history(*SPLITS)
 
+    def knows(self, user: Id) -> bool:
+        """Whether a user is among those whom the model can answer for."""
+        return key_of(user) in self._users
+
     @cached_property
     def _own(self) -> UserItems:
         """What users have interacted with, in any split."""
@@ -339,6 +343,9 @@ class _Ids:
                 raise UnknownIdError(message, self._kind, key)
             numbers.append(self._number[key])
         return torch.tensor(numbers, dtype=torch.int64)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._number
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -12,12 +12,13 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from adar_ray.documents import in_words
 from adar_ray.errors import AdarError, one_line
 from adar_ray.inference.recommender import Scored, UnknownIdError
-from adar_ray.limits import LONGEST_ID, LONGEST_LIST, MOST_ASKED, MOST_BODY
+from adar_ray.limits import LONGEST_LIST, MOST_ASKED, MOST_BODY
 from adar_ray.serving.served_model import ServedModel
 
-NO_JSON = "give a JSON object, with the header Content-Type: application/json"
+NO_JSON = "the body is not a JSON object with the header Content-Type: application/json"
 MOST_WAITING = 1_000  # requests, beyond which others are refused
 
 
@@ -27,15 +28,14 @@ def _as_text(id: Any) -> Any:
 
 def _no_truth(number: Any) -> Any:
     if isinstance(number, bool):
-        raise ValueError("Input should be a valid integer")  # in Pydantic's words
+        raise ValueError("give a whole number")
     return number
 
 
 Id = Annotated[
     str,
-    Field(max_length=LONGEST_ID),
     BeforeValidator(_as_text),
-    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": LONGEST_ID}, {"type": "integer"}]}),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
 ]
 Ids = Annotated[list[Id], Field(max_length=LONGEST_LIST)]
 K = Annotated[int, Field(ge=1, le=MOST_ASKED, description="How many."), BeforeValidator(_no_truth)]
@@ -93,10 +93,11 @@ class Recommendations(BaseModel):
 
     Attributes:
         user: null for somebody with a history.
+        items: null for one of several users whom the model does not know.
     """
 
     user: str | None
-    items: list[Entry]
+    items: list[Entry] | None
 
 
 class RecommendAnswer(BaseModel):
@@ -163,10 +164,17 @@ def make_app(model: ServedModel) -> FastAPI:
         if request.history is not None:
             items = version.recommender.recommend(history=request.history, **options)
             found = [Recommendations(user=None, items=_entries(items))]
+        elif request.user is not None:
+            items = version.recommender.recommend(request.user, **options)
+            found = [Recommendations(user=request.user, items=_entries(items))]
         else:
-            users = (request.users or []) if request.user is None else [request.user]
-            by_user = version.recommender.recommend(users, **options)
-            found = [Recommendations(user=user, items=_entries(by_user[user])) for user in users]
+            users = request.users or []
+            asked = [user for user in users if version.recommender.knows(user)]
+            known = {
+                user: _entries(items)
+                for user, items in version.recommender.recommend(asked, **options).items()
+            }
+            found = [Recommendations(user=user, items=known.get(user)) for user in users]
         return RecommendAnswer(model=version.name, answers=found)
 
     @app.get("/similar", dependencies=[Depends(_no_parameter_twice)])
@@ -210,7 +218,7 @@ def make_app(model: ServedModel) -> FastAPI:
         remedy = "give an id of its dataset"
         if error.kind == "user":
             remedy += ", or a new user's items as history"
-        return _problem(404, f"{error.kind} {error.key!r}: is not known to the model; {remedy}")
+        return _problem(404, f"the model does not know the {error.kind} {error.key!r}; {remedy}")
 
     @app.exception_handler(AdarError)
     def fail(request: Request, error: AdarError) -> JSONResponse:
@@ -265,4 +273,4 @@ def _line(error: dict[str, Any]) -> str:
     if error["type"] == "json_invalid" or (error["loc"] == ("body",) and error["type"] != "value_error"):
         return f"request: {NO_JSON}"
     field = ".".join(str(part) for part in error["loc"][1:])
-    return f"{field or 'request'}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{field or 'request'}: {in_words(error)}"

@@ -95,7 +95,7 @@ def test_a_distribution_that_makes_no_sense(parameter, says):
     "parameter", [{"uniform": [8, 64]}, {"quantized": [8, 64, 0.5]}, {"loguniform": [8, 64]}]
 )
 def test_a_key_for_whole_numbers_wants_whole_numbers(parameter):
-    assert "parameters.model.embedding_dim: Input should be a valid integer" in refusal(
+    assert "parameters.model.embedding_dim: give a whole number" in refusal(
         space, {"model.embedding_dim": parameter}
     )
     check(space({"model.embedding_dim": {"quantized": [8, 64, 8]}}))
