@@ -210,7 +210,7 @@ def _space() -> Target:
         b"  ahns.beta: {loguniform: [0.01, 1], when: {sampler.name: ahns}}\n"
         b"  dns.candidates: {integer: [2, 64], log: true, when: {sampler.name: [dns]}}\n"
         b"  sampled_softmax.temperature: {quantized: [0.05, 0.5, 0.05]}\n"
-        b"budget: {trials: 3, time: 2h}\nresources: {cpu: 1, gpu: 0}\n"
+        b"budget: {trials: 3, time: 2h}\n"
     )
     originals = [conditions, conditions, *(file.read_bytes() for file in files if file.stem != "samplers")]
     return Target("space", [{"space.yaml": data} for data in originals], change, read)

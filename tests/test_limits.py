@@ -69,7 +69,7 @@ def options(command: click.Command, path: str = "") -> Iterator[tuple[str, click
 def test_the_walk_finds_all_kinds_of_fields() -> None:
     found = {name for name, _ in FIELDS}
     assert {"model.embedding_dim", "optimizer.lr", "adar.pool", "srns.memory"} <= found
-    assert {"space.budget.trials", "space.budget.time", "space.resources.cpu", "search.seconds"} <= found
+    assert {"space.budget.trials", "space.budget.time", "space.scheduler.grace", "search.seconds"} <= found
     assert {"job.workers.cpus", "job.entry_point.memory", "job.time_limit"} <= found
     assert len(found) > 80
 
