@@ -125,6 +125,11 @@ def check_room(needs: Iterable[Need], workers: int, option: str) -> None:
             )
 
 
+def fitting(there: float, each: float) -> int:
+    """How many times a resource fits: ten tenths of a GPU fit one."""
+    return int(there / each + 1e-9)
+
+
 def count_room(each: Mapping[str, float]) -> int:
     """How many workers there is room for now, beside a CPU for Ray Data.
 
@@ -133,7 +138,7 @@ def count_room(each: Mapping[str, float]) -> int:
     """
     leaving = leaving_nodes()
     free = [free for node, free in ray_state.available_resources_per_node().items() if node not in leaving]
-    room = sum(min(int(node.get(name, 0) // amount) for name, amount in each.items()) for node in free)
+    room = sum(min(fitting(node.get(name, 0), amount) for name, amount in each.items()) for node in free)
     return min(room, int((sum(node.get("CPU", 0) for node in free) - 1) // each["CPU"]))
 
 

@@ -290,7 +290,7 @@ class Folder:
         except FileNotFoundError as error:
             raise damaged(f"{self}/{name}", "it is missing", remedy) from error
         except OSError as error:
-            if self.filesystem.get_file_info(self.join(name)).is_file:
+            if self.filesystem.get_file_info(self.join(name)).type != pafs.FileType.Directory:
                 raise  # nothing is wrong with it: the storage is out of reach, or reading is forbidden
             raise damaged(f"{self}/{name}", "it is not a file", remedy) from error
 

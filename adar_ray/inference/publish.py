@@ -84,7 +84,8 @@ def publish(
         # Whatever is damaged is found before anything changes.
         current, history, line = published.current(), published.history(), published.line()
         offered = run.folder.address, weights, recommendations
-        if current is not None and (current.run, current.weights, current.recommendations) == offered:
+        same = current is not None and (current.run, current.weights, current.recommendations) == offered
+        if current is not None and same and _is_whole(published, current.version):
             published.write_history(history)  # whoever published it may have been killed before that
             _forget(published, line[:keep])
             return current
@@ -249,6 +250,16 @@ def _put_in(
             version.remove()
         raise
     published.write_current(decision, history)
+
+
+def _is_whole(published: Published, name: str) -> bool:
+    """Whether a version has its record and its model."""
+    try:
+        published.made(name)
+        _check(published, name)
+    except AdarError:
+        return False
+    return True
 
 
 def _check(published: Published, name: str) -> None:

@@ -153,6 +153,7 @@ class UserItems:
 
     def seen_by(self, user_B: torch.Tensor) -> SeenItems:
         """What a batch's users have interacted with, for samplers."""
+        user_B = torch.as_tensor(user_B)
         if not user_B.is_cuda:  # where it would wait for the GPU, which checks by itself
             _checked("user", user_B, self.n_users)
         return SeenItems(self, user_B)
@@ -185,7 +186,9 @@ def _checked(what: str, id_E: torch.Tensor, count: int) -> torch.Tensor:
         kind = f"{str(id_E.dtype).removeprefix('torch.')} of shape {list(id_E.shape)}"
         raise ValueError(f"{what}s are {kind}; give whole numbers, one for each pair")
     if len(id_E):
-        ends = (int(id_E.min()), int(id_E.max()))
+        if id_E.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch computes little with these
+            id_E = id_E.to(torch.int64)
+        ends = tuple(map(int, id_E.aminmax()))
         wrong = next((end for end in ends if not 0 <= end < count), None)
         if wrong is not None:
             raise ValueError(f"{what} {wrong}: ids run from 0 to {count - 1}, because n_{what}s is {count}")

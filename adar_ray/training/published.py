@@ -6,7 +6,6 @@ Which version is current changes with one file, which is replaced as a whole. A 
 
 from __future__ import annotations
 
-import contextlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -142,15 +141,18 @@ class Published:
     def line(self) -> list[str]:
         """The versions that `rollback` reaches one after the other, the current one first.
 
-        It ends before one that is missing or whose record is damaged.
+        It ends before one that is no longer kept. Where the current one is missing, or a record is damaged,
+        it is not known which come next: all others follow, the newest first.
         """
         current, found = self.current(), list[str]()
         name = None if current is None else current.version
-        with contextlib.suppress(AdarError):
-            while name is not None:
+        try:
+            while name is not None and (self.has(name) or not found):
                 before = self.made(name).before
                 found.append(name)
                 name = before
+        except AdarError:
+            found += sorted(set(self.names()) - set(found), key=int, reverse=True)
         return found
 
     def history(self) -> list[Decision]:

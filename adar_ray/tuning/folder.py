@@ -95,7 +95,10 @@ class Search(BaseModel):
         content = folder.read_yaml(SEARCH, _REMEDY)
         if not isinstance(content, dict) or "space" not in content:
             raise damaged(origin, "it has no space", _REMEDY)
-        space = Space.from_mapping(content["space"], origin)
+        of_space = content["space"]
+        if isinstance(of_space, dict):  # `resources` are in searches of earlier versions
+            of_space = {key: value for key, value in of_space.items() if key != "resources"}
+        space = Space.from_mapping(of_space, origin)
         try:
             search = cls.model_validate({**content, "folder": folder, "space": space})
         except ValidationError as error:

@@ -6,7 +6,7 @@ import ray
 
 from adar_ray.process import check_threads
 from adar_ray.ray_address import ray_address
-from adar_ray.ray_session import DATA_CPUS, check_room
+from adar_ray.ray_session import DATA_CPUS, check_room, fitting
 from adar_ray.training.ray_workers import needs_of_worker, reserved_by_worker
 from adar_ray.tuning.folder import Search
 
@@ -29,7 +29,8 @@ def room(search: Search) -> int:
     if search.workers > 1:  # groups that wait for each other's workers would never start
         return max(1, int((there.get("CPU", 0) - 1) // _group_cpus(search)))
     there["CPU"] = there.get("CPU", 0) - (DATA_CPUS if ray_address() is None else 0)
-    return max(1, int(min(there[name] // amount for name, amount in _reserved(search).items())))
+    # With an autoscaler there may be nothing yet.
+    return max(1, min(fitting(there.get(name, 0), amount) for name, amount in _reserved(search).items()))
 
 
 def _reserved(search: Search) -> dict[str, float]:

@@ -234,7 +234,9 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
                 search_alg=follower.searcher,
                 scheduler=scheduler,
                 stop=SearchStopper(follower),
-                num_samples=search.trials,
+                num_samples=max(
+                    search.trials, len(follower.trials)
+                ),  # those that had begun go on in any case
                 resources_per_trial=trial_resources(search),
                 max_concurrent_trials=_most_at_a_time(search),
                 max_failures=search.retries,

@@ -199,6 +199,8 @@ class Space(Settings):
         for name, parameter in self.parameters.items():
             if name == "train.metric":
                 raise AdarError(f"parameters.{name}: trials are compared by it; set the space's metric")
+            if name in ("train.threads", "train.gpus", "train.device"):
+                raise AdarError(f"parameters.{name}: all trials reserve the same; fix it in base")
             if name == "train.patience":
                 self.check_train("parameters", {"patience": parameter})
             if self.metric == "loss" and name.partition(".")[0] in _LOSS_SECTIONS:

@@ -139,6 +139,8 @@ def _begin(search: Search, folder: Folder, config: Config, dataset: Dataset) -> 
 @contextlib.contextmanager
 def _errors_written(folder: Folder) -> Iterator[None]:
     """Write down what goes wrong in the trial, in one line, for the search to read."""
+    if folder.exists(_ERROR):  # of an earlier try
+        folder.delete(_ERROR)
     try:
         yield
     except Exception as error:

@@ -274,14 +274,17 @@ def test_force_publishes_past_a_damaged_version(run: MakeRun, tmp_path: Path, ve
     """The current one, or the one before it."""
     place = tmp_path / "place"
     publish(run("first", 16), place)
-    publish(run("second", 18), place)
+    second = run("second", 18)
+    publish(second, place)
     (place / "versions" / version / "version.json").write_bytes(b"{")
+    if version == "000002":  # it is published already, but not whole
+        assert f"{version}/version.json: is damaged" in message_of(lambda: publish(second, place))
     line = message_of(lambda: rollback(place))
     assert f"{version}/version.json: is damaged" in line
     assert line.endswith("restore it, or publish a run with --force")
     assert publish(run("third", 20), place, force=True).version == "000003"
     assert shown(place) == 1
-    assert versions(place) == (["2", "3"] if version == "000001" else ["3"])
+    assert versions(place) == ["1", "2", "3"]  # it is not known which come before
     assert publish(run("fourth", 20), place).decision == "published"
     assert rollback(place).version == "000003"
 

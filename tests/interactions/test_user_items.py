@@ -218,7 +218,7 @@ def test_pairs_that_cannot_be_are_refused(user, item, says):
 
 
 def test_pairs_may_be_lists_or_arrays():
-    for make in (list, np.array, torch.tensor):
+    for make in (list, np.array, torch.tensor, lambda ids: torch.tensor(ids, dtype=torch.uint32)):
         observed = UserItems(make([0, 1]), make([7, 8]), 10, 100)
         assert [ids.tolist() for ids in observed.pairs()] == [[0, 1], [7, 8]]
 

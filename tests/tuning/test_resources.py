@@ -26,7 +26,8 @@ def test_a_trial_reserves_its_threads_and_the_gpu_that_it_uses(tmp_path, monkeyp
     search = a_search(tmp_path)
     for settings, reserved, fits in (
         ((), {"cpu": 1, "gpu": 1}, 1),
-        (("train.gpus=0.25",), {"cpu": 1, "gpu": 0.25}, 4),
+        (("train.gpus=0.1",), {"cpu": 1, "gpu": 0.1}, 8),
+        (("train.gpus=0.2",), {"cpu": 1, "gpu": 0.2}, 5),
         (("train.device=cpu", "train.threads=4"), {"cpu": 4}, 2),
     ):
         asked = search.model_copy(update={"settings": settings})

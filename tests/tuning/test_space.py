@@ -208,6 +208,10 @@ def test_a_value_that_cannot_be_is_named():
         ({"parameters": {"train.metric": {"choice": ["ndcg@10"]}}}, "parameters.train.metric"),
         ({"parameters": {"train.epochs": {"integer": [5, 9]}}}, "parameters.train.epochs"),
         (
+            {"parameters": {"train.threads": {"integer": [1, 4]}}},
+            "train.threads: all trials reserve the same",
+        ),
+        (
             {
                 "parameters": {
                     "sampler.name": {"choice": ["adar", "dns"]},
