@@ -198,11 +198,9 @@ def _find_best(search: Search, dataset: Dataset, on_progress: OnProgress) -> Tri
     best = best_of(follower.trials, search.space.mode)
     if best is None:
         failed = next((trial.error for trial in follower.trials if trial.error), None)
-        why = (
-            f"the first trial failed with: {failed}"
-            if failed
-            else "its time ran out; resume with a longer --time"
-        )
+        why = "its time ran out; resume with a longer --time"
+        if failed:
+            why = f"the first trial failed with: {failed}"
         raise AdarError(f"{search.folder}: no trial is left to choose: {why}")
     return best
 
@@ -234,9 +232,8 @@ def _run_trials(search: Search, dataset: Dataset, follower: Follower) -> None:
                 search_alg=follower.searcher,
                 scheduler=scheduler,
                 stop=SearchStopper(follower),
-                num_samples=max(
-                    search.trials, len(follower.trials)
-                ),  # those that had begun go on in any case
+                # Trials that had begun go on, even if the limit is lower now.
+                num_samples=max(search.trials, len(follower.trials)),
                 resources_per_trial=trial_resources(search),
                 max_concurrent_trials=_most_at_a_time(search),
                 max_failures=search.retries,
