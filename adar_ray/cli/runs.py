@@ -255,16 +255,22 @@ def export_command(
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--html", metavar="FILE.html", help="Address of a page to write, with curves and all metrics.")
 def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> None:
-    """Compare RUNS side by side, or show the results of a comparison that `compare` made."""
+    """Compare RUNS side by side, or show the results of a search or of a comparison."""
     from adar_ray.comparison.folder import PLAN
     from adar_ray.reporting.run_report import run_report
     from adar_ray.reporting.tables import dataset_warning, popularity_warning, side_by_side
     from adar_ray.storage import Folder
+    from adar_ray.tuning.folder import SEARCH
 
-    comparisons = [run for run in runs if Folder.at(run).exists(PLAN)]
-    if comparisons:
-        _report_comparison(comparisons[0], runs, html, as_json)
-        return
+    for mark, what, show_folder in (
+        (PLAN, "comparison", _report_comparison),
+        (SEARCH, "search", _report_search),
+    ):
+        if found := next((run for run in runs if Folder.at(run).exists(mark)), None):
+            if len(runs) > 1:
+                raise click.UsageError(f"{found} is a {what}: give it alone, or name runs in it")
+            show_folder(found, html, as_json)
+            return
     rows = side_by_side(runs)
     if html is not None:
         _write_page(html, run_report(runs))
@@ -280,18 +286,26 @@ def report_command(runs: tuple[str, ...], html: str | None, as_json: bool) -> No
     show([{"run": name, **{run: row.get(name) for run, row in columns}} for name in names], False)
 
 
-def _report_comparison(address: str, asked: Sequence[str], html: str | None, as_json: bool) -> None:
+def _report_comparison(address: str, html: str | None, as_json: bool) -> None:
     from adar_ray.cli.compare import show_comparison
     from adar_ray.comparison.report import page_of, read_comparison
     from adar_ray.storage import Folder
 
-    if len(asked) > 1:
-        raise click.UsageError(f"{address} is a comparison: give it alone, or name runs in {address}/runs")
     folder = Folder.at(address)
     plan, comparison = read_comparison(folder)
     if html is not None:
         _write_page(html, page_of(folder, plan, comparison))
     show_comparison(address, comparison, as_json)
+
+
+def _report_search(address: str, html: str | None, as_json: bool) -> None:
+    from adar_ray.tuning.folder import Search, summary
+    from adar_ray.tuning.report.search_report import page_of
+
+    search = Search.open(address, trust=True)  # nothing here runs its code
+    if html is not None:
+        _write_page(html, page_of(search, search.read_trials()))
+    show(summary(search.folder), as_json)
 
 
 def _write_page(address: str, content: str) -> None:

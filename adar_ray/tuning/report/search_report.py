@@ -27,7 +27,12 @@ from adar_ray.tuning.trial import Mode, Trial
 
 
 def write_report(search: Search, trials: Sequence[Trial]) -> None:
-    """Write `report.html` of a search as far as it has come."""
+    """Write `report.html`."""
+    search.owned().write_bytes(REPORT, page_of(search, trials).encode())
+
+
+def page_of(search: Search, trials: Sequence[Trial]) -> str:
+    """The page of a search as far as it has come."""
     again = ["adar-ray", "train", "--data", search.data, "--config", f"{search.folder}/{BEST_FILE}"]
     facts = [
         ("dataset", search.data),
@@ -37,7 +42,7 @@ def write_report(search: Search, trials: Sequence[Trial]) -> None:
         ("search again", f"{shlex.join(_again(search))}, with what search.yaml has under `space`"),
     ]
     title, space, winner = search.folder.path.rpartition("/")[2], search.space, search.winner()
-    report = search_report(
+    return search_report(
         title,
         space.metric,
         space.mode,
@@ -47,7 +52,6 @@ def write_report(search: Search, trials: Sequence[Trial]) -> None:
         run=search.winner_run() if winner else None,
         facts=facts,
     )
-    search.owned().write_bytes(REPORT, report.encode())
 
 
 def _again(search: Search) -> list[str]:
