@@ -142,7 +142,8 @@ def _auto_or_positive(value: Any) -> Any:
 class _SoftmaxSettings(Settings):
     temperature: Annotated[Literal["auto"] | float, BeforeValidator(_auto_or_positive)] = setting(
         "auto",
-        "Divides the scores; auto is 0.2 for up to 12,000 items, and less for more.",
+        "Divides the scores; auto is 0.2 for up to 12,000 items, 0.2 sqrt(12,000 / items) for more, and at "
+        "least 0.07.",
         search={"loguniform": [0.05, 1.0]},
     )
 
