@@ -108,7 +108,9 @@ class SamplerConfig(Settings):
     name: str = setting(
         "adar", f"One of {', '.join(SAMPLERS)}; or a custom sampler, as module:callable.", structural=True
     )
-    mask_seen: bool = setting(True, "Never give a training item of the user as a negative.")
+    mask_seen: bool = setting(
+        True, "Never give a training item of the user as a negative; if false, only not the pair's own item."
+    )
 
     @field_validator("name")
     @classmethod

@@ -32,8 +32,8 @@ from adar_ray.samplers.base import (
     Negatives,
     SamplingContext,
     Source,
+    excluded_items,
     need,
-    seen_items,
 )
 
 _TINY = 1e-6
@@ -230,8 +230,8 @@ class AdarSampler(BaseSampler):
         member_KM = torch.arange(K * M, device=score_BP.device).view(K, M)
         at_BKM = (offset_B[:, None, None] + member_KM) % P
         is_out_BKM = (member_KM[0] >= M_B[:, None].floor())[:, None].expand_as(at_BKM)
-        if context.seen is not None and pool.item_P is not None:
-            seen_BP = seen_items(context, pool.item_P, len(user_BD))
+        if pool.item_P is not None:
+            seen_BP = excluded_items(context, pool.item_P, len(user_BD))
             is_out_BKM = is_out_BKM | seen_BP.gather(1, at_BKM.flatten(1)).view_as(at_BKM)
         score_BKM = score_BP.gather(1, at_BKM.flatten(1)).view_as(at_BKM)
         best_BK, at_BK = score_BKM.masked_fill(is_out_BKM, -torch.inf).max(2)
@@ -257,8 +257,8 @@ class AdarSampler(BaseSampler):
     ) -> _Noise:
         """`_choose` that scores only the vectors it chooses among, by dot products."""
         seen_BP = torch.empty(len(offset_B), 0, dtype=torch.bool)
-        if context.seen is not None and pool.item_P is not None:
-            seen_BP = seen_items(context, pool.item_P, len(offset_B))
+        if pool.item_P is not None:
+            seen_BP = excluded_items(context, pool.item_P, len(offset_B))
         noise_BK = offset_B.new_empty(len(offset_B), self.settings.negatives)
         found_BK = torch.empty_like(noise_BK, dtype=torch.bool)
         score_BK = mean_D.new_empty(noise_BK.shape)

@@ -192,13 +192,18 @@ class BaseSampler(nn.Module):
         raise NotImplementedError
 
 
-def seen_items(context: SamplingContext, item: torch.Tensor, rows: int) -> torch.Tensor:
-    """What `context.seen` says of items, `[B, K]` or, shared, `[K]`: `[B, K]`.
+def excluded_items(context: SamplingContext, item: torch.Tensor, rows: int) -> torch.Tensor:
+    """`[B, K]`: which items, `[B, K]` or, shared, `[K]`, cannot be negatives of a row.
+
+    These are the ones that its user has seen or, if that is not known, its positive.
 
     Raises:
-        ValueError: it says something of another shape.
+        ValueError: `context.seen` returns another shape or type.
     """
-    assert context.seen is not None
+    if context.seen is None:
+        if context.positive_B is None:
+            return torch.zeros(rows, item.shape[-1], dtype=torch.bool, device=item.device)
+        return item == context.positive_B[:, None]
     seen_BK = context.seen(item)
     if seen_BK.dtype != torch.bool or list(seen_BK.shape) != [rows, item.shape[-1]]:
         kind = f"{str(seen_BK.dtype).removeprefix('torch.')} of shape {list(seen_BK.shape)}"

@@ -13,7 +13,7 @@ import torch
 from adar_ray.component import Settings, setting
 from adar_ray.interactions.user_items import SeenItems
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import SamplingContext, seen_items
+from adar_ray.samplers.base import SamplingContext, excluded_items
 
 _REDRAWS = 8
 _ANY = 1 << 31
@@ -41,9 +41,7 @@ def unseen(
         item_of: the item that an integer in `[0, high)` stands for, elementwise.
     """
     item_BN = item_of(rng.integers(high, n))
-    if context.seen is None:
-        return item_BN, torch.ones_like(item_BN, dtype=torch.bool)
-    seen_BN = seen_items(context, item_BN, len(item_BN))
+    seen_BN = excluded_items(context, item_BN, len(item_BN))
     # Redrawing the seen ones leaves the others distributed as they were, among the unseen. Only the columns W
     # that still matter are looked up: each row's seen ones, and others in rows that have fewer.
     column_BW, seen_BW = torch.arange(n, device=item_BN.device).expand_as(item_BN), seen_BN
@@ -55,7 +53,7 @@ def unseen(
         drawn_BW = item_of(rng.integers(high, n, stream).gather(1, column_BW))
         item_BW = torch.where(seen_BW, drawn_BW, item_BN.gather(1, column_BW))
         item_BN.scatter_(1, column_BW, item_BW)
-        seen_BW &= seen_items(context, item_BW, len(item_BW))
+        seen_BW &= excluded_items(context, item_BW, len(item_BW))
     # A user who has seen nearly everything may still get a seen item: it is masked, not used.
     return item_BN, torch.ones_like(seen_BN).scatter(1, column_BW, ~seen_BW)
 

@@ -14,7 +14,7 @@ from pydantic import model_validator
 from adar_ray.component import SamplerComponent, setting
 from adar_ray.models.user_tables import Draw
 from adar_ray.rng import RowRng, uniform_numbers
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, need, real_items, seen_items
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, excluded_items, need, real_items
 from adar_ray.samplers.candidates import CandidateSettings, uniform_candidates
 
 _GUMBEL = 100  # the stream of random numbers of this draw; the candidates have others
@@ -99,9 +99,7 @@ class SRNSSampler(BaseSampler):
             kept_BS = self.item_US[user_B]
             fresh_BN, _ = uniform_candidates(context, rng, self.settings.candidates)
             item_BM = torch.cat([kept_BS, fresh_BN], 1)
-            unfit_BM = _repeated(item_BM)  # the memory is a set
-            if context.seen is not None:
-                unfit_BM |= seen_items(context, item_BM, len(item_BM))
+            unfit_BM = _repeated(item_BM) | excluded_items(context, item_BM, len(item_BM))  # memory is a set
             score_BM = context.score(user_BD, context.vectors(item_BM))
             P_BM = torch.sigmoid(score_BM - context.score(user_BD, positive_BD[:, None]))
             moments_BM2 = self._moments(user_B, P_BM)

@@ -9,7 +9,7 @@ import torch
 
 from adar_ray.component import SamplerComponent, Settings, setting
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, real_items, seen_items
+from adar_ray.samplers.base import BaseSampler, Negatives, SamplingContext, excluded_items, real_items
 from adar_ray.samplers.candidates import uniform_candidates
 
 
@@ -49,9 +49,7 @@ class UniformSampler(BaseSampler):
 
 def shared_negatives(item_K: torch.Tensor, rows: int, context: SamplingContext) -> Negatives:
     """Negatives `[1, K, D]` that all rows share, masked for rows whose user has seen them."""
-    mask_BK = torch.ones(rows, len(item_K), dtype=torch.bool, device=item_K.device)
-    if context.seen is not None:
-        mask_BK = ~seen_items(context, item_K, rows)
+    mask_BK = ~excluded_items(context, item_K, rows)
     if context.positive_B is not None:
         mask_BK = mask_BK & (context.positive_B[:, None] != item_K)
     return Negatives(context.vectors(item_K)[None], mask_BK, item_K[None])

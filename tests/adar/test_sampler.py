@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -549,14 +550,24 @@ def test_the_running_mean_is_saved_and_loaded():
     assert fresh.r_mean > 0
 
 
+@pytest.mark.parametrize("kind", [World, lambda **known: Compiled(None, **known)], ids=["plain", "compiled"])
+def test_without_knowledge_of_the_seen_no_positive_is_its_own_noise(kind):
+    """It scores best of all, so it would be chosen wherever it is among the candidates."""
+    positive_B = torch.arange(ROWS) % ITEMS
+    negatives = kind(positive_B=positive_B).negatives(AdarSampler(AdarSettings(candidates=64)))
+    noise_BK = negatives.source.item_P[negatives.source.at_BK]
+    assert negatives.mask_BK.all()
+    assert (noise_BK != positive_B[:, None]).all()
+
+
 # Compiled loops and plain torch
 
 
 class Compiled(World):
     """The same world in single precision, whose users' items are looked up as in training."""
 
-    def __init__(self, seen: UserItems | None) -> None:
-        super().__init__(seen=None if seen is None else seen.seen_by(torch.arange(ROWS)))
+    def __init__(self, seen: UserItems | None, **known: Any) -> None:
+        super().__init__(seen=None if seen is None else seen.seen_by(torch.arange(ROWS)), **known)
         self.user_BD, self.item_ID, self.positive_BD = (
             vectors.float() for vectors in (self.user_BD, self.item_ID, self.positive_BD)
         )

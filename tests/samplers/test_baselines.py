@@ -246,8 +246,15 @@ def test_a_batch_without_rows_has_no_negatives(name):
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in [*SHARED, "srns"]])
-def test_without_knowledge_of_the_seen_all_negatives_are_sure(name):
-    assert ask(build(name, K=9), random_seen(0.3), seen=None).mask_BK.all()
+def test_without_knowledge_of_the_seen_all_but_the_positive_may_be_negatives(name):
+    negatives = ask(build(name, K=9), random_seen(0.3), seen=None)
+    assert negatives.mask_BK.all()
+    if negatives.item_BK is not None:
+        items_B = [set(row) for row in negatives.item_BK.tolist()]
+        assert not any(
+            positive in items for positive, items in zip(POSITIVE_U.tolist(), items_B, strict=True)
+        )
+        assert set.union(*items_B) >= {item for item in range(ITEMS) if POPULARITY_I[item]}
 
 
 @pytest.mark.parametrize(
