@@ -110,9 +110,10 @@ class ModelComponent(Generic[S]):
         shards_items: whether workers can share out its item table, the only one that grows with the catalog.
         reads_features: whether items have features beside their ids. The model then has a method `add_items`,
             for items that were not there in training.
+        adds_to_loss: whether it has an `auxiliary_loss`, so that its losses are not those of other models.
         check: raises ValueError if the settings do not go with the embedding dimension.
-        defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that take the place of the
-            configuration's own defaults with this model.
+        defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that replace the configuration's
+            own defaults with this model.
         defaults_with_loss: the same by the name of a loss, in place of those.
     """
 
@@ -123,6 +124,7 @@ class ModelComponent(Generic[S]):
     has_cosine: bool = True
     shards_items: bool = False
     reads_features: bool = False
+    adds_to_loss: bool = False
     check: Callable[[int, S], None] = _fits_any
     defaults: Mapping[str, Any] = field(default_factory=dict)
     defaults_with_loss: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

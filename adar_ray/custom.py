@@ -55,13 +55,13 @@ def find_custom(
     try:
         with _also_in(str(Path.cwd())):
             module = importlib.import_module(where)
-    except (ImportError, AttributeError) as error:
-        raise AdarError(
-            f"{key} {name}: cannot be imported ({one_line(error)}); run from the folder of {where}, "
-            "or set PYTHONPATH, on every machine of the cluster"
-        ) from error
     except Exception as error:
-        raise AdarError(f"{key} {name}: cannot be imported ({error_line(error)}); correct {where}") from error
+        remedy = f"correct {where}"
+        if isinstance(error, ModuleNotFoundError):
+            remedy = f"install {error.name}, or {remedy}"
+            if f"{where}.".startswith(f"{error.name}."):
+                remedy = f"run from the folder of {where}, or set PYTHONPATH, on every machine of the cluster"
+        raise AdarError(f"{key} {name}: cannot be imported ({error_line(error)}); {remedy}") from error
     if not callable(found := getattr(module, attribute, None)):
         own = [
             known

@@ -367,6 +367,26 @@ def test_a_module_with_a_mistake_is_named(
         find_custom("model.name", f"mistake_{problem}:build")
 
 
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        ("import math; math.nope", "correct faulty"),
+        ("from math import nope", "correct faulty"),
+        ("import nowhere.at_all", "install nowhere, or correct faulty"),
+    ],
+)
+def test_a_module_that_is_there_is_not_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, remedy: str
+) -> None:
+    (tmp_path / "faulty.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AdarError, match=rf"; {remedy}$"):
+        find_custom("loss.name", "faulty:build")
+    for name in ("nowhere:build", "nowhere.at_all:build", "faulty_too:build"):
+        with pytest.raises(AdarError, match="run from the folder of"):
+            find_custom("loss.name", name)
+
+
 def test_a_callable_that_takes_something_else_is_refused(components: None) -> None:
     with pytest.raises(
         AdarError, match=r"^train.callbacks my_components:hinge: cannot be called with the run"

@@ -28,8 +28,8 @@ class Pool(NamedTuple):
 def catalog_noise(context: SamplingContext, n: int, rng: RowRng) -> Pool:
     """Random items.
 
-    They have the catalog's mean and covariance exactly, so that nothing needs whitening, and the gradient
-    of a negative reaches a real item.
+    Their mean and covariance are the catalog's in expectation, so that nothing needs whitening, and the
+    gradient of a negative reaches a real item.
     """
     item_P = rng.shared_integers(context.n_items, n)
     return Pool(context.vectors(item_P), item_P)

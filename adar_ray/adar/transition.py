@@ -1,9 +1,9 @@
 """The forward process, where a positive turns negative in it, and the score-aware function that decides it.
 
 The process is continuous in its angle `phi`, from 0 (the positive itself) to pi / 2 (the noise itself).
-Scores are in the user's own units: the score less its mean over the catalog, divided by its standard
-deviation there. `r` is the positive's, `b` the noise item's. Along the trajectory the score is
-`r cos(phi) + b sin(phi)`.
+Scores are in the user's own units: the score less its mean over the pool of noise, divided by its standard
+deviation there, which cancels out if `gamma` is 1. `r` is the positive's, `b` the noise item's. Along the
+trajectory the score is `r cos(phi) + b sin(phi)`.
 """
 
 from __future__ import annotations

@@ -239,9 +239,11 @@ def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
         signal.signal(number, _interrupt)
     try:
         if file is not None:
-            job, name = Job.load(file, settings), check_name(name or Path(file).stem)
+            name = check_name(name or Path(file).stem)
+            job = Job.load(file, settings)
         elif JOB in os.environ and NAME in os.environ:
-            job, name = Job.from_json(os.environ[JOB]), check_name(os.environ[NAME])
+            name = check_name(os.environ[NAME])
+            job = Job.from_json(os.environ[JOB])
         else:
             raise click.UsageError("give a job, as a file or in the environment")
         sys.exit(run_job(job, name))

@@ -37,5 +37,5 @@ def keys_of(kind: str, ids: Any) -> list[str]:
         raise AdarError(f"{ids!r}: is one {kind}; give a list of {kind}s")
     try:
         return [key_of(one) for one in ids]
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):  # numpy and torch refuse rows with the last two
         raise AdarError(f"{type(ids).__name__}: is no list of {kind}s") from None

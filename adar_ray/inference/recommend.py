@@ -36,7 +36,7 @@ class RecommendationsInfo(BaseModel):
 
     Attributes:
         k: the most items of a user.
-        users: that have recommendations.
+        users: that were asked for and are known to the model.
         unknown_users: that were asked for, and are no users of the model.
     """
 
@@ -51,7 +51,7 @@ class Recommendations:
 
     Attributes:
         folder: of Parquet files.
-        users: number of users that have recommendations.
+        users: number of users that were asked for and are known; one who has seen every item gets no rows.
         untrained_users: how many of them have no training interactions, so that the model has learned nothing
             about them; for a sequential model, no interactions at all.
         untrained_items: how many of all items have no training interactions.

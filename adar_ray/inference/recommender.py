@@ -221,6 +221,8 @@ class Recommender:
         """A user's items, and what each adds to the score of an item by least squares."""
         _, own_N = self._own.of(user_1)
         own_ND, item_D = (self.trained.item_vectors[number].double() for number in (own_N, item_1[0]))
+        if not own_ND.any():  # nothing to fit: no ridge either
+            return own_N, own_ND.sum(1)
         ridge_D = own_ND.square().sum(1).mean().mul(RIDGE).expand(own_ND.shape[1])
         return own_N, own_ND @ torch.linalg.solve(own_ND.T @ own_ND + ridge_D.diag(), item_D)
 

@@ -134,4 +134,5 @@ COMPONENT = ModelComponent(
     build=lambda inputs, settings: SimGCL(
         inputs.observed, inputs.embedding_dim, settings, inputs.cosine, inputs.first_user
     ),
+    adds_to_loss=True,
 )

@@ -223,7 +223,11 @@ def _bars(grouping: str, metric: str, measured: Mapping[str, Evaluation], text: 
         groups = evaluation.groups.get(grouping)
         if not groups:
             continue
-        ks = [key.partition("@")[2] for key in groups[0].metrics if key.startswith(f"{metric}@")]
+        # A group without held-out items has no metric but its share.
+        names = dict.fromkeys(name for group in groups for name in group.metrics)
+        ks = [name.partition("@")[2] for name in names if name.startswith(f"{metric}@")]
+        if not ks:
+            continue
         axis = f"{metric}@{'20' if '20' in ks else ks[0]}"
         labels = _labels(groups)
         member = "item" if grouping == "popularity" else "user"

@@ -37,7 +37,7 @@ class AHNSSampler(BaseSampler):
     would let it rise with s.
 
     Departs from the authors' code if `s + alpha` is not positive and cannot be raised to a power: such a
-    positive, which the model has not learned at all, gets the hardest candidate.
+    positive, which the model has not learned at all, gets the hardest candidate unless p is -1.
     """
 
     def __init__(self, settings: AHNSSettings = AHNSSettings()) -> None:

@@ -6,9 +6,9 @@ Legend: B rows of the batch, K negatives per row, H hops, D dimensions, P items 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -127,16 +127,19 @@ class _Means(torch.autograd.Function):
 class LazyNegatives(Negatives):
     """Negatives whose vectors are only made if somebody asks for them."""
 
-    make_vectors: Callable[[], torch.Tensor]
+    _make_vectors: Callable[[], torch.Tensor]
 
-    def __init__(self, make_vectors: Callable[[], torch.Tensor], **known: Any) -> None:
-        for field in fields(Negatives)[1:]:
-            object.__setattr__(self, field.name, known.get(field.name))
-        object.__setattr__(self, "make_vectors", make_vectors)
+    def __init__(
+        self, vector_BKD: torch.Tensor | Callable[[], torch.Tensor], mask_BK: torch.Tensor, **known: Any
+    ) -> None:
+        """`vector_BKD` makes the vectors; `dataclasses.replace` passes the vectors themselves."""
+        super().__init__(cast(torch.Tensor, vector_BKD), mask_BK, **known)
+        if callable(vector_BKD):  # or it would hide the property
+            self.__dict__["_make_vectors"] = self.__dict__.pop("vector_BKD")
 
     @cached_property
     def vector_BKD(self) -> torch.Tensor:
-        return self.make_vectors()
+        return self._make_vectors()
 
 
 def real_items(

@@ -1,4 +1,4 @@
-"""What training tells of steps, epochs and its end: the callbacks that `train.callbacks` names.
+"""The callbacks that `train.callbacks` names: called after steps, epochs and the end of training.
 
 They are made and called in the process of worker 0, which is this process if training needs no Ray.
 """
@@ -6,7 +6,8 @@ They are made and called in the process of worker 0, which is this process if tr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -83,9 +84,7 @@ class Callbacks:
         if kind is not None:
             self._stop()
         elif on_end := self._methods("on_end"):
-            result = self._run.outcome()
-            for tell in on_end:
-                tell(result)
+            _tell_all(on_end, self._run.outcome())
 
     def _stop(self) -> None:
         """Tells that training stops before its end; the error that stopped it is the one to report."""
@@ -143,8 +142,25 @@ def begin_search(config: Config, folder: Folder, known: Mapping[str, str]) -> di
 def end_search(folder: Folder, known: Mapping[str, str], end: SearchEnd | None) -> None:
     """Tells the same trackers what came of it; None if it stops before its end."""
     remedy = f"; once that is mended, `adar-ray tune --resume {folder.in_shell}` sends it"
-    for name, parent in known.items():
-        blamed(f"{_KEY} {name}: ", _find(name).end_search, remedy)(folder, parent, end)
+    tell = [
+        partial(blamed(f"{_KEY} {name}: ", _find(name).end_search, remedy), folder, parent)
+        for name, parent in known.items()
+    ]
+    _tell_all(tell, end)
+
+
+def _tell_all(listeners: Sequence[Callable[..., Any]], end: RunResult | SearchEnd | None) -> None:
+    """Tells every one of the end, even if others fail; then raises the first error."""
+    errors = []
+    for tell in listeners:
+        try:
+            tell(end)
+        except AdarError as error:
+            errors.append(error)
+    for other in errors[1:]:
+        logger.warning("%s", other)
+    if errors:
+        raise errors[0]
 
 
 def check_callbacks(config: Config) -> None:

@@ -107,7 +107,8 @@ def _batch(config: Config, dataset: Dataset) -> Part:
     length, pairs = 0, 1.0
     if MODELS[model].is_sequential:  # a pair for each position, of which short histories have few
         length, pairs = dataset.sequences.length, dataset.rows("train") / _rows(config, dataset)
-    has_vectors = model != "mf" or config.model.tables == "sharded"  # else tables are read in place
+    # Else tables are read in place.
+    has_vectors = model != "mf" or config.model.cosine or config.model.tables == "sharded"
     name, sampler = config.sampler.name, config.settings_of(config.sampler.name)
     K, candidates = (getattr(sampler, key, 1) for key in ("negatives", "candidates"))
     loss, samplers = LOSSES.get(config.loss.name), config.sampler_names()

@@ -27,8 +27,8 @@ class SamplerStatistics(Record):
     """How a sampler behaved in an epoch.
 
     Attributes:
-        hardness: mean of sigmoid(negative's score - positive's score): 0 is trivial, 0.5 as hard as the
-            positive.
+        hardness: mean of sigmoid((negative's score - positive's score) / temperature), over at most 64
+            negatives a row: 0 is trivial, 0.5 as hard as the positive.
         timestep: mean timestep; ADAR only.
         uncrossed: share of negatives that never reached the boundary, timestep 1; ADAR only.
         timesteps: histogram of timesteps, shares in equal bins; ADAR only.

@@ -9,6 +9,7 @@ from typing import Any
 
 from adar_ray.config import read_setting
 from adar_ray.errors import AdarError
+from adar_ray.registry import MODELS
 from adar_ray.training.build import check_components
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.tuning.combinations import combinations, pick_values
@@ -67,14 +68,15 @@ def check(space: Space, settings: Iterable[str] = ()) -> None:
     for values in chain(combinations(space.parameters, names), _some_combinations(space, corners)):
         config = space.config_over(layers, values)
         _check_scheduler(space, config.train.epochs)
-        losses.add(config.loss.name)
+        adds = config.model.name in MODELS and MODELS[config.model.name].adds_to_loss
+        losses.add(config.loss.name + (f" with {config.model.name}'s own term" if adds else ""))
         used |= config.used_by_key().keys()
     for name in sorted(space.parameters.keys() - used):
         raise AdarError(f"parameters.{name}: no trial uses it, because none has its component; leave it out")
     if space.metric == "loss" and len(losses) > 1:
         raise AdarError(
-            f"parameters.model.name: models have different default losses ({', '.join(sorted(losses))}), so "
-            "that losses cannot be compared; set loss.name in base, or metric to a validation metric"
+            f"parameters.model.name: models have different losses ({', '.join(sorted(losses))}), so "
+            "that these cannot be compared; set loss.name in base, or metric to a validation metric"
         )
 
 

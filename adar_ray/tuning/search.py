@@ -267,9 +267,9 @@ def _load(search: Search, dataset: Dataset) -> dict[bool, Loaded]:
     """
     searched = search.space.parameters.get("model.name")
     values = [{"model.name": name} for name in searched.points()] if searched else [{}]
-    configs = [search.config(value) for value in values]
+    configs = {is_sequential(config): config for config in map(search.config, values)}
     return {
-        is_sequential(config): load(config, dataset)
-        for config in configs
+        sequential: load(config, dataset)
+        for sequential, config in configs.items()
         if search.workers == 1 and keeps_data(config, dataset, 1)
     }

@@ -43,7 +43,7 @@ from adar_ray.documents import explain, read_yaml
 from adar_ray.durations import Seconds
 from adar_ray.errors import AdarError, one_line
 from adar_ray.limits import LARGEST_SEED, MOST_TRIALS
-from adar_ray.registry import LOSSES, SAMPLERS
+from adar_ray.registry import LOSSES, MODELS, SAMPLERS
 from adar_ray.tuning.combinations import combinations, in_order, pick_values, required
 from adar_ray.tuning.parameter import Parameter
 
@@ -54,6 +54,7 @@ Layer = tuple[str, Mapping[str, Any]]  # where sections of a configuration come 
 
 # Another value in these sections changes the loss, so that a search by the loss cannot compare trials.
 _LOSS_SECTIONS = {"loss", "sampler", *LOSSES, *SAMPLERS}
+_LOSS_SECTIONS |= {model.name for model in MODELS.values() if model.adds_to_loss}
 
 
 class SearchSettings(Settings):
@@ -320,7 +321,7 @@ _SECTIONS: dict[str, type[Settings]] = {
 
 
 def _explain(error: ValidationError) -> str:
-    """Like `config.explain`, but also for an unknown key, and for something else in place of keys."""
+    """Like `documents.explain`, but also for an unknown key, and for something else in place of keys."""
     first = error.errors()[0]
     unknown, no_keys = first["type"] == "extra_forbidden", first["type"] == "model_type"
     if not (unknown or no_keys):

@@ -53,6 +53,6 @@ def test_several_ids() -> None:
         assert keys_of("user", ids) == ["1", "2"]
     assert keys_of("user", iter("ab")) == ["a", "b"]
     assert keys_of("user", pa.array(["a", "b"])) == ["a", "b"]
-    for ids in (None, object()):
+    for ids in (None, object(), np.array([[1, 2], [3, 4]]), torch.zeros(2, 2)):
         with pytest.raises(AdarError, match="is no list of users"):
             keys_of("user", ids)

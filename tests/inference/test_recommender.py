@@ -130,6 +130,14 @@ def test_what_speaks_for_an_item_adds_up_to_its_score_by_least_squares(model: Re
     assert model.explain("日本", "b") == [("c", 0.0)]
 
 
+def test_items_without_a_vector_speak_for_nothing(small: Dataset, tmp_path: Path) -> None:
+    """SimGCL has zeros for items that are not in training."""
+    weights = weights_of(small)
+    weights["item.weight"][ITEMS.index("c")] = 0
+    model = adar_ray.load(save_untrained(tmp_path / "model", small, BPR, weights))
+    assert model.explain("日本", "a") == [("c", 0.0)]
+
+
 def test_answers_print_well(model: Recommender) -> None:
     assert repr(model.recommend("ann", 1)) == "[Scored(id='d', score=1.25)]"
 

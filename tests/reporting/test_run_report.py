@@ -157,6 +157,25 @@ def test_groups_samples_and_differences_of_runs(tmp_path: Path) -> None:
     assert row[2] == "Brazil <i> · Heat ✓ · Seven · Fargo · Twelve Monkeys (1995)"
 
 
+def test_groups_that_no_held_out_item_is_in(tmp_path: Path) -> None:
+    """All that is known of such a group of items is its share of the recommendations."""
+    run = made_up_run(tmp_path / "run", evaluated=VALUES)
+    measured = run.evaluations()["test"]
+    first, *others = measured.groups["popularity"]
+    first = first.model_copy(update={"users": 0, "metrics": {"share@20": 0.3}})
+    for groups, recalls in (([first, *others], [[None, 0.1, 0.2]]), ([first], [])):
+        changed = measured.model_copy(update={"groups": {"popularity": groups}})
+        run.folder.write_record("evaluation/test.json", changed)
+        figures = Page(run_report([run])).figures()
+        shares = [figure["data"][0]["y"] for name, figure in figures.items() if name.startswith("share@20")]
+        assert shares == [[0.3, *(group.metrics["share@20"] for group in groups[1:])]]
+        assert recalls == [
+            figure["data"][0]["y"]
+            for name, figure in figures.items()
+            if name.startswith("recall@20 by an item")
+        ]
+
+
 def test_runs_on_other_data_are_not_tested_against_each_other(tmp_path: Path) -> None:
     runs = [made_up_run(tmp_path / name, evaluated=VALUES) for name in ("one", "two")]
     other = replace(runs[1], info=runs[1].info.model_copy(update={"dataset_checksum": "1" * 64}))

@@ -6,6 +6,7 @@ S items of a user's memory, D dimensions.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations, permutations, product
 
 import numpy as np
@@ -27,7 +28,7 @@ from adar_ray.samplers import (
     SRNSSampler,
 )
 from adar_ray.samplers.ahns import AHNSSettings
-from adar_ray.samplers.base import Negatives, SamplingContext
+from adar_ray.samplers.base import LazyNegatives, Negatives, SamplingContext
 from adar_ray.samplers.candidates import uniform_candidates
 from adar_ray.samplers.dens import DENSSettings
 from adar_ray.samplers.dns import DNSSettings
@@ -243,6 +244,29 @@ def test_a_batch_without_rows_has_no_negatives(name):
     assert negatives.vector_BKD.numel() == (2 * DIM if name == "popularity shared" else 0)
     if name == "dens":
         assert negatives.loss_B.shape == (0,)
+
+
+def test_negatives_whose_vectors_are_made_on_demand_are_like_others():
+    """A sampler that wraps another changes a field, and a misspelled one is an error."""
+    made = []
+
+    def make():
+        made.append(1)
+        return torch.ones(2, 1, 3)
+
+    mask_BK = torch.tensor([[True], [False]])
+    lazy = LazyNegatives(make, mask_BK=mask_BK, item_BK=torch.tensor([[4], [5]]))
+    assert (lazy.mask_BK is mask_BK, lazy.source, made) == (True, None, [])
+    changed = replace(lazy, log_q_BK=torch.zeros(2, 1))
+    assert torch.equal(changed.vector_BKD, torch.ones(2, 1, 3))
+    assert torch.equal(changed.item_BK, lazy.item_BK)
+    assert torch.equal(changed.log_q_BK, torch.zeros(2, 1))
+    assert torch.equal(lazy.vector_BKD, changed.vector_BKD)
+    assert made == [1]
+    with pytest.raises(TypeError, match="mask"):
+        LazyNegatives(make, mask=mask_BK)
+    with pytest.raises(TypeError, match="items"):
+        LazyNegatives(make, mask_BK=mask_BK, items=None)
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in [*SHARED, "srns"]])

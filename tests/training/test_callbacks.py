@@ -82,6 +82,18 @@ class Fails:
 
     def on_end(self, result):
         raise ValueError("nor at the end")
+
+
+class EndFails:
+    def __init__(self, run):
+        pass
+
+    def on_end(self, result):
+        raise ValueError("once")
+
+
+class AlsoFails(EndFails):
+    pass
 """
 QUICK = [
     *("model.name=mf", "model.embedding_dim=8", "sampler.name=uniform", "train.epochs=3"),
@@ -153,6 +165,17 @@ def test_an_error_of_a_callback_ends_the_run_with_a_line_that_names_it(
     assert run.result().epochs == 3
     whole = train(dataset, tmp_path / "whole", quick(), workers=0)
     assert weights(run) == weights(whole)
+
+
+def test_an_error_at_the_end_keeps_no_other_callback_from_it(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = quick("my_callbacks:EndFails", "my_callbacks:Watch", "my_callbacks:AlsoFails")
+    with pytest.raises(AdarError, match="my_callbacks:EndFails: on_end: ValueError: once"):
+        train(dataset, tmp_path / "run", config, workers=0)
+    what, result = told()[0][-1]
+    assert (what, result.epochs) == ("end", 3)
+    assert "my_callbacks:AlsoFails: on_end: ValueError: once" in caplog.text
 
 
 def test_a_callback_that_cannot_be_made_tells_those_before_it(dataset: Dataset, tmp_path: Path) -> None:

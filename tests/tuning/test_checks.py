@@ -130,13 +130,15 @@ def test_models_with_different_losses_are_not_compared_by_the_loss():
     models = {"model.name": {"choice": ["mf", "sasrec"]}}
     by_loss = {"metric": "loss", "mode": "min"}
     message = check_refusal(space(models, **by_loss))
-    assert message.startswith(
-        "parameters.model.name: models have different default losses (bce, sampled_softmax)"
-    )
+    assert message.startswith("parameters.model.name: models have different losses (bce, sampled_softmax)")
     check(space(models))
     check(space(models, **by_loss), ["loss.name=bpr"])
     check(space(models, **by_loss, base={"loss": {"name": "bce"}}))
     check(space({"model.name": {"choice": ["gru4rec", "fmlprec"]}}, **by_loss))
+    graphs = {"model.name": {"choice": ["lightgcn", "simgcl"]}}
+    message = check_refusal(space(graphs, **by_loss), "loss.name=bpr")
+    assert "different losses (bpr, bpr with simgcl's own term)" in message
+    check(space(graphs))
 
 
 def test_a_base_that_is_no_configuration_by_itself_is_refused():

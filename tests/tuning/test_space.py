@@ -156,7 +156,8 @@ def test_by_the_loss_nothing_may_end_a_trial_by_another_metric():
 
 
 @pytest.mark.parametrize(
-    "name", ["adar.beta", "sampled_softmax.temperature", "ahns.alpha", "popularity.alpha"]
+    "name",
+    ["adar.beta", "sampled_softmax.temperature", "ahns.alpha", "popularity.alpha", "simgcl.contrast"],
 )
 def test_different_losses_are_not_compared_by_the_loss(name):
     message = refusal(space, {name: {"uniform": [0.5, 0.9]}}, metric="loss", mode="min")
