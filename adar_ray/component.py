@@ -38,7 +38,7 @@ class Settings(BaseModel):
         return value
 
     def for_catalog(self, n_items: int) -> Self:
-        """With numbers in the place of what follows from the number of items."""
+        """With numbers in place of what follows from the number of items."""
         return self
 
 

@@ -1,11 +1,11 @@
 """YAML and JSON, read within bounds and refused in one line.
 
-The YAML says what JSON can say: mappings, lists, text, numbers, truth values and null. It has no tags, no
+The YAML says what JSON can say: mappings, lists, text, numbers, booleans and null. It has no tags, no
 aliases and no dates, and no key is in a mapping twice. What is read takes no more memory than the text
 suggests. What is written like a time, such as 1:30, is text.
 
 What this program writes and reads back is sealed: it ends with the SHA-256 of everything before that, as a
-key or, in YAML, as a remark. What was cut off or has changed is refused.
+key or, in YAML, as a comment. What was cut off or has changed is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parse_yaml(data: bytes | str, origin: str, *, as_text: bool = False) -> Any:
 
     Args:
         origin: where it comes from, for the message.
-        as_text: whether numbers and truth values stay text as it is written, such as 1.10, 007 and no.
+        as_text: whether numbers and booleans stay text as it is written, such as 1.10, 007 and no.
 
     Raises:
         AdarError: it is not YAML, or it says what JSON cannot say.

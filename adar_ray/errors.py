@@ -67,7 +67,7 @@ def has_secret(text: str) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with `***` in the place of secrets."""
+    """`text` with `***` in place of secrets."""
     return _SECRET.sub(lambda found: f"{found[1]}=***" if found[1] else "***", text)
 
 

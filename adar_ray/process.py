@@ -212,7 +212,7 @@ def log_levels_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def loggers_quiet(*names: str) -> Iterator[None]:
-    """Lets these loggers tell of errors alone."""
+    """Silences everything below ERROR in these loggers."""
     loggers = [logging.getLogger(name) for name in names]  # which makes them, so that their levels are kept
     with log_levels_kept():
         for logger in loggers:

@@ -76,7 +76,12 @@ class AdarSettings(Settings):
     )
     negatives: int = setting(4, "K: negatives per positive.", search={"integer": [1, 8]}, ge=1, le=4_096)
     pool: int = setting(
-        256, "Noise vectors that the batch shares.", search={"choice": [64, 128, 256, 512]}, ge=2, le=2**20
+        256,
+        "Noise vectors that the batch shares. With fewer than negatives times candidates, negatives of a "
+        "positive share candidates, and often repeat.",
+        search={"choice": [256, 512, 1024]},
+        ge=2,
+        le=2**20,
     )
     noise: Literal["catalog", "isotropic"] = setting(
         "catalog",

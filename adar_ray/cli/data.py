@@ -10,7 +10,7 @@ import click
 
 from adar_ray.cli.command import command
 from adar_ray.cli.output import message, show
-from adar_ray.data.options import NULL_WORDS
+from adar_ray.data.options import HEADERS, NULL_WORDS, TIMESTAMP_UNITS
 from adar_ray.errors import AdarError
 from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, LONGEST_HISTORY, MOST_IDS, MOST_ROWS
 from adar_ray.ray_address import ray_address
@@ -121,7 +121,7 @@ class _FormatName(click.ParamType):
 )
 @click.option(
     "--header",
-    type=click.Choice(["first", "none"]),
+    type=click.Choice(HEADERS),
     help="Whether the first line names the columns. Default: what the files show.",
 )
 @click.option(
@@ -136,7 +136,7 @@ class _FormatName(click.ParamType):
 )
 @click.option(
     "--timestamp-unit",
-    type=click.Choice(["s", "ms", "us", "ns"]),
+    type=click.Choice(TIMESTAMP_UNITS),
     help="What numbers in the column of times count. Default: what their size shows.",
 )
 @click.option(

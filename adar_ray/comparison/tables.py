@@ -114,7 +114,7 @@ def notes(comparison: Comparison, split: str) -> Iterator[str]:
         yield "Nothing was tuned: settings are defaults or were given."
     else:
         trials = counted(comparison.trials, "trial")
-        yield f"Each system was tuned with {trials} on validation, then trained anew."
+        yield f"Each system was tuned with {trials} on validation, then retrained."
     if split == "valid" and comparison.trials:
         yield "Settings and each run's best epoch were chosen on these same figures."
     elif split == "valid":

@@ -49,7 +49,7 @@ class Duel:
 
 
 def duel(new: TrainedModel, old: TrainedModel, metric: str) -> Duel:
-    """Asks two models about the validation split that the new one was trained beside.
+    """Compares two models on the new one's validation split.
 
     Users and items are matched by the source's ids. Both rank the items of the new one's dataset, each
     without those that it does not know. A user whom a model does not know is one with a history for it, as in

@@ -141,7 +141,7 @@ def create(to: str | Path) -> None:
 
 
 def rollback(to: str | Path) -> Decision:
-    """Makes the version current again whose place the current one took.
+    """Makes the version current that was so before.
 
     The next model that is offered is compared with that one.
 
@@ -166,7 +166,7 @@ def rollback(to: str | Path) -> Decision:
             update={
                 "time": now(),
                 "decision": "rolled back",
-                "why": f"in the place of {current.version}",
+                "why": f"replaces {current.version}",
                 "before": current.version,
                 **dict.fromkeys(("new", "old", "users", "p")),
             }

@@ -193,7 +193,7 @@ class GraphModel(DotProductModel):
     """A vector per node, and representations made of them by propagation over the graph.
 
     A model says with `snapshot` what representations are made of them. Every look-up takes one, and so
-    propagates all nodes; whoever makes several takes one himself.
+    propagates all nodes; to make several, take a snapshot once.
 
     Args:
         observed: the training interactions of this worker's users, which are its edges of the graph.

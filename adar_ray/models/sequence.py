@@ -116,7 +116,7 @@ class Packing:
 
 
 class Rows:
-    """Histories as they are, a row each, in the place of a `Packing`."""
+    """Histories as they are, a row each, in place of a `Packing`."""
 
     def __init__(self, item_BL: torch.Tensor) -> None:
         self._shown_BL = shown_positions(item_BL)

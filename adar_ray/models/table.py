@@ -66,7 +66,7 @@ class Table(nn.Embedding):
         self.num_embeddings, self.is_sharded = rows, is_sharded
 
     def reset_parameters(self) -> None:
-        """Leaves the weights to whoever knows how they start: of large tables, drawing them twice is slow."""
+        """Does nothing: models initialize the weights, and drawing large tables twice is slow."""
 
     def draw(self, fill: Callable[[torch.Tensor], object]) -> None:
         """Fills the weights with random numbers, whose rows are the same whoever holds them.

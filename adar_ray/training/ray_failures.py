@@ -45,4 +45,4 @@ def _death(error: RayActorError) -> str:
         return f"its machine{where} is gone"
     if process is None:
         return one_line(text, 200)
-    return f"process {process[1]}{where}" + (", for want of memory" if "low on memory" in text else "")
+    return f"process {process[1]}{where}" + (", out of memory" if "low on memory" in text else "")

@@ -83,7 +83,7 @@ class Run:
     Attributes:
         lease: the right to write, which is checked before each epoch and checkpoint; None if nothing is to be
             checked.
-        trust: whether code that its files name may run: the user has said so, or named it himself.
+        trust: whether code that its files name may run: the user allowed it, or named it.
         is_new: whether this process has begun it.
     """
 

@@ -1,4 +1,4 @@
-"""A search from end to end: Ray Tune runs the trials, then the best is trained anew and tested."""
+"""A search from end to end: Ray Tune runs the trials, then the best is retrained and tested."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def resume_search(
 
     Args:
         trials, seconds: new limits, all trials so far included; with higher ones a search that has ended goes
-            on. If another trial wins, that one is trained anew and tested.
+            on. If another trial wins, that one is retrained and tested.
         trust: whether custom components that the folder of the search names may run.
     """
     _check_limits(trials, seconds)

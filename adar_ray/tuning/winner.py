@@ -1,4 +1,4 @@
-"""The winner of a search: its best configuration, trained anew and tested."""
+"""The winner of a search: its best configuration, retrained and tested."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_versions_and_rollback(run: MakeRun, tmp_path: Path) -> None:
         publish(run(f"run{number}", 16 + number), place, keep=3)
     assert versions(place) == ["2", "3", "4"]
     back = rollback(place)
-    assert str(back) == "rolled back to 000003: in the place of 000004"
+    assert str(back) == "rolled back to 000003: replaces 000004"
     assert (back.run, back.new, back.p) == (str(tmp_path / "run3"), None, None)
     assert shown(place) == 19 / 20
     assert versions(place) == ["2", "3", "4"]

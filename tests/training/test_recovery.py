@@ -66,7 +66,7 @@ ALONE = raised(ConnectionError("worker 2 is gone"))
         (
             [died("Task was killed due to the node running low on memory.\n...")],
             TransientError,
-            "a worker died (process 1234 on 10.0.0.7, for want of memory)",
+            "a worker died (process 1234 on 10.0.0.7, out of memory)",
         ),
         (
             [died("The actor died because its node has died. Node Id: 55")],

@@ -131,7 +131,7 @@ def _summary(contents: Contents) -> str:
 
 
 def _winner(winner: WinnerResult) -> str:
-    text = f"The configuration of trial {winner.trial}, trained anew and measured on test"
+    text = f"The configuration of trial {winner.trial}, retrained and measured on test"
     text += "." if winner.seeds == 1 else f": means and standard deviations over {winner.seeds} seeds."
     figures = {
         name: score(over.mean)

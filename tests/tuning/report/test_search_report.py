@@ -176,7 +176,7 @@ def test_the_winner_on_test():
     winner = WinnerResult(trial="00002", valid={"m": 1}, seeds=2, test=test)
     parsed = Page(search_report("s", "m", "max", [trial(2, 1)], Config(), winner=winner))
     assert parsed.texts("h2")[0] == "The winner on test"
-    assert "of trial 00002, trained anew and measured on test: means and standard" in parsed.texts("p")[1]
+    assert "of trial 00002, retrained and measured on test: means and standard" in parsed.texts("p")[1]
     assert parsed.texts("th")[:3] == ["metric", "@10", "@20"]
     cells = [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in parsed.texts("td")[:6]]
     assert cells == ["recall", "0.2500 ± 0.013", "0.5000 ± 0.01", "ndcg", "0.1250", ""]
