@@ -12,10 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from adar_ray.neighbors import Neighbors
+from adar_ray.shared_memory import SharedMemory
 
 # Of the process, as torch.distributed's own group is: whoever communicates here need not be handed it.
-_neighbors: Neighbors | None = None
+_memory: SharedMemory | None = None
 
 
 def world_size() -> int:
@@ -31,17 +31,17 @@ def rank() -> int:
 @contextmanager
 def memory_shared() -> Iterator[None]:
     """Until it ends, workers whose tensors are on the CPU exchange them through memory if they share it."""
-    global _neighbors
-    if world_size() == 1 or _neighbors is not None:
+    global _memory
+    if world_size() == 1 or _memory is not None:
         yield
         return
-    _neighbors = Neighbors.connect()
+    _memory = SharedMemory.connect()
     try:
         yield
     finally:
-        if _neighbors is not None:
-            _neighbors.close()
-        _neighbors = None
+        if _memory is not None:
+            _memory.close()
+        _memory = None
 
 
 def share(tensor: torch.Tensor) -> bool:
@@ -49,16 +49,16 @@ def share(tensor: torch.Tensor) -> bool:
 
     A worker sees what another has written once both have called `wait_for_all`.
     """
-    if _neighbors is None or not _on_cpu([tensor]) or not tensor.numel():
+    if _memory is None or not _on_cpu([tensor]) or not tensor.numel():
         return False
-    _neighbors.share(tensor)
+    _memory.share(tensor)
     return True
 
 
 def wait_for_all() -> None:
     """Returns when all workers are here."""
-    if _neighbors is not None:
-        _neighbors.wait()
+    if _memory is not None:
+        _memory.wait()
     elif world_size() > 1:
         dist.barrier()
 
@@ -69,8 +69,8 @@ def exchange(sent: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]
     Tensors for different workers differ in their number of rows alone. What is returned is valid until the
     second call after this one: of this function, `gather` or `sum_over_workers`.
     """
-    if _neighbors is not None and _on_cpu(sent[0]):
-        return _neighbors.exchange(sent)
+    if _memory is not None and _on_cpu(sent[0]):
+        return _memory.exchange(sent)
     size, device = world_size(), sent[0][0].device
     if size == 1:
         return [list(sent[0])]
@@ -88,8 +88,8 @@ def exchange(sent: Sequence[Sequence[torch.Tensor]]) -> list[list[torch.Tensor]]
 
 def gather(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     """`exchange` that sends the same to everyone."""
-    if _neighbors is not None and _on_cpu(tensors):
-        return _neighbors.gather(tensors)
+    if _memory is not None and _on_cpu(tensors):
+        return _memory.gather(tensors)
     size, device = world_size(), tensors[0].device
     if size == 1:
         return [list(tensors)]
@@ -141,10 +141,10 @@ def sum_over_workers(tensors: list[torch.Tensor]) -> None:
         return
     alone = len(tensors) == 1 and tensors[0].is_contiguous()
     flat = tensors[0].view(-1) if alone else torch.cat([tensor.flatten() for tensor in tensors])
-    if _neighbors is not None and _on_cpu([flat]):
+    if _memory is not None and _on_cpu([flat]):
         # Each worker adds up its part, in the order of workers, so that all get the same sums.
         parts = [part for (part,) in exchange([[part] for part in flat.tensor_split(world_size())])]
-        total = _neighbors.empty(parts[0].shape, flat.dtype)
+        total = _memory.empty(parts[0].shape, flat.dtype)
         torch.add(parts[0], parts[1], out=total)
         for part in parts[2:]:
             total += part

@@ -39,7 +39,7 @@ def work(rank: int, folder: str, shares_memory: bool) -> None:
     """One of several workers, with its part of the rows, whose gradients it asks for where there are any."""
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=len(PARTS))
     with memory_shared() if shares_memory else contextlib.nullcontext():
-        assert (distributed._neighbors is not None) == shares_memory
+        assert (distributed._memory is not None) == shares_memory
         torch.save([everything(rank, call) for call in range(CALLS)], Path(folder, str(rank)))
     dist.destroy_process_group()
 

@@ -42,7 +42,7 @@ LAYERS = [
         "storage",
         "workers",
     },
-    {"documents", "kernels", "limits", "memory", "neighbors", "process", "ray_address", "waiting"},
+    {"documents", "kernels", "limits", "memory", "process", "ray_address", "shared_memory", "waiting"},
     {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

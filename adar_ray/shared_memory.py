@@ -24,7 +24,7 @@ _TRIES = 2000  # before a worker lets the system wake it up, which takes longer 
 _NAME = 32  # characters of a socket's name
 
 
-class Neighbors:
+class SharedMemory:
     """The workers of a run, all of them on this machine.
 
     Each has two slots of memory, which take turns, and that the others read. What a call returns may lie in
@@ -38,7 +38,7 @@ class Neighbors:
         self._turn, self._used = 0, 0
 
     @classmethod
-    def connect(cls) -> Neighbors | None:
+    def connect(cls) -> SharedMemory | None:
         """Connects the workers of `torch.distributed`; None if they are not all on this machine.
 
         Every worker calls it, and all get an answer of the same kind.
