@@ -6,6 +6,7 @@ import math
 import pkgutil
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,6 +147,39 @@ def test_a_cell_tests_its_best_trial_with_other_seeds(tmp_path, dataset: Dataset
     assert means == pytest.approx([test["ndcg@20"] for test in found.test])
     assert found.users.mean() == pytest.approx(sum(means) / 2)
     assert found.users.shape == (runs[0].evaluations()["test"].users,)
+
+
+def test_a_cell_without_more_seeds_tests_the_run_of_its_best_trial(tmp_path, dataset: Dataset) -> None:
+    cell = Cell(
+        name="cell",
+        sampler="uniform",
+        settings=("model.name=mf", "loss.name=bpr", "model.embedding_dim=4", "train.epochs=4"),
+        grid=({"optimizer.lr": 0.003}, {"optimizer.lr": 0.3}),
+        own=({},),
+        space=TABLES["fair_pairwise"].space,
+        draws=0,
+        metric="ndcg@20",
+    )
+    folder = tmp_path / "cells" / "cell"
+    found = tune_and_test(cell, dataset, tmp_path, seeds=0)
+    runs = [Run.open(folder / f"grid-{n}") for n in range(2)]
+    assert [run.config.uniform.negatives for run in runs] == [4, 4]  # the usual ones, not the default
+    curves = [[epoch.valid["ndcg@20"] for epoch in run.epochs()] for run in runs]
+    assert any(curve[-1] < max(curve) for curve in curves)
+    assert found.trials == [max(curve) for curve in curves]
+    assert found.valid == max(found.trials)
+    best = runs[found.trials.index(found.valid)]
+    assert best.config.train.seed == 0
+    assert found.test == [evaluate(best, "test").metrics]
+    assert found.best_epochs == [best.result().best_epoch]
+    # Nothing runs again, unless it ran with another configuration.
+    before = [run.folder.read_bytes("result.json") for run in runs]
+    assert tune_and_test(cell, dataset, tmp_path, seeds=0).trials == found.trials
+    assert [run.folder.read_bytes("result.json") for run in runs] == before
+    tune_and_test(replace(cell, settings=(*cell.settings, "train.epochs=2")), dataset, tmp_path, seeds=0)
+    for n in range(2):
+        assert Run.open(folder / f"grid-{n}").config.train.epochs == 2
+        assert json.loads((folder / f"grid-{n}.json").read_text())["epochs"] == 2
 
 
 def as_settings(values: dict[str, Any]) -> list[str]:

@@ -188,6 +188,11 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path):
         ("adar.pool=1e12", "adar.pool: Input should be less than or equal to 1048576"),
         ("adar.gamma=0.49", "adar.gamma: Input should be greater than or equal to 0.5"),
         ("adar.gamma=1.01", "adar.gamma: Input should be less than or equal to 1"),
+        *(
+            (f"{loss}.temperature={value}", f"{loss}.temperature: give auto, or a number above 0")
+            for loss in ("sampled_softmax", "cross_entropy")
+            for value in ("0", "-0.1", "1e7")
+        ),
         ("train.batch_size=1e12", "train.batch_size: Input should be less than or equal to"),
         ("train.valid_users=1e12", "train.valid_users: Input should be less than"),
     ],

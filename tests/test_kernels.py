@@ -193,6 +193,34 @@ def test_the_statistics_of_a_step_are_those_of_plain_torch(has_timesteps):
     torch.testing.assert_close(StepStatistics.of(*given), StepStatistics.of(*wide), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # compiled and plain
+def test_the_statistics_of_a_step_by_hand(dtype):
+    """Of two rows with two negatives, one of them masked."""
+    positive_N, negative_NK = torch.tensor([0.0, 1.0], dtype=dtype), torch.tensor([[0.0, 9.0], [1.0, 1.0]])
+    mask_NK = torch.tensor([[True, False], [True, True]])
+    timestep_NK = torch.tensor([[0.25, 1.0], [0.9995, 1.0]], dtype=dtype)
+    losses = torch.tensor([1.0, 2.0], dtype=dtype), torch.tensor([0.5, 0.25], dtype=dtype)
+    sums = StepStatistics.of(*losses, positive_N, negative_NK.to(dtype), mask_NK, timestep_NK, 0.5)
+    named = dict(zip(StepStatistics.FIELDS, sums.tolist(), strict=False))
+    assert named == pytest.approx(
+        {
+            "loss": 3.0,
+            "penalty": 0.75,
+            "rows": 2,
+            "hardness": 3 * 0.5,  # all that count score as their positive does
+            "negatives": 3,
+            "timesteps": 0.25 + 0.9995 + 1,
+            "uncrossed": 1,
+        }
+    )
+    assert sums[len(StepStatistics.FIELDS) :].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 2]
+    loss, sampler = StepStatistics.summary(sums)
+    assert loss == pytest.approx({"loss": 1.5, "penalty": 0.375})
+    shares = sampler.pop("timesteps")
+    assert shares == pytest.approx([0, 0, 1 / 3, 0, 0, 0, 0, 0, 0, 2 / 3])
+    assert sampler == pytest.approx({"hardness": 0.5, "timestep": 2.2495 / 3, "uncrossed": 1 / 3})
+
+
 def test_timesteps_that_are_no_numbers_are_counted_all_the_same():
     timestep_NK = torch.tensor([[math.nan, 1.0]])
     sums = StepStatistics.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -170,29 +171,77 @@ def test_whoever_has_lost_it_finds_out_and_does_not_take_it_back(folder: Folder)
     assert "lease.json is gone" in message_of(mine.check)
 
 
-def test_of_many_at_the_same_moment_at_most_one_can_write(folder: Folder) -> None:
+def test_of_many_at_the_same_moment_one_can_write(folder: Folder) -> None:
     """Some may be refused only when they look again."""
-    begin, end = threading.Barrier(8), threading.Barrier(8)
+    begin, tried, looked = (threading.Barrier(8, timeout=60) for _ in range(3))
     wrote: list[Lease] = []
 
     def attempt() -> None:
-        begin.wait()
-        try:
-            with hold(folder) as mine:
-                end.wait()
-                mine.check()
-                wrote.append(mine)
-                end.wait()
-        except AdarError:
-            end.wait()
-            end.wait()
+        with contextlib.ExitStack() as stack:
+            mine = None
+            begin.wait()
+            with contextlib.suppress(AdarError):
+                mine = stack.enter_context(hold(folder))
+            tried.wait()  # nobody lets go before all have tried
+            with contextlib.suppress(AdarError):
+                if mine is not None:
+                    mine.check()
+                    wrote.append(mine)
+            looked.wait()
 
     threads = [threading.Thread(target=attempt) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(wrote) <= 1
+    assert len(wrote) == 1  # who wrote last has it
+
+
+def test_whoever_is_overtaken_while_it_takes_the_lease_is_refused(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that have seen no lease write their own; the first one looks again before it begins."""
+    monkeypatch.setattr(lease, "_SETTLE_SECONDS", 0.5)
+
+    def overtake() -> None:
+        while (first := read_holder(folder)) is None:
+            time.sleep(0.01)
+        folder.write_record("lease.json", first.model_copy(update={"id": "another", "host": "far"}))
+
+    other, began = threading.Thread(target=overtake), []
+    other.start()
+    with pytest.raises(AdarError, match=r"in use by process \d+ on far"), hold(folder):
+        began.append(True)
+    other.join()
+    assert not began
+    assert read_holder(folder).id == "another"
+
+
+def test_a_process_that_is_about_to_die_is_waited_for(folder: Folder, other: subprocess.Popen) -> None:
+    """One that has been killed takes a moment to end."""
+    threading.Timer(0.2, other.kill).start()
+    take(folder)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_a_holder_elsewhere_lets_go_is_free(folder: Folder, other: subprocess.Popen) -> None:
+    elsewhere(folder)
+    other.kill()
+    threading.Timer(0.2, folder.delete, ["lease.json"]).start()
+    take(folder)
+
+
+@pytest.mark.usefixtures("quick")
+def test_nobody_waits_longer_for_a_holder_than_it_takes_to_expire(
+    folder: Folder, other: subprocess.Popen
+) -> None:
+    waiter = threading.Thread(target=lease.wait_until_free, args=[folder], daemon=True)
+    waiter.start()
+    waiter.join(0.1)
+    assert waiter.is_alive()
+    waiter.join(10)
+    assert not waiter.is_alive()
+    assert read_holder(folder).pid == other.pid
 
 
 @pytest.mark.usefixtures("quick")

@@ -191,6 +191,39 @@ def test_what_a_killed_process_was_filling_is_removed(tmp_path: Path, stays: boo
         assert sorted(name for name in os.listdir(out) if ".partial" not in name) == [MARK, "new", "part"]
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_failure_leaves_no_folders_that_were_not_there(tmp_path: Path, stays: bool) -> None:
+    (tmp_path / "there").mkdir()
+    out = tmp_path / "there" / "new" / "newer" / "out"
+    if stays:
+        (tmp_path / "link").symlink_to(out)
+    with pytest.raises(RuntimeError):
+        make(tmp_path / "link" if stays else out, during=fail)
+    assert not os.listdir(tmp_path / "there")
+
+
+def test_where_the_mark_is_everything_else_is_there_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However far the replacement of a folder that must stay has come."""
+    (tmp_path / "target").mkdir()
+    (tmp_path / "out").symlink_to("target")
+    make(tmp_path / "out", "old")
+    rename, seen = Path.rename, []
+
+    def rename_and_look(self: Path, to: Path) -> Path:
+        moved = rename(self, to)
+        seen.append({name for name in os.listdir(tmp_path / "target") if ".partial" not in name})
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_and_look)
+        make(tmp_path / "out", replace=True)
+    assert contents(tmp_path / "target") == made("new")
+    assert set() in seen
+    assert [names for names in seen if MARK in names] == [{MARK, "new", "part"}]
+
+
 def test_a_folder_above_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "out", "old")
     monkeypatch.chdir(tmp_path / "out" / "part")
@@ -242,6 +275,25 @@ def test_a_parent_without_permission(tmp_path: Path) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert sorted(os.listdir(tmp_path)) == ["closed", "parent"]
     assert contents(mine) == made("new")
+
+
+@pytest.mark.parametrize("fails_at", ["part/1", MARK])
+def test_what_fails_on_an_object_store_leaves_nothing(
+    fails_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, move = Folder.at(f"memory://{tmp_path}/out"), Folder._move_object
+
+    def refuse(self: Folder, source: str, to: str) -> None:
+        if to == fails_at:
+            raise OSError(28, "No space left on device")
+        move(self, source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "_move_object", refuse)
+        assert "the disk is full" in message_of(lambda: make(out.address))
+    assert out.files() == []
+    make(out.address)
+    assert {name: out.read_bytes(name).decode() for name in out.files()} == made("new")
 
 
 @pytest.mark.parametrize("dies_at", ["part/1", MARK])
@@ -350,6 +402,34 @@ def test_setting_aside_goes_on_where_it_died(folder: Folder) -> None:
     folder.move("part", "replaced/part")
     set_aside(folder, MARK)
     assert folder.files() == [f"replaced/{name}" for name in sorted([MARK, "part/1", "old"])]
+
+
+@pytest.mark.parametrize("change", [set_aside, put_back])
+@pytest.mark.parametrize("moves", [0, 1, 2])
+def test_nothing_is_lost_where_setting_aside_or_putting_back_is_cut_off(
+    change, moves: int, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes next sets aside first."""
+    whole, move = folder.files(), Folder.move
+    if change is put_back:
+        set_aside(folder, MARK)
+    left = {"moves": moves}
+
+    def die(self: Folder, name: str, to: str) -> None:
+        if not left["moves"]:
+            raise KeyboardInterrupt
+        left["moves"] -= 1
+        move(self, name, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "move", die)
+        with pytest.raises(KeyboardInterrupt):
+            change(folder, MARK)
+    set_aside(folder, MARK)
+    assert folder.files() == [f"replaced/{name}" for name in whole]
+    put_back(folder, MARK)
+    assert folder.files() == whole
+    assert folder.read_bytes("part/1") == b"old"
 
 
 def test_scratch_of_killed_processes_is_removed(tmp_path: Path) -> None:

@@ -17,6 +17,16 @@ def test_the_paired_test_is_students_on_the_differences() -> None:
     assert paired_p(other_U, one_U) == pytest.approx(paired_p(one_U, other_U))
 
 
+def test_users_without_a_number_in_either_do_not_count() -> None:
+    one_U, other_U = np.array([0.4, 0.1, 0.7, 0.3]), np.array([0.1, 0.2, 0.3, 0.1])
+    expected = paired_p(one_U, other_U)
+    lacking = np.array([0.9, np.nan, np.nan]), np.array([np.nan, 0.9, np.nan])
+    for one, other in (lacking, lacking[::-1]):
+        assert paired_p(np.append(one_U, one), np.append(other_U, other)) == pytest.approx(expected)
+    assert paired_p(one_U[:1], other_U[:1]) is None
+    assert paired_p(np.append(one_U[:1], lacking[0]), np.append(other_U[:1], lacking[1])) is None
+
+
 def test_systems_that_no_user_tells_apart_do_not_differ() -> None:
     assert paired_p(np.array([0.5, 0.0]), np.array([0.5, 0.0])) == 1
     figures_U = np.random.default_rng(0).random(2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,29 @@ def test_a_document_that_is_missing_or_a_folder_is_damaged(
     folder.create("x")
     with pytest.raises(AdarError, match=rf"^{folder}/x: is damaged \(it is .*\); restore it$"):
         read(folder)
+
+
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path) -> None:
+    """And nothing is left of what could be written, here within the size that files may have."""
+    folder, limits = Folder.at(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder.write_bytes("x", b"old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            folder.write_bytes("x", bytes(2 << 20))
+        with pytest.raises(OSError, match="too large"):
+            folder.write_bytes("inner/x", bytes(2 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert folder.read_bytes("x") == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["inner", "x"]
+    assert not os.listdir(tmp_path / "inner")
+
+
+@pytest.mark.parametrize("address", ["a\0b", "s3://bucket/a\0b", "memory://a\0b"])
+def test_an_address_with_a_zero_byte_is_refused(address: str) -> None:
+    with pytest.raises(AdarError, match="an address cannot hold a zero byte"):
+        Folder.at(address)
 
 
 def test_an_error_without_a_number_keeps_its_message(tmp_path: Path) -> None:

@@ -358,6 +358,20 @@ def test_shapes_that_do_not_fit_are_refused(score, change, says):
         AdarSampler()(*vectors.values(), context)
 
 
+@pytest.mark.parametrize("wide", [DIM - 1, DIM + 1])
+def test_users_of_another_length_than_items_are_refused_where_scores_are_products(wide):
+    """Compiled loops would read beyond them; another score may read users of any length."""
+    world = World()
+    user_BD, positive_BD = random_vectors(ROWS, wide).float(), world.positive_BD.float()
+    context = replace(world.items, vectors=lambda item: world.item_ID[item].float())
+    with pytest.raises(ValueError, match=re.escape(f"the shapes [60, {wide}] and [60, {DIM}]")):
+        AdarSampler()(user_BD, positive_BD, context)
+    context = replace(
+        context, score=lambda user_BD, item_BKD: user_BD.sum(1, keepdim=True) * item_BKD.sum(-1)
+    )
+    assert AdarSampler()(user_BD, positive_BD, context).vector_BKD.shape == (ROWS, 4, DIM)
+
+
 def test_no_rows_give_no_negatives():
     for gamma in (1, 0.5):
         world = World(rows=0)

@@ -155,8 +155,9 @@ def test_gamma_one_half_takes_the_root_of_each_score_but_never_more_than_the_sco
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-def test_at_the_mean_score_gamma_does_not_matter(gamma):
-    assert score_aware_boundary(tensor(1.7), 0.8, gamma, 1.7).tolist() == pytest.approx([0.8 * 1.7])
+@pytest.mark.parametrize("r_mean", [1.7, 0.3, 1e-3])  # it is small when training begins
+def test_at_the_mean_score_gamma_does_not_matter(gamma, r_mean):
+    assert score_aware_boundary(tensor(r_mean), 0.8, gamma, r_mean).tolist() == pytest.approx([0.8 * r_mean])
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)

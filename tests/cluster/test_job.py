@@ -78,6 +78,11 @@ def test_durations_sizes_and_scalars_are_parsed(tmp_path: Path) -> None:
     assert job.environment == {"N": "3", "ON": "true"}
 
 
+def test_what_only_begins_like_a_secrets_name_is_none(tmp_path: Path) -> None:
+    names = {"KEYBOARD": "de", "MONKEYS": "2", "LC_ALL": "C", "HOST": "a"}
+    assert Job.load(write(tmp_path, environment=names)).environment == names
+
+
 AS_WRITTEN = [
     "2026_07_01",
     "007",
@@ -146,6 +151,10 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"steps": ["train --data /d --out run"]}, ["steps.1", "--out run", "$storage"]),
         ({"steps": ["train --data /d --out /run --out run"]}, ["steps.1", "--out run", "$storage"]),
         ({"steps": ["publish /run --to=published"]}, ["steps.1", "--to published", "$storage"]),
+        (
+            {"steps": ["publish /run --to /published --recommendations top"]},
+            ["steps.1", "--recommendations top", "$storage"],
+        ),
         ({"steps": [TRAIN + " --workers 3"]}, ["steps.1", "--workers", "workers.number"]),
         ({"steps": [TRAIN + " --replace"]}, ["steps.1", "--replace", "$name"]),
         ({"steps": ["train --resume=/x"]}, ["steps.1", "--resume", "by itself"]),
@@ -258,6 +267,8 @@ def test_what_is_no_label(tmp_path: Path, keys: dict[str, Any]) -> None:
 def test_part_of_a_gpu(tmp_path: Path) -> None:
     (words,) = Job.load(write(tmp_path, workers={"number": 1, "gpus": 0.25})).commands("x")
     assert words[3:7] == ["--set", "train.device=cuda", "--set", "train.gpus=0.25"]
+    (words,) = Job.load(write(tmp_path, workers={"number": 1, "gpus": 0})).commands("x")
+    assert words[3:6] == ["--set", "train.device=cpu", "--data"]
     for gpus in (-0.5, 1.5, "many"):
         assert "workers.gpus" in message_of(
             lambda gpus=gpus: Job.load(write(tmp_path, workers={"gpus": gpus}))

@@ -7,25 +7,32 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.stats import ttest_rel
 
 from adar_ray.baselines import item_to_item
 from adar_ray.comparison import work
-from adar_ray.comparison.compare import compare
+from adar_ray.comparison.compare import _figures, _user_groups, compare
 from adar_ray.comparison.folder import Comparison
 from adar_ray.comparison.report import read_comparison
+from adar_ray.comparison.users import _groups
+from adar_ray.comparison.work import Outcome
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
+from adar_ray.interactions.user_items import UserItems
+from adar_ray.ranking.groups import group_by
 from adar_ray.reporting.run_report import recommended
 from adar_ray.storage import Folder
 from tests import sealed
+from tests.data.making import make_split
 from tests.reporting.made import Page
 
 SETTINGS = (
@@ -78,6 +85,71 @@ def message_of(call: Callable[[], object]) -> str:
     with pytest.raises(AdarError) as caught:
         call()
     return str(caught.value)
+
+
+@pytest.mark.parametrize(("base", "gain"), [(0.2, 0.5), (-0.2, 2.5), (0.0, None)])
+def test_a_gain_is_a_share_of_the_references_figure_whatever_its_sign(
+    base: float, gain: float | None
+) -> None:
+    """A metric of the user's own may be below 0: 0.3 is above -0.2."""
+    value_U = {"reference": np.array([base - 0.1, base + 0.1]), "other": np.array([0.1, 0.5])}
+    outcomes = {
+        name: [{"valid": Outcome({"own@5": float(own_U.mean())}, own_U)}] for name, own_U in value_U.items()
+    }
+    split = SimpleNamespace(name="valid", key_U=["ann", "bob"], groups_U={})
+    systems = _figures(split, outcomes, "reference", "own@5").systems
+    assert systems["reference"].gain is None
+    assert systems["other"].gain == (None if gain is None else pytest.approx(gain))
+
+
+def test_users_are_grouped_by_the_mean_popularity_of_what_they_take() -> None:
+    users_of = [range(9), range(6), [9]]  # of each item
+    pairs = [(user, item) for item, users in enumerate(users_of) for user in users]
+    observed = UserItems(*torch.tensor(pairs).T, 10, 3)
+    truth = UserItems(torch.tensor([0, 1, 1, 2, 4]), torch.tensor([2, 0, 2, 1, 0]), 10, 3)
+    groups = _groups(observed, truth, np.array([0, 1, 2, 4]))["popularity"]
+    assert groups.bounds == [(1, 1), (5, 5), (6, 6), (9, 9)]
+    assert groups.of_N.tolist() == [0, 1, 2, 3]
+
+
+def test_the_reference_is_what_is_best_on_validation_whatever_test_says(tmp_path: Path) -> None:
+    """Popularity finds p on validation; of c on test only the neighbors of a and b tell."""
+    train = {f"a{n}": "ab" for n in range(5)} | {f"b{n}": "abc" for n in range(5)}
+    train |= {f"p{n}": "pr" for n in range(12)}
+    held_out = [f"a{n}" for n in range(5)]
+    splits = {"train": train, "valid": dict.fromkeys(held_out, "p"), "test": dict.fromkeys(held_out, "c")}
+    data = make_split(tmp_path / "data", "prabc", **splits)
+    found = compare(
+        data,
+        tmp_path / "out",
+        models=["mf"],
+        samplers=["uniform"],
+        baselines=["itemknn", "popularity"],
+        seeds=1,
+        settings=[*SETTINGS, "train.epochs=1", "train.metric=recall@1"],
+        workers=0,
+        test=True,
+    )
+    reached = {
+        split: {name: figures.systems[name].metrics["recall@1"] for name in ("popularity", "itemknn")}
+        for split, figures in found.splits.items()
+    }
+    assert reached["valid"] == {"popularity": 1, "itemknn": 0}
+    assert reached["test"] == {"popularity": 0, "itemknn": 1}
+    assert found.reference == "popularity"
+
+
+def test_only_users_with_a_number_for_every_system_count_in_a_group() -> None:
+    groups = group_by(torch.tensor([1, 1, 1, 5, 9, 9]), 3)
+    value_U = {
+        "one": np.array([0.1, np.nan, 0.4, np.nan, 0.3, 0.4]),
+        "other": np.array([0.2, 0.3, 0.2, 0.7, 0.5, np.nan]),
+    }
+    first, last = _user_groups(groups, value_U)  # of the middle one nobody counts
+    assert (first.first, first.last, first.users) == (1, 1, 2)
+    assert first.figures == pytest.approx({"one": 0.25, "other": 0.2})
+    assert (last.first, last.last, last.users) == (9, 9, 1)
+    assert last.figures == {"one": 0.3, "other": 0.5}
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])

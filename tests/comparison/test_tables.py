@@ -77,6 +77,26 @@ def test_the_verdict_is_on_the_best_system_beside_the_reference(comparison: Comp
     assert verdict(better, "valid") == ""
 
 
+def test_beside_a_reference_that_finds_nothing_there_is_no_gain(comparison: Comparison) -> None:
+    systems = comparison.splits["valid"].systems
+    nothing = dict.fromkeys(systems["popularity"].metrics, 0.0)
+    systems["popularity"] = systems["popularity"].model_copy(update={"metrics": nothing})
+    for name in ("mf-in_batch", "mf-adar"):
+        systems[name] = systems[name].model_copy(update={"gain": None})
+    assert [row["over popularity"] for row in table(comparison, "valid")] == [""] * 3
+    assert verdict(comparison, "valid") == (
+        "mf-in_batch has 0.1500 in mrr@5, and popularity 0, which is more than chance "
+        "(p < 0.001, of 2 systems tested)."
+    )
+
+
+def test_every_character_that_latex_reads_otherwise_is_escaped(comparison: Comparison) -> None:
+    systems = comparison.splits["valid"].systems
+    systems["a#b$c%d&e_f{g}h~i^j\\k<l"] = systems.pop("mf-adar")
+    text = to_latex(comparison)
+    assert (r"a\#b\$c\%d\&e\_f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k$<$l & ") in text
+
+
 def test_what_systems_were_tuned_to_is_told_beside_their_defaults(comparison: Comparison) -> None:
     trials = [(0.001, 0.12), (0.01, None), (0.0123456, 0.15), (0.02, 0.15)]
     tuned = Tuned.of(TunedTrial(values={"optimizer.lr": lr}, value=value) for lr, value in trials)

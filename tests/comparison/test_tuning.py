@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adar_ray.baselines.names import BASELINES
@@ -82,11 +83,11 @@ def test_a_baseline_is_tuned_and_goes_on_where_it_was(dataset: Dataset, tmp_path
     folder = Folder.at(tmp_path)
     splits = [Split.of(dataset, "valid", [20], {})]
 
-    def tuned(trials: int) -> tuple[Any, Any, int]:
+    def tuned(trials: int, metric: str = "ndcg@20") -> tuple[Any, Any, int]:
         told: list[str] = []
         with hold(folder) as lease:
             work = Work(
-                folder, lease, dataset, splits, "ndcg@20", 0, 9, lambda done, total, text: told.append(text)
+                folder, lease, dataset, splits, metric, 0, 9, lambda done, total, text: told.append(text)
             )
             found = tuning.tune_baseline(work, "itemknn", trials)
             outcome = work.compute("itemknn", found.chosen.values)
@@ -103,6 +104,32 @@ def test_a_baseline_is_tuned_and_goes_on_where_it_was(dataset: Dataset, tmp_path
     assert all(5 <= trial.values["neighbors"] <= 1_000 for trial in whole.trials)
     (tmp_path / "tuning" / "itemknn.json").unlink()
     assert tuned(4)[0] == whole
+    # What another metric says of the same settings is no trial of this one.
+    other, outcome, tried = tuned(4, "recall@20")
+    assert tried == 4
+    assert outcome["valid"].means["recall@20"] == max(trial.value for trial in other.trials)
+
+
+class Rated(Work):
+    """Work whose baselines are as good as `rate` says of their neighbors."""
+
+    def try_baseline(self, baseline: str, values: Any) -> float:
+        return self.rate(values["neighbors"])
+
+
+def test_what_a_baselines_trials_have_shown_guides_the_next(dataset: Dataset, tmp_path: Path) -> None:
+    found = {}
+    for name, sign in (("many", 1), ("few", -1)):
+        folder = Folder.at(tmp_path / name)
+        with hold(folder) as lease:
+            splits = [Split.of(dataset, "valid", [20], {})]
+            work = Rated(folder, lease, dataset, splits, "ndcg@20", 0, 9, lambda done, total, text: None)
+            work.rate = lambda neighbors, sign=sign: sign * float(neighbors)
+            trials = tuning.tune_baseline(work, "itemknn", 24).trials
+        found[name] = [trial.values["neighbors"] for trial in trials]
+    begins = [neighbors[:8] for neighbors in found.values()]  # at random
+    assert begins[0] == begins[1]
+    assert np.mean(found["many"][8:]) > 3 * np.mean(found["few"][8:])
 
 
 @pytest.mark.slow

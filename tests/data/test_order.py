@@ -10,6 +10,7 @@ import pytest
 
 from adar_ray.data.lanes import lane_range
 from adar_ray.data.order import Batch, arrange, batches, rows_before, shard_order, steps_per_epoch
+from adar_ray.errors import AdarError
 
 LANES = 64
 
@@ -160,6 +161,17 @@ def test_a_batch_is_given_as_soon_as_its_rows_are_there():
 
     first = next(batches(chunks(), np.array([0, 1]), 0, np.array([10]), 5))
     assert first.item.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "says"),
+    [([3], "fewer"), ([2, 1], "fewer"), ([5], "more"), ([4, 1], "more"), ([2, 2, 0, 1], "more")],
+)
+def test_a_lane_with_other_rows_than_the_dataset_says_is_refused(chunks, says):
+    """Also where all that it says have been visited already."""
+    parts = [(np.zeros(rows, np.int32), np.arange(rows)) for rows in chunks]
+    with pytest.raises(AdarError, match=f"a lane has {says} rows than it should; prepare again"):
+        list(batches(parts, np.array([0, 1]), 0, np.array([4]), 2))
 
 
 @pytest.mark.parametrize("lane_rows", [[0] * 64, [0]])

@@ -97,6 +97,19 @@ def test_ratio_chooses_evenly(part):
     assert np.abs(chosen - users * 0.2).max() < 4 * np.sqrt(users * 0.2 * 0.8)
 
 
+def test_the_lowest_hashes_go_to_test_and_those_of_the_next_seed_to_validation():
+    """So that whoever prepares a source again gets the same split, also with another version."""
+    user, item = users_of_sizes(10, 20), np.arange(30, dtype=np.int32)
+    protocol = SplitProtocol(protocol="ratio", test_fraction=0.3, valid_fraction=0.3, seed=4)
+    result = split_rows(protocol, user, item)
+    for of, in_test, in_valid in ((0, 3, 2), (1, 6, 4)):
+        hashes = {seed: hash_pairs(user, item, seed).tolist() for seed in (4, 5)}
+        rows = sorted(np.flatnonzero(user == of).tolist(), key=hashes[4].__getitem__)
+        rest = sorted(rows[in_test:], key=hashes[5].__getitem__)
+        assert set(np.flatnonzero((result == TEST) & (user == of))) == {*rows[:in_test]}
+        assert set(np.flatnonzero((result == VALID) & (user == of))) == {*rest[:in_valid]}
+
+
 def test_pair_hash_is_splitmix64_over_seed_and_pair():
     mask = (1 << 64) - 1
 

@@ -36,6 +36,9 @@ NANOSECONDS = 881250949987654321
         ("19971204", 881193600),
         ("19971304", 19971304),  # no date, so seconds
         ("19970231", None),
+        ("21991231", 7258032000),
+        ("9223372035.9", 9223372035.9),
+        ("9223372036.9", None),  # nanoseconds have no such time: 64 bits end within this second
         ("9999-12-31", None),
         ("1997-12-04", 881193600),
         ("1997-12-04 15:55:49", 881250949),
@@ -60,6 +63,14 @@ def test_times(tmp_path, text, seconds):
         assert "is not a time" in message
     else:
         assert read(source) == [("a", "b", None, seconds)]
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0", " \u3000 "])
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_an_id_of_nothing_but_blanks_is_missing(tmp_path, column, blank):
+    columns = {name: ["a", blank if name == column else "b"] for name in ("user", "item")}
+    source = write_parquet(tmp_path / "x.parquet", **columns)
+    assert f"the {column} is missing" in error_of(source)
 
 
 @pytest.mark.parametrize(

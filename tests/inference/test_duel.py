@@ -74,6 +74,17 @@ def test_each_model_is_asked_for_what_it_would_recommend(
     )
 
 
+def test_a_model_of_fewer_items_than_there_are_to_find_is_asked_for_as_many(tmp_path: Path) -> None:
+    """Of four items to find, the old model knows two, and ranks both of them first."""
+    tonight = make_split(tmp_path / "tonight", "abcde", train={"u": "a"}, valid={"u": "bcde"})
+    before = make_split(tmp_path / "before", "abc", train={"v": "abc"})
+    new, old = saved(tmp_path / "new", tonight, MF), saved(tmp_path / "old", before, MF)
+    gain_k = [1 / log2(2 + rank) for rank in range(4)]
+    outcome = duel(new, old, "ndcg@5")
+    assert (outcome.new, outcome.users, outcome.p) == (pytest.approx(1), 1, None)
+    assert outcome.old == pytest.approx(sum(gain_k[:2]) / sum(gain_k))
+
+
 def test_a_model_is_as_good_as_itself(tonight: Dataset, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", tonight, MF)
     outcome = duel(model, model, "recall@2")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.stats import ttest_rel
 
 from adar_ray.config import load_config
@@ -17,6 +18,7 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.inference.recommender import load
+from adar_ray.inference.samples import middle_users
 from adar_ray.training.records import Evaluation
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
@@ -41,6 +43,13 @@ def counts(dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Interactions of each user and of each item."""
     user_E, item_E = dataset.read_split(split)
     return np.bincount(user_E, minlength=dataset.n_users), np.bincount(item_E, minlength=dataset.n_items)
+
+
+def test_a_sample_is_the_user_in_the_middle_of_a_group() -> None:
+    """Of two in the middle the one with the lower number; of equal numbers the lower id."""
+    user_U = torch.tensor([10, 11, 12, 13, 14, 15, 16, 17])
+    number_U, group_U = torch.tensor([5, 3, 9, 1, 20, 20, 20, 40]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 2])
+    assert middle_users(user_U, number_U, group_U).tolist() == [11, 15, 17]
 
 
 def test_lists_are_measured_at_every_cutoff_that_has_pairs(found: Evaluation) -> None:

@@ -28,6 +28,7 @@ from adar_ray.ranking.top_items import TILE
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
 from tests import sealed
+from tests.inference.saving import save_untrained
 
 KS = [1, 5, 20]
 TINY = ["model.embedding_dim=4", "train.device=cpu", "adar.pool=8"]
@@ -242,6 +243,18 @@ def test_users_and_items_without_training_interactions_are_counted(ray_cluster: 
     assert made.untrained_items == (~trained.any(0)).sum() > 0
     some = np.array(whole.user_keys().to_pylist())[trained.any(1)].tolist()
     assert recommend(run, tmp_path / "some", 1, users=some).untrained_users == 0
+
+
+def test_a_sequential_model_has_learned_about_whoever_has_a_history(tmp_path: Path) -> None:
+    """Of any split: it reads what has come since."""
+    rows = [f"{user},{item},{10 * user + item}\n" for user in range(8) for item in range(user, user + 4)]
+    (tmp_path / "times.csv").write_text("user,item,timestamp\n" + "".join(rows))
+    whole = prepare(tmp_path / "times.csv", tmp_path / "data", split="temporal", test_fraction=0.3)
+    assert not pairs(whole, "train").any(1).all()
+    folder = save_untrained(tmp_path / "model", whole, [*TINY, "model.name=gru4rec"])
+    assert recommend(folder, tmp_path / "top", 1).untrained_users == 0
+    folder = save_untrained(tmp_path / "other", whole, [*TINY, "model.name=mf"])
+    assert recommend(folder, tmp_path / "more", 1).untrained_users == (~pairs(whole, "train").any(1)).sum()
 
 
 def test_recommend_refuses(hand_made_run: Run, tmp_path: Path) -> None:

@@ -167,6 +167,12 @@ def test_the_rule() -> None:
         False,
         "the new one has failed: it has less than half the figure",
     )
+    # Of the user's own metric, which may be below 0, half the figure is what it may lose as well.
+    assert of(-0.25, -0.2, 0.001, 99, 7) == (
+        True,
+        "it is significantly worse, but the other is 99.0 days old",
+    )
+    assert not of(-0.31, -0.2, 0.001, 99, 7)[0]
 
 
 def test_force_and_age(run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,6 +295,41 @@ def test_force_publishes_past_a_damaged_version(run: MakeRun, tmp_path: Path, ve
     assert rollback(place).version == "000003"
 
 
+@pytest.mark.parametrize("file", ["model.json", "weights.safetensors"])
+def test_nothing_is_rolled_back_to_a_version_whose_model_is_not_whole(
+    run: MakeRun, tmp_path: Path, file: str
+) -> None:
+    """Readers would find no model."""
+    place = tmp_path / "place"
+    publish(run("first", 16), place)
+    publish(run("second", 18), place)
+    (place / "versions" / "000001" / file).unlink()
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    line = message_of(lambda: rollback(place))
+    assert line.startswith(f"{place}/versions/000001")
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert shown(place) == 0.9
+
+
+def test_a_version_no_longer_counts_when_its_files_go(
+    run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that is killed among them would leave half a model to roll back to."""
+    place, remove, counted = tmp_path / "place", Folder.remove, []
+
+    def look_and_remove(folder: Folder) -> None:
+        if folder.exists("weights.safetensors"):
+            counted.append(folder.exists("version.json"))
+        remove(folder)
+
+    for number in range(1, 4):
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "remove", look_and_remove)
+            publish(run(f"run{number}", 16 + number), place, keep=2)
+    assert versions(place) == ["2", "3"]
+    assert counted == [False]
+
+
 def test_force_publishes_where_the_current_version_is_gone(
     run: MakeRun, tonight: Dataset, tmp_path: Path
 ) -> None:
@@ -303,6 +344,19 @@ def test_force_publishes_where_the_current_version_is_gone(
         )
     assert publish(run("second", 18), place, force=True).version == "000002"
     assert (shown(place), versions(place)) == (0.9, ["2"])
+
+
+def test_where_the_current_version_is_gone_the_others_stay(run: MakeRun, tmp_path: Path) -> None:
+    """It is not known which of them come before it: the newest stay."""
+    place = tmp_path / "place"
+    for number in range(1, 4):
+        publish(run(f"run{number}", 16 + number), place)
+    shutil.rmtree(place / "versions" / "000003")
+    assert publish(run("run4", 20), place, keep=3, force=True).version == "000004"
+    assert versions(place) == ["1", "2", "4"]
+    shutil.rmtree(place / "versions" / "000004")
+    assert publish(run("run5", 20), place, keep=2, force=True).version == "000005"
+    assert versions(place) == ["2", "5"]
 
 
 class Killed(BaseException):

@@ -337,6 +337,21 @@ def test_folding_in_draws_the_users_items_near_and_leaves_the_model_as_it_was(ta
         assert float(user_D.norm()) == pytest.approx(1)
 
 
+def test_nothing_that_a_new_user_has_is_a_negative(tastes: Recommender) -> None:
+    """Whoever has everything has no negatives: only bce, which is pointwise, has something to learn then."""
+    trained = tastes.trained
+    everything_I = torch.arange(trained.dataset.n_items)
+    own = UserItems(torch.zeros_like(everything_I), everything_I, 1, trained.dataset.n_items)
+    (user_D,) = fold_in(trained, own)
+    mean_D = trained.user_vectors.mean(0)
+    if trained.config.loss.name == "bce":
+        assert (trained.item_vectors @ user_D).mean() > (trained.item_vectors @ mean_D).mean() + 0.5
+    elif trained.config.model.cosine:
+        torch.testing.assert_close(user_D, mean_D / mean_D.norm())
+    else:
+        torch.testing.assert_close(user_D, mean_D)
+
+
 def test_a_new_user_depends_on_nobody_else(tastes: Recommender) -> None:
     draw = torch.Generator().manual_seed(1)
     n_items = tastes.trained.dataset.n_items

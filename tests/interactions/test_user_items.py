@@ -57,10 +57,10 @@ def test_contains_says_for_each_pair_whether_it_happened(world):
 @pytest.mark.parametrize("plainly", [False, True])
 def test_contains_shared_says_it_for_repeated_items_and_users_in_any_order(world, plainly):
     draw = torch.Generator().manual_seed(1)
-    user_B = torch.randint(world.n_users, (40,), generator=draw)
     item_P = torch.randint(world.n_items, (50,), generator=draw)
-    expected = [[(u, i) in world.pairs for i in item_P.tolist()] for u in user_B.tolist()]
-    for _ in range(2):  # nothing is left over from the first time
+    for rows in (40, 40, 3):  # of other users each time: nothing is left over from those before
+        user_B = torch.randint(world.n_users, (rows,), generator=draw)
+        expected = [[(u, i) in world.pairs for i in item_P.tolist()] for u in user_B.tolist()]
         asked_B = user_B.to(torch.int32) if plainly else user_B  # which compiled loops cannot reach
         assert world.seen.contains_shared(asked_B, item_P).tolist() == expected
 

@@ -18,7 +18,7 @@ from adar_ray.models import BaseModel, BERT4Rec, FMLPRec, GRU4Rec, SASRec
 from adar_ray.models.bert4rec import BERT4RecSettings
 from adar_ray.models.fmlprec import Filter
 from adar_ray.models.protocol import dot_score, training_positions
-from adar_ray.models.sequence import Packing
+from adar_ray.models.sequence import Packing, SelfAttention
 from adar_ray.registry import MODELS as REGISTRY
 from adar_ray.rng import RowRng
 from adar_ray.samplers.base import SamplingContext
@@ -201,6 +201,26 @@ def test_saved_weights_give_the_same_scores_to_a_model_that_had_others(name):
     assert not torch.allclose(all_scores(other, histories()), all_scores(saved, histories()))
     other.load_state_dict(saved.state_dict())
     assert torch.equal(all_scores(other, histories()), all_scores(saved, histories()))
+
+
+def test_attention_drops_its_share_of_weights_in_training_alone():
+    """Of positions that see themselves alone, with a weight of one, and values of one."""
+    torch.manual_seed(0)
+    attention, mixed = SelfAttention(4, 2, 0.25), []
+    with torch.no_grad():
+        attention.query_key_value.weight.zero_()
+        attention.query_key_value.bias.fill_(1)
+    attention.output.register_forward_pre_hook(lambda _, given: mixed.append(given[0]))
+    alone_RWW = torch.ones(2000, 1, 1, dtype=torch.bool)
+    for is_training in (True, False):
+        attention.train(is_training)(torch.zeros(2000, 1, 4), alone_RWW)
+    first_R2, second_R2 = mixed[0].view(2000, 2, 2).unbind(2)  # of each head
+    assert torch.equal(first_R2, second_R2)
+    assert first_R2.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (first_R2 == 0).double().mean().item() == pytest.approx(
+        0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000)
+    )
+    assert (mixed[1] == 1).all()
 
 
 @pytest.mark.parametrize("name", KINDS)

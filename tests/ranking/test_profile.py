@@ -12,11 +12,12 @@ from scipy.spatial.distance import cdist
 from scipy.stats import entropy
 
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.metrics import ranking_metrics
 from adar_ray.ranking.groups import group_by
 from adar_ray.ranking.lists import diversity, gini, miscalibration, novelty, sets_of_users
 from adar_ray.ranking.own_metrics import own_metrics
 from adar_ray.ranking.profile import Profile
-from adar_ray.ranking.tally import ExactSums, rank_users
+from adar_ray.ranking.tally import ExactSums, Ranked, rank_users
 from tests.ranking.test_top_items import Factors, grid, random_pairs
 
 KS = [2, 5]
@@ -79,6 +80,21 @@ def test_diversity_by_hand() -> None:
     lists = torch.tensor([[0, 1], [0, 2], [2, 3]])
     found = diversity(sets_of_users(observed), lists, torch.ones_like(lists, dtype=torch.bool), [2])
     assert found["diversity@2"].tolist() == pytest.approx([0, 1 / 2, 1], abs=1e-6)
+
+
+def test_diversity_is_measured_on_lists_of_users_at_equal_distances() -> None:
+    """Of 600 users on 200: the lists of the first half are of items with the same users."""
+    users = 600
+    observed = UserItems(torch.tensor([0, 1, 0, 1, 2, 3]), torch.tensor([0, 0, 1, 1, 2, 3]), users, 4)
+    truth = UserItems(torch.arange(users), torch.zeros(users, dtype=torch.int64), users, 4)
+    item_Bk = torch.tensor([[0, 1], [2, 3]]).repeat_interleave(users // 2, 0)
+    hit_Bk, valid_Bk = item_Bk == 0, torch.ones_like(item_Bk, dtype=torch.bool)
+    metrics = ranking_metrics(hit_Bk, truth.counts(), [2])
+    profile = Profile(observed, truth, [2], {})
+    for user_B in torch.arange(users).split(70):
+        found = {name: value_B[user_B] for name, value_B in metrics.items()}
+        profile.add(Ranked(user_B, found, item_Bk[user_B], valid_Bk[user_B], hit_Bk[user_B]))
+    assert profile.metrics()["diversity@2"] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_miscalibration_against_the_entropy_of_scipy() -> None:

@@ -363,6 +363,20 @@ def test_log_q_of_popular_negatives_is_unknown_without_the_positives(shared):
     assert sampler(vectors, vectors, items).log_q_BK is None
 
 
+@pytest.mark.parametrize("name", ["popularity", "popularity shared", "in_batch"])
+def test_a_sampler_that_is_asked_about_another_catalog_follows_its_popularity(name):
+    sampler, vectors, positive_B = build(name), torch.zeros(2, DIM), torch.tensor([3, 5])
+    for popularity_I in (one_hot(torch.tensor(3), ITEMS) + 1, one_hot(torch.tensor(5), ITEMS) * 99 + 1):
+        items = SamplingContext(
+            lambda item: ITEM_ID[item], ITEMS, positive_B=positive_B, popularity_I=popularity_I
+        )
+        negatives = sampler(vectors, vectors, items)
+        alpha = 1 if name == "in_batch" else PopularitySettings().alpha
+        weight_I = popularity_I.double() ** alpha
+        expected_BK = weight_I[negatives.item_BK].log() - weight_I[positive_B].log()[:, None]
+        torch.testing.assert_close(negatives.log_q_BK, expected_BK.float())
+
+
 # In-batch
 
 

@@ -59,13 +59,14 @@ def test_recommendations_are_those_of_the_model(url: str, model: Recommender) ->
     for question in (
         {"user": "7"},
         {"user": 7, "k": 3},
-        {"user": "7", "k": 3, "exclude_seen": False},
+        {"user": "7", "k": 200, "exclude_seen": False},
         {"user": "7", "candidates": ["3", 5, "200"]},
         {"user": "7", "candidates": []},
     ):
         answer = recommend(url, **question)
         assert answer.status_code == 200
         assert answer.json()["answers"] == [{"user": "7", "items": entries(model.recommend(**question))}]
+    assert model.recommend("7", 200, exclude_seen=False) != model.recommend("7", 200)
     several = recommend(url, users=["9", 7, "9"], k=2).json()["answers"]
     assert several == [{"user": user, "items": entries(model.recommend(user, 2))} for user in ("9", "7", "9")]
     assert recommend(url, users=[]).json()["answers"] == []

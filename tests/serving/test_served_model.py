@@ -14,6 +14,7 @@ from adar_ray.data.prepare import prepare
 from adar_ray.errors import AdarError
 from adar_ray.inference.recommender import Recommender
 from adar_ray.serving import served_model
+from adar_ray.serving.app import make_app
 from adar_ray.serving.served_model import ServedModel, check_model, shortlists
 from adar_ray.storage import Folder
 from adar_ray.training.saved_model import version_of
@@ -134,6 +135,8 @@ def test_new_items_go_with_every_model_that_takes_them(
             dict(expected.similar_items("fresh", 8)), rel=1e-5
         )
     assert "fresh" in dict(answers.recommend("u0", 9))
+    (health,) = {route.endpoint for route in make_app(served).routes if route.path == "/health"}
+    assert (health().items, health().new_items) == (8, 1)
     assert "note: 1 new item from new.csv" in caplog.messages
     assert check_model(str(run), new_items=str(new)) == ["1 new item from new.csv"]
     new.write_text("item,colour\nfresh,red\n")

@@ -721,6 +721,15 @@ def core_seconds(run: Run) -> float:
     return run.result().cost.core_seconds
 
 
+def test_a_core_counts_for_every_thread(dataset: Dataset, tmp_path: Path) -> None:
+    settings = ["model.name=mf", "model.embedding_dim=4", "train.epochs=2", "train.device=cpu", "adar.pool=8"]
+    config = load_config(settings=[*settings, "train.threads=2"])
+    run = train(dataset, tmp_path / "run", config, workers=0)
+    seconds = sum(epoch.time.train_seconds + epoch.time.valid_seconds for epoch in run.epochs())
+    assert core_seconds(run) == pytest.approx(2 * seconds)
+    assert run.result().cost.gpu_seconds == 0
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_worker_does_what_this_process_does(dataset: Dataset, whole: Run, tmp_path: Path) -> None:
     told: list[EpochRecord] = []

@@ -9,7 +9,7 @@ import yaml
 
 from adar_ray.documents import to_record, to_sealed_yaml
 from adar_ray.storage import Folder
-from adar_ray.tuning.folder import Search, check_new
+from adar_ray.tuning.folder import MetricOverSeeds, Search, WinnerResult, check_new, summary
 from adar_ray.tuning.trial import Trial
 from tests import sealed
 from tests.tuning.spaces import a_search, refusal, space
@@ -69,6 +69,31 @@ def test_the_table_has_a_column_per_parameter(tmp_path: Path) -> None:
         (None, 2, "no"),
     ]
     assert "curve" not in rows[0]
+
+
+def test_a_summary_has_the_winners_figures_at_the_cutoff_of_the_search(tmp_path: Path) -> None:
+    search = a_search(tmp_path, space=space({"adar.beta": {"uniform": [0.5, 0.9]}}, metric="ndcg@10"))
+    search.write()
+    for number, (status, value) in enumerate([("finished", 0.25), ("stopped", 0.5), ("failed", None)]):
+        search.write_trial(
+            Trial(
+                number=number, values={"adar.beta": 0.5 + number / 8}, started=0, status=status, value=value
+            )
+        )
+    counts = {"search": search.folder.address, "trials": 3, "finished": 1, "stopped": 1, "failed": 1}
+    best = {"best trial": "00001", "valid ndcg@10": 0.5, "adar.beta": 0.625}
+    assert summary(search.folder) == counts | best
+    of_seeds, of_one = MetricOverSeeds(mean=0.3, deviation=0.01), MetricOverSeeds(mean=0.4, deviation=None)
+    for test, shown in (
+        (
+            {"ndcg@10": of_seeds, "ndcg@20": of_seeds, "recall@10": of_one},
+            {"test ndcg@10": 0.3, "test ndcg@10, deviation": 0.01, "test recall@10": 0.4},
+        ),
+        ({"recall@20": of_one}, {"test recall@20": 0.4}),  # for want of better
+    ):
+        result = WinnerResult(trial="00001", valid={"ndcg@10": 0.5}, seeds=2, test=test)
+        search.folder.write_record("winner/result.json", result)
+        assert summary(search.folder) == counts | best | shown
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:

@@ -207,7 +207,13 @@ def test_a_value_that_cannot_be_is_named():
             "base: train.metric is ndcg@10, but the space's metric is ndcg@20",
         ),
         ({"parameters": {"train.metric": {"choice": ["ndcg@10"]}}}, "parameters.train.metric"),
-        ({"parameters": {"train.epochs": {"integer": [5, 9]}}}, "parameters.train.epochs"),
+        *(
+            (
+                {"parameters": {"train.epochs": {"integer": [5, 9]}}, "scheduler": {"name": scheduler}},
+                "parameters.train.epochs: the scheduler decides how many epochs a trial gets",
+            )
+            for scheduler in ("asha", "median", "pbt")
+        ),
         (
             {"parameters": {"train.threads": {"integer": [1, 4]}}},
             "train.threads: all trials reserve the same",
