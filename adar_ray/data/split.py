@@ -98,7 +98,7 @@ def temporal_cuts(
     test = _first_moment(histogram, split.test_fraction * rows, low, high)
     (in_test,) = histogram([test])
     valid = _first_moment(histogram, in_test + split.valid_fraction * (rows - in_test), low, high)
-    return min(valid, test), test
+    return valid, test
 
 
 def _first_moment(histogram: Histogram, wanted: float, low: int, high: int) -> int:

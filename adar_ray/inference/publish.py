@@ -239,7 +239,6 @@ def _put_in(
     """Copies a run's model as a new version and makes it the current one."""
     source, version = run.folder.folder(MODEL), published.version(decision.version)
     try:
-        version.remove()  # a process that was killed may have begun it
         for name in source.files():
             version.write_bytes(name, source.read_bytes(name))
         _check(published, decision.version)
