@@ -35,7 +35,8 @@ def sequential_component(
     Args:
         more: what else `ModelComponent` takes; `defaults` come over those that sequential models share.
     """
-    defaults = {"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax"} | more.pop("defaults", {})
+    shared = {"train.batch_size": BATCH_SIZE, "loss.name": "sampled_softmax", "model.length_power": 0.0}
+    defaults = shared | more.pop("defaults", {})
 
     def build(inputs: ModelInputs, settings: S) -> nn.Module:
         n_items, length, D = inputs.observed.n_items, inputs.history_length, inputs.embedding_dim

@@ -113,8 +113,9 @@ def tune_and_test(cell: Cell, dataset: Dataset, work: Path, seeds: int) -> Outco
     trials = [trial(f"grid-{n}", point) for n, point in enumerate(points)]
     common = {key: _best(trials)["values"][key] for key in cell.grid[0]}
     for n, drawn in enumerate(_draws(cell)):
-        if not _tried(trials, cell, drawn | common):  # a sampler without parameters draws nothing new
-            trials.append(trial(f"draw-{n}", drawn | common))
+        values = usual | drawn | common
+        if not _tried(trials, cell, values):  # a sampler without parameters draws nothing new
+            trials.append(trial(f"draw-{n}", values))
     best = _best(trials)
     folders = [folder / f"seed-{seed}" for seed in range(1, seeds + 1)] or [folder / best["name"]]
     runs = [

@@ -153,8 +153,8 @@ def _dropouts(model: str) -> dict[str, tuple[Any, ...]]:
     return {"optimizer.lr": (3e-3,), f"{model}.dropout": (0.2, 0.5)}
 
 
-def _dropouts_and_shared(model: str) -> dict[str, tuple[Any, ...]]:
-    return _dropouts(model) | {"sampled_softmax.shared_negatives": (512, 2048)}
+def _dropouts_and_shared(model: str, *shared: int) -> dict[str, tuple[Any, ...]]:
+    return _dropouts(model) | {"sampled_softmax.shared_negatives": shared}
 
 
 def _penalties(*l2: float, draws: int, seeds: int) -> Effort:
@@ -267,11 +267,14 @@ TABLES = {
         samplers=("uniform", "adar"),
         settings=(*_SOFTMAX, "sampled_softmax.temperature=0.1", "train.batch_size=256"),
         effort={
-            cell_name(model, data): Effort(grid(_dropouts_and_shared(model))[:points], *budget)
+            cell_name(model, data): effort
             for model in SEQUENTIAL
-            for data, (points, *budget) in {
-                "ml-100k": (4, 1, 3, _lasting(60, 8)),
-                "video-games": (2, 0, 0, _lasting(30, 4)),
+            for data, effort in {
+                "ml-100k": Effort(grid(_dropouts_and_shared(model, 2048)), 1, 3, _lasting(60, 8)),
+                # Dropout of 0.2 alone.
+                "video-games": Effort(
+                    grid(_dropouts_and_shared(model, 512, 2048))[:2], 0, 0, _lasting(30, 4)
+                ),
             }.items()
         },
         space=HERE / "softmax.yaml",
