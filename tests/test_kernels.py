@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -59,6 +60,24 @@ def test_dot_products_and_their_gradients(rows, K, dim):
 def test_dot_products_of_vectors_that_lie_apart_in_memory():
     user_BD, item_BKD = numbers(8, 10)[::2, ::2], numbers(3, 4, 5, seed=1).transpose(0, 1)
     torch.testing.assert_close(dot_score(user_BD, item_BKD), torch.einsum("bd,bkd->bk", user_BD, item_BKD))
+
+
+@pytest.mark.parametrize(
+    ("user", "item"),
+    [
+        ((1, 16), (8, 3, 16)),
+        ((4, 16), (8, 3, 16)),
+        ((4, 16), (4, 3, 20)),
+        ((4, 20), (1, 3, 16)),
+        ((4, 16), (4, 16)),
+        ((16,), (1, 3, 16)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dot_products_of_shapes_that_do_not_fit_are_refused(user, item, dtype):
+    says = f"user_BD and item_BKD have the shapes {list(user)} and {list(item)}; give [B, D] and [B, K, D]"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        dot_score(numbers(*user).to(dtype), numbers(*item).to(dtype))
 
 
 @pytest.mark.parametrize("masks", [False, True])

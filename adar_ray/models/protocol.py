@@ -17,8 +17,18 @@ from adar_ray.rng import RowRng
 
 
 def dot_score(user_BD: torch.Tensor, item_BKD: torch.Tensor) -> torch.Tensor:
-    """`[B, K]` dot products. Items that all users share come as `[1, K, D]` and cost one matrix product."""
-    if item_BKD.shape[0] == 1:
+    """`[B, K]` dot products. Items that all users share come as `[1, K, D]` and cost one matrix product.
+
+    Raises:
+        ValueError: shapes do not fit each other. A compiled loop would read memory that is not theirs.
+    """
+    users, items = user_BD.shape, item_BKD.shape
+    if len(users) != 2 or len(items) != 3 or items[0] not in (1, users[0]) or items[2] != users[1]:
+        raise ValueError(
+            f"user_BD and item_BKD have the shapes {list(users)} and {list(items)}; give [B, D] and "
+            "[B, K, D], or [1, K, D] if all users share their items"
+        )
+    if items[0] == 1:
         return user_BD @ item_BKD[0].T
     if kernels.runs_compiled(user_BD, item_BKD):
         return _Dots.apply(user_BD, item_BKD)
