@@ -23,7 +23,11 @@ def bpr(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
 
     Rendle et al. (UAI 2009), eq. 4: -ln sigmoid of the score difference. A row whose negatives are all masked
     costs nothing.
+
+    Raises:
+        ValueError: shapes do not fit each other.
     """
+    _check_shapes(positive_B, negative_BK, mask_BK)
     return _BPR.apply(positive_B, negative_BK, mask_BK)
 
 
@@ -50,7 +54,11 @@ def bce(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tens
     """`[B]`: binary cross-entropy, `softplus(-s_positive)` and the row's mean of `softplus(s_negative)`.
 
     He et al., "Neural Collaborative Filtering" (WWW 2017), eq. 7, with scores as logits.
+
+    Raises:
+        ValueError: shapes do not fit each other.
     """
+    _check_shapes(positive_B, negative_BK, mask_BK)
     cost_BK = softplus(negative_BK.masked_fill(~mask_BK, 0))
     return softplus(-positive_B) + (shares(mask_BK) * cost_BK).sum(1)
 
@@ -77,7 +85,11 @@ def sampled_softmax(
     Logits are scores over the temperature; `log_weight_BK` is added to the negatives' (0 counts a negative
     once, log 2 twice). With all items but the positive for negatives it is the full cross-entropy. A row
     whose negatives are all masked costs nothing.
+
+    Raises:
+        ValueError: shapes do not fit each other.
     """
+    _check_shapes(positive_B, negative_BK, mask_BK)
     return _Softmax.apply(positive_B, negative_BK, mask_BK, temperature, log_weight_BK)
 
 
@@ -113,6 +125,16 @@ class _Softmax(torch.autograd.Function):
         share_BK, negatives_B, total_B = ctx.saved_tensors
         scale_B = gradient_B / (total_B * ctx.temperature)
         return -scale_B * negatives_B, share_BK * scale_B[:, None], None, None, None
+
+
+def _check_shapes(positive_B: torch.Tensor, negative_BK: torch.Tensor, mask_BK: torch.Tensor) -> None:
+    """Refuses shapes that only fit by broadcasting: the loss would be another one."""
+    positives, negatives, masks = positive_B.shape, negative_BK.shape, mask_BK.shape
+    if len(negatives) != 2 or positives != negatives[:1] or masks != negatives:
+        raise ValueError(
+            f"positive_B, negative_BK and mask_BK have the shapes {list(positives)}, {list(negatives)} and "
+            f"{list(masks)}; give [B], [B, K] and [B, K]"
+        )
 
 
 def temperature_for(n_items: int) -> float:

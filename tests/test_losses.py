@@ -1,6 +1,7 @@
 """Losses against sums done by hand and against torch's own cross-entropy."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -107,6 +108,26 @@ def test_gradients_are_those_of_finite_differences(loss):
     positive, negative = (score.requires_grad_() for score in random_scores(4, 3))
     mask = torch.tensor([[True, True, True], [True, False, True], [False, False, True], [True, True, False]])
     assert torch.autograd.gradcheck(lambda p, n: loss(p, n, mask), (positive, negative))
+
+
+@pytest.mark.parametrize("loss", [bpr, bce, sampled_softmax])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [[4, 1], [4, 3], [4, 3]],
+        [[1], [4, 3], [4, 3]],
+        [[4], [4, 3], [4, 1]],
+        [[4], [4, 3], [1, 3]],
+        [[4], [1, 3], [4, 3]],
+        [[4], [4], [4]],
+    ],
+    ids=str,
+)
+def test_shapes_that_only_fit_by_broadcasting_are_refused(loss, shapes):
+    positive, negative, mask = shapes
+    says = f"have the shapes {positive}, {negative} and {mask}; give [B], [B, K] and [B, K]"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        loss(torch.zeros(positive), torch.zeros(negative), all_true(*mask))
 
 
 @pytest.mark.parametrize("loss", [bpr, sampled_softmax])
