@@ -17,7 +17,8 @@ class UserItems:
     """The set of observed (user, item) pairs. Takes 8 bytes per pair, 8 more once unseen items are asked for,
     and 4 more after a look-up of shared items.
 
-    Dense data also gets a bit for every possible pair, if that takes no more memory than the pairs.
+    Dense data also gets a bit for every possible pair, if that takes no more memory than the pairs. Threads
+    may ask at the same time.
 
     Args:
         user_E, item_E: the pairs, in any order; repeated pairs count once.
@@ -40,7 +41,7 @@ class UserItems:
         self._start = torch.searchsorted(self._pair_E, starts)
         self._rank_E: torch.Tensor | None = None
         self._by_item: tuple[torch.Tensor, torch.Tensor] | None = None
-        self._place_U: np.ndarray | None = None
+        self._free: list[np.ndarray] = []  # scratch of `contains_shared`, while no thread has it
         self._bits: torch.Tensor | None = None
         if n_users * n_items <= 64 * len(self):
             self._bits = torch.zeros(n_users * n_items // 8 + 1, dtype=torch.uint8, device=pair_E.device)
@@ -132,11 +133,14 @@ class UserItems:
         items.
         """
         if kernels.runs_compiled(self._pair_E, user_B, item_P):
-            if self._place_U is None:
-                self._place_U = np.full(self.n_users, -1, np.int32)
+            try:
+                place_U = self._free.pop()
+            except IndexError:
+                place_U = np.full(self.n_users, -1, np.int32)
             seen_BP = torch.zeros(len(user_B) + 1, len(item_P), dtype=torch.bool)  # and a row for other users
             tensors = (*self.users_by_item(), item_P, user_B.contiguous(), seen_BP)
-            kernels.contains_shared(*(tensor.numpy() for tensor in tensors), self._place_U)
+            kernels.contains_shared(*(tensor.numpy() for tensor in tensors), place_U)
+            self._free.append(place_U)
             return seen_BP[:-1]
         different, of_B = torch.unique(user_B, return_inverse=True)
         if self._bits is not None:
@@ -162,9 +166,10 @@ class UserItems:
         """Where each item's users begin, `[n_items + 1]`, and the users of all items, `[E]`."""
         if self._by_item is None and kernels.runs_compiled(self._pair_E):
             start_I = torch.zeros(self.n_items + 1, dtype=torch.int64)
-            self._by_item = start_I, torch.empty(len(self), dtype=torch.int32)
-            tensors = (self._start, self._pair_E, *self._by_item)
+            by_item = start_I, torch.empty(len(self), dtype=torch.int32)
+            tensors = (self._start, self._pair_E, *by_item)
             kernels.users_by_item(*(tensor.numpy() for tensor in tensors))
+            self._by_item = by_item  # filled: other threads may look at once
         elif self._by_item is None:
             user_E, item_E = self.pairs()
             ends = torch.bincount(item_E, minlength=self.n_items).cumsum(0)

@@ -1,7 +1,10 @@
 """Look-ups of who interacted with what, against Python's sets."""
 
+import pickle
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -63,6 +66,29 @@ def test_contains_shared_says_it_for_repeated_items_and_users_in_any_order(world
         expected = [[(u, i) in world.pairs for i in item_P.tolist()] for u in user_B.tolist()]
         asked_B = user_B.to(torch.int32) if plainly else user_B  # which compiled loops cannot reach
         assert world.seen.contains_shared(asked_B, item_P).tolist() == expected
+
+
+def test_threads_may_ask_for_shared_items_at_the_same_time():
+    """Each needs scratch of its own: compiled loops run side by side."""
+    world = World(0, n_users=2_000, n_items=300, rows=20_000)
+    grid_UI = torch.zeros(2_000, 300, dtype=torch.bool)
+    grid_UI[tuple(torch.tensor(sorted(world.pairs)).T)] = True
+    draw = torch.Generator().manual_seed(1)
+    asked = [
+        (torch.randint(2_000, (256,), generator=draw), torch.randint(300, (100,), generator=draw))
+        for _ in range(100)
+    ]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda ids: world.seen.contains_shared(*ids), asked))
+    for (user_B, item_P), seen_BP in zip(asked, found, strict=True):
+        assert torch.equal(seen_BP, grid_UI[user_B][:, item_P])
+
+
+def test_a_copy_answers_like_its_original(world):
+    user_B, item_P = torch.arange(world.n_users), torch.arange(world.n_items)
+    expected = world.seen.contains_shared(user_B, item_P)
+    for copied in (deepcopy(world.seen), pickle.loads(pickle.dumps(world.seen))):
+        assert torch.equal(copied.contains_shared(user_B, item_P), expected)
 
 
 def test_of_lists_each_given_users_items_by_row(world):
