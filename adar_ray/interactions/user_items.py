@@ -78,8 +78,13 @@ class UserItems:
         return row, self._pair_E[at] - user_B[row].to(torch.int64) * self.n_items
 
     def contains(self, user_B: torch.Tensor, item_BK: torch.Tensor) -> torch.Tensor:
-        """Whether each pair was observed, `[B, K]`."""
+        """Whether each pair was observed, `[B, K]`.
+
+        Raises:
+            ValueError: there is no user for each row, or, on a CPU, an id is out of its range.
+        """
         _check_rows(user_B, item_BK)
+        self._check_ranges(user_B, item_BK)
         if not len(self):
             return torch.zeros(len(user_B), item_BK.shape[1], dtype=torch.bool, device=item_BK.device)
         pair_BK = user_B.to(torch.int64)[:, None] * self.n_items + item_BK
@@ -100,8 +105,12 @@ class UserItems:
 
         Returns:
             Items `[B, K]`, and False where there is none, because the user has seen all items.
+
+        Raises:
+            ValueError: there is no user for each row, or, on a CPU, a user is out of range.
         """
         _check_rows(user_B, number_BK)
+        self._check_ranges(user_B)
         if kernels.runs_compiled(self._pair_E, user_B, number_BK):
             item_BK, found_BK = torch.empty_like(number_BK), torch.empty_like(number_BK, dtype=torch.bool)
             tensors = (user_B, number_BK, item_BK, found_BK)
@@ -131,7 +140,11 @@ class UserItems:
 
         This walks through the items' users: random items have fewer users than the users of a batch have
         items.
+
+        Raises:
+            ValueError: on a CPU, an id is out of its range.
         """
+        self._check_ranges(user_B, item_P)
         if kernels.runs_compiled(self._pair_E, user_B, item_P):
             try:
                 place_U = self._free.pop()
@@ -156,9 +169,13 @@ class UserItems:
         return seen_BP.index_select(0, of_B)
 
     def seen_by(self, user_B: torch.Tensor) -> SeenItems:
-        """What a batch's users have interacted with, for samplers."""
+        """What a batch's users have interacted with, for samplers.
+
+        Raises:
+            ValueError: on a CPU, a user is out of range, or is no whole number.
+        """
         user_B = torch.as_tensor(user_B)
-        if not user_B.is_cuda:  # where it would wait for the GPU, which checks by itself
+        if not user_B.is_cuda:
             _checked("user", user_B, self.n_users)
         return SeenItems(self, user_B)
 
@@ -176,6 +193,16 @@ class UserItems:
             self._by_item = torch.cat([ends.new_zeros(1), ends]), user_E[item_E.argsort()].to(torch.int32)
         return self._by_item
 
+    def _check_ranges(self, user_B: torch.Tensor, item: torch.Tensor | None = None) -> None:
+        """Refuses ids that compiled loops would follow out of their arrays.
+
+        Not on a GPU, which would have to be waited for.
+        """
+        if not user_B.is_cuda:
+            _check_range("user", user_B, self.n_users)
+            if item is not None:
+                _check_range("item", item, self.n_items)
+
 
 def _check_rows(user_B: torch.Tensor, value_BK: torch.Tensor) -> None:
     if len(user_B) != len(value_BK):
@@ -190,14 +217,17 @@ def _checked(what: str, id_E: torch.Tensor, count: int) -> torch.Tensor:
     if id_E.dim() != 1 or id_E.dtype == torch.bool or id_E.is_floating_point():
         kind = f"{str(id_E.dtype).removeprefix('torch.')} of shape {list(id_E.shape)}"
         raise ValueError(f"{what}s are {kind}; give whole numbers, one for each pair")
-    if len(id_E):
-        if id_E.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch computes little with these
-            id_E = id_E.to(torch.int64)
-        ends = tuple(map(int, id_E.aminmax()))
-        wrong = next((end for end in ends if not 0 <= end < count), None)
-        if wrong is not None:
-            raise ValueError(f"{what} {wrong}: ids run from 0 to {count - 1}, because n_{what}s is {count}")
+    if id_E.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch computes little with these
+        id_E = id_E.to(torch.int64)
+    _check_range(what, id_E, count)
     return id_E
+
+
+def _check_range(what: str, id: torch.Tensor, count: int) -> None:
+    if id.numel():
+        for end in map(int, id.aminmax()):
+            if not 0 <= end < count:
+                raise ValueError(f"{what} {end}: ids run from 0 to {count - 1}, because n_{what}s is {count}")
 
 
 @dataclass(frozen=True)

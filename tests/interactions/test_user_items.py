@@ -257,3 +257,30 @@ def test_users_that_cannot_be_are_refused():
         observed.seen_by(torch.tensor([3]))(torch.tensor([[1], [2]]))
     with pytest.raises(ValueError, match="there are 1 users for 2 rows of items"):
         observed.seen_by(torch.tensor([3])).draw_others(torch.tensor([[1], [2]]))
+
+
+@pytest.mark.parametrize("n_items", [100, 100_000])  # with bits, and without
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize(
+    ("user", "item", "says"),
+    [
+        (10**9, 3, "user 1000000000: ids run from 0 to 9, because n_users is 10"),
+        (-1, 3, "user -1: ids"),
+        (3, -1, "item -1: ids"),
+        (3, 10**9, "item 1000000000: ids run from 0 to {last}"),
+        (3, "n_items", "item {n_items}: ids run from 0 to {last}, because n_items is {n_items}"),
+    ],
+)
+def test_ids_out_of_range_are_not_looked_up(n_items, dtype, user, item, says):
+    """They would be answered for another user, or from memory that is not ours."""
+    observed = UserItems(torch.arange(10), torch.arange(10), 10, n_items)
+    user_B = torch.tensor([2, user], dtype=dtype)
+    item_P = torch.tensor([2, n_items if item == "n_items" else item], dtype=dtype)
+    match = re.escape(says.format(n_items=n_items, last=n_items - 1))
+    with pytest.raises(ValueError, match=match):
+        observed.contains(user_B, item_P[:, None])
+    with pytest.raises(ValueError, match=match):
+        observed.contains_shared(user_B, item_P)
+    if says.startswith("user"):
+        with pytest.raises(ValueError, match=match):
+            observed.unseen(user_B, torch.zeros(2, 1, dtype=torch.int64))
