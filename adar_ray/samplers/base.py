@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from adar_ray import kernels
+from adar_ray.errors import counted
+from adar_ray.interactions.user_items import SeenItems
 from adar_ray.models.protocol import dot_score
 from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
@@ -178,7 +180,7 @@ class BaseSampler(nn.Module):
                 by default they come from torch's own generator.
 
         Raises:
-            ValueError: shapes do not fit each other.
+            ValueError: shapes, or numbers of items, do not fit each other.
         """
         shapes = list(user_BD.shape), list(positive_BD.shape)
         same_D = context.score is not dot_score or shapes[0] == shapes[1]
@@ -187,12 +189,30 @@ class BaseSampler(nn.Module):
                 f"user_BD and positive_BD have the shapes {shapes[0]} and {shapes[1]}; give a positive for "
                 "each user, [B, D] and [B, D]"
             )
+        _check_context(context, len(user_BD))
         return self.sample(user_BD, positive_BD, context, rng or RowRng.fresh(len(user_BD), user_BD.device))
 
     def sample(
         self, user_BD: torch.Tensor, positive_BD: torch.Tensor, context: SamplingContext, rng: RowRng
     ) -> Negatives:
         raise NotImplementedError
+
+
+def _check_context(context: SamplingContext, rows: int) -> None:
+    """Refuses what would make compiled loops read memory that is not theirs."""
+    if isinstance(context.seen, SeenItems) and context.n_items > context.seen.observed.n_items:
+        raise ValueError(
+            f"SamplingContext.n_items is {context.n_items}, but its UserItems was made for "
+            f"{context.seen.observed.n_items} items; give both the same number"
+        )
+    count_B = context.seen_count_B
+    if count_B is not None and not (isinstance(count_B, torch.Tensor) and count_B.shape == (rows,)):
+        is_tensor = isinstance(count_B, torch.Tensor)
+        kind = f"has the shape {list(count_B.shape)}" if is_tensor else f"is a {type(count_B).__name__}"
+        raise ValueError(
+            f"SamplingContext.seen_count_B {kind} for {counted(rows, 'row')}; give the counts of the batch's "
+            "users, such as observed.counts()[user]"
+        )
 
 
 def excluded_items(context: SamplingContext, item: torch.Tensor, rows: int) -> torch.Tensor:

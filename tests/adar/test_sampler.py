@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import softplus
@@ -346,6 +347,14 @@ SEEN_BY_TWO = UserItems(torch.tensor([0, 1]), torch.tensor([3, 4]), 2, ITEMS)
             {"seen": SEEN_BY_TWO.seen_by(torch.tensor([0, 1]))},
             "SamplingContext.seen returns bool of shape [2, 256]",
         ),
+        (
+            {"n_items": ITEMS + 1, "seen": SEEN_BY_TWO.seen_by(torch.zeros(ROWS, dtype=torch.int64))},
+            f"SamplingContext.n_items is {ITEMS + 1}, but its UserItems was made for {ITEMS} items",
+        ),
+        ({"seen_count_B": torch.ones(1)}, "seen_count_B has the shape [1] for 60 rows; give the counts of"),
+        ({"seen_count_B": torch.ones(ROWS, 1)}, "SamplingContext.seen_count_B has the shape [60, 1]"),
+        ({"seen_count_B": torch.ones(2 * ROWS)}, "SamplingContext.seen_count_B has the shape [120]"),
+        ({"seen_count_B": np.ones(ROWS)}, "SamplingContext.seen_count_B is a ndarray"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(score, change, says):
@@ -353,7 +362,9 @@ def test_shapes_that_do_not_fit_are_refused(score, change, says):
     world = World(score=score)
     vectors = {"user_BD": world.user_BD, "positive_BD": world.positive_BD}
     vectors = {name: change.get(name, vector).float() for name, vector in vectors.items()}
-    context = replace(world.items, vectors=lambda item: world.item_ID[item].float(), seen=change.get("seen"))
+    known = {name: change.get(name) for name in ("seen", "seen_count_B")}
+    known["n_items"] = change.get("n_items", ITEMS)
+    context = replace(world.items, vectors=lambda item: world.item_ID[item].float(), **known)
     with pytest.raises(ValueError, match=re.escape(says)):
         AdarSampler()(*vectors.values(), context)
 
