@@ -139,6 +139,11 @@ class LazyNegatives(Negatives):
         if callable(vector_BKD):  # or it would hide the property
             self.__dict__["_make_vectors"] = self.__dict__.pop("vector_BKD")
 
+    @property
+    def is_unmade(self) -> bool:
+        """Whether nobody has asked for the vectors, or replaced them by others."""
+        return "vector_BKD" not in self.__dict__
+
     @cached_property
     def vector_BKD(self) -> torch.Tensor:
         return self._make_vectors()

@@ -7,7 +7,7 @@ pair, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from adar_ray.losses import bpr, in_single
 from adar_ray.models.protocol import BaseModel, dot_score, snapshot, training_positions
 from adar_ray.models.table import TablePairs
 from adar_ray.rng import RowRng
-from adar_ray.samplers.base import Negatives, SamplingContext, Source
+from adar_ray.samplers.base import LazyNegatives, Negatives, SamplingContext, Source
 
 HISTOGRAM_BINS = 10
 _HARDNESS_OF = 64  # negatives per row whose hardness is measured; of thousands, these are enough
@@ -280,7 +280,11 @@ class TrainingStep(nn.Module):
         """The model's input, and the pairs in it: all positions of all histories at once."""
         if item.dim() == 1:
             batch = {"user": user_B}
-            if by_id is None or any(getattr(sampler, "reads_vectors", True) for sampler in self.samplers):
+            reads_vectors = [
+                is_custom(name) or getattr(sampler, "reads_vectors", True)
+                for name, sampler in zip(self.sampler_names, self.samplers, strict=True)
+            ]
+            if by_id is None or any(reads_vectors):
                 return batch, Pairs(model.users(batch), model.items(item), user_B, item, row_B)
             nothing_N0 = torch.empty(len(user_B), 0, device=user_B.device)
             return batch, Pairs(nothing_N0, nothing_N0, user_B, item, row_B)
@@ -313,7 +317,7 @@ class TrainingStep(nn.Module):
         if not isinstance(negatives, Negatives):
             what = type(negatives).__name__
             raise AdarError(f"{whom}returns a {what}; return adar_ray.samplers.base.Negatives")
-        return negatives
+        return _checked(whom, negatives, len(pairs.user_N), context)
 
     def _scores(
         self, model: BaseModel, pairs: Pairs, answers: list[Negatives], by_id: TablePairs | None
@@ -323,12 +327,14 @@ class TrainingStep(nn.Module):
         if by_id is None:
             positive_N = model.score(pairs.user_ND, pairs.positive_ND[:, None]).squeeze(1)
         else:
-            # In one pass with the first sampler's negatives, if each row has items of its own.
+            # In one pass with the first sampler's negatives, if each row has items of its own. A custom
+            # sampler may have changed their vectors, unless nobody has made them.
             negative_NK = answers[0].item_BK
             is_own = (
                 negative_NK is not None
                 and len(negative_NK) == len(pairs.user_N)
                 and answers[0].score_BK is None
+                and (not is_custom(self.sampler_names[0]) or _is_unmade(answers[0]))
             )
             if negative_NK is None or not is_own:
                 negative_NK = pairs.user_N.new_empty(len(pairs.user_N), 0)
@@ -427,6 +433,63 @@ class TrainingStep(nn.Module):
         if l2_vectors:
             return _half_square(l2_vectors(batch, item)[1])
         return _half_square(known.vector_PD if isinstance(known, Source) else known.vector_BKD)
+
+
+def _is_unmade(negatives: Negatives) -> bool:
+    return isinstance(negatives, LazyNegatives) and negatives.is_unmade
+
+
+def _checked(whom: str, negatives: Negatives, rows: int, context: SamplingContext) -> Negatives:
+    """A custom sampler's answer. Masked ids out of range become 0, because compiled loops follow them, too.
+
+    Raises:
+        AdarError: it is not as `Negatives` says.
+    """
+    mask_BK, item_BK, is_unmade = negatives.mask_BK, negatives.item_BK, _is_unmade(negatives)
+    is_mask = isinstance(mask_BK, torch.Tensor) and mask_BK.dtype == torch.bool and mask_BK.dim() == 2
+    if not is_mask or len(mask_BK) != rows or (rows and not mask_BK.shape[1]):
+        raise AdarError(
+            f"{whom}has a mask_BK of {_kind(mask_BK)}; return bool of shape [{rows}, K], and K of 1 or more"
+        )
+    whole, shared = mask_BK.shape, (1, mask_BK.shape[1])
+    if item_BK is not None:
+        is_item = isinstance(item_BK, torch.Tensor) and item_BK.dtype == torch.int64
+        if not is_item or item_BK.shape not in (whole, shared):
+            raise AdarError(
+                f"{whom}has a mask_BK of shape {list(whole)} for an item_BK of {_kind(item_BK)}; return "
+                "[B, K] for int64 of shape [B, K] or, if all rows share them, [1, K]"
+            )
+    if not is_unmade and negatives.score_BK is None:
+        vector_BKD = negatives.vector_BKD
+        is_vector = isinstance(vector_BKD, torch.Tensor) and vector_BKD.dim() == 3
+        if not is_vector or vector_BKD.shape[:2] not in (whole, shared):
+            raise AdarError(
+                f"{whom}has a mask_BK of shape {list(whole)} for a vector_BKD of {_kind(vector_BKD)}; return "
+                "[B, K] for [B, K, D] or, if all rows share them, [1, K, D]"
+            )
+    if item_BK is None or item_BK.is_cuda:  # which would have to be waited for, and stops by itself
+        return negatives
+    is_inside_BK = (item_BK >= 0) & (item_BK < context.n_items)
+    if is_inside_BK.all():
+        return negatives
+    wrong_N = item_BK.expand(whole)[mask_BK & ~is_inside_BK]
+    if len(wrong_N):
+        raise AdarError(
+            f"{whom}has item {int(wrong_N[0])} in item_BK where mask_BK is True; ids run from 0 to "
+            f"{context.n_items - 1}"
+        )
+    sure_BK = item_BK.where(is_inside_BK, 0)
+    known: dict[str, Any] = {"item_BK": sure_BK}
+    if is_unmade:
+        known["vector_BKD"] = lambda: context.vectors(sure_BK)
+    return replace(negatives, **known)
+
+
+def _kind(value: Any) -> str:
+    """What a message says of a part of an answer."""
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
 
 
 def _half_square(vector: torch.Tensor) -> torch.Tensor:

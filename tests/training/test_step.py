@@ -1,11 +1,15 @@
 """From a batch to its loss: pairs and sequence rows, every loss, every way in which ADAR joins them."""
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, softplus
 
 from adar_ray.config import load_config
+from adar_ray.errors import AdarError
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
 from adar_ray.models import MF, GRU4Rec, NeuMF
@@ -14,7 +18,7 @@ from adar_ray.models.neumf import NeuMFSettings
 from adar_ray.models.protocol import dot_score
 from adar_ray.rng import RowRng
 from adar_ray.samplers import UniformSampler
-from adar_ray.samplers.base import SamplingContext
+from adar_ray.samplers.base import Negatives, SamplingContext, real_items
 from adar_ray.training.build import build_loss, build_samplers, is_sequential
 from adar_ray.training.step import TrainingStep
 
@@ -229,6 +233,124 @@ def test_samplers_learn_how_much_a_user_has_seen_unless_the_next_item_is_to_be_f
         assert count_N is None
     else:
         assert torch.equal(count_N, observed().counts()[rows()[0]])
+
+
+# Custom samplers
+
+
+class Answers(nn.Module):
+    """A sampler of the user's own, for what it answers alone."""
+
+    def __init__(self, answer: Callable[[SamplingContext], object]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, user_BD, positive_BD, context, rng):
+        return self.answer(context)
+
+
+def custom_step(answer: Callable[[SamplingContext], object], *settings: str) -> TrainingStep:
+    """With tables whose rows are read by id."""
+    torch.manual_seed(1)
+    model = MF(USERS, ITEMS, DIM)
+    model.user.collect()
+    model.item.collect()
+    step = step_of(model, "loss.name=bpr", "sampler.name=uniform", *settings)
+    step.samplers, step.sampler_names = nn.ModuleList([Answers(answer)]), ["my:sampler"]
+    return step
+
+
+ROWS = len(observed())
+ITEM_BK = torch.randint(ITEMS, (ROWS, 3), generator=torch.Generator().manual_seed(5))
+TRUE_BK = torch.ones(ROWS, 3, dtype=torch.bool)
+GIVEN = {"vector_BKD": torch.zeros(ROWS, 3, DIM), "mask_BK": TRUE_BK, "item_BK": ITEM_BK}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"mask_BK": None},
+            f"has a mask_BK of NoneType; return bool of shape [{ROWS}, K], and K of 1 or more",
+        ),
+        ({"mask_BK": TRUE_BK.float()}, f"has a mask_BK of float32 of shape [{ROWS}, 3]; return bool"),
+        ({"mask_BK": TRUE_BK[:1]}, "has a mask_BK of bool of shape [1, 3]; return bool"),
+        (
+            {name: value[:, :0] for name, value in GIVEN.items()},
+            f"has a mask_BK of bool of shape [{ROWS}, 0]",
+        ),
+        ({"item_BK": ITEM_BK[0]}, "for an item_BK of int64 of shape [3]; return [B, K] for int64"),
+        ({"item_BK": ITEM_BK[:2]}, "for an item_BK of int64 of shape [2, 3]; return"),
+        ({"item_BK": ITEM_BK.int()}, f"for an item_BK of int32 of shape [{ROWS}, 3]; return"),
+        ({"item_BK": ITEM_BK.tolist()}, "for an item_BK of list; return"),
+        (
+            {"vector_BKD": torch.zeros(ROWS, DIM)},
+            f"for a vector_BKD of float32 of shape [{ROWS}, {DIM}]; ret",
+        ),
+        ({"item_BK": ITEM_BK + ITEMS}, "in item_BK where mask_BK is True; ids run from 0 to 39"),
+        ({"item_BK": ITEM_BK.where(ITEM_BK != 7, 10**9)}, "has item 1000000000 in item_BK where mask_BK"),
+        ({"item_BK": torch.tensor([[1, -1, 2]])}, "has item -1 in item_BK where mask_BK is True"),
+    ],
+)
+def test_a_custom_samplers_answer_that_is_not_one_is_refused(change, says):
+    """Compiled loops would read memory that is not theirs, or torch would name no sampler."""
+    step = custom_step(lambda context: Negatives(**(GIVEN | change)))
+    with pytest.raises(AdarError, match=re.escape(says)) as caught:
+        step(*pair_rows(), KEY)
+    assert str(caught.value).startswith("sampler.name my:sampler: has ")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_masked_negative_of_a_custom_sampler_may_have_any_id(lazy, shared):
+    item_BK, mask_BK = ITEM_BK[:1] if shared else ITEM_BK, TRUE_BK.clone()
+    mask_BK[:, 1] = False
+
+    def loss(id: int) -> torch.Tensor:
+        given_BK = item_BK.clone()
+        given_BK[:, 1] = id
+
+        def answer(context: SamplingContext) -> Negatives:
+            if lazy:
+                return real_items(context, given_BK, mask_BK)
+            return Negatives(context.vectors(given_BK.clamp(0, ITEMS - 1)), mask_BK, given_BK)
+
+        return custom_step(answer, "loss.l2=0")(*pair_rows(), KEY)[0]
+
+    assert loss(-1) == loss(10**9) == loss(0)
+
+
+@pytest.mark.parametrize("l2", [0, 0.1])
+def test_a_custom_samplers_vectors_count_where_tables_are_read_by_id(l2):
+    weight_D = nn.Parameter(torch.linspace(0.5, 2, DIM))
+    step = custom_step(
+        lambda context: Negatives(context.vectors(ITEM_BK) * weight_D, TRUE_BK, ITEM_BK), f"loss.l2={l2}"
+    )
+    user_B, positive_B, row_B = pair_rows()
+    assert step.model.pairs is not None
+    loss, _ = step(user_B, positive_B, row_B, KEY)
+    loss.backward()
+    user_BD, positive_BD = (
+        step.model.user.weight[user_B].detach(),
+        step.model.item.weight[positive_B].detach(),
+    )
+    item_BKD, expected_D = step.model.item.weight[ITEM_BK].detach(), weight_D.detach().requires_grad_()
+    negative_BK = torch.einsum("bd,bkd->bk", user_BD, item_BKD * expected_D)
+    expected = softplus(negative_BK - (user_BD * positive_BD).sum(1, keepdim=True)).mean(1).sum()
+    squares = (user_BD.square().sum() + positive_BD.square().sum()) + item_BKD.square().sum() / 3
+    expected = expected + l2 * squares / 2
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(weight_D.grad, torch.autograd.grad(expected, expected_D)[0])
+    assert weight_D.grad.any()
+
+
+def test_real_items_of_a_custom_sampler_are_scored_like_their_vectors():
+    answers = (
+        lambda context: real_items(context, ITEM_BK, TRUE_BK),
+        lambda context: Negatives(context.vectors(ITEM_BK), TRUE_BK, ITEM_BK),
+    )
+    by_id, by_vectors = (custom_step(answer, "loss.l2=0.1")(*pair_rows(), KEY) for answer in answers)
+    torch.testing.assert_close(by_id, by_vectors)
 
 
 # Workers
