@@ -168,6 +168,7 @@ class UserItems:
             seen_BP[row[asked], column[asked]] = True
         return seen_BP.index_select(0, of_B)
 
+    @kernels.untraced
     def seen_by(self, user_B: torch.Tensor) -> SeenItems:
         """What a batch's users have interacted with, for samplers.
 

@@ -171,6 +171,7 @@ class Sampler(Protocol):
 class BaseSampler(nn.Module):
     """A sampler as a module: a subclass implements `sample`."""
 
+    @kernels.untraced
     def forward(
         self,
         user_BD: torch.Tensor,

@@ -383,6 +383,27 @@ def test_users_of_another_length_than_items_are_refused_where_scores_are_product
     assert AdarSampler()(user_BD, positive_BD, context).vector_BKD.shape == (ROWS, 4, DIM)
 
 
+def test_a_compiled_step_draws_the_same_negatives():
+    world = World()
+    seen = UserItems(torch.arange(ROWS), torch.arange(ROWS) % ITEMS, ROWS, ITEMS)
+    user_B, rng = torch.arange(ROWS), RowRng(torch.arange(ROWS), 0)
+    user_BD, positive_BD = world.user_BD.float(), world.positive_BD.float().requires_grad_()
+    table_ID = world.item_ID.float().requires_grad_()
+
+    def step() -> torch.Tensor:
+        counts_B = seen.counts()[user_B]
+        context = SamplingContext(
+            lambda item: table_ID[item], ITEMS, seen=seen.seen_by(user_B), seen_count_B=counts_B
+        )
+        negatives = AdarSampler()(user_BD * 2, positive_BD, context, rng)
+        return dot_score(user_BD * 2, negatives.vector_BKD).sum()
+
+    expected = torch.autograd.grad(step(), table_ID)
+    torch.testing.assert_close(
+        torch.autograd.grad(torch.compile(step, backend="eager")(), table_ID), expected
+    )
+
+
 def test_no_rows_give_no_negatives():
     for gamma in (1, 0.5):
         world = World(rows=0)
