@@ -241,6 +241,8 @@ def test_samplers_learn_how_much_a_user_has_seen_unless_the_next_item_is_to_be_f
 class Answers(nn.Module):
     """A sampler of the user's own, for what it answers alone."""
 
+    reads_vectors = False
+
     def __init__(self, answer: Callable[[SamplingContext], object]) -> None:
         super().__init__()
         self.answer = answer
