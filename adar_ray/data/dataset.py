@@ -40,6 +40,7 @@ from adar_ray.data.vocabulary import Vocabulary
 from adar_ray.documents import damaged
 from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.interactions import PADDING
+from adar_ray.limits import check_choice
 from adar_ray.storage import FileEntry, Folder, describe_os_error
 
 __all__ = ["MANIFEST", "SEQUENCES", "SHARD_SCHEMA", "SPLITS", "Dataset"]
@@ -150,11 +151,21 @@ class Dataset:
         return hashlib.sha256(self.folder.read_bytes(MANIFEST)).hexdigest()
 
     def rows(self, split: str) -> int:
-        """The number of interactions in one of `SPLITS`."""
+        """The number of interactions in one of `SPLITS`.
+
+        Raises:
+            AdarError: there is no such split.
+        """
+        check_choice("split", split, SPLITS)
         return count_rows(self.manifest.files, split)
 
     def shards(self, kind: str) -> list[FileEntry]:
-        """The manifest's entries for the shards of a split or of `SEQUENCES`, in order."""
+        """The manifest's entries for the shards of a split or of `SEQUENCES`, in order.
+
+        Raises:
+            AdarError: there is no such kind.
+        """
+        check_choice("kind", kind, (*SPLITS, SEQUENCES))
         return [file for file in self.manifest.files if kind_of(file) == kind]
 
     def shards_of(self, kind: str, worker: int, workers: int) -> list[FileEntry]:
@@ -247,7 +258,12 @@ class Dataset:
         return _of_users(users, user_R, item_RN)
 
     def read_split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read the users and items of a whole split into memory."""
+        """Read the users and items of a whole split into memory.
+
+        Raises:
+            AdarError: there is no such split, or a shard is damaged.
+        """
+        check_choice("split", split, SPLITS)
         shards = [self.read_shard(shard) for shard in self.shards(split)]
         if not shards:
             return np.empty(0, np.int32), np.empty(0, np.int32)

@@ -48,6 +48,15 @@ def test_reads_shards(folder: Path) -> None:
     assert (dataset.n_users, dataset.n_items) == (300, 400)
 
 
+def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
+    known = "give one of train, valid, test"
+    assert failing(lambda: dataset.read_split("training")) == f"split 'training': {known}"
+    assert failing(lambda: dataset.read_split("sequences")) == f"split 'sequences': {known}"
+    assert failing(lambda: dataset.rows("validation")) == f"split 'validation': {known}"
+    assert failing(lambda: dataset.shards("tset")) == f"kind 'tset': {known}, sequences"
+    assert failing(lambda: dataset.shards_of("tset", 0, 2)) == f"kind 'tset': {known}, sequences"
+
+
 def test_reads_sequence_shards(folder: Path) -> None:
     dataset = Dataset.open(folder)
     paths = sorted((folder / "sequences").glob("*"))
