@@ -7,6 +7,7 @@ named after it and declared in its own file; see `adar_ray.component`.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ from adar_ray.registry import LOSSES, MODELS, SAMPLERS, settings_blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
 
 TRACKERS = ("mlflow", "wandb")  # libraries that `train.callbacks` may name
 
@@ -369,17 +372,35 @@ def load_config(
 ) -> Config:
     """The configuration of a YAML file, a mapping and `section.key=value` settings, in that order.
 
+    Logs a note if settings are of components that are not in use.
+
     Raises:
         AdarError: names the file or setting, the key, and the nearest key there is.
     """
-    check_list("settings", settings)
+    check_setting_list(settings)
+    settings = tuple(settings)
     if isinstance(file, Mapping):
         raise AdarError("file: is a mapping; give it as values")
     origin = "configuration" if file is None else str(file)
     content = {} if file is None else read_yaml(Path(file))
     if not isinstance(content, Mapping):
         raise AdarError(f"{file}: has no sections; `adar-ray train --show-config` shows what it may hold")
-    return build_config([(origin, content), (origin, values or {}), *map(read_setting, settings)], origin)
+    config = build_config([(origin, content), (origin, values or {}), *map(read_setting, settings)], origin)
+    if note := note_on_unused(settings, config):
+        logger.warning("note: %s", note)
+    return config
+
+
+def with_settings(values: Mapping[str, Mapping[str, Any]], settings: Iterable[str]) -> Config:
+    """The configuration of a mapping and `section.key=value` settings, whether or not all are in use."""
+    return build_config([("configuration", values), *map(read_setting, settings)], "configuration")
+
+
+def check_setting_list(settings: Any) -> None:
+    """Refuses what is no list of `section.key=value`."""
+    if isinstance(settings, Mapping):
+        raise AdarError("settings: is a mapping; give a list of section.key=value, such as ['adar.beta=0.8']")
+    check_list("settings", settings)
 
 
 def build_config(layers: Iterable[tuple[str, Mapping[str, Any]]], origin: str) -> Config:

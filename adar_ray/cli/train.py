@@ -13,7 +13,6 @@ from adar_ray.errors import AdarError
 from adar_ray.workers import WorkerRange
 
 if TYPE_CHECKING:
-    from adar_ray.config import Config
     from adar_ray.training.run import Run
 
 
@@ -73,7 +72,6 @@ def train_command(
     from adar_ray.config import explained, load_config
 
     config = load_config(config_file, settings)
-    _say_unused(settings, config)
     if show_config:
         click.echo(explained(config), nl=False)
         return
@@ -99,12 +97,10 @@ def _finish(
     from adar_ray.memory import keep_freed_memory
     from adar_ray.reporting.progress import TrainingProgress
     from adar_ray.reporting.tables import popularity_warning, side_by_side
-    from adar_ray.training.trainer import note_on_split, note_on_steps, resume, revised
-    from adar_ray.training.warm_start import note_on_warm_start
+    from adar_ray.training.trainer import resume, revised
 
     keep_freed_memory()
     planned = revised(run, settings, workers)
-    _say_unused(settings, planned.config)
     train = planned.config.train
     with TrainingProgress(train.epochs, train.metric) as progress:
         if run.result() is not None:
@@ -113,15 +109,6 @@ def _finish(
             progress.line(f"starting {planned.info.workers} Ray Train workers")
         else:
             progress.line("training in this process")
-        if run.result() is None:
-            dataset = planned.dataset(data)
-            notes = (
-                note_on_warm_start(run, dataset),
-                note_on_split(planned.config, dataset),
-                note_on_steps(planned, dataset),
-            )
-            for note in filter(None, notes):
-                progress.line(f"note: {note}")
         run = resume(
             run,
             data=data,
@@ -129,14 +116,8 @@ def _finish(
             workers=workers,
             on_epoch=progress.on_epoch,
             on_step=progress.on_step,
+            on_note=lambda note: progress.line(f"note: {note}"),
         )
     if warning := popularity_warning(run):
         message(f"warning: {warning}")
     show(side_by_side([run])[0], as_json)
-
-
-def _say_unused(settings: Sequence[str], config: Config) -> None:
-    from adar_ray.config import note_on_unused
-
-    if note := note_on_unused(settings, config):
-        message(f"note: {note}")

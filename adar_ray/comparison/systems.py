@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from adar_ray.baselines.names import BASELINES
-from adar_ray.config import Config, load_config, nearest, read_setting, search_range
+from adar_ray.config import (
+    Config,
+    check_setting_list,
+    nearest,
+    read_setting,
+    search_range,
+    with_settings,
+)
 from adar_ray.errors import AdarError
 from adar_ray.limits import check_list
 from adar_ray.registry import LOSSES, SAMPLERS
@@ -40,7 +47,7 @@ def trained_systems(models: Sequence[str], samplers: Sequence[str]) -> dict[str,
 
 def check_settings(settings: Iterable[str]) -> None:
     """Refuses settings of what tells systems apart."""
-    check_list("settings", settings)
+    check_setting_list(settings)
     for setting in settings:
         for section, keys in read_setting(setting)[1].items():
             for key in keys:
@@ -65,10 +72,9 @@ def configs_of(
     for name, value in values.items():
         section, _, key = name.partition(".")
         merged.setdefault(section, {})[key] = value
-    first = load_config(settings=settings, values=merged).train.seed
+    first = with_settings(merged, settings).train.seed
     return [
-        load_config(settings=[*settings, f"train.seed={number}"], values=merged)
-        for number in range(first, first + seeds)
+        with_settings(merged, [*settings, f"train.seed={number}"]) for number in range(first, first + seeds)
     ]
 
 

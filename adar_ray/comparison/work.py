@@ -107,14 +107,24 @@ class Work:
             value = record.valid[self.metric]
             self.tell(f"{name}: epoch {record.epoch}, {self.metric} {value:.4f}")
 
+        def on_note(note: str) -> None:
+            pass  # would come again with every run; `compare` tells once what it has to
+
         self.tell(f"{name}: training")
         if folder.exists(CONFIG):
             run = Run.open(folder.address, trust=True)  # it is what the user has named
             if run.result() is None:
                 data = self.dataset.folder.address
-                run = resume(run, data=data, workers=self.workers, on_epoch=on_epoch)
+                run = resume(run, data=data, workers=self.workers, on_epoch=on_epoch, on_note=on_note)
         else:
-            run = train(self.dataset, folder.address, config, workers=self.workers, on_epoch=on_epoch)
+            run = train(
+                self.dataset,
+                folder.address,
+                config,
+                workers=self.workers,
+                on_epoch=on_epoch,
+                on_note=on_note,
+            )
 
         def load() -> Loaded:
             trained = TrainedModel.load(run)

@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 
-from adar_ray.config import Config, is_structural, load_config
+from adar_ray.config import (
+    Config,
+    check_setting_list,
+    is_structural,
+    load_config,
+    note_on_unused,
+    with_settings,
+)
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, ComponentError, counted
 from adar_ray.lease import Lease, hold, read_holder
@@ -26,12 +33,18 @@ from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, EVENTS, Run
 from adar_ray.training.tensorboard import EventWriter
-from adar_ray.training.warm_start import initial_weights
+from adar_ray.training.warm_start import initial_weights, note_on_warm_start
 from adar_ray.workers import WorkerRange
 
 OnEnd = Callable[[RunResult], None]
+OnNote = Callable[[str], None]
 
 logger = logging.getLogger(__name__)
+
+
+def log_note(note: str) -> None:
+    """Logs a note, as `train` and `resume` do by default."""
+    logger.warning("note: %s", note)
 
 
 def train(
@@ -46,6 +59,7 @@ def train(
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
     on_end: OnEnd = lambda result: None,
+    on_note: OnNote = log_note,
 ) -> Run:
     """Trains a model into a new run folder.
 
@@ -63,15 +77,17 @@ def train(
         on_epoch: called with each epoch's record once the epoch is saved, while the next one trains.
         on_step: called from time to time with the epoch, the step, and the number of steps per epoch.
         on_end: called with the result once the run is finished.
+        on_note: called with each line on what is likely to be a mistake in how the run is set up, and on what
+            it keeps of `init_from`, before training begins. They are logged by default.
 
-    These three are called in this process, and what they raise ends the training. `train.callbacks` names
+    These four are called in this process, and what they raise ends the training. `train.callbacks` names
     what is called in the process of worker 0.
 
     Returns:
         The finished run.
     """
     run = new_run(data, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace)
-    return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end)
+    return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end, on_note=on_note)
 
 
 def new_run(
@@ -111,6 +127,7 @@ def resume(
     on_epoch: OnEpoch = lambda record: None,
     on_step: OnStep = lambda epoch, step, steps: None,
     on_end: OnEnd = lambda result: None,
+    on_note: OnNote = log_note,
 ) -> Run:
     """Continues a run from its last checkpoint, with the same result as if it had never stopped.
 
@@ -121,13 +138,15 @@ def resume(
         settings: `section.key=value`, for settings that may change on the way (see `revised`).
         workers: Ray Train workers from now on, as for `train`; the run's own number by default.
         trust: whether custom components that the folder of the run names may run.
-        on_epoch, on_step, on_end: as for `train`.
+        on_epoch, on_step, on_end, on_note: as for `train`.
 
     Raises:
         AdarError: it is not a run, its dataset is not there or has changed, a setting may not change, or
             another process trains it.
         TerminatedError: SIGTERM came, and where the training was is saved.
     """
+    check_setting_list(settings)
+    settings = tuple(settings)
     before = Run.open(run, trust=trust)
     run = revised(before, settings, workers)
     if run.result() is not None:
@@ -142,6 +161,14 @@ def resume(
             if run != before:
                 _begin_epoch_anew(owned, before)
                 owned.write_config()
+            notes = (
+                note_on_unused(settings, run.config),
+                note_on_warm_start(run, dataset),
+                note_on_split(run.config, dataset),
+                note_on_steps(run, dataset),
+            )
+            for note in filter(None, notes):
+                on_note(note)
             _train(owned, dataset, lease, on_epoch, on_step, on_end)
     return run
 
@@ -199,7 +226,7 @@ def revised(run: Run, settings: Iterable[str] = (), workers: int | str | None = 
     Raises:
         AdarError: names the setting and says why it may not change.
     """
-    config = load_config(settings=settings, values=run.config.used())
+    config = with_settings(run.config.used(), settings)
     workers = run.info.workers if workers is None else WorkerRange.parse(workers).asked
     changes = _changes(run, config, workers)
     if not changes:

@@ -41,11 +41,15 @@ def _run(search: Search, dataset: Dataset, best: Trial, seed: int) -> Run:
     if folder.exists(CONFIG):
         run = Run.open(folder.address, trust=True)
         if run.config.used() == config.used():
-            return resume(run)
+            return resume(run, on_note=_ignore)
     workers = search.workers if search.workers > 1 else 0
     run = new_run(dataset, folder.address, config, workers=workers, replace=True)
     run.write_tracker_parents(search.tracker_ids())
-    return resume(run)
+    return resume(run, on_note=_ignore)
+
+
+def _ignore(note: str) -> None:
+    """The same would come with every seed, of settings that the search has chosen."""
 
 
 def _over_seeds(values: list[float]) -> MetricOverSeeds:

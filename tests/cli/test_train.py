@@ -54,6 +54,16 @@ def test_an_epoch_of_a_single_step_is_noted(adar: Adar, dataset: Dataset, tmp_pa
             assert f"train.batch_size {batch_size} takes all {rows:,} training rows" in note
 
 
+def test_settings_of_components_that_are_not_in_use_are_noted_once(
+    adar: Adar, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["train", "--data", dataset.folder.address, "--out", tmp_path / "run", "--workers", 0, *SET]
+    ended = adar(*words, "--set", "dns.candidates=4", "--json")
+    assert ended.json()["epochs"] == 2
+    notes = [line for line in (*ended.err.splitlines(), *caplog.messages) if line.startswith("note: ")]
+    assert notes == ["note: dns.candidates has no effect here: the component is not in use"]
+
+
 def test_a_warm_start_tells_what_it_keeps(adar: Adar, dataset: Dataset, tmp_path: Path) -> None:
     words = ["train", "--data", dataset.folder.address, "--workers", 0, *SET, "--set", "train.epochs=1"]
     cold = adar(*words, "--out", tmp_path / "first")

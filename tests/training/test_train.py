@@ -31,7 +31,7 @@ from adar_ray.reporting.tables import side_by_side
 from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import Run
-from adar_ray.training.trainer import note_on_split, resume, train
+from adar_ray.training.trainer import new_run, note_on_split, resume, train
 from tests import sealed
 from tests.training.checkpoints import last_epoch, places
 from tests.training.test_valid_users import chosen
@@ -329,6 +329,29 @@ def test_a_random_split_is_noted_for_a_model_of_sequences(hand_made: Path, tmp_p
     assert note_on_split(other, at_random) is None
     for split in ("leave-one-out", "temporal"):
         assert note_on_split(sequential, prepare(hand_made, tmp_path / split, split=split)) is None
+
+
+def test_what_the_command_notes_is_logged_in_python(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uniform = config("sampler.name=uniform", "train.batch_size=65536", epochs=1)
+    assert caplog.messages == ["note: adar.pool, adar.gamma have no effect here: the component is not in use"]
+    caplog.clear()
+    train(dataset, tmp_path / "run", uniform, workers=0)
+    (single_step,) = caplog.messages
+    assert "note: an epoch is a single step" in single_step
+    caplog.clear()
+    told: list[str] = []
+    train(dataset, tmp_path / "told", uniform, workers=0, on_note=told.append)
+    assert (caplog.messages, told) == ([], [single_step.removeprefix("note: ")])
+
+
+def test_settings_that_a_resumed_run_does_not_use_are_noted_once(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = new_run(dataset, tmp_path / "run", config(epochs=1), workers=0)
+    resume(run, settings=(text for text in ["dns.candidates=4"]))
+    assert caplog.messages == ["note: dns.candidates has no effect here: the component is not in use"]
 
 
 def test_streamed_and_kept_data_train_alike(dataset: Dataset, tmp_path: Path) -> None:
