@@ -92,7 +92,6 @@ def calls() -> dict[str, Callable[[], object]]:
     from adar_ray.data.fetch import fetch_dataset
     from adar_ray.data.synthetic import synthesize
     from adar_ray.reporting.tables import side_by_side
-    from adar_ray.tuning.space import Space
     from tests.data.test_fetch import Server, one_file
 
     config = load_config(settings=SMALL)
@@ -138,7 +137,7 @@ def calls() -> dict[str, Callable[[], object]]:
         ),
         "report": lambda: side_by_side(["run", "stopped"]),
         "compare": lambda: adar_ray.compare("data", "comparison", settings=SMALL, seeds=1, test=True),
-        "tune": lambda: adar_ray.tune("data", Space.from_mapping(SPACE, "test"), "search"),
+        "tune": lambda: adar_ray.tune("data", SPACE, "search"),
         "resume_search": lambda: adar_ray.resume_search("search"),
     }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ray import tune as ray_tune
 
+from adar_ray.config import check_setting_list
 from adar_ray.custom import search_path
 from adar_ray.data.dataset import Dataset
 from adar_ray.durations import LONGEST
@@ -36,7 +38,7 @@ from adar_ray.tuning.worker import run_trial, value_of
 
 def tune(
     data: str | Path | Dataset,
-    space: str | Path | Space,
+    space: str | Path | Mapping[str, Any] | Space,
     out: str | Path,
     *,
     settings: tuple[str, ...] = (),
@@ -53,7 +55,7 @@ def tune(
 
     Args:
         data: a dataset with validation interactions.
-        space: a space, or its file.
+        space: a space, its file, or a mapping of what the file would hold.
         out: address of the search folder; must be empty or absent unless `replace`.
         settings: `section.key=value` over the space's base, for all trials.
         trials, seconds: limits in place of the space's own.
@@ -70,6 +72,7 @@ def tune(
         AdarError: the space, the dataset or the cluster does not fit; nothing is written then.
         KeyboardInterrupt: interrupted; `resume_search` continues.
     """
+    check_setting_list(settings)
     check_number("--retries", retries, 0, MOST_REPEATS)
     check_number("--seeds", seeds, 0, MOST_REPEATS)
     check_number("--workers-per-trial", workers, 1, MOST_WORKERS)
@@ -78,7 +81,7 @@ def tune(
         check_number("--concurrent", concurrent, 1, MOST_WORKERS)
     dataset = Dataset.open(data)
     if isinstance(space, Mapping):
-        raise AdarError("space: is a mapping; Space.from_mapping makes a space of it")
+        space = Space.from_mapping(space)
     space = space if isinstance(space, Space) else Space.load(space)
     check_workers(space, workers)
     check_concurrent(space, concurrent)

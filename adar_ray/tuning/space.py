@@ -107,7 +107,7 @@ class Space(Settings):
         return cls.from_mapping(read_yaml(Path(path)), str(path))
 
     @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any], origin: str) -> Space:
+    def from_mapping(cls, mapping: Mapping[str, Any], origin: str = "space") -> Space:
         """Build a space from a mapping such as `model_dump` returns; messages begin with `origin`."""
         try:
             return cls.model_validate(mapping)
