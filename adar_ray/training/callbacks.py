@@ -21,12 +21,13 @@ from adar_ray.training.run import Run
 from adar_ray.training.trackers import SearchEnd
 
 _KEY = "train.callbacks"
+_METHODS = ("on_step", "on_epoch", "on_end")
 
 logger = logging.getLogger(__name__)
 
 
 class Callback(Protocol):
-    """What a callback may have; each method is optional, and nothing needs to be inherited.
+    """What a callback may have; one of these methods is enough, and nothing needs to be inherited.
 
     A callback is what `module:callable`, called with the `Run`, returns. That happens whenever training
     begins or goes on, so it may read `run.epochs()` to learn which epochs came before.
@@ -73,7 +74,8 @@ class Callbacks:
     def __enter__(self) -> Callbacks:
         try:
             for name in self._names:
-                self._made.append((name, self._blamed(name, "", _find(name))(self._run)))
+                make = self._blamed(name, "", partial(_make, _find(name)))
+                self._made.append((name, make(self._run)))
         except BaseException:
             self._stop()
             raise
@@ -171,6 +173,13 @@ def check_callbacks(config: Config) -> None:
     """
     for name in config.train.callbacks:
         _find(name)
+
+
+def _make(maker: Callable[[Run], Any], run: Run) -> Any:
+    made = maker(run)
+    if not any(callable(getattr(made, method, None)) for method in _METHODS):
+        raise AdarError(f"returns a {type(made).__name__}, which has none of {', '.join(_METHODS)}")
+    return made
 
 
 def _find(name: str) -> Any:

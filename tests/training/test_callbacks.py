@@ -94,6 +94,18 @@ class EndFails:
 
 class AlsoFails(EndFails):
     pass
+
+
+class Misspelled:
+    def __init__(self, run):
+        pass
+
+    def on_epochs(self, record):
+        pass
+
+
+def forgets_to_return(run):
+    Watch(run)
 """
 QUICK = [
     *("model.name=mf", "model.embedding_dim=8", "sampler.name=uniform", "train.epochs=3"),
@@ -182,6 +194,15 @@ def test_a_callback_that_cannot_be_made_tells_those_before_it(dataset: Dataset, 
     with pytest.raises(AdarError, match=r"^train.callbacks my_callbacks:fails: ValueError: no such thing;"):
         train(dataset, tmp_path / "run", quick("my_callbacks:Watch", "my_callbacks:fails"), workers=0)
     assert told() == [[("end", None)]]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Misspelled", "Misspelled"), ("forgets_to_return", "NoneType")])
+def test_a_callback_without_any_method_is_refused(
+    dataset: Dataset, tmp_path: Path, name: str, kind: str
+) -> None:
+    problem = f"returns a {kind}, which has none of on_step, on_epoch, on_end; once that is mended"
+    with pytest.raises(AdarError, match=rf"^train.callbacks my_callbacks:{name}: {problem}"):
+        train(dataset, tmp_path / "run", quick(f"my_callbacks:{name}"), workers=0)
 
 
 @pytest.mark.parametrize(
