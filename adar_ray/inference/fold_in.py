@@ -19,6 +19,8 @@ STEPS, RATE, NEGATIVES = 40, 0.1, 512
 _TILE = 32  # users whose pairs of positives and negatives are in memory at a time
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fold_in(trained: TrainedModel, own: UserItems) -> torch.Tensor:
     """Vectors `[B, D]` for the users of `own`, whose items are all there is to know about them.
 
@@ -48,12 +50,11 @@ def _fold_in_tile(trained: TrainedModel, own: UserItems, user_B: torch.Tensor) -
         mask_BK = ~own.contains_shared(user_B, item_K)
         with torch.no_grad():
             negative_1KD = model.items(item_K)[None]
-        with torch.enable_grad():
-            user_BD = _represent(trained, vector_BD)
-            positive_E = model.score(user_BD[row_E], positive_E1D)[:, 0]
-            score_EK = model.score(user_BD, negative_1KD)[row_E]
-            total = (share_E * loss.function(positive_E, score_EK, mask_BK[row_E], None)).sum()
-            (vector_BD.grad,) = torch.autograd.grad(total, [vector_BD])
+        user_BD = _represent(trained, vector_BD)
+        positive_E = model.score(user_BD[row_E], positive_E1D)[:, 0]
+        score_EK = model.score(user_BD, negative_1KD)[row_E]
+        total = (share_E * loss.function(positive_E, score_EK, mask_BK[row_E], None)).sum()
+        (vector_BD.grad,) = torch.autograd.grad(total, [vector_BD])
         optimizer.step()
     return _represent(trained, vector_BD.detach())
 

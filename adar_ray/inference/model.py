@@ -49,6 +49,7 @@ class TrainedModel:
     new_items: NewItems | None = None
 
     @classmethod
+    @torch.inference_mode(False)
     def load(
         cls,
         run: str | Path | Run,
@@ -102,6 +103,7 @@ class TrainedModel:
         return pa.concat_arrays([before, self.new_items.titles])
 
     @cached_property
+    @torch.inference_mode(False)  # for `fold_in`, whose gradients take no tensors of a caller's mode
     @torch.no_grad()
     def snapshot(self) -> BaseModel:
         """The model, with what all look-ups share computed once."""
@@ -109,6 +111,7 @@ class TrainedModel:
         return taken
 
     @cached_property
+    @torch.inference_mode(False)
     @torch.no_grad()
     def user_vectors(self) -> torch.Tensor:
         """All users' vectors `[U, D]`; a sequential model's as of now, after all that is known of them."""
@@ -117,6 +120,7 @@ class TrainedModel:
         return torch.cat([user_vectors(self.snapshot, user_B, history) for user_B in tiles])
 
     @cached_property
+    @torch.inference_mode(False)
     @torch.no_grad()
     def item_vectors(self) -> torch.Tensor:
         """The vectors `[I, D]` by which items are ranked."""

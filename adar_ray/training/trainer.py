@@ -188,6 +188,8 @@ def _tidy(run: Run) -> None:
             forget_replaced(run.folder)
 
 
+@torch.inference_mode(False)  # whatever mode the caller is in
+@torch.enable_grad()
 def _train(
     run: Run, dataset: Dataset, lease: Lease, on_epoch: OnEpoch, on_step: OnStep, on_end: OnEnd
 ) -> None:

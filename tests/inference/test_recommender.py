@@ -316,6 +316,22 @@ def test_a_new_user_is_offered_more_of_what_the_history_shows(tastes: Recommende
     assert tastes.recommend(k=100, history=[*history[::-1], history[0]]) == answer
 
 
+@pytest.mark.parametrize("name", ["mf", "neumf"])
+def test_a_new_user_gets_the_same_answer_whatever_the_callers_mode(
+    small: Dataset, tmp_path: Path, name: str
+) -> None:
+    settings = [f"model.name={name}", "model.embedding_dim=8"]
+    folder = save_untrained(tmp_path / "model", small, settings)
+    answer = load(folder).recommend(history=["a", "b"])
+    loaded = load(folder)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            loaded_within = load(folder)
+            assert loaded.recommend(history=["a", "b"]) == answer
+            assert loaded_within.recommend(history=["a", "b"]) == answer
+        assert loaded_within.recommend(history=["a", "b"]) == answer
+
+
 def test_folding_in_draws_the_users_items_near_and_leaves_the_model_as_it_was(tastes: Recommender) -> None:
     trained = tastes.trained
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}

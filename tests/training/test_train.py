@@ -331,6 +331,16 @@ def test_a_random_split_is_noted_for_a_model_of_sequences(hand_made: Path, tmp_p
         assert note_on_split(sequential, prepare(hand_made, tmp_path / split, split=split)) is None
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_the_callers_mode_of_gradients_changes_nothing(
+    dataset: Dataset, whole: Run, tmp_path: Path, mode: Any
+) -> None:
+    with mode():
+        run = train(dataset, tmp_path / "run", config(epochs=1), workers=0)
+        assert not torch.is_grad_enabled()
+    assert metrics(run) == metrics(whole)[:1]
+
+
 def test_what_the_command_notes_is_logged_in_python(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
