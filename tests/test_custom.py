@@ -218,6 +218,14 @@ def one_more(dataset, config):
     return Odd(dataset)
 
 
+def half(dataset, config):
+    return Odd(dataset).half()
+
+
+def frozen(dataset, config):
+    return Odd(dataset).requires_grad_(False)
+
+
 class Unlisted(Odd):
     def items(self, item):
         return [][len(item)]
@@ -272,6 +280,8 @@ def test_adar_joins_ordinary_negatives_beside_a_custom_loss(components: None) ->
         ("sampler.name=my_components:no_module", "lacks torch.nn.Module"),
         ("loss.name=nowhere:hinge", "cannot be imported"),
         ("model.name=my_components:no_module", "lacks a method users"),
+        ("model.name=my_components:half", "its parameter item.weight is torch.float16; make it float32"),
+        ("model.name=my_components:frozen", "Odd lacks a parameter to train"),
         ("model.name=my_components:First", "cannot be called with the dataset and the configuration"),
     ],
 )

@@ -59,7 +59,7 @@ def build_model(
         users: the users of `observed`; all by default.
 
     Raises:
-        AdarError: a custom model cannot be imported, or lacks a method.
+        AdarError: a custom model cannot be imported, lacks a method, or cannot be trained.
     """
     name = config.model.name
     if name not in MODELS:
@@ -107,6 +107,12 @@ def _checked(name: str, model: Any) -> nn.Module:
     if missing or not isinstance(model, nn.Module):
         wanted = f"a method {missing[0]}" if missing else "torch.nn.Module as a base"
         raise ComponentError(f"model.name {name}: {type(model).__name__} lacks {wanted}")
+    trained = {key: weight.dtype for key, weight in model.named_parameters() if weight.requires_grad}
+    if not trained:
+        raise ComponentError(f"model.name {name}: {type(model).__name__} lacks a parameter to train")
+    for key, dtype in trained.items():
+        if dtype not in (torch.float32, torch.float64):
+            raise ComponentError(f"model.name {name}: its parameter {key} is {dtype}; make it float32")
     return model
 
 
