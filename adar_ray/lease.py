@@ -185,6 +185,8 @@ def _this_process() -> Holder:
 
 
 def _held(folder: Folder, holder: Holder) -> AdarError:
+    if holder.is_here and holder.pid == os.getpid():
+        return AdarError(f"{folder}: in use by {holder}, which is this process; wait until it is done there")
     return AdarError(f"{folder}: in use by {holder}; wait for its end, or end it there (kill {holder.pid})")
 
 

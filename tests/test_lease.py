@@ -93,6 +93,13 @@ def test_the_second_process_is_told_who_holds_it(folder: Folder, other: subproce
     assert read_holder(folder).pid == other.pid
 
 
+def test_a_process_is_not_told_to_end_itself(folder: Folder) -> None:
+    with hold(folder):
+        message = message_of(lambda: take(folder))
+    assert message.startswith(f"{folder}: in use by process {os.getpid()} on {os.uname().nodename}, since 20")
+    assert message.endswith(", which is this process; wait until it is done there")
+
+
 @pytest.mark.parametrize("reaped", [False, True])
 def test_the_lease_of_a_killed_process_is_free_at_once(
     folder: Folder, other: subprocess.Popen, reaped: bool
