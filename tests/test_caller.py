@@ -39,7 +39,7 @@ SPACE = {
 }
 THIRD_PARTIES = (
     *("fsspec", "optuna", "plotly.offline", "ray.dashboard.modules.job.sdk", "ray.data", "ray.train.torch"),
-    *("ray.tune", "tensorboardX", "torch"),
+    *("ray.tune", "torch"),
 )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
-from tensorboardX.summary import scalar
-
+from adar_ray.process import environment_kept
 from adar_ray.training.records import EpochRecord
+
+with environment_kept():  # its CRC library sets a variable
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
 
 
 class EventWriter:
@@ -29,7 +32,8 @@ class EventWriter:
 
     def write(self, record: EpochRecord) -> None:
         for name, value in record.figures().items():
-            summary = scalar(name, value)
+            # What TensorFlow does not allow tensorboardX would replace, too, and log a line about each.
+            summary = scalar(re.sub(r"[^-/\w.]", "_", name), value)
             self._writer.write_event(Event(wall_time=time.time(), step=record.epoch, summary=summary))
         self._writer.flush()
 
