@@ -63,6 +63,13 @@ class Dataset:
     manifest: Manifest
     remedy: str = field(default=_REMEDY, compare=False)
 
+    def __repr__(self) -> str:
+        counts = self.manifest.counts
+        return (
+            f"Dataset({self.name}: {counted(counts.users, 'user')}, {counted(counts.items, 'item')}, "
+            f"{counted(counts.interactions, 'interaction')}; {self.folder})"
+        )
+
     @classmethod
     def open(cls, address: str | Path | Dataset, remedy: str = _REMEDY) -> Dataset:
         """Open a dataset and check that every file is there and has its size.

@@ -26,7 +26,7 @@ from adar_ray.config import Config, recorded_config
 from adar_ray.custom import refuse_foreign_code
 from adar_ray.data.dataset import MANIFEST, Dataset
 from adar_ray.documents import damaged, explain
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, counted, one_line
 from adar_ray.interactions.users import Users
 from adar_ray.lease import Lease, hold, read_holder
 from adar_ray.outputs import REPLACED, Kind, check_replaceable, forget_replaced, replacing
@@ -93,6 +93,11 @@ class Run:
     lease: Lease | None = None
     trust: bool = field(default=False, compare=False)
     is_new: bool = field(default=False, compare=False)
+
+    def __repr__(self) -> str:
+        config = self.config
+        epochs = counted(config.train.epochs, "epoch")
+        return f"Run({self.folder}: {config.model.name}, {config.sampler.name}, {epochs})"
 
     @classmethod
     def create(

@@ -48,6 +48,14 @@ def test_reads_shards(folder: Path) -> None:
     assert (dataset.n_users, dataset.n_items) == (300, 400)
 
 
+def test_a_notebook_shows_a_dataset_in_one_line(dataset: Dataset) -> None:
+    counts = dataset.manifest.counts
+    assert repr(dataset) == (
+        f"Dataset({dataset.name}: 300 users, 400 items, {counts.interactions:,} interactions; "
+        f"{dataset.folder.path})"
+    )
+
+
 def test_an_unknown_split_is_refused(dataset: Dataset) -> None:
     known = "give one of train, valid, test"
     assert failing(lambda: dataset.read_split("training")) == f"split 'training': {known}"

@@ -341,6 +341,10 @@ def test_the_callers_mode_of_gradients_changes_nothing(
     assert metrics(run) == metrics(whole)[:1]
 
 
+def test_a_notebook_shows_a_run_in_one_line(whole: Run) -> None:
+    assert repr(whole) == f"Run({whole.folder.path}: mf, adar, 4 epochs)"
+
+
 def test_what_the_command_notes_is_logged_in_python(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
