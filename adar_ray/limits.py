@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -49,6 +49,27 @@ def check_choice(flag: str, value: Any, choices: Iterable[str]) -> None:
     """
     if value not in (known := [*choices]):
         raise AdarError(f"{flag} {value!r}: give one of {', '.join(known)}")
+
+
+def check_mapping(flag: str, value: Any, example: Mapping[str, str]) -> None:
+    """Refuse what is no mapping.
+
+    Raises:
+        AdarError: names the argument and shows the example.
+    """
+    if not isinstance(value, Mapping):
+        raise AdarError(f"{flag} {value!r}: give a mapping, such as {example}")
+
+
+def check_functions(**functions: Any) -> None:
+    """Refuse arguments that cannot be called.
+
+    Raises:
+        AdarError: names the argument.
+    """
+    for name, function in functions.items():
+        if not callable(function):
+            raise AdarError(f"{name} {function!r}: give a function")
 
 
 def check_list(flag: str, values: Any) -> None:

@@ -37,7 +37,15 @@ from adar_ray.data.split import SplitProtocol
 from adar_ray.data.titles import Titles, find_titles, read_titles
 from adar_ray.data.write import ROWS_PER_SHARD, write_manifest
 from adar_ray.errors import AdarError
-from adar_ray.limits import LARGEST_RATING, LARGEST_SEED, MOST_ROWS, check_choice, check_list, check_number
+from adar_ray.limits import (
+    LARGEST_RATING,
+    LARGEST_SEED,
+    MOST_ROWS,
+    check_choice,
+    check_list,
+    check_mapping,
+    check_number,
+)
 from adar_ray.outputs import new_folder
 from adar_ray.storage import Folder
 
@@ -108,6 +116,10 @@ def prepare(
     Raises:
         AdarError: the source cannot be read, or no interaction is left.
     """
+    if columns is not None:
+        check_mapping("--columns", columns, {"user": "user_id"})
+    if item_columns is not None:
+        check_mapping("--item-columns", item_columns, {"genre": "categories"})
     check_list("--null-words", null_words)
     check_number("--core", core, 0, MOST_ROWS)
     check_number("--seed", seed, 0, LARGEST_SEED)

@@ -74,7 +74,7 @@ def evaluate(
         check_number("--k", k, 1, LARGEST_K)
     check_list("--metric", metrics)
     for name in metrics:
-        if not is_custom(name):
+        if not (isinstance(name, str) and is_custom(name)):
             raise AdarError(f"metric {name}: name it as module:callable")
     run = Run.open(run, trust=trust)
     trained = TrainedModel.load(run, data)

@@ -31,11 +31,17 @@ def keys_of(kind: str, ids: Any) -> list[str]:
         kind: `user` or `item`, for messages.
 
     Raises:
-        AdarError: it is one id, or nothing that holds some.
+        AdarError: it is one id, or nothing that holds some, or holds several in the place of one.
     """
+    if hasattr(ids, "columns"):  # iterating over a table of pandas yields the names of its columns
+        raise AdarError(f"{type(ids).__name__}: is a table; give the column of {kind}s")
     if is_one(ids):
         raise AdarError(f"{ids!r}: is one {kind}; give a list of {kind}s")
     try:
+        ids = [*ids]
+        for one in ids:
+            if isinstance(one, (list, tuple, set, dict)):
+                raise AdarError(f"{one!r}: is in the place of one {kind}; give the id of one")
         return [key_of(one) for one in ids]
     except (TypeError, ValueError, RuntimeError):  # numpy and torch refuse rows with the last two
         raise AdarError(f"{type(ids).__name__}: is no list of {kind}s") from None

@@ -22,6 +22,7 @@ from adar_ray.config import (
 from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, ComponentError, counted
 from adar_ray.lease import Lease, hold, read_holder
+from adar_ray.limits import check_functions
 from adar_ray.outputs import forget_replaced, put_back
 from adar_ray.process import check_threads, sigterm_noticed
 from adar_ray.ray_address import joins_cluster
@@ -86,6 +87,7 @@ def train(
     Returns:
         The finished run.
     """
+    check_functions(on_epoch=on_epoch, on_step=on_step, on_end=on_end, on_note=on_note)
     run = new_run(data, out, config, workers=workers, init_from=init_from, trust=trust, replace=replace)
     return resume(run, on_epoch=on_epoch, on_step=on_step, on_end=on_end, on_note=on_note)
 
@@ -145,6 +147,7 @@ def resume(
             another process trains it.
         TerminatedError: SIGTERM came, and where the training was is saved.
     """
+    check_functions(on_epoch=on_epoch, on_step=on_step, on_end=on_end, on_note=on_note)
     check_setting_list(settings)
     settings = tuple(settings)
     before = Run.open(run, trust=trust)

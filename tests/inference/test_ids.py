@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -53,6 +54,12 @@ def test_several_ids() -> None:
         assert keys_of("user", ids) == ["1", "2"]
     assert keys_of("user", iter("ab")) == ["a", "b"]
     assert keys_of("user", pa.array(["a", "b"])) == ["a", "b"]
+    for table in (pa.table({"user": ["1"]}), pd.DataFrame({"user": ["1"]})):
+        with pytest.raises(AdarError, match="is a table; give the column of users"):
+            keys_of("user", table)
+    for several in (["1", "2"], (1, 2), {"1", "2"}, []):
+        with pytest.raises(AdarError, match="is in the place of one user; give the id of one"):
+            keys_of("user", ["1", several])
     for ids in (None, object(), np.array([[1, 2], [3, 4]]), torch.zeros(2, 2)):
         with pytest.raises(AdarError, match="is no list of users"):
             keys_of("user", ids)
