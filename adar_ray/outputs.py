@@ -130,7 +130,7 @@ def _check(folder: Folder, replace: bool, kind: Kind) -> None:
 
 
 def _already_exists(folder: Folder | Path) -> AdarError:
-    return AdarError(f"{folder}: already exists; add --replace to overwrite it")
+    return AdarError(f"{folder}: already exists; add --replace (in Python, replace=True) to overwrite it")
 
 
 def _partial_name(name: str = "") -> str:

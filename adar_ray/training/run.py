@@ -620,13 +620,16 @@ def _refusal(folder: Folder) -> str:
     if not folder.exists(CONFIG):
         return f"{folder}: is not empty and not a run; choose another folder for --out"
     if folder.exists(RESULT):
-        return f"{folder}: holds a finished run; choose another folder, or overwrite it with --replace"
+        return (
+            f"{folder}: holds a finished run; choose another folder, or overwrite it with --replace "
+            "(in Python, replace=True)"
+        )
     holder = read_holder(folder)
     if holder is not None and not holder.is_dead:
         return f"{folder}: holds a run that is in use by {holder}; wait for its end, or choose another folder"
     return (
-        f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder.in_shell}`, "
-        "or overwrite it with --replace"
+        f"{folder}: holds an unfinished run; continue it with `adar-ray train --resume {folder.in_shell}` "
+        "(in Python, adar_ray.resume), or overwrite it with --replace (replace=True)"
     )
 
 

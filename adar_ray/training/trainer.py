@@ -239,7 +239,7 @@ def revised(run: Run, settings: Iterable[str] = (), workers: int | str | None = 
     if run.result() is not None:
         raise AdarError(
             f"{run.folder}: is finished, so nothing can change; to train on, begin a run with "
-            f"--init-from {run.folder.in_shell}"
+            f"--init-from {run.folder.in_shell} (in Python, init_from)"
         )
     done = len(run.epochs())
     for name in changes:

@@ -268,8 +268,8 @@ def check_new(folder: Folder, replace: bool) -> None:
             f"{folder}: holds a search that is in use by {holder}; wait for its end, or choose another folder"
         )
     raise AdarError(
-        f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder.in_shell}`, "
-        "or overwrite it with --replace"
+        f"{folder}: holds a search; continue it with `adar-ray tune --resume {folder.in_shell}` "
+        "(in Python, adar_ray.resume_search), or overwrite it with --replace (replace=True)"
     )
 
 
