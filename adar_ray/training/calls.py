@@ -5,14 +5,11 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
 from adar_ray.config import CheckpointsConfig
-
-if TYPE_CHECKING:
-    from adar_ray.training.loop import Worker
+from adar_ray.training.worker import Worker
 
 ASK_SECONDS = 1.0
 

@@ -16,8 +16,9 @@ from adar_ray.errors import AdarError
 from adar_ray.interactions.histories import Histories
 from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
+from adar_ray.interactions.users import Users
 from adar_ray.training.build import is_sequential, trains_own_users
-from adar_ray.training.loop import TrainingData, Users, Worker
+from adar_ray.training.worker import TrainingData, Worker
 
 KEPT_IDS = 128_000_000  # 512 MiB in each worker
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,14 +15,11 @@ from torch import nn
 
 from adar_ray.baselines.popularity import Popularity
 from adar_ray.config import parse_metric
-from adar_ray.data.dataset import Dataset
-from adar_ray.data.order import Chunks, batches, steps_per_epoch
-from adar_ray.distributed import memory_shared, sum_over_workers
+from adar_ray.data.order import batches, steps_per_epoch
+from adar_ray.distributed import memory_shared
 from adar_ray.errors import AdarError, TerminatedError
 from adar_ray.interactions.histories import Histories
-from adar_ray.interactions.pair_weights import PairWeights
 from adar_ray.interactions.user_items import UserItems
-from adar_ray.interactions.users import Users
 from adar_ray.models import BaseModel
 from adar_ray.models.user_tables import user_tables
 from adar_ray.process import environment_kept, random_states_kept, torch_threads
@@ -47,56 +43,13 @@ from adar_ray.training.schedule import learning_rate
 from adar_ray.training.step import StepStatistics, TrainingStep
 from adar_ray.training.valid_users import of_some_users
 from adar_ray.training.warm_start import load_initial_weights
+from adar_ray.training.worker import TrainingData, Worker
 
 VALIDATION_KS = (10, 20)
 
 OnEpoch = Callable[[EpochRecord], None]
 OnStep = Callable[[int, int, int], None]
 ShouldStop = Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class Worker:
-    """One of `size` workers, and the device it computes on."""
-
-    rank: int = 0
-    size: int = 1
-    device: str = "cpu"
-
-    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the elementwise sum over all workers."""
-        if self.size == 1:
-            return tensor
-        total = tensor.detach().to(self.device, copy=True)
-        sum_over_workers([total])
-        return total.to(tensor.device)
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a worker trains on.
-
-    Attributes:
-        dataset: the dataset that everything else was read from.
-        users: the worker's own.
-        begin: the user that has id 0 here: the first of the worker's own, or of all for a custom model.
-        lane_rows: rows of each lane of the dataset, `[L]`: interactions, or sequence rows.
-        chunks: the worker's rows of an epoch (see `data.order`). The loop asks for one epoch after the other.
-        observed: the users' training interactions.
-        valid: interactions that decide which epoch is best; may be empty.
-        history: the users' training histories, for validating a sequential model; else None.
-        weights: of the training interactions; None if they have none.
-    """
-
-    dataset: Dataset
-    users: Users
-    begin: int
-    lane_rows: np.ndarray
-    chunks: Chunks
-    observed: UserItems
-    valid: UserItems
-    history: Histories | None
-    weights: PairWeights | None
 
 
 def fit(

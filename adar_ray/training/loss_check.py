@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -12,9 +11,7 @@ from adar_ray.data.order import Batch
 from adar_ray.errors import AdarError
 from adar_ray.training.records import Place
 from adar_ray.training.run import Run
-
-if TYPE_CHECKING:
-    from adar_ray.training.loop import Worker
+from adar_ray.training.worker import Worker
 
 
 class LossCheck:

@@ -19,10 +19,11 @@ from adar_ray.data.stream import streamed_chunks
 from adar_ray.memory import keep_freed_memory
 from adar_ray.ray_session import quiet_and_ordered_data
 from adar_ray.training.data_source import local_data, streamed_data, training_rows
-from adar_ray.training.loop import Worker, fit
+from adar_ray.training.loop import fit
 from adar_ray.training.ray_metrics import RunGauges
 from adar_ray.training.records import EpochRecord, StepProgress
 from adar_ray.training.run import Run
+from adar_ray.training.worker import Worker
 
 STOP = "stop.json"  # in the run folder: the driver asks the workers to save and stop
 PROGRESS_SECONDS = 2.0

@@ -30,11 +30,12 @@ from adar_ray.training.build import check_components, check_features, is_sequent
 from adar_ray.training.callbacks import check_callbacks
 from adar_ray.training.data_source import local_data, training_kind
 from adar_ray.training.footprint import check_memory
-from adar_ray.training.loop import OnEpoch, OnStep, Worker, fit
+from adar_ray.training.loop import OnEpoch, OnStep, fit
 from adar_ray.training.records import EpochRecord, Resumption, RunResult
 from adar_ray.training.run import CONFIG, EVENTS, Run
 from adar_ray.training.tensorboard import EventWriter
 from adar_ray.training.warm_start import initial_weights, note_on_warm_start
+from adar_ray.training.worker import Worker
 from adar_ray.workers import WorkerRange
 
 OnEnd = Callable[[RunResult], None]

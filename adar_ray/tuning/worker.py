@@ -23,10 +23,11 @@ from adar_ray.storage import Folder
 from adar_ray.training.build import is_sequential
 from adar_ray.training.data_source import Loaded, loaded_data, local_data
 from adar_ray.training.footprint import check_memory
-from adar_ray.training.loop import Worker, fit
+from adar_ray.training.loop import fit
 from adar_ray.training.records import EpochRecord, Record
 from adar_ray.training.run import CHECKPOINTS, CONFIG, METRICS, Run, read_epochs
 from adar_ray.training.trainer import device_of
+from adar_ray.training.worker import Worker
 from adar_ray.tuning.folder import Search
 from adar_ray.tuning.population import IS_LAST
 from adar_ray.tuning.schedulers import results

@@ -32,9 +32,10 @@ from torch.multiprocessing import start_processes
 from adar_ray.config import Config, load_config
 from adar_ray.data.dataset import Dataset
 from adar_ray.training.data_source import local_data
-from adar_ray.training.loop import Worker, fit
+from adar_ray.training.loop import fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import train
+from adar_ray.training.worker import Worker
 
 DATA = (
     Path(__file__).parent / "data"

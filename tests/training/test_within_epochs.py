@@ -24,9 +24,10 @@ from adar_ray.data.dataset import Dataset
 from adar_ray.errors import AdarError, TerminatedError, may_pass
 from adar_ray.training.calls import Call, Calls
 from adar_ray.training.data_source import local_data
-from adar_ray.training.loop import Worker, fit
+from adar_ray.training.loop import fit
 from adar_ray.training.run import Run
 from adar_ray.training.trainer import new_run, resume, train
+from adar_ray.training.worker import Worker
 from tests import sealed
 from tests.data.making import make_dataset
 from tests.processes import run_in_processes
