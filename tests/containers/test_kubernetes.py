@@ -159,14 +159,18 @@ def test_the_cluster_scales_and_has_gpus_and_a_token(rendered: dict) -> None:
 
 def test_every_pod_has_limits_and_no_privileges(rendered: dict) -> None:
     for variant in VARIANTS:
+        # KubeRay adds a container for the autoscaler to the pod of the head.
+        containers = [of_kind(rendered[variant], "RayCluster")[0]["spec"]["autoscalerOptions"]]
         for pod in all_pods(rendered[variant]):
             assert pod["spec"]["securityContext"]["runAsNonRoot"]
-            for container in pod["spec"]["containers"]:
-                resources = container["resources"]
-                assert {"cpu", "memory"} <= set(resources["requests"]) & set(resources["limits"])
-                assert resources["requests"]["memory"] == resources["limits"]["memory"]
-                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-                assert not container["securityContext"]["allowPrivilegeEscalation"]
+            assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            containers += pod["spec"]["containers"]
+        for container in containers:
+            resources = container["resources"]
+            assert {"cpu", "memory"} <= set(resources["requests"]) & set(resources["limits"])
+            assert resources["requests"]["memory"] == resources["limits"]["memory"]
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert not container["securityContext"]["allowPrivilegeEscalation"]
         assert not of_kind(rendered[variant], "Secret")
 
 
