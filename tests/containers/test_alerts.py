@@ -51,6 +51,8 @@ CASES = {
     ),
     "NightFailed, unknown": ({'up{job="published"}': "1x9 0x40"}, 24, 26),
     "NightFailed, gone": ({'up{job="published"}': "1x9 _x40"}, 24, 31),
+    "NoNight": ({'up{job="published"}': "1x3000"}, 36 * 60 - 1, 36 * 60 + 1),
+    "NoNight, late": ({"adar_ray_night_timestamp_seconds": "_x2000 0x1000"}, 36 * 60 + 1, None),
     "PublishedIsStale": (
         {"adar_ray_published_timestamp_seconds": "0x12000"},
         8 * 24 * 60 + 14,
