@@ -19,7 +19,6 @@ import yaml
 
 from adar_ray.cli.published import published_command
 from adar_ray.cluster.job import Job
-from adar_ray.process import GRACE_SECONDS
 from tests.containers.conftest import ROOT, run
 
 pytestmark = pytest.mark.cluster
@@ -224,8 +223,6 @@ def test_workers_of_the_example_run_on_spot_machines_and_the_head_does_not(rende
         tolerated = {toleration["key"] for toleration in worker["spec"]["tolerations"]}
         assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority", "spot"} <= tolerated
         assert worker["spec"]["priorityClassName"] == priority["metadata"]["name"]
-        # Workers that are asked to leave have 30 s to save.
-        assert worker["spec"]["terminationGracePeriodSeconds"] > GRACE_SECONDS
 
 
 def test_the_prometheus_operator_scrapes_all_nodes_and_has_the_same_alerts(rendered: dict) -> None:
