@@ -7,7 +7,7 @@ import subprocess
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from adar_ray.errors import AdarError
+from adar_ray.errors import AdarError, one_line
 
 MAX_BYTES = 100_000_000  # Ray keeps them in the memory of the head
 _MACHINERY = (".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".*_cache", "*.egg-info", "node_modules")
@@ -75,13 +75,26 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """The files that git tracks or would add; all files if this is not a git repository."""
+    """The files that git tracks or would add; all files if this is not a git repository.
+
+    Raises:
+        AdarError: git is missing, or refuses the repository, so that nobody knows what it ignores.
+    """
+    inside = folder.resolve()
+    if not any((parent / ".git").exists() for parent in (inside, *inside.parents)):
+        return [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        listed = subprocess.run(command, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    return [Path(name) for name in listed.decode(errors="surrogateescape").split("\0") if name]
+        git = subprocess.run(command, capture_output=True, check=False)
+        reason = git.stderr.decode(errors="replace") if git.returncode else None
+    except OSError:
+        reason = "git is not installed"
+    if reason is not None:
+        raise AdarError(
+            f"ship {folder}: is in a git repository, but git does not say which files it ignores "
+            f"({one_line(reason)}); make `git status` work there"
+        )
+    return [Path(name) for name in git.stdout.decode(errors="surrogateescape").split("\0") if name]
 
 
 def _is_skipped(path: Path) -> bool:

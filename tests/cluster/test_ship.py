@@ -53,6 +53,23 @@ def test_code_is_shipped_without_data_runs_and_secrets(tmp_path: Path) -> None:
         assert archive.read("package/data/reader.py") == b"package/data/reader.py"
 
 
+def test_a_repository_that_git_does_not_read_is_not_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(tmp_path)
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    package = tmp_path / "package"
+    assert [str(path) for path in files_to_ship(package)] == ["data/reader.py"]
+    with monkeypatch.context() as there:
+        there.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        said = message_of(lambda: files_to_ship(package))
+        assert f"ship {package}: is in a git repository" in said
+        assert "dubious ownership" in said
+        assert "make `git status` work there" in said
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "(git is not installed)" in message_of(lambda: files_to_ship(package))
+
+
 def test_folders_that_cannot_be_shipped(tmp_path: Path) -> None:
     archive = tmp_path / "x.zip"
     assert "no such folder" in message_of(lambda: pack(tmp_path / "nowhere", archive))
