@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
+import re
 import subprocess
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from adar_ray.errors import AdarError, one_line
+from adar_ray.errors import AdarError, counted, one_line
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 100_000_000  # Ray keeps them in the memory of the head
 _MACHINERY = (".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".*_cache", "*.egg-info", "node_modules")
 _SECRETS = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.token", "auth_token"),
+    *(".env", ".env.*", "*.env", ".envrc", "*.tfvars"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.token"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
-    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker"),
-    *(".netrc", ".pypirc", ".npmrc", "pip.conf", ".pgpass", "kubeconfig", "service?account*.json"),
-    *("secrets", ".secrets", "secrets.*", "credentials", "credentials.*", "*_credentials.json"),
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", "secrets", ".secrets", "credentials"),
+    *("*.netrc", ".pypirc", ".npmrc", "pip.conf", ".pgpass", "kubeconfig", "service?account*.json"),
+    *(".git-credentials", ".htpasswd", ".s3cfg", ".boto", ".databrickscfg", "rclone.conf"),
+    *("secrets.*", "credentials.*"),
 )
-_MARKS = ({"dataset.json"}, {"config.yaml", "metrics.jsonl"}, {"search.yaml", "trials"}, {"published.json"})
+# A file that is named after what it holds, such as gcp-key.json; not code or text about it, such as token.py.
+_SECRET_FILE = re.compile(
+    r"(.*[-_.])?(secrets?|credentials?|token|passwords?|passwd|key|api[-_]?keys?)"
+    r"(\.(txt|json|ya?ml|toml|ini|cfg|conf))?"
+)
+# Each makes a folder one that adar-ray has written. A run has no metrics before its first epoch is over.
+_MARKS = (
+    ("dataset.json",),
+    *(("config.yaml", name) for name in ("metrics.jsonl", "progress.json", "lease.json")),
+    ("config.yaml", "checkpoints/*/state.json"),
+    *(("plan.json", name) for name in ("comparison.json", "lease.json", "runs", "tuning")),
+    ("search.yaml", "trials"),
+    ("published.json",),
+    ("_recommendations.json",),
+    ("export.json", "items.parquet"),
+)
 
 
 def files_to_ship(folder: Path) -> list[Path]:
     """The files to ship, relative to the folder, sorted.
 
     Skips what git ignores, environments and caches, files named like secrets, links out of the folder, and
-    every dataset, run and search, which are recognized by their files.
+    everything that adar-ray has written, such as datasets and runs, which is recognized by its files. Says
+    how many look like secrets, as one may be code that the job needs.
     """
-    found = sorted(path for path in _listed(folder) if not _is_skipped(path))
+    listed = sorted(path for path in _listed(folder) if not _matches(path, _MACHINERY))
+    secret = [path for path in listed if _is_secret(path)]
+    if secret:
+        logger.warning(
+            "ship %s: leaves out %s that may be secret, such as %s",
+            folder,
+            counted(len(secret), "file"),
+            secret[0],
+        )
+    found = [path for path in listed if not _is_secret(path)]
     stored = {parent for path in found for parent in path.parents if _is_stored(folder / parent)}
     inside = folder.resolve()
     return [
@@ -97,14 +128,19 @@ def _listed(folder: Path) -> list[Path]:
     return [Path(name) for name in git.stdout.decode(errors="surrogateescape").split("\0") if name]
 
 
-def _is_skipped(path: Path) -> bool:
+def _is_secret(path: Path) -> bool:
+    return _matches(path, _SECRETS) or _SECRET_FILE.fullmatch(path.name.lower()) is not None
+
+
+def _matches(path: Path, patterns: tuple[str, ...]) -> bool:
+    """Whether a part of a path matches one of the patterns."""
     return any(
         fnmatch.fnmatchcase(part.lower(), pattern)
         for part in PurePosixPath(path).parts
-        for pattern in (*_MACHINERY, *_SECRETS)
+        for pattern in patterns
     )
 
 
 def _is_stored(folder: Path) -> bool:
-    """Whether a folder is a dataset, a run, a search, or names the published run."""
-    return any(all((folder / name).exists() for name in mark) for mark in _MARKS)
+    """Whether adar-ray has written the folder: a dataset or a run, say."""
+    return any(all(any(folder.glob(name)) for name in mark) for mark in _MARKS)

@@ -27,6 +27,10 @@ def project(folder: Path) -> None:
         *("mine/credentials", ".venv/lib/x.py", "package/__pycache__/x.pyc", "ignored/big.bin"),
         *("set/dataset.json", "set/train/00000.parquet", "runs/one/config.yaml", "runs/one/metrics.jsonl"),
         *("runs/one/model/weights.safetensors", "found/search.yaml", "found/trials/00000/config.yaml"),
+        *("begun/config.yaml", "begun/progress.json", "begun/initial.safetensors"),
+        *("left/config.yaml", "left/checkpoints/00000-00000020/state.json"),
+        *("top/_recommendations.json", "top/00000.parquet", "vectors/export.json", "vectors/items.parquet"),
+        *("compared/plan.json", "compared/runs/mf/config.yaml", "compared/users/test/mf.parquet"),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -51,6 +55,41 @@ def test_code_is_shipped_without_data_runs_and_secrets(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         assert archive.namelist() == code
         assert archive.read("package/data/reader.py") == b"package/data/reader.py"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".env", ".env.local", "prod.env", ".envrc", ".netrc", "wandb.netrc", "server.pem", "id_ed25519"),
+        *(".git-credentials", ".htpasswd", ".s3cfg", ".boto", ".databrickscfg", "rclone.conf", ".pgpass"),
+        *("secrets", "secret.yaml", "client_secret.json", "aws_credentials", "my_credentials.json"),
+        *("token", "token.txt", "auth_token", "hf-token.txt", "gcp-key.json", "api_key.txt", "apikeys.toml"),
+        *("passwords.txt", "Password.TXT", "terraform.tfvars", "secrets.py", "service_account.json"),
+    ],
+)
+def test_files_named_like_secrets_stay_behind_and_are_counted(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "model.py").touch()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).touch()
+    assert files_to_ship(tmp_path) == [Path("model.py")]
+    said = f"ship {tmp_path}: leaves out 1 file that may be secret, such as mine/{name}"
+    assert caplog.messages == [said]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("tokenizer.py", "tokenizer.json", "special_tokens_map.json", "secrets_test.py", "token.py"),
+        *("token/__init__.py", "keys.json", "monkey.json", "environment.yaml", "password.md", "envs/env.py"),
+        *("config.yaml", "plan.json", "export.json", "checkpoints/load.py"),
+    ],
+)
+def test_code_that_is_named_almost_like_a_secret_or_a_run_is_shipped(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert files_to_ship(tmp_path) == [Path(name)]
 
 
 def test_a_repository_that_git_does_not_read_is_not_shipped(
