@@ -1,12 +1,14 @@
-"""What the image installs."""
+"""What the image installs and sets."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+from adar_ray.cluster.driver import STOP_SECONDS
 from tests.containers.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="the image has Python 3.11, with tomllib")
@@ -32,3 +34,8 @@ def test_an_extra_that_is_not_offered_is_one_line() -> None:
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr == "EXTRAS=serve,mlfow: there is no mlfow; give some of serve,export,mlflow,wandb\n"
+
+
+def test_a_job_that_something_else_submits_has_time_to_save_too() -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\S+)", dockerfile) == [str(STOP_SECONDS)]
