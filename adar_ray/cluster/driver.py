@@ -24,7 +24,7 @@ from types import FrameType
 import click
 from pydantic import BaseModel, ConfigDict
 
-from adar_ray.cluster.job import Job, check_name, option
+from adar_ray.cluster.job import EntryPoint, Job, check_name, option
 from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE, AdarError
 from adar_ray.lease import wait_until_free
 from adar_ray.process import GRACE_SECONDS
@@ -38,6 +38,7 @@ POLL_SECONDS = 10.0
 STOP_SECONDS = GRACE_SECONDS + 10  # for a step to save and clean up
 _SAYS = "adar-ray job: "
 _BEGUN = re.compile(rf"^{_SAYS}step (?P<place>\d+ of \d+): (?P<command>[a-z]+)", re.MULTILINE)
+_UNRESERVED = EntryPoint(cpus=0)  # of a job that Ray's Jobs API did not start
 _RESUMED_BY = {"train": "config.yaml", "tune": "search.yaml"}
 """The file that makes a command's --out resumable."""
 
@@ -240,7 +241,7 @@ def main(file: str | None, name: str | None, settings: tuple[str, ...]) -> None:
     try:
         if file is not None:
             name = check_name(name or Path(file).stem)
-            job = Job.load(file, settings)
+            job = Job.load(file, settings).model_copy(update={"entry_point": _UNRESERVED})
         elif JOB in os.environ and NAME in os.environ:
             name = check_name(os.environ[NAME])
             job = Job.from_json(os.environ[JOB])

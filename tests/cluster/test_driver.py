@@ -264,6 +264,28 @@ def test_a_job_exits_with_the_status_of_its_failed_step(tmp_path: Path) -> None:
     assert ended.stderr.splitlines()[-1].startswith("adar-ray job: step 1 of 1 failed with status 1")
 
 
+@pytest.mark.parametrize(("is_submitted", "cpus"), [(False, "0.0"), (True, "2.0")])
+def test_only_a_submitted_job_counts_the_cpus_of_its_entry_point(
+    is_submitted: bool, cpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = "import os, sys; print('cpus', os.environ.get('ADAR_RAY_ENTRY_POINT_CPUS'), file=sys.stderr)"
+    (tmp_path / "sitecustomize.py").write_text(spy)  # which Python runs when it starts
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    file = write(tmp_path, storage=str(tmp_path), steps=["evaluate $storage/no"], entry_point={"cpus": 2})
+    command = [sys.executable, "-m", "adar_ray.cluster.driver"]
+    if is_submitted:
+        monkeypatch.setenv(driver.JOB, Job.load(file).to_json())
+        monkeypatch.setenv(driver.NAME, "me")
+    else:
+        command.append(str(file))
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert [line for line in ended.stderr.splitlines() if line.startswith("cpus")] == [
+        "cpus None",  # the driver itself
+        f"cpus {cpus}",
+    ]
+
+
 def test_only_what_may_pass_by_itself_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
