@@ -135,14 +135,20 @@ def logs_command(name: str, follow: bool, address: str | None, as_json: bool) ->
 @click.argument("name")
 @_address
 def stop_command(name: str, address: str | None, as_json: bool) -> None:
-    """Stop the job NAME and wait until it has stopped. Submit it again to resume."""
+    """Stop the job NAME and wait until it has stopped. Submit it again to resume.
+
+    A job that has not started yet is not waited for: it stops once it would start.
+    """
     from adar_ray.cluster.client import Cluster
 
     cluster = Cluster(address)
     attempt = cluster.find(name)
     if attempt.has_ended:
         message(f"job {name} has already ended ({attempt.status})")
-    show(cluster.stop(attempt).summary().to_dict(), as_json)
+    attempt = cluster.stop(attempt)
+    if not attempt.has_ended:
+        message(f"job {name} has not started: it stops once it would start, or when the head gives it up")
+    show(attempt.summary().to_dict(), as_json)
 
 
 @command("list")

@@ -43,6 +43,7 @@ ENTRY_POINT = "python -m adar_ray.cluster.driver"
 LOCAL = "http://127.0.0.1:8265"
 ANSWER_SECONDS = 10.0
 START_SECONDS = 60.0  # from a head's first answer until it accepts jobs
+PENDING_SECONDS = 5.0  # for a job that is stopped while it starts
 LOST_SECONDS = 60.0  # for any later answer; following tries again that long
 # Keys of the metadata that Ray keeps of a job.
 _FINGERPRINT = "adar-ray-job"
@@ -324,11 +325,17 @@ class Cluster:
         )
 
     def stop(self, attempt: Attempt) -> Attempt:
-        """Stop the attempt and wait until it has ended; an attempt that has ended stays as it is."""
+        """Stop the attempt and wait until it has ended; an attempt that has ended stays as it is.
+
+        Ray stops an attempt that has not started only when it starts. It is left as it is, still waiting.
+        """
         with self._connection(), waiting(f"job {attempt.name} to stop; it is killed after {STOP_SECONDS} s"):
             if not attempt.has_ended:
                 self._client.stop_job(attempt.id)
+            deadline = time.monotonic() + PENDING_SECONDS
             while not attempt.has_ended:
+                if attempt.details.status is JobStatus.PENDING and time.monotonic() > deadline:
+                    break
                 time.sleep(0.5)
                 attempt = self._again(attempt)
         return attempt

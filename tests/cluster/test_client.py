@@ -319,6 +319,19 @@ def test_a_job_survives_its_follower_resumes_after_its_driver_and_stops(
     assert "has already ended (STOPPED)" in adar("job", "stop", "long").err
 
 
+def test_a_job_that_has_not_started_is_stopped_without_waiting(
+    adar: Adar, store: Path, tmp_path: Path
+) -> None:
+    room = {"entry_point": {"cpus": 100}, "settings": []}  # more than the head has
+    file = write(tmp_path / "waits.yaml", store, "evaluate $storage/run", **room)
+    adar("job", "submit", file)
+    began = time.monotonic()
+    stopped = adar("job", "stop", "waits", "--json")
+    assert time.monotonic() - began < 60
+    assert stopped.json()["status"] == "PENDING"
+    assert "job waits has not started: it stops once it would start" in stopped.err
+
+
 # The connection: every failure is one line.
 
 
