@@ -17,16 +17,22 @@ SECONDS_BETWEEN_MESSAGES = 60.0
 
 
 @contextlib.contextmanager
-def waiting(reason: str | Callable[[], str | None], limit: float | None = None) -> Iterator[None]:
+def waiting(
+    reason: str | Callable[[], str | None],
+    limit: float | None = None,
+    end: str = "without a limit: Ctrl-C ends it",
+) -> Iterator[None]:
     """Warns what the block waits for if that takes more than 10 s, and again once a minute.
 
     Args:
         reason: what comes after "waiting for"; or a function that is asked for it, in another thread, and
             returns None while the block is not waiting.
         limit: seconds after which the block gives up by itself.
+        end: what ends the wait, if there is no limit.
     """
     ended = threading.Event()
-    end = f"for at most {limit:g} s" if limit is not None else "without a limit: Ctrl-C ends it"
+    if limit is not None:
+        end = f"for at most {limit:g} s"
 
     def tell() -> None:
         began, pause = time.monotonic(), SILENT_SECONDS

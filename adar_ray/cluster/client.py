@@ -49,6 +49,7 @@ LOST_SECONDS = 60.0  # for any later answer; following tries again that long
 _FINGERPRINT = "adar-ray-job"
 _OWNER = "owner"
 _LABEL = "label."  # and the name of the label
+_GIVEN_UP = "until the head gives it up (after 15 minutes, or its RAY_JOB_START_TIMEOUT_SECONDS)"
 _LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
 _NOISY_LOGGERS = (  # a line for every request and connection
     "ray.dashboard.modules.job.sdk",
@@ -294,7 +295,7 @@ class Cluster:
                     return f"job {attempt.name} to start ({one_line(now.details.message)})"
             return None
 
-        with self._connection(), waiting(start):
+        with self._connection(), waiting(start, end=_GIVEN_UP):
             while True:
                 with contextlib.suppress(*_LOST, RuntimeError):
                     asyncio.run(tail())

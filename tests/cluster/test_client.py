@@ -324,7 +324,13 @@ def test_a_job_that_has_not_started_is_stopped_without_waiting(
 ) -> None:
     room = {"entry_point": {"cpus": 100}, "settings": []}  # more than the head has
     file = write(tmp_path / "waits.yaml", store, "evaluate $storage/run", **room)
-    adar("job", "submit", file)
+    follower = subprocess.Popen(
+        [*COMMAND, "job", "submit", file, "--wait"], stderr=subprocess.PIPE, text=True
+    )
+    said = follower.stderr.readline()
+    follower.kill()
+    assert "waiting for job waits to start" in said
+    assert "until the head gives it up" in said
     began = time.monotonic()
     stopped = adar("job", "stop", "waits", "--json")
     assert time.monotonic() - began < 60

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from ray.dashboard.consts import DEFAULT_JOB_START_TIMEOUT_SECONDS, RAY_JOB_START_TIMEOUT_SECONDS_ENV_VAR
 
 from adar_ray.cluster.driver import STOP_SECONDS
 from tests.containers.conftest import ROOT
@@ -39,3 +40,9 @@ def test_an_extra_that_is_not_offered_is_one_line() -> None:
 def test_a_job_that_something_else_submits_has_time_to_save_too() -> None:
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
     assert re.findall(r"RAY_JOB_STOP_WAIT_TIME_S=(\S+)", dockerfile) == [str(STOP_SECONDS)]
+
+
+def test_a_job_may_wait_longer_for_room_than_by_default() -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    (seconds,) = re.findall(rf"{RAY_JOB_START_TIMEOUT_SECONDS_ENV_VAR}=(\S+)", dockerfile)
+    assert int(seconds) > DEFAULT_JOB_START_TIMEOUT_SECONDS
