@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from adar_ray.cluster.job import Job
 from adar_ray.cluster.ship import files_to_ship, pack
 from tests.cluster.jobs import message_of
+
+ROOT = Path(__file__).parents[2]
 
 
 def project(folder: Path) -> None:
@@ -121,6 +125,20 @@ def test_folders_that_cannot_be_shipped(tmp_path: Path) -> None:
         file.truncate(100_000_001)  # a hole, which takes no space
     assert "clicks.csv" in message_of(lambda: pack(tmp_path / "large", archive))
     assert not archive.exists()
+
+
+def test_the_spaces_are_shipped_from_a_home_folder_as_in_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("jobs", "tune_spaces"):
+        shutil.copytree(ROOT / name, home / name)
+    job = Job.load(home / "jobs" / "tune.yaml")
+    assert job.ship is not None
+    pack(Path(job.ship), tmp_path / "shipped.zip")
+    with zipfile.ZipFile(tmp_path / "shipped.zip") as archive:
+        assert job.parameters["space"] in archive.namelist()
 
 
 def test_a_name_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
