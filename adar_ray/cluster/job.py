@@ -37,7 +37,16 @@ _REFUSED = {
     "--help": "a step that prints help does nothing else",
     "-h": "a step that prints help does nothing else",
 }
-_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|KEY$|CONNECTION_?STRING", re.IGNORECASE)
+# Not TOKENIZERS_PARALLELISM, and not PWD and OLDPWD, which are folders.
+_SECRET = re.compile(
+    r"SECRET|TOKEN(?!IZ)|PASSW|CREDENTIAL|PRIVATE|KEY$|CONNECTION_?STRING|(^|_)(PAT|AUTH)$"
+    r"|WEBHOOK|(?<!^)(?<!^OLD)PWD$",
+    re.IGNORECASE,
+)
+# Tokens of GitHub, GitLab, Hugging Face and Slack, and an address without a scheme; not the tag of an image.
+_SECRET_VALUE = re.compile(
+    r"\b(gh[opsur]|github_pat|hf)_\w{16}|\bglpat-\w|\bxox[a-z]-\w|(^|[\s=])[\w.+-]+:[^\s:/@]+@(?!sha256:)[\w.-]+"
+)
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}"
 
@@ -194,8 +203,8 @@ class Job(Settings):
                 raise AdarError(f"environment.{name}: looks like a secret, {visible}")
         given = (self.storage, self.image or "", *self.steps, *self.settings)
         for text in (*given, *self.parameters.values(), *self.environment.values()):
-            if has_secret(text):
-                raise AdarError(f"an address or a step contains a password or a key, {visible}")
+            if has_secret(text) or _SECRET_VALUE.search(text):
+                raise AdarError(f"an address, a step or a value contains a password or a key, {visible}")
         commands = {words[0] for words in self.commands("name")}
         for key, is_given in (("settings", self.settings), ("workers", self.workers != Workers())):
             if is_given and commands.isdisjoint(_WORKERS):

@@ -226,6 +226,15 @@ def test_settings_that_would_have_no_effect(file: str, setting: str, words: list
         {"environment": {"HF_TOKEN": "hunter2"}},
         {"environment": {"AZURE_STORAGE_ACCOUNT_KEY": "hunter2"}},
         {"environment": {"AZURE_STORAGE_CONNECTION_STRING": "AccountKey=hunter2"}},
+        {"environment": {"MYSQL_PWD": "hunter2"}},
+        {"environment": {"PGPWD": "hunter2"}},
+        {"environment": {"GH_PAT": "hunter2"}},
+        {"environment": {"AUTH": "hunter2"}},
+        {"environment": {"SLACK_WEBHOOK_URL": "https://hooks/hunter2"}},
+        {"environment": {"LOGIN": "ghp_hunter2hunter2hunter2"}},
+        {"environment": {"LOGIN": "xoxb-hunter2"}},
+        {"environment": {"DATABASE": "me:hunter2@host/db"}},
+        {"settings": ["custom.store=me:hunter2@host/db"]},
         {"environment": {"STORAGE": "AccountName=me;AccountKey=hunter2"}},
         {"image": "https://me:hunter2@registry/x"},
         {"settings": ["custom.store=s3://me:hunter2@bucket/x"]},
@@ -239,6 +248,20 @@ def test_secrets_are_refused_and_not_printed(tmp_path: Path, keys: dict[str, Any
     message = message_of(lambda: Job.load(write(tmp_path, **keys)))
     assert "everyone who can list jobs" in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"environment": {"TOKENIZERS_PARALLELISM": "false"}},
+        {"environment": {"PWD": "/work", "OLDPWD": "/"}},
+        {"environment": {"PYTHONPATH": "/code", "AUTHOR": "ana@example.org", "RAY_AUTH_MODE": "token"}},
+        {"environment": {"PROXY": "http://proxy.example.org:3128", "START": "10:30"}},
+        {"image": "registry.example.org:5000/adar-ray:1@sha256:" + 64 * "a"},
+    ],
+)
+def test_what_is_no_secret_is_taken(tmp_path: Path, keys: dict[str, Any]) -> None:
+    Job.load(write(tmp_path, **keys))
 
 
 def test_an_owner_and_labels_do_not_make_another_job(tmp_path: Path) -> None:
