@@ -28,8 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from adar_ray.cluster.driver import JOB, NAME, STOP_SECONDS, read_progress
-from adar_ray.cluster.job import Job, check_name
+from adar_ray.cluster.driver import STOP_SECONDS, read_progress
+from adar_ray.cluster.job import JOB, NAME, Job, check_name
 from adar_ray.cluster.ship import pack
 from adar_ray.config import nearest
 from adar_ray.errors import FAILED, INTERRUPTED, AdarError, one_line, without_secrets

@@ -24,14 +24,13 @@ from types import FrameType
 import click
 from pydantic import BaseModel, ConfigDict
 
-from adar_ray.cluster.job import EntryPoint, Job, check_name, option
+from adar_ray.cluster.job import JOB, NAME, EntryPoint, Job, check_name, option
 from adar_ray.errors import FAILED, INTERRUPTED, TERMINATED, WRONG_USAGE, AdarError
 from adar_ray.lease import wait_until_free
 from adar_ray.process import GRACE_SECONDS
 from adar_ray.reporting.progress import read_training
 from adar_ray.storage import Folder, describe_os_error
 
-JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"
 STEP = "adar_ray.cli.step"  # run as a module: the command line uses this package, not the reverse
 RETRY_SECONDS = 10.0
 POLL_SECONDS = 10.0

@@ -23,6 +23,7 @@ from adar_ray.errors import AdarError, has_secret, one_line
 from adar_ray.limits import MOST_REPEATS
 from adar_ray.workers import WorkerRange
 
+JOB, NAME = "ADAR_RAY_JOB", "ADAR_RAY_JOB_NAME"  # the environment variables that the driver reads
 COMMANDS = ("prepare", "train", "tune", "evaluate", "recommend", "export", "publish")
 WITH_OUT = ("prepare", "train", "tune", "recommend", "export")
 _WORKERS = {"train": "--workers", "tune": "--workers-per-trial"}
@@ -47,6 +48,7 @@ _SECRET = re.compile(
 _SECRET_VALUE = re.compile(
     r"\b(gh[opsur]|github_pat|hf)_\w{16}|\bglpat-\w|\bxox[a-z]-\w|(^|[\s=])[\w.+-]+:[^\s:/@]+@(?!sha256:)[\w.-]+"
 )
+_VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}"
 
@@ -158,11 +160,22 @@ class Job(Settings):
     @classmethod
     def _names_are_valid(cls, parameters: dict[str, str]) -> dict[str, str]:
         for name in parameters:
-            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or name in ("storage", "name"):
+            if not re.fullmatch(_VARIABLE, name) or name in ("storage", "name"):
                 raise ValueError(
                     f"{name!r} cannot name a parameter: use letters, digits and _, except storage and name"
                 )
         return parameters
+
+    @field_validator("environment")
+    @classmethod
+    def _variables_are_valid(cls, environment: dict[str, str]) -> dict[str, str]:
+        for name in environment:
+            if not re.fullmatch(_VARIABLE, name) or name in (JOB, NAME):
+                raise ValueError(
+                    f"{one_line(name, 80)!r} cannot name a variable: use letters, digits and _, except {JOB} "
+                    f"and {NAME}"
+                )
+        return environment
 
     @field_validator("owner", "labels")
     @classmethod

@@ -16,7 +16,7 @@ import pytest
 from adar_ray.cli.main import cli
 from adar_ray.cluster import driver
 from adar_ray.cluster.driver import ProgressFile, read_progress, run_job
-from adar_ray.cluster.job import WITH_OUT, Job
+from adar_ray.cluster.job import JOB, NAME, WITH_OUT, Job
 from adar_ray.data.dataset import Dataset
 from adar_ray.lease import hold
 from adar_ray.storage import Folder
@@ -275,8 +275,8 @@ def test_only_a_submitted_job_counts_the_cpus_of_its_entry_point(
     file = write(tmp_path, storage=str(tmp_path), steps=["evaluate $storage/no"], entry_point={"cpus": 2})
     command = [sys.executable, "-m", "adar_ray.cluster.driver"]
     if is_submitted:
-        monkeypatch.setenv(driver.JOB, Job.load(file).to_json())
-        monkeypatch.setenv(driver.NAME, "me")
+        monkeypatch.setenv(JOB, Job.load(file).to_json())
+        monkeypatch.setenv(NAME, "me")
     else:
         command.append(str(file))
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -102,11 +102,11 @@ AS_WRITTEN = [
 def test_text_stays_as_it_is_written(tmp_path: Path, value: str) -> None:
     (tmp_path / "job.yaml").write_text(
         f"storage: /data\nsteps: [evaluate /$run]\nparameters: {{run: {value}}}\n"
-        f"environment: {{VERSION: {value}, {value[:60]}: x}}\nlabels: {{release: 1.10, 007: no}}\n"
+        f"environment: {{VERSION: {value}, no: x}}\nlabels: {{release: 1.10, 007: no}}\n"
     )
     job = Job.load(tmp_path / "job.yaml")
     assert job.commands("x") == [["evaluate", f"/{value}"]]
-    assert job.environment == {"VERSION": value, value[:60]: "x"}
+    assert job.environment == {"VERSION": value, "no": "x"}
     assert job.labels == {"release": "1.10", "007": "no"}
 
 
@@ -139,6 +139,11 @@ def test_ship_is_relative_to_the_job_file_and_is_not_submitted(tmp_path: Path) -
         ({"workers": {"number": "4:1"}}, ["workers.number 4:1", "such as 1:4"]),
         ({"steps": []}, ["steps"]),
         ({"environment": {"A": [["x"] * 9000]}}, ["environment.A"]),
+        ({"environment": {"": "1"}}, ["environment", "'' cannot name a variable", "letters, digits and _"]),
+        ({"environment": {"A=B": "1"}}, ["environment", "'A=B'"]),
+        ({"environment": {"A B": "1"}}, ["environment", "'A B'"]),
+        ({"environment": {"ADAR_RAY_JOB": "1"}}, ["environment", "except ADAR_RAY_JOB and"]),
+        ({"environment": {"ADAR_RAY_JOB_NAME": "1"}}, ["environment", "except ADAR_RAY_JOB and"]),
         ({"time_limit": "9" * 400}, ["time_limit", "too long"]),
         ({"storage": "data"}, ["storage", "absolute path", "data"]),
         ({"steps": ["publish --rollback --to /x"]}, ["steps.1", "drop --rollback"]),
