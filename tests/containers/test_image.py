@@ -50,7 +50,7 @@ def test_the_demo_runs(container: Callable[..., Container], tmp_path: Path) -> N
     assert (work / "demo" / "recommendations").stat().st_uid == USER
 
 
-def test_the_image_has_what_kuberay_calls_and_no_compiler(container: Callable[..., Container]) -> None:
+def test_the_image_has_what_starts_and_checks_it_and_no_compiler(container: Callable[..., Container]) -> None:
     one = container()
     one.run("which", "bash", "wget", "python", "ray", "adar-ray", "healthy")
     for compiler in ("cc", "gcc", "g++", "c++", "clang", "tcc", "make"):
