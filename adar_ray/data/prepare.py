@@ -14,7 +14,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import cast, get_args
 
-from adar_ray.data.choosing import Choice, choose
+from adar_ray.data.choosing import Choice, Dropped, choose
 from adar_ray.data.dataset import Dataset
 from adar_ray.data.drivers import driver_for
 from adar_ray.data.features import FeatureFile, FeatureTable, find_features, read_features
@@ -122,20 +122,11 @@ def prepare(
         check_mapping("--item-columns", item_columns, {"genre": "categories"})
     check_list("--null-words", null_words)
     check_number("--core", core, 0, MOST_ROWS)
-    check_number("--seed", seed, 0, LARGEST_SEED)
     check_number("--rows-per-shard", rows_per_shard, 1, MOST_ROWS)
     if min_rating is not None:
         check_number("--min-rating", min_rating, -LARGEST_RATING, LARGEST_RATING, whole=False)
     check_choice("--repeat", repeat, get_args(Repeat))
-    if split is not None:
-        check_choice("--split", split, get_args(Protocol))
-    check_number("--test-fraction", test_fraction, 0, 1, whole=False)
-    check_number("--valid-fraction", valid_fraction, 0, 1, whole=False)
-    if test_fraction in (0, 1) or valid_fraction == 1:
-        raise AdarError(
-            f"--test-fraction {test_fraction} and --valid-fraction {valid_fraction}: give fractions below 1, "
-            "and more than 0 for test"
-        )
+    _check_split(split, test_fraction, valid_fraction, seed)
     windows = Windows(sequence_length, sequence_length if sequence_stride is None else sequence_stride)
     options = ReadOptions(
         separator, header, encoding, tuple(null_words), timestamp_unit, timestamp_format, max_bad_rows
@@ -179,17 +170,7 @@ def prepare(
         if features is not None:
             found, features = found.without(features.path), features.of(item_keys.take(ids.items))
         empty = [report.path for report in reports if report.is_empty]
-        dropped = chosen.dropped
-        counts = RowCounts(
-            read=count + bad,
-            bad=bad,
-            repeated=dropped.repeated,
-            held_out_in_training=dropped.held_out_in_training,
-            valid_in_test=dropped.valid_in_test,
-            low_rating=dropped.low_rating,
-            few_interactions=count - sum(astuple(dropped)) - kept,
-            kept=kept,
-        )
+        counts = _row_counts(count, bad, chosen.dropped, kept)
         write_manifest(
             folder,
             name=name or _name(str(source)),
@@ -222,6 +203,19 @@ def prepare(
             item_features=None if features is None else features.features,
         )
     return Dataset.open(out)
+
+
+def _check_split(split: str | None, test_fraction: float, valid_fraction: float, seed: int) -> None:
+    if split is not None:
+        check_choice("--split", split, get_args(Protocol))
+    check_number("--seed", seed, 0, LARGEST_SEED)
+    check_number("--test-fraction", test_fraction, 0, 1, whole=False)
+    check_number("--valid-fraction", valid_fraction, 0, 1, whole=False)
+    if test_fraction in (0, 1) or valid_fraction == 1:
+        raise AdarError(
+            f"--test-fraction {test_fraction} and --valid-fraction {valid_fraction}: give fractions below 1, "
+            "and more than 0 for test"
+        )
 
 
 def _feature_file(
@@ -266,6 +260,26 @@ def _check_given(files: list[SourceFile], given: set[str]) -> None:
         raise AdarError(
             f"{other}: its name tells no split, those of other files do; rename or remove it, {anew}"
         )
+
+
+def _row_counts(count: int, bad: int, dropped: Dropped, kept: int) -> RowCounts:
+    """What became of the source's rows.
+
+    Args:
+        count, bad: rows that could be read, and those that could not.
+        dropped: of the former, by reason.
+        kept: how many are in the dataset.
+    """
+    return RowCounts(
+        read=count + bad,
+        bad=bad,
+        repeated=dropped.repeated,
+        held_out_in_training=dropped.held_out_in_training,
+        valid_in_test=dropped.valid_in_test,
+        low_rating=dropped.low_rating,
+        few_interactions=count - sum(astuple(dropped)) - kept,
+        kept=kept,
+    )
 
 
 def _name(source: str) -> str:
