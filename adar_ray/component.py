@@ -110,6 +110,9 @@ class ModelComponent(Generic[S]):
         shards_items: whether workers can share out its item table, the only one that grows with the catalog.
         reads_features: whether items have features beside their ids. The model then has a method `add_items`,
             for items that were not there in training.
+        is_graph: whether a step propagates all nodes, so that all have gradients.
+        layer_weights: of each layer, in D^2; for the estimate of memory, as the next one is.
+        layer_activations: numbers that a layer keeps of each position of a history, in D.
         adds_to_loss: whether it has an `auxiliary_loss`, so that its losses are not those of other models.
         check: raises ValueError if the settings do not go with the embedding dimension.
         defaults: values by `section.key`, such as `{"loss.name": "bce"}`, that replace the configuration's
@@ -124,6 +127,9 @@ class ModelComponent(Generic[S]):
     has_cosine: bool = True
     shards_items: bool = False
     reads_features: bool = False
+    is_graph: bool = False
+    layer_weights: int = 0
+    layer_activations: int = 0
     adds_to_loss: bool = False
     check: Callable[[int, S], None] = _fits_any
     defaults: Mapping[str, Any] = field(default_factory=dict)

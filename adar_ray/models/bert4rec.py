@@ -114,4 +114,6 @@ class BERT4Rec(SequentialModel):
         return sequence_BN.masked_fill(hidden_BN, self.mask), sequence_BN.masked_fill(~hidden_BN, PADDING)
 
 
-COMPONENT = sequential_component("bert4rec", BERT4RecSettings, BERT4Rec, check=heads_divide)
+COMPONENT = sequential_component(
+    "bert4rec", BERT4RecSettings, BERT4Rec, check=heads_divide, layer_weights=12, layer_activations=9
+)

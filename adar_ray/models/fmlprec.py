@@ -134,4 +134,4 @@ class Filter(nn.Module):
         return self.residual(x_BLD, torch.fft.irfft(spectrum_BFD, n=x_BLD.shape[1], dim=1))
 
 
-COMPONENT = sequential_component("fmlprec", FMLPRecSettings, FMLPRec)
+COMPONENT = sequential_component("fmlprec", FMLPRecSettings, FMLPRec, layer_weights=8, layer_activations=9)

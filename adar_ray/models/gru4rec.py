@@ -150,4 +150,4 @@ def _state(input_NG: torch.Tensor, hidden_NG: torch.Tensor, before_NH: torch.Ten
     return torch.lerp(new_NH, before_NH, update_NH)
 
 
-COMPONENT = sequential_component("gru4rec", GRU4RecSettings, GRU4Rec)
+COMPONENT = sequential_component("gru4rec", GRU4RecSettings, GRU4Rec, layer_weights=6, layer_activations=7)

@@ -52,4 +52,5 @@ COMPONENT = ModelComponent(
     defaults_with_loss={
         "sampled_softmax": {"model.cosine": True, "optimizer.lr": 5e-3, "loss.l2": 0.0},
     },
+    is_graph=True,
 )

@@ -81,4 +81,6 @@ COMPONENT = ModelComponent(
     name="ngcf",
     settings=NGCFSettings,
     build=lambda inputs, settings: NGCF(inputs.observed, inputs.embedding_dim, settings, inputs.cosine),
+    is_graph=True,
+    layer_weights=2,
 )

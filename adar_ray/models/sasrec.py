@@ -71,5 +71,11 @@ class SASRec(SequentialModel):
 
 
 COMPONENT = sequential_component(
-    "sasrec", SASRecSettings, SASRec, check=heads_divide, defaults={"loss.name": "bce"}
+    "sasrec",
+    SASRecSettings,
+    SASRec,
+    check=heads_divide,
+    defaults={"loss.name": "bce"},
+    layer_weights=12,
+    layer_activations=9,
 )

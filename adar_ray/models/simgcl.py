@@ -135,4 +135,5 @@ COMPONENT = ModelComponent(
         inputs.observed, inputs.embedding_dim, settings, inputs.cosine, inputs.first_user
     ),
     adds_to_loss=True,
+    is_graph=True,
 )

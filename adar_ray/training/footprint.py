@@ -26,9 +26,6 @@ _LOADING, _LOOKED_UP = 60, 12  # of an interaction while it is loaded, and from 
 _ID = _NUMBER = 4
 
 _STATES = 6  # of a weight: itself, Adam's two moments, and the checkpoint's copy of the three
-_GRAPHS = ("lightgcn", "ngcf", "simgcl")
-_LAYER = {"sasrec": 12, "bert4rec": 12, "fmlprec": 8, "gru4rec": 6, "ngcf": 2}  # weights, in D^2
-_ACTIVATIONS = {"sasrec": 9, "bert4rec": 9, "fmlprec": 9, "gru4rec": 7}  # of a layer and position, in D
 
 
 class Part(NamedTuple):
@@ -84,9 +81,9 @@ def _weights(config: Config, dataset: Dataset) -> Part:
     if MODELS[model].reads_features:
         rows += len(dataset.vocabulary)
     numbers = rows * D * _STATES * (2 if model == "neumf" else 1)  # two towers, each with a table
-    if model in _GRAPHS:  # a gradient of all rows; counting layers' outputs too exceeds what runs take
+    if MODELS[model].is_graph:  # a gradient of all rows; counting layers' outputs too exceeds what runs take
         numbers += rows * D
-    numbers += _LAYER.get(model, 0) * layers * D**2 * (_STATES + 1)
+    numbers += MODELS[model].layer_weights * layers * D**2 * (_STATES + 1)
     return Part("vectors and weights", numbers * _NUMBER, "lower model.embedding_dim")
 
 
@@ -127,7 +124,7 @@ def _batch(config: Config, dataset: Dataset) -> Part:
     if loss is not None and loss.takes_all_items:
         of_pair += 3 * dataset.n_items * _NUMBER
     layers = getattr(config.settings_of(model), "layers", 0)
-    of_history = length * layers * _ACTIVATIONS.get(model, 0) * D * _NUMBER
+    of_history = length * layers * MODELS[model].layer_activations * D * _NUMBER
     lower = [
         "train.batch_size",
         *(f"{name}.{key}" for key in ("negatives", "candidates", "pool") if hasattr(sampler, key)),
