@@ -112,7 +112,8 @@ class SamplerConfig(Settings):
         "adar", f"One of {', '.join(SAMPLERS)}; or a custom sampler, as module:callable.", structural=True
     )
     mask_seen: bool = setting(
-        True, "Never give a training item of the user as a negative; if false, only not the pair's own item."
+        True,
+        "Never give a training item of the user as a negative; if false, only the pair's item is excluded.",
     )
 
     @field_validator("name")
@@ -397,7 +398,7 @@ def with_settings(values: Mapping[str, Mapping[str, Any]], settings: Iterable[st
 
 
 def check_setting_list(settings: Any) -> None:
-    """Refuses what is no list of `section.key=value`."""
+    """Refuses what is not a list of `section.key=value`."""
     if isinstance(settings, Mapping):
         raise AdarError("settings: is a mapping; give a list of section.key=value, such as ['adar.beta=0.8']")
     check_list("settings", settings)

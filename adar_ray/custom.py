@@ -57,7 +57,7 @@ def find_custom(
             module = importlib.import_module(where)
     except Exception as error:
         remedy = f"correct {where}"
-        if isinstance(error, ModuleNotFoundError):
+        if isinstance(error, ModuleNotFoundError) and error.name:
             remedy = f"install {error.name}, or {remedy}"
             if f"{where}.".startswith(f"{error.name}."):
                 remedy = f"run from the folder of {where}, or set PYTHONPATH, on every machine of the cluster"

@@ -52,7 +52,7 @@ def check_choice(flag: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def check_mapping(flag: str, value: Any, example: Mapping[str, str]) -> None:
-    """Refuse what is no mapping.
+    """Refuse what is not a mapping.
 
     Raises:
         AdarError: names the argument and shows the example.

@@ -383,6 +383,7 @@ def test_a_module_with_a_mistake_is_named(
         ("import math; math.nope", "correct faulty"),
         ("from math import nope", "correct faulty"),
         ("import nowhere.at_all", "install nowhere, or correct faulty"),
+        ("raise ModuleNotFoundError('needs another library')", "correct faulty"),
     ],
 )
 def test_a_module_that_is_there_is_not_said_to_be_missing(

@@ -211,7 +211,8 @@ def test_whoever_is_overtaken_while_it_takes_the_lease_is_refused(
     monkeypatch.setattr(lease, "_SETTLE_SECONDS", 0.5)
 
     def overtake() -> None:
-        while (first := read_holder(folder)) is None:
+        deadline = time.monotonic() + 60
+        while (first := read_holder(folder)) is None and time.monotonic() < deadline:
             time.sleep(0.01)
         folder.write_record("lease.json", first.model_copy(update={"id": "another", "host": "far"}))
 

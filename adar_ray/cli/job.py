@@ -137,7 +137,7 @@ def logs_command(name: str, follow: bool, address: str | None, as_json: bool) ->
 def stop_command(name: str, address: str | None, as_json: bool) -> None:
     """Stop the job NAME and wait until it has stopped. Submit it again to resume.
 
-    A job that has not started yet is not waited for: it stops once it would start.
+    A job that has not started yet is not waited for: it will be stopped as soon as it starts.
     """
     from adar_ray.cluster.client import Cluster
 
@@ -147,7 +147,10 @@ def stop_command(name: str, address: str | None, as_json: bool) -> None:
         message(f"job {name} has already ended ({attempt.status})")
     attempt = cluster.stop(attempt)
     if not attempt.has_ended:
-        message(f"job {name} has not started: it stops once it would start, or when the head gives it up")
+        message(
+            f"job {name} has not started: it will be stopped as soon as it starts, or when the head gives up "
+            "on it; until then, submit it under another --name"
+        )
     show(attempt.summary().to_dict(), as_json)
 
 

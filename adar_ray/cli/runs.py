@@ -305,7 +305,7 @@ def _report_search(address: str, html: str | None, as_json: bool) -> None:
     search = Search.open(address, trust=True)  # nothing here runs its code
     if html is not None:
         _write_page(html, page_of(search, search.read_trials()))
-    show(summary(search.folder), as_json)
+    show(summary(search), as_json)
 
 
 def _write_page(address: str, content: str) -> None:

@@ -49,7 +49,7 @@ LOST_SECONDS = 60.0  # for any later answer; following tries again that long
 _FINGERPRINT = "adar-ray-job"
 _OWNER = "owner"
 _LABEL = "label."  # and the name of the label
-_GIVEN_UP = "until the head gives it up (after 15 minutes, or its RAY_JOB_START_TIMEOUT_SECONDS)"
+_GIVEN_UP = "until the head gives up on it (after 15 minutes, or its RAY_JOB_START_TIMEOUT_SECONDS)"
 _LOST = (requests.exceptions.RequestException, aiohttp.ClientError, ConnectionError, TimeoutError)
 _NOISY_LOGGERS = (  # a line for every request and connection
     "ray.dashboard.modules.job.sdk",

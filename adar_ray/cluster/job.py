@@ -44,9 +44,11 @@ _SECRET = re.compile(
     r"|WEBHOOK|(?<!^)(?<!^OLD)PWD$",
     re.IGNORECASE,
 )
-# Tokens of GitHub, GitLab, Hugging Face and Slack, and an address without a scheme; not the tag of an image.
+# Tokens of GitHub, GitLab, Hugging Face and Slack, and an address without a scheme; not the tag of an image,
+# and no metric such as my_metrics:revenue@10.
 _SECRET_VALUE = re.compile(
-    r"\b(gh[opsur]|github_pat|hf)_\w{16}|\bglpat-\w|\bxox[a-z]-\w|(^|[\s=])[\w.+-]+:[^\s:/@]+@(?!sha256:)[\w.-]+"
+    r"\b(gh[opsur]|hf)_[A-Za-z0-9]{30}|\bgithub_pat_\w{22}|\bglpat-\w|\bxox[a-z]-\w"
+    r"|(^|[\s=])[\w.+-]+:[^\s:/@]+@(?!sha256:|\d+(\W|$))[\w.-]+"
 )
 _VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"

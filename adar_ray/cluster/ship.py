@@ -13,6 +13,7 @@ from adar_ray.errors import AdarError, counted, one_line
 
 logger = logging.getLogger(__name__)
 
+_NAMED = 10  # of what is left out
 MAX_BYTES = 100_000_000  # Ray keeps them in the memory of the head
 _MACHINERY = (".git", ".hg", ".svn", ".venv", "venv", "__pycache__", ".*_cache", "*.egg-info", "node_modules")
 _SECRETS = (
@@ -26,15 +27,17 @@ _SECRETS = (
 )
 # A file that is named after what it holds, such as gcp-key.json; not code or text about it, such as token.py.
 _SECRET_FILE = re.compile(
-    r"(.*[-_.])?(secrets?|credentials?|token|passwords?|passwd|key|api[-_]?keys?)"
+    r"((.*[-_.])?(secrets?|credentials?|token|passwords?|passwd|(access|account|api|aws|gcp|private|secret|"
+    r"service|ssh)[-_]?keys?)|key)"
     r"(\.(txt|json|ya?ml|toml|ini|cfg|conf))?"
 )
 # Each makes a folder one that adar-ray has written. A run has no metrics before its first epoch is over.
 _MARKS = (
     ("dataset.json",),
     *(("config.yaml", name) for name in ("metrics.jsonl", "progress.json", "lease.json")),
-    ("config.yaml", "checkpoints/*/state.json"),
-    *(("plan.json", name) for name in ("comparison.json", "lease.json", "runs", "tuning")),
+    ("config.yaml", "checkpoints/[0-9]*-[0-9]*/state.json"),
+    *(("plan.json", name) for name in ("comparison.json", "lease.json", "runs/*/config.yaml")),
+    ("plan.json", "tuning/*/search.yaml"),
     ("search.yaml", "trials"),
     ("published.json",),
     ("_recommendations.json",),
@@ -47,19 +50,16 @@ def files_to_ship(folder: Path) -> list[Path]:
 
     Skips what git ignores, environments and caches, files named like secrets, links out of the folder, and
     everything that adar-ray has written, such as datasets and runs, which is recognized by its files. Says
-    how many look like secrets, as one may be code that the job needs.
+    what looked like that or like secrets, as it may be code that the job needs.
     """
     listed = sorted(path for path in _listed(folder) if not _matches(path, _MACHINERY))
     secret = [path for path in listed if _is_secret(path)]
-    if secret:
-        logger.warning(
-            "ship %s: leaves out %s that may be secret, such as %s",
-            folder,
-            counted(len(secret), "file"),
-            secret[0],
-        )
     found = [path for path in listed if not _is_secret(path)]
-    stored = {parent for path in found for parent in path.parents if _is_stored(folder / parent)}
+    parents = {parent for path in found for parent in path.parents}
+    stored = {parent for parent in parents if _is_stored(folder / parent)}
+    outermost = sorted(path for path in stored if not stored.intersection(path.parents))
+    _say_left_out(folder, "file", "may be secret", secret)
+    _say_left_out(folder, "folder", "adar-ray has written", outermost)
     inside = folder.resolve()
     return [
         path
@@ -68,6 +68,12 @@ def files_to_ship(folder: Path) -> list[Path]:
         and (folder / path).is_file()
         and (folder / path).resolve().is_relative_to(inside)
     ]
+
+
+def _say_left_out(folder: Path, what: str, why: str, paths: list[Path]) -> None:
+    if paths:
+        named = ", ".join(map(str, paths[:_NAMED])) + (", ..." if len(paths) > _NAMED else "")
+        logger.warning("ship %s: leaves out %s that %s: %s", folder, counted(len(paths), what), why, named)
 
 
 def pack(folder: Path, archive: Path) -> None:
@@ -143,4 +149,8 @@ def _matches(path: Path, patterns: tuple[str, ...]) -> bool:
 
 def _is_stored(folder: Path) -> bool:
     """Whether adar-ray has written the folder: a dataset or a run, say."""
-    return any(all(any(folder.glob(name)) for name in mark) for mark in _MARKS)
+    return any(all(_has(folder, name) for name in mark) for mark in _MARKS)
+
+
+def _has(folder: Path, name: str) -> bool:
+    return any(folder.glob(name)) if "*" in name else (folder / name).exists()  # many times as fast

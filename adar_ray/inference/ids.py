@@ -31,7 +31,7 @@ def keys_of(kind: str, ids: Any) -> list[str]:
         kind: `user` or `item`, for messages.
 
     Raises:
-        AdarError: it is one id, or nothing that holds some, or holds several in the place of one.
+        AdarError: it is one id, or nothing that holds some, or holds several where one should be.
     """
     if hasattr(ids, "columns"):  # iterating over a table of pandas yields the names of its columns
         raise AdarError(f"{type(ids).__name__}: is a table; give the column of {kind}s")
@@ -40,8 +40,8 @@ def keys_of(kind: str, ids: Any) -> list[str]:
     try:
         ids = [*ids]
         for one in ids:
-            if isinstance(one, (list, tuple, set, dict)):
-                raise AdarError(f"{one!r}: is in the place of one {kind}; give the id of one")
+            if isinstance(one, (list, tuple, set, dict)) or getattr(one, "ndim", None):
+                raise AdarError(f"{one!r}: stands where one {kind} should be; give the id of one")
         return [key_of(one) for one in ids]
-    except (TypeError, ValueError, RuntimeError):  # numpy and torch refuse rows with the last two
+    except TypeError:
         raise AdarError(f"{type(ids).__name__}: is no list of {kind}s") from None

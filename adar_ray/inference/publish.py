@@ -141,7 +141,7 @@ def create(to: str | Path) -> None:
 
 
 def rollback(to: str | Path) -> Decision:
-    """Makes the version current that was so before.
+    """Makes the previous version current again.
 
     The next model that is offered is compared with that one.
 

@@ -39,8 +39,8 @@ class SamplingContext:
         layers: ids of any shape -> representations `[..., H, D]` after each of a graph model's H hops; their
             mean is `vectors`.
         pairs: tables whose rows `user_B` and `positive_B` are the vectors of users and positives, if scores
-            are dot products of rows. A sampler whose `reads_vectors` is False may then get vectors without
-            dimensions.
+            are dot products of rows. One of this library's samplers whose `reads_vectors` is False then
+            gets vectors without dimensions.
         epoch: the pass over the data, from 1.
     """
 

@@ -153,11 +153,11 @@ def end_search(folder: Folder, known: Mapping[str, str], end: SearchEnd | None) 
 
 def _tell_all(listeners: Sequence[Callable[..., Any]], end: RunResult | SearchEnd | None) -> None:
     """Tells every one of the end, even if others fail; then raises the first error."""
-    errors = []
+    errors: list[Exception] = []
     for tell in listeners:
         try:
             tell(end)
-        except AdarError as error:
+        except Exception as error:
             errors.append(error)
     for other in errors[1:]:
         logger.warning("%s", other)

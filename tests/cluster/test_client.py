@@ -330,12 +330,12 @@ def test_a_job_that_has_not_started_is_stopped_without_waiting(
     said = follower.stderr.readline()
     follower.kill()
     assert "waiting for job waits to start" in said
-    assert "until the head gives it up" in said
+    assert "until the head gives up on it" in said
     began = time.monotonic()
     stopped = adar("job", "stop", "waits", "--json")
     assert time.monotonic() - began < 60
     assert stopped.json()["status"] == "PENDING"
-    assert "job waits has not started: it stops once it would start" in stopped.err
+    assert "job waits has not started: it will be stopped as soon as it starts" in stopped.err
 
 
 # The connection: every failure is one line.

@@ -236,7 +236,7 @@ def test_settings_that_would_have_no_effect(file: str, setting: str, words: list
         {"environment": {"GH_PAT": "hunter2"}},
         {"environment": {"AUTH": "hunter2"}},
         {"environment": {"SLACK_WEBHOOK_URL": "https://hooks/hunter2"}},
-        {"environment": {"LOGIN": "ghp_hunter2hunter2hunter2"}},
+        {"environment": {"LOGIN": "ghp_" + 6 * "hunter2"}},
         {"environment": {"LOGIN": "xoxb-hunter2"}},
         {"environment": {"DATABASE": "me:hunter2@host/db"}},
         {"settings": ["custom.store=me:hunter2@host/db"]},
@@ -263,6 +263,10 @@ def test_secrets_are_refused_and_not_printed(tmp_path: Path, keys: dict[str, Any
         {"environment": {"PYTHONPATH": "/code", "AUTHOR": "ana@example.org", "RAY_AUTH_MODE": "token"}},
         {"environment": {"PROXY": "http://proxy.example.org:3128", "START": "10:30"}},
         {"image": "registry.example.org:5000/adar-ray:1@sha256:" + 64 * "a"},
+        {"settings": ["train.metric=my_metrics:revenue@10"]},
+        {"steps": ["train --data /d --out /r --set train.metric=my_metrics:revenue@10"]},
+        {"storage": "/data/hf_recommendation_runs_of_november"},
+        {"environment": {"COLUMN": "ghp_my_column_name_is_quite_long_indeed"}},
     ],
 )
 def test_what_is_no_secret_is_taken(tmp_path: Path, keys: dict[str, Any]) -> None:

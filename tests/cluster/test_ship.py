@@ -78,7 +78,7 @@ def test_files_named_like_secrets_stay_behind_and_are_counted(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).touch()
     assert files_to_ship(tmp_path) == [Path("model.py")]
-    said = f"ship {tmp_path}: leaves out 1 file that may be secret, such as mine/{name}"
+    said = f"ship {tmp_path}: leaves out 1 file that may be secret: mine/{name}"
     assert caplog.messages == [said]
 
 
@@ -87,13 +87,35 @@ def test_files_named_like_secrets_stay_behind_and_are_counted(
     [
         *("tokenizer.py", "tokenizer.json", "special_tokens_map.json", "secrets_test.py", "token.py"),
         *("token/__init__.py", "keys.json", "monkey.json", "environment.yaml", "password.md", "envs/env.py"),
-        *("config.yaml", "plan.json", "export.json", "checkpoints/load.py"),
+        *("config.yaml", "plan.json", "export.json", "checkpoints/load.py", "foreign_key.json"),
     ],
 )
 def test_code_that_is_named_almost_like_a_secret_or_a_run_is_shipped(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     assert files_to_ship(tmp_path) == [Path(name)]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("plan.json", "runs/events.1", "model.py"),
+        ("config.yaml", "checkpoints/step-1/state.json", "model.py"),
+    ],
+)
+def test_folders_that_look_a_little_like_ours_are_shipped(names: tuple[str, ...], tmp_path: Path) -> None:
+    """TensorBoard writes to runs/ by default."""
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(path) for path in files_to_ship(tmp_path)] == sorted(names)
+
+
+def test_folders_that_stay_behind_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    project(tmp_path)
+    files_to_ship(tmp_path)
+    said = "7 folders that adar-ray has written: begun, compared, found, left, runs/one, set, top, vectors"
+    assert f"ship {tmp_path}: leaves out {said.replace('7', '8')}" in caplog.messages
 
 
 def test_a_repository_that_git_does_not_read_is_not_shipped(

@@ -57,9 +57,12 @@ def test_several_ids() -> None:
     for table in (pa.table({"user": ["1"]}), pd.DataFrame({"user": ["1"]})):
         with pytest.raises(AdarError, match="is a table; give the column of users"):
             keys_of("user", table)
-    for several in (["1", "2"], (1, 2), {"1", "2"}, []):
-        with pytest.raises(AdarError, match="is in the place of one user; give the id of one"):
+    for several in (["1", "2"], (1, 2), {"1", "2"}, [], np.array([1, 2]), torch.zeros(2)):
+        with pytest.raises(AdarError, match="stands where one user should be; give the id of one"):
             keys_of("user", ["1", several])
-    for ids in (None, object(), np.array([[1, 2], [3, 4]]), torch.zeros(2, 2)):
+    for rows in (np.array([[1, 2], [3, 4]]), torch.zeros(2, 2)):
+        with pytest.raises(AdarError, match="stands where one user should be"):
+            keys_of("user", rows)
+    for ids in (None, object()):
         with pytest.raises(AdarError, match="is no list of users"):
             keys_of("user", ids)

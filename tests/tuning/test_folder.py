@@ -82,7 +82,7 @@ def test_a_summary_has_the_winners_figures_at_the_cutoff_of_the_search(tmp_path:
         )
     counts = {"search": search.folder.address, "trials": 3, "finished": 1, "stopped": 1, "failed": 1}
     best = {"best trial": "00001", "valid ndcg@10": 0.5, "adar.beta": 0.625}
-    assert summary(search.folder) == counts | best
+    assert summary(search) == counts | best
     of_seeds, of_one = MetricOverSeeds(mean=0.3, deviation=0.01), MetricOverSeeds(mean=0.4, deviation=None)
     for test, shown in (
         (
@@ -93,7 +93,7 @@ def test_a_summary_has_the_winners_figures_at_the_cutoff_of_the_search(tmp_path:
     ):
         result = WinnerResult(trial="00001", valid={"ndcg@10": 0.5}, seeds=2, test=test)
         search.folder.write_record("winner/result.json", result)
-        assert summary(search.folder) == counts | best | shown
+        assert summary(search) == counts | best | shown
 
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
