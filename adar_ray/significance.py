@@ -5,6 +5,7 @@ Legend: U users.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,9 @@ def paired_p(one_U: np.ndarray, other_U: np.ndarray) -> float | None:
         return 1.0
     from scipy.stats import ttest_rel  # takes a second, and every worker that trains loads this module
 
-    return float(ttest_rel(one_U, other_U).pvalue)
+    with warnings.catch_warnings():  # of scipy's, where all users differ by the same
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(ttest_rel(one_U, other_U).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -43,7 +43,7 @@ from adar_ray.inference.export import export
         (lambda out: tune("data", {"parameters": {}}, out), "space: parameters: name at least one"),
         (lambda out: tune("data", {"parametres": {}}, out), "space: there is no key parametres; did you"),
         (lambda out: tune("data", {}, out, settings="train.epochs=1"), "settings 'train.epochs=1': give a"),
-        (lambda out: train("data", out, on_epoch=[print]), "on_epoch [<built-in function print>]: give a f"),
+        (lambda out: train("data", out, on_epoch=[len]), "on_epoch [<built-in function len>]: give a func"),
         (lambda out: resume("run", on_end=None), "on_end None: give a function"),
         (lambda out: train("data", out, {"train": {}}), "config: is a dict; give what"),
         (lambda out: train(None, out), "NoneType: is no address"),
