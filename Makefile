@@ -77,7 +77,7 @@ test-trackers: $(INSTALLED)
 	$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,mlflow,wandb]'
 	$(BIN)/python -m venv $(MLFLOW)
 	$(MLFLOW)/bin/python $(PIP_INSTALL) 'mlflow>=3'
-	MLFLOW_SERVER=$(MLFLOW)/bin/mlflow $(BIN)/python -m pytest tests/training/test_trackers.py
+	MLFLOW_SERVER=$(CURDIR)/$(MLFLOW)/bin/mlflow $(BIN)/python -m pytest tests/training/test_trackers.py
 
 # Needs root and the Debian packages buildah, podman, debootstrap and iproute2; uses docker-compose and promtool if
 # they are installed. The two packages without dependencies bring the compose specification's schema and kubectl.
