@@ -26,7 +26,7 @@ from adar_ray.storage import Folder
 from adar_ray.training.records import EpochRecord
 from adar_ray.training.run import CONFIG, MODEL, Run
 from adar_ray.training.saved_model import read_info
-from adar_ray.training.trainer import resume, train
+from adar_ray.training.trainer import ignore_note, resume, train
 from adar_ray.training.user_figures import mean_over_users
 
 OnProgress = Callable[[int, int, str], None]
@@ -107,15 +107,12 @@ class Work:
             value = record.valid[self.metric]
             self.tell(f"{name}: epoch {record.epoch}, {self.metric} {value:.4f}")
 
-        def on_note(note: str) -> None:
-            pass  # would come again with every run; `compare` tells once what it has to
-
         self.tell(f"{name}: training")
         if folder.exists(CONFIG):
             run = Run.open(folder.address, trust=True)  # it is what the user has named
             if run.result() is None:
                 data = self.dataset.folder.address
-                run = resume(run, data=data, workers=self.workers, on_epoch=on_epoch, on_note=on_note)
+                run = resume(run, data=data, workers=self.workers, on_epoch=on_epoch, on_note=ignore_note)
         else:
             run = train(
                 self.dataset,
@@ -123,7 +120,7 @@ class Work:
                 config,
                 workers=self.workers,
                 on_epoch=on_epoch,
-                on_note=on_note,
+                on_note=ignore_note,
             )
 
         def load() -> Loaded:

@@ -49,6 +49,10 @@ def log_note(note: str) -> None:
     logger.warning("note: %s", note)
 
 
+def ignore_note(note: str) -> None:
+    """Says nothing: for one of many runs, with each of which the same notes would come."""
+
+
 def train(
     data: str | Path | Dataset,
     out: str | Path,

@@ -7,7 +7,7 @@ import statistics
 from adar_ray.data.dataset import Dataset
 from adar_ray.inference.evaluate import evaluate
 from adar_ray.training.run import CONFIG, Run
-from adar_ray.training.trainer import new_run, resume
+from adar_ray.training.trainer import ignore_note, new_run, resume
 from adar_ray.tuning.folder import RESULT, MetricOverSeeds, Search, WinnerResult
 from adar_ray.tuning.report.search_report import write_report
 from adar_ray.tuning.trial import Trial
@@ -41,15 +41,11 @@ def _run(search: Search, dataset: Dataset, best: Trial, seed: int) -> Run:
     if folder.exists(CONFIG):
         run = Run.open(folder.address, trust=True)
         if run.config.used() == config.used():
-            return resume(run, on_note=_ignore)
+            return resume(run, on_note=ignore_note)
     workers = search.workers if search.workers > 1 else 0
     run = new_run(dataset, folder.address, config, workers=workers, replace=True)
     run.write_tracker_parents(search.tracker_ids())
-    return resume(run, on_note=_ignore)
-
-
-def _ignore(note: str) -> None:
-    """The same would come with every seed, of settings that the search has chosen."""
+    return resume(run, on_note=ignore_note)
 
 
 def _over_seeds(values: list[float]) -> MetricOverSeeds:
