@@ -526,8 +526,8 @@ def _search(search: Search) -> Target:
 
 
 def _read_search(random: Random, folder: Path) -> None:
-    search_folder.summary(Folder.at(folder))
     search = Search.open(folder)
+    search_folder.summary(search)
     for trial in search.read_trials():
         search.config(trial.values)
         search.read_epochs(trial.number)
